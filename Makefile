@@ -1,0 +1,56 @@
+# Needs Python >= 3.11, git and make; everything else is installed into .venv/ from the lock files.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := .tools/bin/uv
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup format check test repro golden lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(BIN)/.installed  ## make the environment in .venv/ from requirements.lock
+
+$(UV): requirements-tools.lock
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(BIN)/.installed: requirements.lock pyproject.toml $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup  ## run the whole pipeline: prepare, pretrain, embed, select, train, evaluate, compare
+	dvc repro
+	@cat reports/comparison.md
+
+format: setup  ## format the code
+	ruff format .
+	ruff check --fix .
+
+check: setup  ## lint, types, structure, spelling
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	codespell
+
+test: setup  ## run the tests
+	pytest
+
+golden: setup  ## rewrite the committed numbers; review the diff
+	UOTFT_GOLDEN=write pytest tests/golden
+
+lock: $(UV)  ## choose new exact versions for both lock files
+	$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal \
+		--python-version 3.11 --generate-hashes --no-header -o requirements.lock
+	sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements-tools.lock | $(UV) pip compile --quiet - \
+		--universal --generate-hashes --no-header -o requirements-tools.lock
+
+clean:  ## remove what the pipeline made, but not DVC's cache or MLflow's runs
+	rm -rf data pretrained embeddings selections models metrics reports dvc_plots

@@ -1,0 +1,169 @@
+"""params.yaml -> one frozen pydantic model a section; a bad value stops the run at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from uotft import registry
+from uotft.errors import UserError
+from uotft.records import Settings
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Subset(Settings):
+    """The labelled target images that one seed may train on."""
+
+    shots: int = Field(ge=1, description="images of each target class")
+
+
+class Select(Settings):
+    """How many source classes are kept."""
+
+    top_k: int = Field(ge=1, description="K, the number of source classes kept")
+
+
+class Recipe(Settings):
+    """How long and how fast to train; section 4.1 of Liu et al. (2022) unless noted."""
+
+    steps: int = Field(ge=1, description="optimiser steps")
+    learning_rate: float = Field(gt=0, description="of the backbone, at the start")
+    head_lr_factor: float = Field(10.0, gt=0, description="head learning rate over backbone's")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum; 0 is plain SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty")
+    drops: list[float] = Field([0.6, 0.8], description="shares of the steps where the rate drops")
+    log_every: int = Field(10, ge=1, description="steps between logged points")
+    eval_every: int = Field(50, ge=0, description="steps between validations; 0: only at the end")
+
+
+class Augment(Settings):
+    """Random affine distortions of training images; zeros switch them off."""
+
+    rotation: float = Field(0.15, ge=0, description="radians, standard deviation")
+    shear: float = Field(0.15, ge=0, description="standard deviation")
+    zoom: float = Field(0.1, ge=0, lt=1, description="largest change of either side's scale")
+    shift: float = Field(0.06, ge=0, description="share of the picture, standard deviation")
+
+
+class Pretrain(Settings):
+    """Pre-training of the backbone on all source classes."""
+
+    seed: int = Field(0, ge=0, description="initial weights, order and distortions")
+    batch_size: int = Field(128, ge=2, description="images a step, over all processes")
+    recipe: Recipe
+    augment: Augment = Augment()
+
+
+class Train(Settings):
+    """Fine-tuning on the target, jointly with the selected source classes if there are any."""
+
+    objective: str = Field(description="a file in objectives/, used when classes were selected")
+    source_weight: float = Field(1.0, ge=0, alias="lambda", description="lambda of equation (6)")
+    target_batch: int = Field(ge=2, description="target images a step, over all processes")
+    source_batch: int = Field(ge=2, description="source images a step, over all processes")
+    batch_norm: Literal["target", "mixed"] = Field(description="whose statistics norm layers keep")
+    target_head: Literal["class_means", "random"] = Field(description="how the target head starts")
+    source_head: Literal["classifier", "random"] = Field(description="how the source head starts")
+    head_scale: float = Field(10.0, gt=0, description="sharpness of a class_means head")
+    recipe: Recipe
+    augment: Augment = Augment()
+
+
+class Params(Settings):
+    """The whole of params.yaml."""
+
+    source: str
+    targets: list[str] = Field(min_length=1)
+    strategies: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    datasets: dict[str, dict[str, Any]]
+    backbone: dict[str, Any]
+    pretrain: Pretrain
+    subset: Subset
+    select: Select
+    selectors: dict[str, dict[str, Any]]
+    train: Train
+
+    @field_validator("targets", "strategies", "seeds")
+    @classmethod
+    def _no_twins(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) < len(values):
+            raise ValueError("an entry stands there twice")
+        return values
+
+
+def load(root: Path) -> Params:
+    """Read and check ``root``/params.yaml, shelf sections included."""
+    path = root / "params.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; run uotft inside a clone of the project") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    params = _check(Params, raw, str(path))
+    for name in (params.source, *params.targets):
+        dataset_settings(params, name)
+    for name in params.strategies:
+        selector_settings(params, name)
+    backbone_settings(params)
+    registry.load("objectives", params.train.objective, f"{path}: train.objective")
+    return params
+
+
+def dataset_settings(params: Params, name: str) -> Any:
+    """The settings of one data set."""
+    module = registry.load("datasets", name, "data set")
+    if name not in params.datasets:
+        raise UserError(
+            f"data set {name!r} has no section under datasets: in params.yaml; "
+            f"prepared are {', '.join(sorted(params.datasets))}"
+        )
+    return _check(module.Settings, params.datasets[name], f"params.yaml: datasets.{name}")
+
+
+def selector_settings(params: Params, name: str) -> Any:
+    """The settings of one strategy; without a section, its defaults."""
+    module = registry.load("selectors", name, "strategy")
+    return _check(module.Settings, params.selectors.get(name, {}), f"params.yaml: selectors.{name}")
+
+
+def backbone_settings(params: Params) -> Any:
+    """The settings of the backbone, without its name."""
+    settings = dict(params.backbone)
+    name = settings.pop("name", None)
+    module = registry.load("backbones", name, "params.yaml: backbone.name")
+    return _check(module.Settings, settings, "params.yaml: backbone")
+
+
+def _check(model: type[Model], raw: Any, where: str) -> Model:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(dict(e), model) for e in error.errors()]
+        raise UserError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:
+    """One line: the setting, the value it got, what was expected, and what is known."""
+    setting = ".".join(map(str, error["loc"])) or "(the whole section)"
+    if error["type"] == "extra_forbidden":
+        return f"{setting}: no such setting; known are {', '.join(_known(model, error['loc']))}"
+    if error["type"] == "missing":
+        return f"{setting}: missing"
+    line = f"{setting}: got {error['input']!r}: {error['msg']}"
+    if isinstance(error["input"], str) and "number" in error["msg"]:
+        line += " (YAML reads 1e-4 as text: write 1.0e-4)"
+    return line
+
+
+def _known(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """The settings that a section of ``model`` has."""
+    for part in location[:-1]:
+        fields = {f.alias or name: f for name, f in model.model_fields.items()}
+        model = fields[part].annotation
+    return sorted(f.alias or name for name, f in model.model_fields.items())

@@ -1,0 +1,13 @@
+"""The errors that the command line turns into one message and an exit code."""
+
+
+class UserError(Exception):
+    """The message names the file or setting, the value it got, and what to do; exit code 2."""
+
+
+class WorkerFailed(Exception):
+    """A worker ended with an error, which it has printed; ``code`` is its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the training process ended with exit code {code}")
+        self.code = code

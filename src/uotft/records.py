@@ -1,0 +1,66 @@
+"""The words the rooms speak: frozen records.
+
+Axes: S source classes, T target classes, D features, n images, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+Floats = NDArray[np.float64]
+
+
+class Settings(BaseModel):
+    """A section of params.yaml: unknown keys and wrong types are refused, nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images: ``images`` (n, H, W) uint8, ``labels`` (n,), ``splits`` (n,) of str."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    splits: NDArray[np.str_]
+    names: tuple[str, ...]
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The row numbers of one split (train, val or test), ascending."""
+        return np.flatnonzero(self.splits == split)
+
+
+@dataclass(frozen=True)
+class ClassBank:
+    """Class means: ``means`` (classes, D), one ``names`` and ``counts`` entry a row."""
+
+    means: Floats
+    names: tuple[str, ...]
+    counts: NDArray[np.int64]
+    backbone: str = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score per source class, higher is nearer; -inf is never kept. ``plan`` is (S, T)."""
+
+    values: Floats
+    plan: Floats | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The source classes kept, in order of rank, and the scores of all."""
+
+    strategy: str
+    kept: NDArray[np.int64]
+    names: tuple[str, ...]
+    scores: Scores
+    settings: dict[str, Any]
+    fingerprints: dict[str, str]

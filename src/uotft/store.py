@@ -1,0 +1,128 @@
+"""Arrays and tables <-> npz and json. Every write goes to a temporary name and is renamed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.errors import UserError
+from uotft.records import ClassBank, ImageSet
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Call ``fill`` on a temporary file beside ``path``, flush it to disk, give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file with this content."""
+    write(path, lambda file: file.write(content))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Indented, key order kept, and never NaN."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    try:
+        return json.loads(need(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run dvc repro") from error
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One line a row, under the keys of all rows in order of first appearance."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for row in rows for k in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header."""
+    with need(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """A compressed npz."""
+    write(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an npz; pickled objects are refused."""
+    try:
+        with need(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, BadZipFile, EOFError, TypeError) as error:
+        raise UserError(f"{path}: not a readable npz of plain arrays ({error})") from error
+
+
+def write_images(path: Path, images: ImageSet) -> None:
+    """An image set as one npz."""
+    write_arrays(
+        path,
+        images=images.images,
+        labels=images.labels,
+        splits=images.splits,
+        names=np.array(images.names),
+    )
+
+
+def read_images(path: Path) -> ImageSet:
+    """The image set of ``write_images``."""
+    a = read_arrays(path)
+    return ImageSet(a["images"], a["labels"], a["splits"], tuple(a["names"].tolist()))
+
+
+def write_bank(path: Path, bank: ClassBank) -> None:
+    """Class means as one npz."""
+    write_arrays(
+        path,
+        means=bank.means,
+        names=np.array(bank.names),
+        counts=bank.counts,
+        backbone=np.array(bank.backbone),
+    )
+
+
+def read_bank(path: Path) -> ClassBank:
+    """The bank of ``write_bank``."""
+    a = read_arrays(path)
+    return ClassBank(a["means"], tuple(a["names"].tolist()), a["counts"], str(a["backbone"]))
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with need(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def need(path: Path) -> Path:
+    """``path`` itself, or an error that says how to make it."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; `dvc repro` makes it")
+    return path
