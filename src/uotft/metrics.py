@@ -1,0 +1,17 @@
+"""Accuracies from an integer confusion matrix (T, T): row = true class, column = predicted."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def top1(confusion: NDArray[np.int64]) -> float:
+    """The share of all images whose predicted class is right, in percent."""
+    return 100 * float(np.trace(confusion) / confusion.sum())
+
+
+def mean_per_class(confusion: NDArray[np.int64]) -> float:
+    """The mean over classes of the share predicted right, in percent; no empty classes."""
+    counts = confusion.sum(1)
+    return 100 * float((np.diag(confusion)[counts > 0] / counts[counts > 0]).mean())
