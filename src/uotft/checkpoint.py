@@ -1,0 +1,45 @@
+"""Weights and their readable facts <-> a folder: ``model.safetensors`` beside ``model.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from uotft import store
+from uotft.errors import UserError
+from uotft.network import Network
+from uotft.registry import load as load_from_shelf
+
+
+def write(folder: Path, network: torch.nn.Module, facts: dict[str, Any]) -> None:
+    """Write the weights, then the facts; the facts carry the weights' fingerprint."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    weights = folder / "model.safetensors"
+    store.write_bytes(weights, save(tensors))
+    store.write_json(folder / "model.json", {**facts, "sha256": store.fingerprint(weights)})
+
+
+def read(folder: Path) -> tuple[Network, dict[str, Any]]:
+    """The network that ``write`` saved, in evaluation mode, and its facts."""
+    facts = store.read_json(folder / "model.json")
+    weights = folder / "model.safetensors"
+    if store.fingerprint(weights) != facts["sha256"]:
+        raise UserError(f"{weights} is not the file that model.json describes: run dvc repro")
+    network = build(facts["backbone"], len(facts["classes"]), len(facts["source_classes"]))
+    try:
+        network.load_state_dict(load(weights.read_bytes()))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{weights} does not fit its model.json: {error}") from error
+    return network.eval(), facts
+
+
+def build(backbone: dict[str, Any], target: int, source: int = 0) -> Network:
+    """A network with random weights from the ``backbone`` section of params.yaml."""
+    settings = dict(backbone)
+    module = load_from_shelf("backbones", settings.pop("name"), "backbone.name")
+    trunk = module.build(module.Settings(**settings))
+    return Network(trunk, target=target, source=source).to(memory_format=torch.channels_last)

@@ -1,0 +1,94 @@
+"""Pixels in memory, and the endless streams of batches that training reads.
+
+A stream's order is a function of (seed, stream name, epoch) and its distortions of (seed, stream
+name, step), drawn for the whole global batch before a process takes its share: neither depends on
+the number of processes, and any step can be asked for directly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from uotft.config import Augment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``images`` (n, 1, H, W) in [-1, 1], ``labels`` (n,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def to_input(pixels: Tensor) -> Tensor:
+    """uint8 (n, H, W) -> float (n, 1, H, W) in [-1, 1]."""
+    return pixels.unsqueeze(1).float().div_(127.5).sub_(1)
+
+
+class Stream:
+    """Endless shuffled, distorted batches of one labelled set; ``stream[step]`` is a Batch."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        name: str,
+        batch_size: int,
+        seed: int,
+        augment: Augment,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not len(images):
+            raise ValueError(f"the {name} stream has no images")
+        self.images = torch.as_tensor(images, device=device)
+        self.labels = torch.as_tensor(labels, device=device)
+        self.batch_size, self.augment = batch_size, augment
+        self.key = (seed, crc32(name.encode()))
+        self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """The row numbers of the global batch at ``step``."""
+        n = len(self.images)
+        position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        orders = {
+            epoch: np.random.default_rng((*self.key, 0, epoch)).permutation(n)
+            for epoch in np.unique(position // n).tolist()
+        }
+        return np.array([orders[p // n][p % n] for p in position.tolist()])
+
+    def __getitem__(self, step: int) -> Batch:
+        """This process's share of the global batch at ``step``."""
+        rows = torch.as_tensor(self.rows(step)[self.share], device=self.images.device)
+        rng = np.random.default_rng((*self.key, 1, step))
+        theta = _affines(self.augment, self.batch_size, rng)[self.share]
+        return Batch(_warp(to_input(self.images[rows]), theta), self.labels[rows])
+
+
+def _affines(augment: Augment, n: int, rng: np.random.Generator) -> Tensor:
+    """n random affine maps, (n, 2, 3), in the coordinates of ``affine_grid``."""
+    angle = rng.normal(0, augment.rotation, n)
+    shear = rng.normal(0, augment.shear, n)
+    zoom = rng.uniform(1 - augment.zoom, 1 + augment.zoom, (2, n))
+    shift = rng.normal(0, 2 * augment.shift, (2, n))
+    cos, sin = np.cos(angle), np.sin(angle)
+    rows = [
+        [cos * zoom[0], (cos * shear - sin) * zoom[1], shift[0]],
+        [sin * zoom[0], (sin * shear + cos) * zoom[1], shift[1]],
+    ]
+    return torch.as_tensor(np.array(rows), dtype=torch.float32).permute(2, 0, 1)
+
+
+def _warp(images: Tensor, theta: Tensor) -> Tensor:
+    """Warp (n, 1, H, W) by (n, 2, 3); what lies outside is background (-1)."""
+    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    return functional.grid_sample(images + 1, grid, align_corners=False) - 1

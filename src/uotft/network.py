@@ -1,0 +1,89 @@
+"""A backbone with two heads, and batch norm that can keep two domains apart.
+
+Equation (6) trains one backbone under a target head and a source head. One forward pass takes the
+concatenated batch, target images first; each head sees its own part only. With ``target`` batch
+norm every norm layer treats the two parts as batches of their own and its running statistics, the
+ones used at test time, come from target images alone (docs/decisions/0003-batch-norm.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class TargetBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that normalises target and source rows apart and remembers the target only."""
+
+    n_target: int = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) with the target's rows first."""
+        if not self.training or self.n_target >= len(x):
+            return super().forward(x)
+        target = super().forward(x[: self.n_target])
+        source = functional.batch_norm(
+            x[self.n_target :], None, None, self.weight, self.bias, training=True, eps=self.eps
+        )
+        return torch.cat([target, source])
+
+
+def separate_norms(module: nn.Module) -> None:
+    """Replace every BatchNorm2d below ``module`` by a TargetBatchNorm2d with the same state."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            norm = TargetBatchNorm2d(child.num_features, child.eps, child.momentum)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm)
+        else:
+            separate_norms(child)
+
+
+class Network(nn.Module):
+    """A backbone and its heads: images (n, C, H, W) -> {head: logits}."""
+
+    def __init__(self, backbone: nn.Module, *, target: int, source: int = 0) -> None:
+        super().__init__()
+        features: int = backbone.features  # type: ignore[assignment]
+        self.backbone = backbone
+        self.heads = nn.ModuleDict({"target": nn.Linear(features, target)})
+        if source:
+            self.heads["source"] = nn.Linear(features, source)
+
+    def forward(self, images: Tensor, n_target: int | None = None) -> dict[str, Tensor]:
+        """The first ``n_target`` rows (default: all) go to the target head, the rest to source."""
+        n_target = len(images) if n_target is None else n_target
+        for module in self.modules():
+            if isinstance(module, TargetBatchNorm2d):
+                module.n_target = n_target
+        features = self.backbone(images)
+        outputs = {"target": self.heads["target"](features[:n_target])}
+        if n_target < len(images):
+            outputs["source"] = self.heads["source"](features[n_target:])
+        return outputs
+
+    @torch.no_grad()
+    def start_head(self, head: str, weight: Tensor, bias: Tensor) -> None:
+        """Start a head from given rows: ``weight`` (classes, D), ``bias`` (classes,)."""
+        linear = self.head(head)
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
+
+    def head(self, name: str) -> nn.Linear:
+        """The linear head ``target`` or ``source``."""
+        linear = self.heads[name]
+        assert isinstance(linear, nn.Linear)
+        return linear
+
+
+def nearest_mean_rows(means: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """A linear head that ranks classes by distance to their means (T, D): weight and bias.
+
+    scale * (m.f - |m|^2 / 2) orders classes as -|f - m|^2 does: the imprinted weights of Qi et
+    al. (2018) without the normalisation. The common mean is taken out first, which changes no
+    ranking; ``scale`` is in units of one over the mean squared distance between class means.
+    """
+    centred = means - means.mean(0)
+    unit = scale / centred.square().sum(1).mean()
+    return unit * centred, -unit * (centred * (means + means.mean(0))).sum(1) / 2
