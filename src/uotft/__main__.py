@@ -1,0 +1,5 @@
+"""``python -m uotft``."""
+
+from uotft.cli import main
+
+main()

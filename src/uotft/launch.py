@@ -1,0 +1,211 @@
+"""Training as the user starts it: one or N worker processes, watched by this one.
+
+The workers train and write points to a journal, a file of JSON lines; this process reads it and
+talks to MLflow. So there is one run whatever the number of processes, MLflow is imported while the
+workers import torch, and a worker that dies leaves a run marked FAILED, not one that runs for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from uotft import config, stages, store, tracking
+from uotft.errors import UserError, WorkerFailed
+from uotft.stages import Workspace
+
+POLL_S = 0.5
+GRACE_S = 20  # between asking the workers to stop and killing them
+Points = list[tuple[int, dict[str, float]]]
+
+
+def pretrain(ws: Workspace, processes: int) -> str:
+    """Pre-train the backbone under one MLflow run; returns a line for the user."""
+    params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
+    tags = {"stage": "pretrain", "source": ws.params.source, **tracking.versions(ws.root)}
+    name = f"pretrain-{ws.params.source}"
+    with (
+        _workers(["pretrain"], processes) as follow,
+        tracking.run(ws.root, ws.params.source, name, params=params, tags=tags) as run,
+    ):
+        follow(run.log)
+        facts = _finish(run, ws.pretrained())
+    return f"pre-trained on {ws.params.source}: {_validation(facts)}"
+
+
+def train(ws: Workspace, target: str, strategy: str, seed: int, processes: int) -> str:
+    """Fine-tune one cell under one MLflow run; returns a line for the user."""
+    chosen = stages.read_selection(ws, target, strategy, seed)
+    selector = config.selector_settings(ws.params, strategy).model_dump()
+    params = _flat(
+        {
+            "strategy": strategy,
+            "seed": seed,
+            "processes": processes,
+            "backbone": ws.params.backbone,
+            "subset": ws.params.subset.model_dump(),
+            "select": {"top_k": ws.params.select.top_k, "kept": len(chosen["classes"]), **selector},
+            "train": ws.params.train.model_dump(by_alias=True),
+        }
+    )
+    folder = ws.cell("selections", target, strategy, seed)
+    tags = {
+        "stage": "train",
+        "source": ws.params.source,
+        "target": target,
+        "strategy": strategy,
+        "seed": str(seed),
+        "selection.sha256": store.fingerprint(folder / "selection.json"),
+        **tracking.versions(ws.root),
+    }
+    cell = [target, strategy, str(seed)]
+    name = "-".join(cell)
+    with (
+        _workers(["train", *cell], processes) as follow,
+        tracking.run(ws.root, target, name, params=params, tags=tags) as run,
+    ):
+        run.files(folder, "selection")
+        run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
+        follow(run.log)
+        facts = _finish(run, ws.cell("models", target, strategy, seed))
+    return f"trained {name}: {_validation(facts)}"
+
+
+def evaluate(ws: Workspace, target: str, strategy: str, progress: stages.Progress) -> list[str]:
+    """Read the test part once a seed, and add the metrics to the runs that made the weights."""
+    lines = []
+    for seed, m in stages.evaluate(ws, target, strategy, progress=progress).items():
+        numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
+        there = tracking.log_test(ws.root, target, m["model"], numbers)
+        note = "" if there else " (no MLflow run here made these weights)"
+        lines.append(
+            f"{target}-{strategy}-{seed}: test top-1 {m['top1']:.2f} %, "
+            f"mean per class {m['mean_per_class']:.2f} %{note}"
+        )
+    return lines
+
+
+def compare(ws: Workspace) -> dict[str, Any]:
+    """Write reports/, and keep a copy in MLflow as a run of the experiment "reports"."""
+    tables = stages.compare(ws)
+    tags = {"stage": "compare", **tracking.versions(ws.root)}
+    with tracking.run(ws.root, "reports", "compare", params={}, tags=tags) as run:
+        run.files(ws.root / "reports")
+    return tables
+
+
+def _finish(run: tracking.Run, folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = store.read_json(folder / "model.json")
+    run.tag({"model.sha256": facts["sha256"]})
+    run.model(folder, facts["image_size"])
+    return facts
+
+
+def _validation(facts: dict[str, Any]) -> str:
+    top1, mean = facts["validation"]["val/top1"], facts["validation"]["val/mean_per_class"]
+    return f"validation top-1 {top1:.2f} %, mean per class {mean:.2f} %"
+
+
+@contextmanager
+def _workers(
+    words: list[str], processes: int
+) -> Iterator[Callable[[Callable[[Points], None]], None]]:
+    """Start the workers; the block gets ``follow(send)``, which returns when they have finished."""
+    with tempfile.TemporaryDirectory(prefix="uotft-") as folder, _terminate_as_interrupt():
+        journal = Path(folder) / "journal.jsonl"
+        journal.touch()
+        module = ["-m", "uotft.worker", str(journal), *words]
+        if processes > 1:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+            module = [*torchrun, str(processes), *module]
+        # a session of its own: Ctrl-C reaches the workers through this process alone
+        worker = subprocess.Popen([sys.executable, *module], start_new_session=True)
+        try:
+            yield lambda send: _follow(worker, journal, send)
+        finally:
+            _stop(worker)
+
+
+def _follow(worker: subprocess.Popen[bytes], journal: Path, send: Callable[[Points], None]) -> None:
+    with journal.open(encoding="utf-8") as lines:
+        code = None
+        while code is None:
+            try:
+                code = worker.wait(POLL_S)
+            except subprocess.TimeoutExpired:
+                code = None
+            whole = iter(lambda: _whole_line(lines), "")
+            if points := [(p["step"], p["numbers"]) for p in map(json.loads, whole)]:
+                send(points)
+    if code:
+        raise WorkerFailed(code)
+
+
+def _whole_line(lines: Any) -> str:
+    """The next complete line, or nothing: a line that is still being written is left for later."""
+    position = lines.tell()
+    line: str = lines.readline()
+    if line.endswith("\n"):
+        return line
+    lines.seek(position)
+    return ""
+
+
+def _stop(worker: subprocess.Popen[bytes]) -> None:
+    if worker.poll() is None:
+        os.killpg(worker.pid, signal.SIGTERM)
+        try:
+            worker.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that workers stop and the run is marked KILLED."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
+    """Bring prepare, pretrain and embed up to date with DVC, then select; does nothing inside DVC.
+
+    DVC knows what is stale. Inside a DVC stage it has just done this, and holds its own lock.
+    """
+    if "DVC_STAGE" in os.environ:
+        return
+    wanted = [f"embed@{dataset}" for dataset in (ws.params.source, target)]
+    print(f"uotft: bringing up to date: dvc repro {' '.join(wanted)}", file=sys.stderr)  # noqa: T201
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", *wanted], cwd=ws.root, env=environment, check=False
+    )
+    if done.returncode:
+        raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
+    print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
+    stages.select(ws, target, strategy, seed)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, as MLflow's compare page wants parameters."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat

@@ -1,0 +1,16 @@
+"""A progress bar on standard error for everything that takes more than a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track as rich_track
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], label: str) -> Iterable[T]:
+    """``items``, with a bar named ``label`` while they are used up."""
+    return rich_track(items, label, console=Console(stderr=True), transient=True)

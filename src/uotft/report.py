@@ -1,0 +1,131 @@
+"""Tables and pictures -> PNG files and one HTML page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.records import Floats
+from uotft.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: A heading and what stands below it: table rows (the first is the header), a PNG, or text.
+Part = tuple[str, list[tuple[str, ...]] | bytes | str]
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
+color:#222}table{border-collapse:collapse}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;
+text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}"""
+
+
+def comparison_picture(
+    title: str, top1: dict[str, Interval], against_none: dict[str, Interval]
+) -> bytes:
+    """Accuracy of each strategy, and its paired difference from none, with 95 % intervals."""
+    figure = _figure(9, 0.6 + 0.42 * len(top1))
+    left, right = figure.subplots(1, 2, sharey=True)
+    order = list(top1)[::-1]
+    _dots(left, order, top1)
+    left.set(title=f"{title}: test top-1, %", yticks=range(len(order)), yticklabels=order)
+    _dots(right, order, against_none)
+    right.axvline(0, color="grey", linewidth=1)
+    right.set(title="paired difference from none, points")
+    return _png(figure)
+
+
+def curves_picture(title: str, curves: dict[str, dict[int, Interval]]) -> bytes:
+    """Validation accuracy by step: mean over seeds with a 95 % band."""
+    figure = _figure(9, 3.6)
+    axes = figure.subplots()
+    for strategy, points in curves.items():
+        steps = sorted(points)
+        mean = np.array([points[s].mean for s in steps])
+        half = np.array([points[s].half for s in steps])
+        axes.plot(steps, mean, label=strategy)
+        axes.fill_between(steps, mean - half, mean + half, alpha=0.12)
+    axes.set(title=f"{title}: validation top-1, %", xlabel="step")
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def classes_picture(
+    title: str, sheets: dict[str, list[tuple[str, NDArray[np.uint8]]]], columns: int = 20
+) -> bytes:
+    """A contact sheet: one line a strategy, its first classes in order, one image each."""
+    figure = _figure(1.6 + 0.62 * columns, 0.5 + 0.95 * len(sheets))
+    grid = figure.subplots(len(sheets), columns, squeeze=False)
+    for line, (strategy, classes) in zip(grid, sheets.items(), strict=True):
+        for axes in line:
+            axes.set_axis_off()
+        for axes, (name, image) in zip(line, classes, strict=False):
+            axes.imshow(image, cmap="gray_r")
+            axes.set_title("\n".join(name.split()[-2:])[:18], fontsize=5, pad=2)
+        line[0].text(-0.3, 0.5, strategy, transform=line[0].transAxes, ha="right", va="center")
+    figure.suptitle(title, fontsize=10)
+    return _png(figure)
+
+
+def plan_picture(
+    plan_ST: Floats, kept: NDArray[np.int64], source: tuple[str, ...], target: tuple[str, ...]
+) -> bytes:
+    """The plan as a heat map: kept source classes down, target classes across, mass as colour."""
+    figure = _figure(3.2 + 0.3 * len(target), 1 + 0.17 * len(kept))
+    axes = figure.subplots()
+    picture = axes.imshow(plan_ST[kept], aspect="auto", cmap="viridis")
+    axes.set(yticks=range(len(kept)), xticks=range(len(target)), xlabel="target class")
+    axes.set_yticklabels([source[row] for row in kept], fontsize=6)
+    axes.set_xticklabels(target, fontsize=6)
+    figure.colorbar(picture, label="mass")
+    return _png(figure)
+
+
+def page(title: str, parts: list[Part]) -> str:
+    """One HTML page that holds everything it shows."""
+    body = []
+    for heading, part in parts:
+        body.append(f"<h2>{escape(heading)}</h2>")
+        if isinstance(part, bytes):
+            data = base64.b64encode(part).decode()
+            body.append(f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">')
+        elif isinstance(part, str):
+            body.append(f"<p>{escape(part)}</p>")
+        else:
+            body.append(_html_table(part))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{escape(title)}</h1>{''.join(body)}</html>\n"
+    )
+
+
+def _html_table(rows: list[tuple[str, ...]]) -> str:
+    lines = []
+    for number, row in enumerate(rows):
+        tag = "td" if number else "th"
+        lines.append("<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in row) + "</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _dots(axes: Axes, order: list[str], values: dict[str, Interval]) -> None:
+    for y, name in enumerate(order):
+        if name in values:
+            axes.errorbar(values[name].mean, y, xerr=values[name].half, fmt="o", capsize=3)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

@@ -1,0 +1,167 @@
+"""Runs, parameters, metrics, artifacts -> MLflow. The only room that imports it.
+
+The store is where a bare ``mlflow ui`` in the repository root looks: mlflow.db, with artifacts in
+mlruns/. MLFLOW_TRACKING_URI, when set, names another. Making the database takes seconds and fails
+when two processes try at once, so the first contact is made under a file lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import time
+from typing import Any
+
+SERVING = Path(__file__).with_name("serving.py")
+MAX_BATCH = 1000  # metrics that one call of the tracking API takes
+
+
+def store_uri(root: Path) -> str:
+    """Where runs are tracked: MLFLOW_TRACKING_URI, or mlflow.db in the repository root."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def connect(root: Path, experiment: str) -> Any:
+    """The mlflow module, pointed at the store, with ``experiment`` there and active."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from filelock import FileLock
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of what is done on purpose
+    uri = store_uri(root)
+    with FileLock(root / ".mlflow.lock"):
+        mlflow.set_tracking_uri(uri)
+        if mlflow.get_experiment_by_name(experiment) is None:
+            local = (root / "mlruns" / experiment).as_uri() if uri.startswith("sqlite:") else None
+            mlflow.create_experiment(experiment, artifact_location=local)
+        mlflow.set_experiment(experiment)
+    return mlflow
+
+
+class Run:
+    """One MLflow run; metrics are sent in batches."""
+
+    def __init__(self, mlflow: Any, run_id: str) -> None:
+        self.mlflow, self.id = mlflow, run_id
+
+    def log(self, points: list[tuple[int, dict[str, float]]]) -> None:
+        """Send (step, {name: value}) points."""
+        from mlflow.entities import Metric
+
+        now = int(time() * 1000)
+        metrics = [Metric(k, v, now, step) for step, p in points for k, v in p.items()]
+        for start in range(0, len(metrics), MAX_BATCH):
+            part = metrics[start : start + MAX_BATCH]
+            self.mlflow.MlflowClient().log_batch(self.id, metrics=part)
+
+    def tag(self, tags: dict[str, str]) -> None:
+        """Set tags."""
+        self.mlflow.set_tags(tags)
+
+    def table(self, rows: list[dict[str, Any]], columns: tuple[str, ...], name: str) -> None:
+        """A table artifact, which the MLflow page shows as one."""
+        self.mlflow.log_table({c: [row[c] for row in rows] for c in columns}, name)
+
+    def files(self, folder: Path, name: str | None = None) -> None:
+        """Every file of a folder as an artifact."""
+        self.mlflow.log_artifacts(str(folder), name)
+
+    def model(self, folder: Path, image_size: list[int]) -> None:
+        """The folder's weights as a pyfunc model: safetensors and a script, no pickle."""
+        import numpy as np
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema, TensorSpec
+
+        images = TensorSpec(np.dtype(np.uint8), (-1, *image_size))
+        answer = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
+        with warnings.catch_warnings():
+            # an input example would be run, and so import torch here; the signature says enough
+            warnings.simplefilter("ignore")
+            self.mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(SERVING),
+                artifacts={"model": str(folder)},
+                code_paths=[str(Path(__file__).parents[1])],
+                signature=ModelSignature(inputs=Schema([images]), outputs=answer),
+                pip_requirements=_requirements(),
+            )
+
+
+@contextmanager
+def run(
+    root: Path, experiment: str, name: str, *, params: dict[str, Any], tags: dict[str, str]
+) -> Iterator[Run]:
+    """A new run: FINISHED at the end, KILLED when interrupted, FAILED on any other exception."""
+    mlflow = connect(root, experiment)
+    status = "FAILED"
+    started = mlflow.start_run(run_name=name, tags=tags)
+    try:
+        mlflow.log_params(params)
+        yield Run(mlflow, started.info.run_id)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        mlflow.end_run(status)
+
+
+def log_test(root: Path, experiment: str, model: str, numbers: dict[str, float]) -> bool:
+    """Add test metrics to the newest run that made the weights ``model`` (SHA-256); False if none.
+
+    A stage that DVC took from its cache was not executed here, so there may be no such run.
+    """
+    mlflow = connect(root, experiment)
+    runs = mlflow.search_runs(
+        filter_string=f"tags.`model.sha256` = '{model}'", output_format="list", max_results=1
+    )
+    if runs and any(runs[0].data.metrics.get(k) != v for k, v in numbers.items()):
+        Run(mlflow, runs[0].info.run_id).log([(0, numbers)])
+    return bool(runs)
+
+
+def versions(root: Path) -> dict[str, str]:
+    """Tags that name the code and the data: the git commit and the hashes in dvc.lock."""
+    import subprocess
+
+    import yaml
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    tags = {"git.commit": git("rev-parse", "--verify", "--quiet", "HEAD") or "none"}
+    tags["git.dirty"] = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
+    lock = root / "dvc.lock"
+    if lock.is_file():
+        stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
+        for name, stage in stages.items():
+            if name.partition("@")[0] in ("prepare", "pretrain", "embed"):
+                tags |= {f"dvc.{out['path']}": out["md5"] for out in stage.get("outs", [])}
+    return tags
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    needed = ("accelerate", "mlflow", "numpy", "pydantic", "safetensors", "torch")
+    return [f"{name}=={version(name)}" for name in needed]
+
+
+def server(root: Path, port: int) -> list[str]:
+    """The command that serves the store on this machine only: one worker, no job runner."""
+    import sys
+
+    os.environ |= {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    where = ["--backend-store-uri", store_uri(root), "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", "ui", *where, "--workers", "1"]
