@@ -1,0 +1,105 @@
+"""Small workspaces that the tests share: twelve toy classes, a few steps, the real stages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = {
+    "strategies": ["none", "uot"],
+    "seeds": [0, 1],
+    "datasets": {
+        "glyphs": {"classes": 12, "per_class": 8, "held_out": 0.25, "size": 16, "seed": 0},
+        "digits": {"size": 16, "margin": 1, "val": 100, "test": 1000, "seed": 0},
+    },
+    "backbone": {"name": "small_resnet", "widths": [4, 8], "blocks": 1},
+    "select": {"top_k": 5},
+}
+TINY_RECIPE = {"steps": 12, "log_every": 4, "eval_every": 6}
+
+
+def tiny_params() -> dict:
+    """The repository's own params.yaml, made small."""
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    params |= deepcopy(TINY)
+    params["pretrain"]["recipe"] |= TINY_RECIPE
+    params["train"]["recipe"] |= TINY_RECIPE
+    params["train"] |= {"target_batch": 8, "source_batch": 8}
+    return params
+
+
+def write_params(root: Path, params: dict) -> None:
+    """Write ``params`` as the params.yaml of ``root``."""
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def call(
+    *words: str, cwd: Path, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment that runs these tests, as a user would."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "120", **environment}
+    for inherited in ("DVC_STAGE", "DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        env.pop(inherited, None)
+    return subprocess.run(
+        words, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny params.yaml and everything up to the embeddings, made in this process.
+
+    Copy it before writing into it (`fresh`).
+    """
+    from uotft import runtime, stages
+
+    root = tmp_path_factory.mktemp("tiny")
+    write_params(root, tiny_params())
+    ws = workspace(root)
+    quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
+    for dataset in ("glyphs", "digits"):
+        stages.prepare(ws, dataset, progress=quiet["progress"])
+    stages.pretrain(ws, runtime.start(0), **quiet)
+    for dataset in ("glyphs", "digits"):
+        stages.embed(ws, dataset, progress=quiet["progress"])
+    return root
+
+
+@pytest.fixture
+def fresh(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny workspace that the test may change."""
+    return Path(shutil.copytree(tiny, tmp_path / "project"))
+
+
+def workspace(root: Path):  # noqa: ANN201
+    """The workspace of a folder."""
+    from uotft import config, stages
+
+    return stages.Workspace(root, config.load(root))
+
+
+def run_train(root: Path, strategy: str = "uot", seed: int = 0) -> list[tuple[int, dict]]:
+    """Select and train in this process; returns the logged points."""
+    from uotft import runtime, stages
+
+    ws, points = workspace(root), []
+    stages.select(ws, "digits", strategy, seed)
+    stages.train(
+        ws,
+        "digits",
+        strategy,
+        seed,
+        runtime.start(seed),
+        log=lambda step, numbers: points.append((step, numbers)),
+        progress=lambda items, label: items,
+    )
+    return points

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, tiny_params, workspace, write_params
+
+from uotft import config
+from uotft.errors import UserError
+
+
+def test_the_committed_params_are_valid() -> None:
+    params = config.load(REPOSITORY)
+    assert "uot" in params.strategies
+    assert len(params.seeds) >= 5
+
+
+def change(root: Path, path: str, value: object) -> None:
+    params = section = tiny_params()
+    *parents, last = path.split(".")
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    write_params(root, params)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("train.batch_norm", False, "train.batch_norm: got False.*'target' or 'mixed'"),
+        ("pretrain.recipe.steps", "False", "pretrain.recipe.steps: got 'False'.*integer"),
+        ("pretrain.recipe.learning_rate", "1e-4", "got '1e-4'.*write 1.0e-4"),
+        ("train.lamda", 0.3, "train.lamda: no such setting; known are.*lambda"),
+        ("train.recipe.step", 3, "train.recipe.step: no such setting; known are.*steps"),
+        ("train.lambda", -1.0, "train.lambda: got -1.0.*greater than or equal to 0"),
+        ("strategies", ["uot", "uto"], "got 'uto'; known are.*greedy_ot.*uot"),
+        ("strategies", ["uot", "uot"], "strategies: got.*stands there twice"),
+        ("targets", ["dogz"], "got 'dogz'; known are digits, glyphs"),
+        ("backbone.name", "resnet19", "backbone.name: got 'resnet19'; known are small_resnet"),
+        ("selectors.uot", {"cost_scale": 0.0}, "selectors.uot:\n.*cost_scale: got 0.0"),
+        ("datasets.digits.size", 1.5, "datasets.digits:\n.*size: got 1.5"),
+        ("train.objective", "jiont", "train.objective: got 'jiont'; known are joint, plain"),
+    ],
+)
+def test_bad_values_are_named(tmp_path: Path, setting: str, value: object, message: str) -> None:
+    change(tmp_path, setting, value)
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        workspace(tmp_path)
+
+
+def test_a_missing_setting_is_named(tmp_path: Path) -> None:
+    params = tiny_params()
+    del params["train"]["recipe"]["steps"]
+    write_params(tmp_path, params)
+    with pytest.raises(UserError, match=r"train\.recipe\.steps: missing"):
+        workspace(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a: [", "\xff", "just words"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        workspace(tmp_path)

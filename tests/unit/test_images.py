@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+
+from uotft.config import Augment
+from uotft.images import Stream, to_input
+
+IMAGES = np.random.default_rng(0).integers(0, 255, (10, 12, 12), dtype=np.uint8)
+STILL = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0)
+
+
+def stream(augment: Augment = Augment(), **changes) -> Stream:  # noqa: B008
+    settings = {"name": "target", "batch_size": 4, "seed": 5, "augment": augment} | changes
+    return Stream(IMAGES, np.arange(10), **settings)
+
+
+def test_every_image_comes_once_an_epoch() -> None:
+    order = np.concatenate([stream().rows(step) for step in range(10)])
+    assert all(sorted(epoch) == list(range(10)) for epoch in order.reshape(4, 10))
+
+
+def test_order_follows_seed_and_name() -> None:
+    orders = [stream(**c).rows(0).tolist() for c in ({}, {"seed": 6}, {"name": "source"})]
+    assert len(set(map(tuple, orders))) == 3
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_the_batch_of_one(world: int) -> None:
+    whole = stream()[3]
+    shares = [stream(rank=rank, world=world)[3] for rank in range(world)]
+    assert torch.equal(torch.cat([s.labels for s in shares]), whole.labels)
+    assert torch.allclose(torch.cat([s.images for s in shares]), whole.images, atol=1e-6)
+
+
+def test_no_distortion_gives_the_pixels_back() -> None:
+    still = stream(STILL)
+    batch, rows = still[0], still.rows(0)
+    assert torch.allclose(batch.images, to_input(torch.as_tensor(IMAGES[rows])), atol=1e-5)
+
+
+def test_distortion_changes_pixels_and_repeats_exactly() -> None:
+    moved, again = stream()[0].images, stream()[0].images
+    assert torch.equal(moved, again)
+    assert not torch.allclose(moved, stream(STILL)[0].images, atol=0.1)
+
+
+def test_an_empty_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="source stream has no images"):
+        Stream(IMAGES[:0], np.arange(0), name="source", batch_size=4, seed=0, augment=STILL)

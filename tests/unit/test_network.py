@@ -1,0 +1,63 @@
+import copy
+
+import pytest
+import torch
+
+from uotft.backbones import small_resnet
+from uotft.network import Network, nearest_mean_rows, separate_norms
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network(small_resnet.build(small_resnet.Settings(widths=[4, 8])), target=3, source=5)
+
+
+def statistics(network: Network) -> torch.Tensor:
+    buffers = [b.double() for name, b in network.named_buffers() if "running" in name]
+    return torch.cat(buffers)
+
+
+def test_each_head_sees_its_own_part(network: Network) -> None:
+    outputs = network.eval()(torch.randn(7, 1, 16, 16), 4)
+    assert outputs["target"].shape == (4, 3)
+    assert outputs["source"].shape == (3, 5)
+
+
+def test_the_source_loss_leaves_the_target_head_alone(network: Network) -> None:
+    network.train()(torch.randn(6, 1, 16, 16), 3)["source"].sum().backward()
+    assert network.head("target").weight.grad is None
+    assert network.head("source").weight.grad is not None
+
+
+def test_target_norms_forget_the_source(network: Network) -> None:
+    alone = copy.deepcopy(network)
+    separate_norms(network)
+    separate_norms(alone)
+    target, source = torch.randn(6, 1, 16, 16), 5 + 3 * torch.randn(6, 1, 16, 16)
+    joint = network.train()(torch.cat([target, source]), 6)["target"]
+    assert torch.allclose(joint, alone.train()(target)["target"], atol=1e-5)
+    assert torch.allclose(statistics(network), statistics(alone), atol=1e-6)
+
+
+def test_mixed_norms_remember_both(network: Network) -> None:
+    alone = copy.deepcopy(network)
+    target, source = torch.randn(6, 1, 16, 16), 5 + 3 * torch.randn(6, 1, 16, 16)
+    network.train()(torch.cat([target, source]), 6)
+    alone.train()(target)
+    assert not torch.allclose(statistics(network), statistics(alone), atol=1e-2)
+
+
+def test_separate_norms_change_nothing_at_test_time(network: Network) -> None:
+    images = torch.randn(4, 1, 16, 16)
+    before = network.eval()(images)["target"]
+    separate_norms(network)
+    assert torch.equal(network.eval()(images)["target"], before)
+
+
+def test_nearest_mean_head_ranks_by_distance() -> None:
+    torch.manual_seed(0)
+    means, features = torch.rand(5, 9), torch.rand(50, 9)
+    weight, bias = nearest_mean_rows(means, scale=3.0)
+    nearest = torch.cdist(features, means).argmin(1)
+    assert torch.equal((features @ weight.T + bias).argmax(1), nearest)

@@ -1,0 +1,68 @@
+"""metrics, statistics, evaluate, compare: the numbers that a table stands on."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ttest_rel
+from sklearn.metrics import balanced_accuracy_score
+
+from uotft import compare, metrics, runtime
+from uotft.evaluate import confusion
+from uotft.statistics import interval, paired
+
+
+def test_accuracies_against_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    true, predicted = rng.choice(3, 60, p=[0.7, 0.2, 0.1]), rng.integers(0, 3, 60)
+    matrix = np.zeros((3, 3), np.int64)
+    np.add.at(matrix, (true, predicted), 1)
+    assert metrics.top1(matrix) == pytest.approx(100 * (true == predicted).mean())
+    expected = 100 * balanced_accuracy_score(true, predicted)
+    assert metrics.mean_per_class(matrix) == pytest.approx(expected)
+
+
+def test_paired_interval_against_scipy() -> None:
+    a, b = {0: 3.0, 1: 5.0, 2: 4.5, 3: 9.0}, {0: 2.0, 1: 4.5, 2: 4.0, 7: 0.0}
+    result = paired(a, b)
+    expected = ttest_rel([3.0, 5.0, 4.5], [2.0, 4.5, 4.0]).confidence_interval(0.95)
+    assert result.n == 3
+    assert (result.mean - result.half, result.mean + result.half) == pytest.approx(tuple(expected))
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert np.isnan(interval([4.0]).half)
+
+
+class Brightness(torch.nn.Module):
+    """Says class 1 for bright images."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        mean = images.mean((1, 2, 3))
+        return {"target": torch.stack([-mean, mean], 1)}
+
+
+def test_every_image_is_counted_once() -> None:
+    images = np.zeros((13, 4, 4), np.uint8)
+    images[:5] = 255
+    labels = np.array([1] * 4 + [0] * 9)
+    matrix = confusion(
+        Brightness(), images, labels, runtime.start(0), classes=2, batch_size=4
+    )  # 13 is no multiple of 4
+    assert matrix.tolist() == [[8, 1], [0, 4]]
+
+
+def result(top1: float) -> dict:
+    return {"top1": top1, "mean_per_class": top1 - 1, "source_classes": 4}
+
+
+def test_comparison_pairs_seeds() -> None:
+    rows = compare.table(
+        {
+            "none": {"0": result(80), "1": result(90)},
+            "uot": {"0": result(81), "1": result(91)},
+        }
+    )
+    assert rows[1].against["none"].mean == pytest.approx(1)
+    assert rows[1].against["none"].half == pytest.approx(0), "paired: the seeds' spread cancels"
+    assert rows[0].against == {}
+    assert "| uot | 2 | 4 | 86.00 ± " in compare.markdown(rows)

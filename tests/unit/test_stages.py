@@ -1,0 +1,194 @@
+"""The stages on a tiny workspace: what a run may see, what it writes, what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run_train, tiny_params, workspace, write_params
+
+from uotft import checkpoint, runtime, stages, store
+from uotft.errors import UserError
+from uotft.subset import few_shot
+
+
+def weights(root: Path, strategy: str = "uot") -> str:
+    folder = workspace(root).cell("models", "digits", strategy, 0)
+    return store.fingerprint(folder / "model.safetensors")
+
+
+def test_splits_never_meet(tiny: Path) -> None:
+    for dataset in ("glyphs", "digits"):
+        images = workspace(tiny).images(dataset)
+        rows = np.concatenate([images.rows(s) for s in ("train", "val", "test")])
+        assert sorted(rows) == list(range(len(images.images)))
+        assert set(np.unique(images.labels[images.rows("train")])) == set(range(len(images.names)))
+
+
+def test_the_same_seed_gives_the_same_pixels(tiny: Path, tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params())
+    for dataset in ("glyphs", "digits"):
+        stages.prepare(workspace(tmp_path), dataset, progress=lambda items, label: items)
+        paths = [workspace(root).data(dataset) for root in (tiny, tmp_path)]
+        assert store.fingerprint(paths[0]) == store.fingerprint(paths[1])
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_val_and_test_images_decide_nothing(fresh: Path, split: str) -> None:
+    """Scramble a split's pixels and labels: embeddings, selection and weights stay the same."""
+    run_train(fresh)
+    ws, before = workspace(fresh), weights(fresh)
+    features = store.read_arrays(ws.embedding("digits"))["features"]
+    images = ws.images("digits")
+    rng = np.random.default_rng(0)
+    rows = images.rows(split)
+    images.images[rows] = rng.integers(0, 255, images.images[rows].shape)
+    images.labels[rows] = rng.permutation(images.labels[rows])
+    store.write_images(ws.data("digits"), images)
+    stages.embed(ws, "digits", progress=lambda items, label: items)
+    run_train(fresh)
+    assert np.array_equal(features, store.read_arrays(ws.embedding("digits"))["features"])
+    assert weights(fresh) == before
+
+
+def test_undrawn_training_images_decide_nothing_either(fresh: Path) -> None:
+    run_train(fresh)
+    ws, before = workspace(fresh), weights(fresh)
+    pool = store.read_arrays(ws.embedding("digits"))
+    drawn = few_shot(pool["labels"], ws.params.subset.shots, 0)
+    others = np.setdiff1d(np.arange(len(pool["labels"])), drawn)
+    pool["features"][others] = 7
+    store.write_arrays(ws.embedding("digits"), **pool)
+    images = ws.images("digits")
+    images.images[pool["rows"][others]] = 99
+    store.write_images(ws.data("digits"), images)
+    run_train(fresh)
+    assert weights(fresh) == before
+
+
+def test_same_seed_same_weights_and_another_seed_others(fresh: Path) -> None:
+    first, again, other = run_train(fresh), run_train(fresh), run_train(fresh, seed=1)
+    assert first == again
+    assert first != other
+
+
+def test_loss_terms_are_logged_by_name(fresh: Path) -> None:
+    joint, plain = run_train(fresh), run_train(fresh, "none")
+    assert set(joint[1][1]) == {"loss/target", "loss/source", "learning_rate"}
+    assert set(plain[1][1]) == {"loss/target", "learning_rate"}
+    assert set(joint[-1][1]) == {"val/top1", "val/mean_per_class"}
+    rates = [numbers["learning_rate"] for _, numbers in joint if "learning_rate" in numbers]
+    recipe = workspace(fresh).params.train.recipe
+    assert rates[0] == pytest.approx(recipe.learning_rate)
+    assert rates[-1] == pytest.approx(recipe.learning_rate / 10), "one drop by step 8 of 12"
+
+
+def test_ten_images_are_overfitted(fresh: Path) -> None:
+    params = tiny_params()
+    params["subset"] = {"shots": 1}
+    params["train"] |= {"target_head": "random", "target_batch": 10}
+    params["train"]["recipe"] |= {"steps": 200, "learning_rate": 0.1, "drops": []}
+    params["train"]["augment"] = {"rotation": 0.0, "shear": 0.0, "zoom": 0.0, "shift": 0.0}
+    write_params(fresh, params)
+    losses = [n["loss/target"] for _, n in run_train(fresh, "none") if "loss/target" in n]
+    assert losses[-1] < 0.05 < losses[0]
+
+
+def test_selection_file(fresh: Path) -> None:
+    ws = workspace(fresh)
+    stages.select(ws, "digits", "uot", 0)
+    folder = ws.cell("selections", "digits", "uot", 0)
+    chosen = json.loads((folder / "selection.json").read_text())
+    assert [c["rank"] for c in chosen["classes"]] == [1, 2, 3, 4, 5]
+    scores = [c["score"] for c in chosen["classes"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(chosen["scores"]) == 12
+    assert chosen["settings"]["cost_scale"] == 0.01
+    assert chosen["fingerprints"]["source"] == store.fingerprint(ws.embedding("glyphs"))
+    assert (folder / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_k_above_the_number_of_classes_writes_nothing(fresh: Path) -> None:
+    params = tiny_params()
+    params["select"]["top_k"] = 13
+    write_params(fresh, params)
+    with pytest.raises(UserError, match=r"select\.top_k: got 13.*only 12 classes"):
+        stages.select(workspace(fresh), "digits", "uot", 0)
+    assert not (fresh / "selections").exists()
+
+
+def test_too_many_shots(fresh: Path) -> None:
+    params = tiny_params()
+    params["subset"]["shots"] = 500
+    write_params(fresh, params)
+    with pytest.raises(UserError, match=r"subset\.shots: got 500, but class 0 has \d+ training"):
+        stages.select(workspace(fresh), "digits", "uot", 0)
+
+
+def test_a_stale_selection_is_refused(fresh: Path) -> None:
+    run_train(fresh)
+    ws = workspace(fresh)
+    bank = store.read_bank(ws.embedding("glyphs"))
+    bank.means[0] += 1
+    store.write_bank(ws.embedding("glyphs"), bank)
+    with pytest.raises(UserError, match=r"selection\.json belongs to another .*glyphs\.npz"):
+        stages.read_selection(ws, "digits", "uot", 0)
+
+
+def test_embeddings_of_two_backbones_are_refused(fresh: Path) -> None:
+    ws = workspace(fresh)
+    pool = store.read_arrays(ws.embedding("digits"))
+    pool["backbone"] = np.array("another")
+    store.write_arrays(ws.embedding("digits"), **pool)
+    with pytest.raises(UserError, match="made with different backbones"):
+        stages.select(ws, "digits", "uot", 0)
+
+
+def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> None:
+    for seed in (0, 1):
+        run_train(fresh, seed=seed)
+    ws = workspace(fresh)
+    images = ws.images("digits")
+    images.images[images.rows("test")[0]] = 0
+    store.write_images(ws.data("digits"), images)
+    with pytest.raises(UserError, match=r"digits\.npz changed since seed 0 was trained"):
+        stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+
+
+def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
+    for seed in (0, 1):
+        run_train(fresh, seed=seed)
+    ws = workspace(fresh)
+    results = stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+    for seed in ("0", "1"):
+        assert results[seed]["images"] == 1000 == np.sum(results[seed]["confusion"])
+        assert results[seed]["top1"] == pytest.approx(np.trace(results[seed]["confusion"]) / 10)
+
+
+def test_damaged_weights_are_refused(fresh: Path) -> None:
+    folder = workspace(fresh).pretrained()
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that model\.json"):
+        checkpoint.read(folder)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(fresh: Path) -> None:
+    class Three:
+        num_processes, process_index, device = 3, 0, "cpu"
+
+    images = workspace(fresh).images("digits")
+    stream = stages._Stream(Three(), 0, workspace(fresh).params.train.augment)
+    with pytest.raises(UserError, match="target batch of 8 cannot be shared by 3 processes"):
+        stream("target", images, images.rows("train"), images.labels, 8)
+
+
+def test_runtime_seeds_torch() -> None:
+    import torch
+
+    draws = []
+    for _ in range(2):
+        runtime.start(3)
+        draws.append(torch.rand(2).tolist())
+    assert draws[0] == draws[1]
