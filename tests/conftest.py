@@ -54,6 +54,14 @@ def call(
     )
 
 
+def runs(root: Path, experiment: str = "digits") -> list:
+    """All MLflow runs of an experiment."""
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
+    return mlflow.search_runs(experiment_names=[experiment], output_format="list")
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny params.yaml and everything up to the embeddings, made in this process.
@@ -68,7 +76,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
     for dataset in ("glyphs", "digits"):
         stages.prepare(ws, dataset, progress=quiet["progress"])
-    stages.pretrain(ws, runtime.start(0), **quiet)
+    stages.pretrain(ws, runtime.start(0, 1), **quiet)
     for dataset in ("glyphs", "digits"):
         stages.embed(ws, dataset, progress=quiet["progress"])
     return root
@@ -98,7 +106,7 @@ def run_train(root: Path, strategy: str = "uot", seed: int = 0) -> list[tuple[in
         "digits",
         strategy,
         seed,
-        runtime.start(seed),
+        runtime.start(seed, 1),
         log=lambda step, numbers: points.append((step, numbers)),
         progress=lambda items, label: items,
     )

@@ -9,10 +9,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from uotft import store
+from uotft import config, store
 from uotft.errors import UserError
 from uotft.network import Network
-from uotft.registry import load as load_from_shelf
 
 
 def write(folder: Path, network: torch.nn.Module, facts: dict[str, Any]) -> None:
@@ -39,7 +38,6 @@ def read(folder: Path) -> tuple[Network, dict[str, Any]]:
 
 def build(backbone: dict[str, Any], target: int, source: int = 0) -> Network:
     """A network with random weights from the ``backbone`` section of params.yaml."""
-    settings = dict(backbone)
-    module = load_from_shelf("backbones", settings.pop("name"), "backbone.name")
-    trunk = module.build(module.Settings(**settings))
-    return Network(trunk, target=target, source=source).to(memory_format=torch.channels_last)
+    module, settings = config.backbone(backbone)
+    network = Network(module.build(settings), target=target, source=source)
+    return network.to(memory_format=torch.channels_last)

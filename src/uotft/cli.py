@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uotft.errors import UserError, WorkerFailed
+from uotft.errors import Interrupted, UserError, WorkerFailed
 
 if TYPE_CHECKING:
     from uotft.stages import Workspace
@@ -160,6 +160,6 @@ def main() -> None:
     except WorkerFailed as error:
         typer.echo(f"uotft: {error}", err=True)
         sys.exit(error.code if error.code > 0 else 128 - error.code)
-    except KeyboardInterrupt:
-        typer.echo("uotft: interrupted; nothing half-written is left", err=True)
+    except Interrupted as error:
+        typer.echo(f"uotft: {error}", err=True)
         sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import yaml
@@ -80,6 +81,7 @@ class Params(Settings):
     targets: list[str] = Field(min_length=1)
     strategies: list[str] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
+    cpu_threads: int = Field(0, ge=0, description="threads a process on the CPU; 0: torch decides")
     datasets: dict[str, dict[str, Any]]
     backbone: dict[str, Any]
     pretrain: Pretrain
@@ -110,8 +112,9 @@ def load(root: Path) -> Params:
         dataset_settings(params, name)
     for name in params.strategies:
         selector_settings(params, name)
-    backbone_settings(params)
-    registry.load("objectives", params.train.objective, f"{path}: train.objective")
+    # by name only: a file on these two shelves imports torch, which most commands do without
+    registry.check("backbones", params.backbone.get("name"), f"{path}: backbone.name")
+    registry.check("objectives", params.train.objective, f"{path}: train.objective")
     return params
 
 
@@ -132,12 +135,11 @@ def selector_settings(params: Params, name: str) -> Any:
     return _check(module.Settings, params.selectors.get(name, {}), f"params.yaml: selectors.{name}")
 
 
-def backbone_settings(params: Params) -> Any:
-    """The settings of the backbone, without its name."""
-    settings = dict(params.backbone)
-    name = settings.pop("name", None)
-    module = registry.load("backbones", name, "params.yaml: backbone.name")
-    return _check(module.Settings, settings, "params.yaml: backbone")
+def backbone(section: dict[str, Any]) -> tuple[ModuleType, Any]:
+    """The module and the settings that a ``backbone`` section names."""
+    settings = dict(section)
+    module = registry.load("backbones", settings.pop("name"), "backbone.name")
+    return module, _check(module.Settings, settings, "backbone")
 
 
 def _check(model: type[Model], raw: Any, where: str) -> Model:

@@ -5,6 +5,10 @@ class UserError(Exception):
     """The message names the file or setting, the value it got, and what to do; exit code 2."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM ended a training; its workers have stopped and its run is marked KILLED."""
+
+
 class WorkerFailed(Exception):
     """A worker ended with an error, which it has printed; ``code`` is its exit code."""
 

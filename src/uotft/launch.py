@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from uotft import config, stages, store, tracking
-from uotft.errors import UserError, WorkerFailed
+from uotft.errors import Interrupted, UserError, WorkerFailed
 from uotft.stages import Workspace
 
 POLL_S = 0.5
@@ -131,6 +131,8 @@ def _workers(
         worker = subprocess.Popen([sys.executable, *module], start_new_session=True)
         try:
             yield lambda send: _follow(worker, journal, send)
+        except KeyboardInterrupt as error:
+            raise Interrupted("training was interrupted; no weights were written") from error
         finally:
             _stop(worker)
 

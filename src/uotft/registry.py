@@ -16,8 +16,13 @@ def names(shelf: str) -> list[str]:
     return sorted(m.name for m in iter_modules(import_module(f"uotft.{shelf}").__path__))
 
 
-def load(shelf: str, name: str, setting: str) -> ModuleType:
-    """The module ``name`` of a shelf; ``setting`` says in the error where the name came from."""
+def check(shelf: str, name: object, setting: str) -> None:
+    """Refuse a name that is not on the shelf; ``setting`` says in the error where it came from."""
     if name not in names(shelf):
         raise UserError(f"{setting}: got {name!r}; known are {', '.join(names(shelf))}")
+
+
+def load(shelf: str, name: str, setting: str) -> ModuleType:
+    """The module ``name`` of a shelf."""
+    check(shelf, name, setting)
     return import_module(f"uotft.{shelf}.{name}")

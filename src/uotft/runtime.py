@@ -7,7 +7,12 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 
-def start(seed: int) -> Accelerator:
-    """Seed every generator alike on all processes; GPUs if there are any, else the CPU."""
+def start(seed: int, cpu_threads: int) -> Accelerator:
+    """Seed every generator alike on all processes; GPUs if there are any, else the CPU.
+
+    ``cpu_threads`` of 0 leaves the choice to torch (docs/decisions/0004-threads.md).
+    """
     set_seed(seed)
+    if cpu_threads:
+        torch.set_num_threads(cpu_threads)
     return Accelerator(cpu=not torch.cuda.is_available())

@@ -105,7 +105,7 @@ def embed(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     """Features of the training part: class means for the source, single images for a target."""
     from uotft import checkpoint, embed as room, runtime
 
-    accelerator = runtime.start(0)
+    accelerator = runtime.start(0, ws.params.cpu_threads)
     network, facts = checkpoint.read(ws.pretrained())
     images = ws.images(dataset)
     rows = images.rows("train")
@@ -253,7 +253,7 @@ def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -
     """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json."""
     from uotft import checkpoint, evaluate as room, metrics, runtime
 
-    accelerator = runtime.start(0)
+    accelerator = runtime.start(0, ws.params.cpu_threads)
     images = ws.images(target)
     rows, results = images.rows("test"), {}
     for seed in progress(ws.params.seeds, "evaluating"):

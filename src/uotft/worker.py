@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     journal, stage, *cell = arguments
     ws = stages.Workspace.find()
     seed = int(cell[2]) if stage == "train" else ws.params.pretrain.seed
-    accelerator = runtime.start(seed)
+    accelerator = runtime.start(seed, ws.params.cpu_threads)
     main_process = accelerator.is_main_process
 
     def progress(items: Iterable[int], label: str) -> Iterable[int]:

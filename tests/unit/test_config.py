@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, tiny_params, workspace, write_params
 
+from conftest import REPOSITORY, tiny_params, workspace, write_params
 from uotft import config
 from uotft.errors import UserError
 

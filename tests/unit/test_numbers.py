@@ -46,7 +46,7 @@ def test_every_image_is_counted_once() -> None:
     images[:5] = 255
     labels = np.array([1] * 4 + [0] * 9)
     matrix = confusion(
-        Brightness(), images, labels, runtime.start(0), classes=2, batch_size=4
+        Brightness(), images, labels, runtime.start(0, 1), classes=2, batch_size=4
     )  # 13 is no multiple of 4
     assert matrix.tolist() == [[8, 1], [0, 4]]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_train, tiny_params, workspace, write_params
 
+from conftest import run_train, tiny_params, workspace, write_params
 from uotft import checkpoint, runtime, stages, store
 from uotft.errors import UserError
 from uotft.subset import few_shot
@@ -189,6 +189,6 @@ def test_runtime_seeds_torch() -> None:
 
     draws = []
     for _ in range(2):
-        runtime.start(3)
+        runtime.start(3, 1)
         draws.append(torch.rand(2).tolist())
     assert draws[0] == draws[1]

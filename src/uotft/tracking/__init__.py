@@ -7,11 +7,11 @@ when two processes try at once, so the first contact is made under a file lock.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from time import time
 from typing import Any
@@ -79,9 +79,9 @@ class Run:
 
         images = TensorSpec(np.dtype(np.uint8), (-1, *image_size))
         answer = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
-        with warnings.catch_warnings():
-            # an input example would be run, and so import torch here; the signature says enough
-            warnings.simplefilter("ignore")
+        # MLflow recommends type hints and an input example, past every warnings filter: the
+        # signature says it already, and an example would be run, and so import torch here
+        with redirect_stderr(io.StringIO()):
             self.mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(SERVING),

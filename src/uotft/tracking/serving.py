@@ -5,14 +5,10 @@ mlflow.pyfunc.load_model("runs:/RUN_ID/model").predict(images)   # uint8 (n, H, 
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import mlflow
-
-# MLflow would read a schema from types on `predict`; the model's signature says it already
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]

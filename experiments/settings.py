@@ -1,0 +1,79 @@
+"""Choose settings on validation data: each variation of params.yaml, 12 seeds, no test image read.
+
+    dvc repro embed && python experiments/settings.py          # all variations, about 15 minutes
+    python experiments/settings.py "uot train.lambda=0.3"      # one of your own
+
+Prints the mean validation top-1 with its 95 % interval, and the paired difference from the first
+line. Seeds 100 to 111 are used here, so that the seeds of the table decide nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from uotft import config, runtime, stages, store
+from uotft.statistics import interval, paired
+
+SEEDS = range(100, 112)
+VARIATIONS = (
+    "none",
+    "none train.recipe.learning_rate=0.003",
+    "none train.recipe.learning_rate=0.03",
+    "none train.recipe.steps=150",
+    "none train.recipe.steps=600",
+    "none train.target_head=random train.recipe.head_lr_factor=10.0",
+    "uot",
+    "random",
+    "uot select.top_k=20",
+    "uot select.top_k=120",
+    "uot train.lambda=0.2",
+    "uot train.lambda=1.0",
+    "uot train.batch_norm=mixed",
+    "uot train.source_head=random",
+    "uot train.recipe.learning_rate=0.03",
+)
+
+
+def run(root: Path, variation: str, seed: int) -> float:
+    """Select and train one seed in a scratch folder; returns validation top-1 in percent."""
+    strategy, *changes = variation.split()
+    raw = yaml.safe_load((root / "params.yaml").read_text())
+    for change in changes:
+        path, value = change.split("=")
+        *parents, last = path.split(".")
+        section = raw
+        for parent in parents:
+            section = section[parent]
+        section[last] = yaml.safe_load(value)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        for name in ("data", "pretrained", "embeddings"):
+            (scratch / name).symlink_to(root / name)
+        (scratch / "params.yaml").write_text(yaml.safe_dump(raw))
+        ws = stages.Workspace(scratch, config.load(scratch))
+        target = ws.params.targets[0]
+        stages.select(ws, target, strategy, seed)
+        accelerator = runtime.start(seed, ws.params.cpu_threads)
+        quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
+        stages.train(ws, target, strategy, seed, accelerator, **quiet)
+        facts = store.read_json(ws.cell("models", target, strategy, seed) / "model.json")
+        return float(facts["validation"]["val/top1"])
+
+
+def main(variations: list[str]) -> None:
+    """Print one line a variation."""
+    root = stages.Workspace.find().root
+    first: dict[int, float] = {}
+    for variation in variations:
+        values = {seed: run(root, variation, seed) for seed in SEEDS}
+        first = first or values
+        difference = "" if values is first else f"  {paired(values, first).signed()}"
+        print(f"{variation:66} {interval(list(values.values()))}{difference}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(VARIATIONS))

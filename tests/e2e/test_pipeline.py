@@ -1,0 +1,158 @@
+"""`dvc repro` on the toy project: what it leaves behind, and what it does not do twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+
+from conftest import call, runs, workspace
+from uotft import checkpoint, store
+from uotft.images import to_input
+
+CELLS = {f"digits-{strategy}-{seed}" for strategy in ("none", "uot") for seed in (0, 1)}
+
+
+def test_it_prints_the_table(project: Path) -> None:
+    printed = (project / "repro.txt").read_text()
+    assert "digits: test accuracy, mean ± 95 % interval" in printed
+    assert "Δ none" in printed
+
+
+def test_git_status_is_clean_but_for_the_lock(project: Path) -> None:
+    changed = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    assert {line[3:] for line in changed if line} <= {"dvc.lock", "repro.txt"}
+
+
+def test_a_second_repro_runs_no_stage(project: Path) -> None:
+    done = call("dvc", "repro", cwd=project)
+    assert "Running stage" not in done.stdout
+    assert "Data and pipelines are up to date." in done.stdout
+
+
+def test_a_new_seed_and_a_new_strategy_run_their_own_cells(project: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    params = yaml.safe_load(before)
+    params["seeds"].append(2)
+    params["strategies"].append("random")
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    done = call("dvc", "status", "--json", cwd=project)
+    (project / "params.yaml").write_text(before)
+    stale = set(json.loads(done.stdout))
+    new = {"none-2", "uot-2", "random-0", "random-1", "random-2"}
+    cells = {f"{stage}@digits-{cell}" for stage in ("select", "train") for cell in new}
+    assert {s for s in stale if s.startswith(("select", "train"))} == cells
+    assert not any(s.startswith(("prepare", "pretrain", "embed")) for s in stale)
+
+
+def test_one_finished_run_a_cell(project: Path) -> None:
+    found = runs(project)
+    assert sorted(r.info.run_name for r in found) == sorted(CELLS)
+    assert {r.info.status for r in found} == {"FINISHED"}
+    assert [r.info.run_name for r in runs(project, "glyphs")] == ["pretrain-glyphs"]
+
+
+def test_a_run_holds_what_a_comparison_needs(project: Path) -> None:
+    run = next(r for r in runs(project) if r.info.run_name == "digits-uot-0")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert run.data.params["strategy"] == "uot"
+    assert run.data.params["train.lambda"] == str(workspace(project).params.train.source_weight)
+    assert run.data.params["select.cost_scale"] == "0.01"
+    assert run.data.tags["git.commit"] == commit
+    lock = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+    for stage in ("prepare@glyphs", "prepare@digits"):
+        for out in lock[stage]["outs"]:
+            assert run.data.tags[f"dvc.{out['path']}"] == out["md5"]
+    client = mlflow.MlflowClient()
+    losses = client.get_metric_history(run.info.run_id, "loss/source")
+    assert [point.step for point in losses] == [0, 4, 8]
+    assert {"loss/target", "learning_rate", "val/top1", "val/mean_per_class"} <= set(
+        run.data.metrics
+    )
+    tested = store.read_json(project / "metrics/digits/uot.json")["0"]
+    assert run.data.metrics["test/top1"] == tested["top1"]
+    assert run.data.metrics["test/mean_per_class"] == tested["mean_per_class"]
+    names = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert {"selected_classes.json", "selection"} <= names
+    inside = {a.path for a in client.list_artifacts(run.info.run_id, "selection")}
+    assert {"selection/plan.png", "selection/selection.json"} <= inside
+    table = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/selected_classes.json")
+    assert table["columns"] == ["rank", "name", "score"]
+    assert [row[0] for row in table["data"]] == [1, 2, 3, 4, 5]
+    assert not any("class" in name for name in run.data.params), "never as a parameter"
+
+
+def test_the_model_loads_and_predicts_as_the_weights_do(project: Path) -> None:
+    run = next(r for r in runs(project) if r.info.run_name == "digits-uot-1")
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    assert model.metadata.signature is not None
+    ws = workspace(project)
+    images = ws.images("digits").images[:9]
+    answer = model.predict(images)
+    network, facts = checkpoint.read(ws.cell("models", "digits", "uot", 1))
+    import torch
+
+    with torch.no_grad():
+        expected = network(to_input(torch.as_tensor(images)))["target"].softmax(1).numpy()
+    assert answer["label"].tolist() == [facts["classes"][i] for i in expected.argmax(1)]
+    assert np.allclose(answer["probability"], expected.max(1), atol=1e-6)
+
+
+def test_nothing_is_pickled(project: Path) -> None:
+    made = ("mlruns", "models", "pretrained", "embeddings", "selections", "data", "reports")
+    files = [p for folder in made for p in (project / folder).rglob("*") if p.is_file()]
+    assert len(files) > 50
+    assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib")]
+    assert not [p for p in files if p.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05")]
+
+
+def test_the_report(project: Path) -> None:
+    reports = project / "reports"
+    table = (reports / "comparison.md").read_text()
+    summary = json.loads((reports / "summary.json").read_text())["digits"]
+    for strategy in ("none", "uot"):
+        tested = store.read_json(project / f"metrics/digits/{strategy}.json")
+        mean = np.mean([m["top1"] for m in tested.values()])
+        assert summary[strategy]["top1"] == pytest.approx(mean, abs=1e-3)
+        assert f"| {strategy} | 2 |" in table
+    assert "minus_none" in summary["uot"]
+    page = (reports / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page, "it opens without a network"
+    assert len(list((reports / "pictures").glob("*.png"))) == 3
+    [run] = runs(project, "reports")
+    artifacts = {a.path for a in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert {"index.html", "comparison.md", "pictures"} <= artifacts
+
+
+def test_dvc_shows_metrics_plots_and_parameters(project: Path) -> None:
+    assert "digits.uot.top1" in call("dvc", "metrics", "show", cwd=project).stdout
+    plots = call("dvc", "plots", "show", "--out", "shown", cwd=project)
+    page = project / "shown" / "index.html"
+    assert page.is_file(), plots.stderr
+    assert "comparison-digits.png" in page.read_text()
+    shutil.rmtree(project / "shown")
+    before = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(before.replace("lambda: ", "lambda: 1"))
+    difference = call("dvc", "params", "diff", cwd=project).stdout
+    (project / "params.yaml").write_text(before)
+    assert "train.lambda" in difference
+
+
+def test_the_store_is_where_a_bare_mlflow_ui_looks(project: Path) -> None:
+    with sqlite3.connect(project / "mlflow.db") as store_:
+        places = [row[0] for row in store_.execute("select artifact_uri from runs")]
+    store_.close()
+    assert all(str(project / "mlruns") in place for place in places)
+    assert not (project / "mlruns" / "0" / "meta.yaml").exists()

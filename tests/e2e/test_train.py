@@ -1,0 +1,99 @@
+"""`uotft train` as the user starts it: processes, signals, failures, and one run each time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import call, runs
+
+
+def named(project: Path, name: str) -> list:
+    return [r for r in runs(project) if r.info.run_name == name]
+
+
+def test_two_processes_make_one_run(project: Path) -> None:
+    before = len(runs(project))
+    words = ("uotft", "train", "--dataset", "digits", "--strategy", "uot", "--seed", "3")
+    done = call(*words, "--num-processes", "2", cwd=project)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(runs(project)) == before + 1
+    [run] = named(project, "digits-uot-3")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["processes"] == "2"
+    assert (project / "models/digits/uot/3/model.safetensors").is_file()
+    history = (project / "models/digits/uot/3/history.csv").read_text()
+    assert len(history.split()) == 1 + 5, "one process writes the history"
+
+
+def test_train_brings_up_to_date_what_is_missing(project: Path) -> None:
+    for folder in ("embeddings", "selections/digits/none"):
+        subprocess.run(["rm", "-r", str(project / folder)], check=True)
+    done = call(
+        "uotft", "train", "--dataset", "digits", "--strategy", "none", "--seed", "4", cwd=project
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "bringing up to date: dvc repro embed@glyphs embed@digits" in done.stderr
+    assert "selecting with none, seed 4" in done.stderr
+    assert "validation top-1" in done.stdout
+    assert (project / "embeddings/glyphs.npz").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupting_is_safe(project: Path, number: signal.Signals) -> None:
+    """The workers stop, the run is marked KILLED, and no weights are written."""
+    seed = str(10 + number)
+    params = project / "params.yaml"
+    before = params.read_text()
+    long = yaml.safe_load(before)
+    long["train"]["recipe"]["steps"] = 1_000_000
+    params.write_text(yaml.safe_dump(long, sort_keys=False))
+    try:
+        command = [sys.executable, "-m", "uotft", "train", "--dataset", "digits", "--seed", seed]
+        env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+        process = subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while not any(
+            "loss/target" in r.data.metrics for r in named(project, f"digits-uot-{seed}")
+        ):
+            assert time.monotonic() < deadline, "no metrics arrived"
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.5)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=40)
+    finally:
+        params.write_text(before)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    [run] = named(project, f"digits-uot-{seed}")
+    assert run.info.status == "KILLED"
+    assert not (project / "models/digits/uot" / seed).exists()
+    workers = subprocess.run(["pgrep", "-f", f"uotft.worker.*{seed}$"], check=False)
+    assert workers.returncode == 1, "no worker is left"
+
+
+def test_a_worker_that_dies_leaves_a_failed_run(project: Path) -> None:
+    """Weights of another shape: the worker fails, in one clear message and with its exit code."""
+    params = project / "params.yaml"
+    before = params.read_text()
+    wrong = yaml.safe_load(before)
+    wrong["train"]["source_batch"] = 3
+    params.write_text(yaml.safe_dump(wrong, sort_keys=False))
+    try:
+        words = ("uotft", "train", "--dataset", "digits", "--seed", "5", "--num-processes", "2")
+        done = call(*words, cwd=project)
+    finally:
+        params.write_text(before)
+    assert done.returncode != 0
+    assert "source batch of 3 cannot be shared by 2 processes" in done.stderr
+    [run] = named(project, "digits-uot-5")
+    assert run.info.status == "FAILED"
+    assert not (project / "models/digits/uot/5").exists()

@@ -1,0 +1,102 @@
+"""What the repository promises of itself: its lock files, its help, its tree, its imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import REPOSITORY
+from uotft import registry
+
+COMMANDS = "prepare pretrain embed select train evaluate compare ui doctor".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-tools.lock"])
+def test_locks_are_exact_hashed_and_name_no_host(name: str) -> None:
+    text = (REPOSITORY / name).read_text()
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text)
+    entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^\s*#.*\n", "", text).strip())
+    for entry in entries:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==[^ ]+", entry), entry[:60]
+        assert "--hash=sha256:" in entry, entry[:60]
+
+
+def test_the_command_line_starts_without_heavy_imports() -> None:
+    code = "import sys, uotft.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "mlflow", "numpy", "pydantic", "yaml", "rich", "matplotlib", "accelerate"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_selection_runs_without_torch_or_mlflow() -> None:
+    code = "import sys, uotft.stages, uotft.selectors.uot, uotft.selection; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "mlflow", "ot", "matplotlib"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_documented(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "uotft", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.split("\n")[2].strip()) > 20
+    assert f"uotft {command}" in (REPOSITORY / "docs" / "commands.md").read_text()
+
+
+def test_no_command_is_missing_from_the_list() -> None:
+    from uotft.cli import app
+
+    assert sorted(c.callback.__name__ for c in app.registered_commands) == sorted(COMMANDS)
+
+
+def test_the_tree_in_the_readme_is_true() -> None:
+    block = re.search(r"```text\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    assert block
+    names = re.findall(r"^(?:\S*[├└]── )?(\S+)", block[1], re.MULTILINE)
+    shown = {name.rstrip("/") for name in names}
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    top = {name.split("/")[0] for name in files if (REPOSITORY / name).exists()}
+    package = {name.split("/")[2] for name in files if name.startswith("src/uotft/")}
+    missing = {n for n in top | package if not n.startswith(("__", "requirements", "."))} - shown
+    assert not missing, f"not in the README's tree: {missing}"
+    everywhere = top | package | {part for name in files for part in name.split("/")}
+    made = {"mlflow.db", "data", "pretrained", "embeddings", "selections", "models"}
+    assert shown - everywhere - made - {"metrics", "reports", "uotft"} == set()
+
+
+def test_no_code_comes_from_data() -> None:
+    """No pickle, no torch.load, no np.load that unpickles, no yaml.load, no shell."""
+    for path in (REPOSITORY / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [a.name for a in node.names] + [getattr(node, "module", "") or ""]
+                assert not {"pickle", "joblib", "dill", "shelve"} & set(modules), path
+            if isinstance(node, ast.Call):
+                words = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                called = ast.unparse(node.func)
+                assert called not in ("torch.load", "yaml.load", "eval", "exec"), path
+                assert words.get("shell", "False") == "False", path
+                assert called != "np.load" or words.get("allow_pickle") == "False", path
+
+
+@pytest.mark.parametrize("shelf", registry.SHELVES)
+def test_every_file_on_a_shelf_says_what_it_is(shelf: str) -> None:
+    for name in registry.names(shelf):
+        module = registry.load(shelf, name, "test")
+        assert len(module.__doc__ or "") > 60, f"{shelf}/{name}.py has no docstring"
+        if shelf != "objectives":
+            for setting, field in module.Settings.model_fields.items():
+                assert field.description or setting == "solver", f"{name}.{setting}"
