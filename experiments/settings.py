@@ -72,7 +72,7 @@ def main(variations: list[str]) -> None:
         values = {seed: run(root, variation, seed) for seed in SEEDS}
         first = first or values
         difference = "" if values is first else f"  {paired(values, first).signed()}"
-        print(f"{variation:66} {interval(list(values.values()))}{difference}", flush=True)  # noqa: T201
+        print(f"{variation:66} {interval(list(values.values()))}{difference}", flush=True)
 
 
 if __name__ == "__main__":

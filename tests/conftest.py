@@ -32,7 +32,7 @@ def tiny_params() -> dict:
     params |= deepcopy(TINY)
     params["pretrain"]["recipe"] |= TINY_RECIPE
     params["train"]["recipe"] |= TINY_RECIPE
-    params["train"] |= {"target_batch": 8, "source_batch": 8}
+    params["train"] |= {"target_batch": 8, "source_batch": 8, "head_scale": 0.2}
     return params
 
 

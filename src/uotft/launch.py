@@ -1,40 +1,29 @@
-"""Training as the user starts it: one or N worker processes, watched by this one.
+"""The tracked stages: each under one MLflow run, whatever the number of training processes.
 
-The workers train and write points to a journal, a file of JSON lines; this process reads it and
-talks to MLflow. So there is one run whatever the number of processes, MLflow is imported while the
-workers import torch, and a worker that dies leaves a run marked FAILED, not one that runs for ever.
+This process starts the workers, reads what they report, and talks to MLflow. A worker that dies
+leaves a run marked FAILED, an interrupt one marked KILLED, and neither one that runs for ever.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from uotft import config, stages, store, tracking
-from uotft.errors import Interrupted, UserError, WorkerFailed
+from uotft import config, processes, stages, store, tracking
+from uotft.errors import UserError
 from uotft.stages import Workspace
 
-POLL_S = 0.5
-GRACE_S = 20  # between asking the workers to stop and killing them
-Points = list[tuple[int, dict[str, float]]]
 
-
-def pretrain(ws: Workspace, processes: int) -> str:
+def pretrain(ws: Workspace, num_processes: int) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
     params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source, **tracking.versions(ws.root)}
     name = f"pretrain-{ws.params.source}"
     with (
-        _workers(["pretrain"], processes) as follow,
+        processes.workers(["pretrain"], num_processes) as follow,
         tracking.run(ws.root, ws.params.source, name, params=params, tags=tags) as run,
     ):
         follow(run.log)
@@ -42,7 +31,7 @@ def pretrain(ws: Workspace, processes: int) -> str:
     return f"pre-trained on {ws.params.source}: {_validation(facts)}"
 
 
-def train(ws: Workspace, target: str, strategy: str, seed: int, processes: int) -> str:
+def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: int) -> str:
     """Fine-tune one cell under one MLflow run; returns a line for the user."""
     chosen = stages.read_selection(ws, target, strategy, seed)
     selector = config.selector_settings(ws.params, strategy).model_dump()
@@ -50,7 +39,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, processes: int) 
         {
             "strategy": strategy,
             "seed": seed,
-            "processes": processes,
+            "processes": num_processes,
             "backbone": ws.params.backbone,
             "subset": ws.params.subset.model_dump(),
             "select": {"top_k": ws.params.select.top_k, "kept": len(chosen["classes"]), **selector},
@@ -70,7 +59,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, processes: int) 
     cell = [target, strategy, str(seed)]
     name = "-".join(cell)
     with (
-        _workers(["train", *cell], processes) as follow,
+        processes.workers(["train", *cell], num_processes) as follow,
         tracking.run(ws.root, target, name, params=params, tags=tags) as run,
     ):
         run.files(folder, "selection")
@@ -113,77 +102,6 @@ def _finish(run: tracking.Run, folder: Path) -> dict[str, Any]:
 def _validation(facts: dict[str, Any]) -> str:
     top1, mean = facts["validation"]["val/top1"], facts["validation"]["val/mean_per_class"]
     return f"validation top-1 {top1:.2f} %, mean per class {mean:.2f} %"
-
-
-@contextmanager
-def _workers(
-    words: list[str], processes: int
-) -> Iterator[Callable[[Callable[[Points], None]], None]]:
-    """Start the workers; the block gets ``follow(send)``, which returns when they have finished."""
-    with tempfile.TemporaryDirectory(prefix="uotft-") as folder, _terminate_as_interrupt():
-        journal = Path(folder) / "journal.jsonl"
-        journal.touch()
-        module = ["-m", "uotft.worker", str(journal), *words]
-        if processes > 1:
-            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-            module = [*torchrun, str(processes), *module]
-        # a session of its own: Ctrl-C reaches the workers through this process alone
-        worker = subprocess.Popen([sys.executable, *module], start_new_session=True)
-        try:
-            yield lambda send: _follow(worker, journal, send)
-        except KeyboardInterrupt as error:
-            raise Interrupted("training was interrupted; no weights were written") from error
-        finally:
-            _stop(worker)
-
-
-def _follow(worker: subprocess.Popen[bytes], journal: Path, send: Callable[[Points], None]) -> None:
-    with journal.open(encoding="utf-8") as lines:
-        code = None
-        while code is None:
-            try:
-                code = worker.wait(POLL_S)
-            except subprocess.TimeoutExpired:
-                code = None
-            whole = iter(lambda: _whole_line(lines), "")
-            if points := [(p["step"], p["numbers"]) for p in map(json.loads, whole)]:
-                send(points)
-    if code:
-        raise WorkerFailed(code)
-
-
-def _whole_line(lines: Any) -> str:
-    """The next complete line, or nothing: a line that is still being written is left for later."""
-    position = lines.tell()
-    line: str = lines.readline()
-    if line.endswith("\n"):
-        return line
-    lines.seek(position)
-    return ""
-
-
-def _stop(worker: subprocess.Popen[bytes]) -> None:
-    if worker.poll() is None:
-        os.killpg(worker.pid, signal.SIGTERM)
-        try:
-            worker.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that workers stop and the run is marked KILLED."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:

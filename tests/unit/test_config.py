@@ -28,7 +28,7 @@ def change(root: Path, path: str, value: object) -> None:
         ("train.batch_norm", False, "train.batch_norm: got False.*'target' or 'mixed'"),
         ("pretrain.recipe.steps", "False", "pretrain.recipe.steps: got 'False'.*integer"),
         ("pretrain.recipe.learning_rate", "1e-4", "got '1e-4'.*write 1.0e-4"),
-        ("train.lamda", 0.3, "train.lamda: no such setting; known are.*lambda"),
+        ("train.labda", 0.3, "train.labda: no such setting; known are.*lambda"),
         ("train.recipe.step", 3, "train.recipe.step: no such setting; known are.*steps"),
         ("train.lambda", -1.0, "train.lambda: got -1.0.*greater than or equal to 0"),
         ("strategies", ["uot", "uto"], "got 'uto'; known are.*greedy_ot.*uot"),

@@ -9,6 +9,7 @@ import pytest
 from conftest import run_train, tiny_params, workspace, write_params
 from uotft import checkpoint, runtime, stages, store
 from uotft.errors import UserError
+from uotft.stages.training import _Stream
 from uotft.subset import few_shot
 
 
@@ -179,7 +180,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(fresh: Path) -> None:
         num_processes, process_index, device = 3, 0, "cpu"
 
     images = workspace(fresh).images("digits")
-    stream = stages._Stream(Three(), 0, workspace(fresh).params.train.augment)
+    stream = _Stream(Three(), 0, workspace(fresh).params.train.augment)
     with pytest.raises(UserError, match="target batch of 8 cannot be shared by 3 processes"):
         stream("target", images, images.rows("train"), images.labels, 8)
 

@@ -1,0 +1,25 @@
+"""One function per DVC stage: read files, call a room, write files.
+
+Nothing heavy is imported before a stage needs it. Training stages run in worker processes
+(`uotft.launch` starts them) and report through ``log``; MLflow is never imported here.
+"""
+
+from uotft.stages.comparison import compare
+from uotft.stages.data import embed, prepare, read_selection, select, target_bank
+from uotft.stages.training import evaluate, pretrain, train
+from uotft.stages.workspace import Log, Progress, Workspace
+
+__all__ = [
+    "Log",
+    "Progress",
+    "Workspace",
+    "compare",
+    "embed",
+    "evaluate",
+    "prepare",
+    "pretrain",
+    "read_selection",
+    "select",
+    "target_bank",
+    "train",
+]

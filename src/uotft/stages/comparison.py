@@ -1,0 +1,109 @@
+"""The stage compare: test metrics and histories -> tables, pictures and a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft import store
+from uotft.records import ImageSet
+from uotft.stages.data import read_selection
+from uotft.stages.workspace import Workspace
+
+if TYPE_CHECKING:
+    from uotft.compare import Row
+    from uotft.statistics import Interval
+
+
+def compare(ws: Workspace) -> dict[str, list[Row]]:
+    """Read metrics and histories of every target; writes tables and pictures to reports/."""
+    from uotft import compare as room, report
+
+    tables, summary = {}, {}
+    parts: list[report.Part] = []
+    runs, points = [], []
+    for target in ws.params.targets:
+        results = {s: store.read_json(ws.metrics(target, s)) for s in ws.params.strategies}
+        rows = tables[target] = room.table(results)
+        flat = [{"target": target, **room.flat(row)} for row in rows]
+        summary[target] = {row["strategy"]: _numbers(row) for row in flat}
+        curves = _curves(ws, target)
+        pictures = {
+            "comparison": report.comparison_picture(
+                target,
+                {row.strategy: row.top1 for row in rows},
+                {row.strategy: row.against["none"] for row in rows if "none" in row.against},
+            ),
+            "curves": report.curves_picture(target, curves),
+            "classes": report.classes_picture(
+                f"Selected classes, best first (seed {ws.params.seeds[0]})", _sheets(ws, target)
+            ),
+        }
+        for name, picture in pictures.items():
+            store.write_bytes(ws.root / "reports/pictures" / f"{name}-{target}.png", picture)
+        runs += [
+            {"target": target, "strategy": s, "seed": k, "top1": m["top1"],
+             "mean_per_class": m["mean_per_class"]}
+            for s, seeds in results.items() for k, m in seeds.items()
+        ]  # fmt: skip
+        points += [
+            {"target": target, "strategy": s, "step": step, "top1": round(value.mean, 4)}
+            for s, curve in curves.items() for step, value in curve.items()
+        ]  # fmt: skip
+        parts += [
+            (target, [room.HEADER, *(row.cells() for row in rows)]),
+            ("Accuracy on the test part", pictures["comparison"]),
+            ("Learning curves", pictures["curves"]),
+            ("Selected classes", pictures["classes"]),
+        ]
+    folder = ws.root / "reports"
+    store.write_csv(folder / "runs.csv", runs)
+    store.write_csv(folder / "curves.csv", points)
+    store.write_json(folder / "summary.json", summary)
+    text = "\n".join(f"## {t}\n\n{room.markdown(rows)}" for t, rows in tables.items())
+    note = (
+        "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
+        "points. Every seed draws its own labelled images."
+    )
+    store.write_bytes(folder / "comparison.md", f"{text}\n{note}\n".encode())
+    html = report.page("uotft comparison", [*parts, ("How to read this", note)])
+    store.write_bytes(folder / "index.html", html.encode())
+    return tables
+
+
+def _curves(ws: Workspace, target: str) -> dict[str, dict[int, Interval]]:
+    """{strategy: {step: validation top-1 over seeds}} from the runs' histories."""
+    from uotft.statistics import interval
+
+    curves: dict[str, dict[int, Interval]] = {}
+    for strategy in ws.params.strategies:
+        steps: dict[int, list[float]] = {}
+        for seed in ws.params.seeds:
+            history = ws.cell("models", target, strategy, seed) / "history.csv"
+            for row in store.read_csv(history):
+                if row["val/top1"]:
+                    steps.setdefault(int(row["step"]), []).append(float(row["val/top1"]))
+        curves[strategy] = {step: interval(values) for step, values in steps.items()}
+    return curves
+
+
+def _sheets(ws: Workspace, target: str) -> dict[str, list[tuple[str, NDArray[np.uint8]]]]:
+    """The target's classes, then the first seed's selected classes of every strategy."""
+    images, source = ws.images(target), ws.images(ws.params.source)
+
+    def sheet(images: ImageSet, rows: list[int]) -> list[tuple[str, NDArray[np.uint8]]]:
+        train = images.rows("train")
+        return [(images.names[c], images.images[train[images.labels[train] == c][0]]) for c in rows]
+
+    sheets = {target: sheet(images, list(range(len(images.names))))}
+    for strategy in ws.params.strategies:
+        chosen = read_selection(ws, target, strategy, ws.params.seeds[0])
+        if chosen["classes"]:
+            sheets[strategy] = sheet(source, [c["row"] for c in chosen["classes"]])
+    return sheets
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k not in ("target", "strategy")}

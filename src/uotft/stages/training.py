@@ -1,0 +1,217 @@
+"""The stages pretrain, train and evaluate: images and a selection -> weights -> test metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft import config, registry, store
+from uotft.errors import UserError
+from uotft.records import ImageSet
+from uotft.stages.data import read_selection, target_bank
+from uotft.stages.workspace import Log, Progress, Workspace
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from uotft.network import Network
+
+
+def pretrain(ws: Workspace, accelerator: Accelerator, *, log: Log, progress: Progress) -> None:
+    """Train the backbone on every source class; writes pretrained/SOURCE/."""
+    import torch
+
+    from uotft import checkpoint
+    from uotft.objectives import plain
+
+    settings, images = ws.params.pretrain, ws.images(ws.params.source)
+    torch.manual_seed(settings.seed)
+    network = checkpoint.build(ws.params.backbone, len(images.names))
+    stream = _Stream(accelerator, settings.seed, settings.augment)
+    rows = images.rows("train")
+    streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
+    facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
+    _fit_and_write(
+        ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), settings.recipe,
+        images, facts, accelerator, log, progress,
+    )  # fmt: skip
+
+
+def train(
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    seed: int,
+    accelerator: Accelerator,
+    *,
+    log: Log,
+    progress: Progress,
+) -> None:
+    """Fine-tune on one seed's target images and the selected classes; writes models/…/SEED/."""
+    import torch
+
+    from uotft import checkpoint
+    from uotft.network import Network, nearest_mean_rows, separate_norms
+    from uotft.subset import few_shot
+
+    settings = ws.params.train
+    chosen = read_selection(ws, target, strategy, seed)
+    pretrained, facts = checkpoint.read(ws.pretrained())
+    images, kept = ws.images(target), np.array([c["row"] for c in chosen["classes"]], np.int64)
+
+    # ---- network: the pre-trained backbone under fresh heads
+    torch.manual_seed(seed)
+    network = Network(pretrained.backbone, target=len(images.names), source=len(kept))
+    if settings.batch_norm == "target":
+        separate_norms(network)
+    if settings.target_head == "class_means":
+        means = torch.as_tensor(target_bank(ws, target, seed).means, dtype=torch.float32)
+        network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
+    if len(kept) and settings.source_head == "classifier":
+        classifier = pretrained.head("target")
+        network.start_head("source", classifier.weight[kept], classifier.bias[kept])
+
+    # ---- streams: the seed's few labelled images, and the kept source classes renumbered
+    stream = _Stream(accelerator, seed, settings.augment)
+    pool = images.rows("train")
+    rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
+    streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
+    if len(kept):
+        source = ws.images(ws.params.source)
+        number = np.full(len(source.names), -1)
+        number[kept] = np.arange(len(kept))
+        rows = source.rows("train")
+        rows = rows[number[source.labels[rows]] >= 0]
+        labels = number[source.labels[rows]]
+        streams["source"] = stream("source", source, rows, labels, settings.source_batch)
+    objective = registry.load("objectives", settings.objective if len(kept) else "plain", "")
+
+    facts = {
+        "stage": "train",
+        "target": target,
+        "strategy": strategy,
+        "seed": seed,
+        "source_classes": [c["name"] for c in chosen["classes"]],
+        "pretrained": facts["sha256"],
+        "data": store.fingerprint(ws.data(target)),
+    }
+    _fit_and_write(
+        ws, ws.cell("models", target, strategy, seed), network, streams,
+        lambda o, b: objective.terms(o, b, settings.source_weight), settings.recipe,
+        images, facts, accelerator, log, progress,
+    )  # fmt: skip
+
+
+def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -> dict[str, Any]:
+    """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json."""
+    from uotft import checkpoint, evaluate as room, metrics, runtime
+
+    accelerator = runtime.start(0, ws.params.cpu_threads)
+    images = ws.images(target)
+    rows, results = images.rows("test"), {}
+    for seed in progress(ws.params.seeds, "evaluating"):
+        network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
+        if facts["data"] != store.fingerprint(ws.data(target)):
+            raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
+        confusion = room.confusion(
+            network.to(accelerator.device), images.images[rows], images.labels[rows], accelerator,
+            classes=len(images.names),
+        )  # fmt: skip
+        results[str(seed)] = {
+            "top1": metrics.top1(confusion),
+            "mean_per_class": metrics.mean_per_class(confusion),
+            "images": len(rows),
+            "source_classes": len(facts["source_classes"]),
+            "model": facts["sha256"],
+            "confusion": confusion.tolist(),
+        }
+    store.write_json(ws.metrics(target, strategy), results)
+    return results
+
+
+def _fit_and_write(
+    ws: Workspace,
+    folder: Path,
+    network: Network,
+    streams: dict[str, Any],
+    objective: Any,
+    recipe: config.Recipe,
+    images: ImageSet,
+    facts: dict[str, Any],
+    accelerator: Accelerator,
+    log: Log,
+    progress: Progress,
+) -> None:
+    """Train, validate on the way, and write weights, facts and history into ``folder``."""
+    from uotft import checkpoint, evaluate as room, metrics, train as loop
+
+    rows = images.rows("val")
+    history: dict[int, dict[str, float]] = {}
+
+    def validate() -> dict[str, float]:
+        confusion = room.confusion(
+            network, images.images[rows], images.labels[rows], accelerator,
+            classes=len(images.names),
+        )  # fmt: skip
+        return {
+            "val/top1": metrics.top1(confusion),
+            "val/mean_per_class": metrics.mean_per_class(confusion),
+        }
+
+    def remember(step: int, numbers: dict[str, float]) -> None:
+        history.setdefault(step, {}).update(numbers)
+        log(step, numbers)
+
+    loop.fit(
+        network, streams, objective, recipe, accelerator,
+        log=remember, evaluate=validate, progress=progress,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        points = [{"step": step, **numbers} for step, numbers in sorted(history.items())]
+        store.write_csv(folder / "history.csv", points)
+        last = {k: v for k, v in points[-1].items() if k.startswith("val/")}
+        checkpoint.write(
+            folder,
+            network,
+            {
+                **facts,
+                "backbone": ws.params.backbone,
+                "classes": list(images.names),
+                "source_classes": facts.get("source_classes", []),
+                "image_size": list(images.images.shape[1:]),
+                "steps": recipe.steps,
+                "validation": last,
+            },
+        )
+
+
+class _Stream:
+    """Makes the streams of one run: what they share is said once."""
+
+    def __init__(self, accelerator: Accelerator, seed: int, augment: config.Augment) -> None:
+        self.accelerator, self.seed, self.augment = accelerator, seed, augment
+
+    def __call__(
+        self,
+        name: str,
+        images: ImageSet,
+        rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        batch_size: int,
+    ) -> Any:
+        from uotft.images import Stream
+
+        world = self.accelerator.num_processes
+        if batch_size % world:
+            raise UserError(
+                f"the {name} batch of {batch_size} cannot be shared by {world} processes: "
+                f"choose a multiple of {world} in params.yaml"
+            )
+        return Stream(
+            images.images[rows], labels, name=name, batch_size=batch_size, seed=self.seed,
+            augment=self.augment, device=self.accelerator.device,
+            rank=self.accelerator.process_index, world=world,
+        )  # fmt: skip

@@ -1,0 +1,54 @@
+"""A clone's settings, and where each stage keeps its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uotft import config, store
+from uotft.records import ImageSet
+
+Progress = Callable[..., Any]
+Log = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A clone's settings, and where each stage keeps its files."""
+
+    root: Path
+    params: config.Params
+
+    @classmethod
+    def find(cls) -> Workspace:
+        """The workspace around the current folder: the nearest one with a params.yaml."""
+        here = Path.cwd()
+        found = (folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file())
+        root = next(found, here)
+        return cls(root, config.load(root))
+
+    def data(self, dataset: str) -> Path:
+        """The images of a data set."""
+        return self.root / "data" / f"{dataset}.npz"
+
+    def pretrained(self) -> Path:
+        """The folder of the backbone pre-trained on the source."""
+        return self.root / "pretrained" / self.params.source
+
+    def embedding(self, dataset: str) -> Path:
+        """Class means of the source, or features of a target's training pool."""
+        return self.root / "embeddings" / f"{dataset}.npz"
+
+    def cell(self, kind: str, target: str, strategy: str, seed: int) -> Path:
+        """The folder of one cell of the matrix; ``kind`` is selections or models."""
+        return self.root / kind / target / strategy / str(seed)
+
+    def metrics(self, target: str, strategy: str) -> Path:
+        """Test metrics of all seeds of one strategy."""
+        return self.root / "metrics" / target / f"{strategy}.json"
+
+    def images(self, dataset: str) -> ImageSet:
+        """The prepared images of a data set."""
+        return store.read_images(self.data(dataset))
