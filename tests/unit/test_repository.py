@@ -59,7 +59,7 @@ def test_no_command_is_missing_from_the_list() -> None:
 def test_the_tree_in_the_readme_is_true() -> None:
     block = re.search(r"```text\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     assert block
-    names = re.findall(r"^(?:\S*[├└]── )?(\S+)", block[1], re.MULTILINE)
+    names = re.findall(r"^[│\s]*[├└]── (\S+)", block[1], re.MULTILINE)
     shown = {name.rstrip("/") for name in names}
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
