@@ -11,10 +11,12 @@ from uotft import store
 from uotft.records import ImageSet
 from uotft.stages.data import read_selection
 from uotft.stages.workspace import Workspace
+from uotft.statistics import Interval, interval, paired
 
 if TYPE_CHECKING:
     from uotft.compare import Row
-    from uotft.statistics import Interval
+
+Curves = dict[str, dict[int, dict[int, float]]]
 
 
 def compare(ws: Workspace) -> dict[str, list[Row]]:
@@ -36,7 +38,15 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
                 {row.strategy: row.top1 for row in rows},
                 {row.strategy: row.against["none"] for row in rows if "none" in row.against},
             ),
-            "curves": report.curves_picture(target, curves),
+            "curves": report.curves_picture(
+                target,
+                {s: _by_step(curve) for s, curve in curves.items()},
+                {
+                    s: {step: paired(v, curves["none"][step]) for step, v in curve.items()}
+                    for s, curve in curves.items()
+                    if "none" in curves and s != "none"
+                },
+            ),
             "classes": report.classes_picture(
                 f"Selected classes, best first (seed {ws.params.seeds[0]})", _sheets(ws, target)
             ),
@@ -50,7 +60,7 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
         ]  # fmt: skip
         points += [
             {"target": target, "strategy": s, "step": step, "top1": round(value.mean, 4)}
-            for s, curve in curves.items() for step, value in curve.items()
+            for s, curve in curves.items() for step, value in _by_step(curve).items()
         ]  # fmt: skip
         parts += [
             (target, [room.HEADER, *(row.cells() for row in rows)]),
@@ -73,20 +83,21 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
     return tables
 
 
-def _curves(ws: Workspace, target: str) -> dict[str, dict[int, Interval]]:
-    """{strategy: {step: validation top-1 over seeds}} from the runs' histories."""
-    from uotft.statistics import interval
-
-    curves: dict[str, dict[int, Interval]] = {}
+def _curves(ws: Workspace, target: str) -> Curves:
+    """{strategy: {step: {seed: validation top-1}}} from the runs' histories."""
+    curves: Curves = {}
     for strategy in ws.params.strategies:
-        steps: dict[int, list[float]] = {}
+        curve = curves.setdefault(strategy, {})
         for seed in ws.params.seeds:
             history = ws.cell("models", target, strategy, seed) / "history.csv"
             for row in store.read_csv(history):
                 if row["val/top1"]:
-                    steps.setdefault(int(row["step"]), []).append(float(row["val/top1"]))
-        curves[strategy] = {step: interval(values) for step, values in steps.items()}
+                    curve.setdefault(int(row["step"]), {})[seed] = float(row["val/top1"])
     return curves
+
+
+def _by_step(curve: dict[int, dict[int, float]]) -> dict[int, Interval]:
+    return {step: interval(list(values.values())) for step, values in curve.items()}
 
 
 def _sheets(ws: Workspace, target: str) -> dict[str, list[tuple[str, NDArray[np.uint8]]]]:
