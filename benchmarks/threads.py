@@ -59,7 +59,7 @@ def main() -> None:
     for busy in (False, True):
         neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
         for threads in (1, cores):
-            value = step_ms(params, threads, steps=10 if busy and threads > 1 else 50)
+            value = step_ms(params, threads, steps=3 if busy and threads > 1 else 50)
             first = first or value
             where = "beside a busy process" if busy else "alone"
             print(f"{threads} of {cores} threads {where}: {value:.1f} ms, x{value / first:.2f}")

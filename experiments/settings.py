@@ -19,22 +19,23 @@ from uotft import config, runtime, stages, store
 from uotft.statistics import interval, paired
 
 SEEDS = range(100, 112)
+SLOW = "train.recipe.learning_rate=0.01 train.recipe.head_lr_factor=1.0"
 VARIATIONS = (
     "none",
-    "none train.recipe.learning_rate=0.003",
-    "none train.recipe.learning_rate=0.03",
-    "none train.recipe.steps=150",
-    "none train.recipe.steps=600",
-    "none train.target_head=random train.recipe.head_lr_factor=10.0",
     "uot",
     "random",
+    f"none {SLOW}",
+    f"uot {SLOW}",
+    f"random {SLOW}",
+    "none train.recipe.learning_rate=0.1 train.recipe.head_lr_factor=0.1",
+    "uot train.recipe.learning_rate=0.1 train.recipe.head_lr_factor=0.1",
+    "none train.recipe.steps=600",
+    "none train.target_head=random train.recipe.head_lr_factor=2.5",
     "uot select.top_k=20",
     "uot select.top_k=120",
-    "uot train.lambda=0.2",
-    "uot train.lambda=1.0",
+    "uot train.lambda=0.3",
     "uot train.batch_norm=mixed",
     "uot train.source_head=random",
-    "uot train.recipe.learning_rate=0.03",
 )
 
 
