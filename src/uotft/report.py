@@ -120,9 +120,12 @@ def _html_table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _dots(axes: Axes, order: list[str], values: dict[str, Interval]) -> None:
+    """One interval a line; colours go by the table's order, as in the curves."""
     for y, name in enumerate(order):
         if name in values:
-            axes.errorbar(values[name].mean, y, xerr=values[name].half, fmt="o", capsize=3)
+            color = f"C{len(order) - 1 - y}"
+            half = values[name].half
+            axes.errorbar(values[name].mean, y, xerr=half, fmt="o", capsize=3, color=color)
     axes.grid(axis="x", alpha=0.3)
 
 
