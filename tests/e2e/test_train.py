@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import call, runs
+from conftest import call, clone, runs
 
 
 def named(project: Path, name: str) -> list:
@@ -44,6 +44,14 @@ def test_train_brings_up_to_date_what_is_missing(project: Path) -> None:
     assert "selecting with none, seed 4" in done.stderr
     assert "validation top-1" in done.stdout
     assert (project / "embeddings/glyphs.npz").is_file()
+
+
+def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
+    project = clone(tmp_path / "project")
+    done = call("uotft", "train", "--dataset", "digits", cwd=project)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "trained digits-uot-0: validation top-1" in done.stdout
+    assert [run.info.run_name for run in runs(project)] == ["digits-uot-0"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
