@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
-from conftest import call, clone, runs
+from conftest import call, runs
 
 
 def named(project: Path, name: str) -> list:
@@ -46,17 +44,6 @@ def test_train_brings_up_to_date_what_is_missing(project: Path) -> None:
     assert "selecting with none, seed 4" in done.stderr
     assert "validation top-1" in done.stdout
     assert (project / "embeddings/glyphs.npz").is_file()
-
-
-def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
-    project = clone(tmp_path / "project")
-    done = call("uotft", "train", "--dataset", "digits", cwd=project)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "trained digits-uot-0: validation top-1" in done.stdout
-    # not through MLflow's client, which would stay with this store in the tests that follow
-    with closing(sqlite3.connect(project / "mlflow.db")) as store:
-        names = [row[0] for row in store.execute("select name from runs order by start_time")]
-    assert names == ["pretrain-glyphs", "digits-uot-0"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
