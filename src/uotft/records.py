@@ -5,6 +5,7 @@ Axes: S source classes, T target classes, D features, n images, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,20 +38,30 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class ClassBank:
-    """Class means: ``means`` (classes, D), one ``names`` and ``counts`` entry a row."""
+    """Class means: ``means`` (classes, D), one ``names`` and ``counts`` entry a row.
+
+    ``backbone`` is the fingerprint of the network that made them, ``file`` where they were read
+    from; both are empty where nobody knows.
+    """
 
     means: Floats
     names: tuple[str, ...]
     counts: NDArray[np.int64]
     backbone: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One score per source class, higher is nearer; -inf is never kept. ``plan`` is (S, T)."""
+    """One score per source class, higher is nearer; -inf is never kept.
+
+    ``log_plan`` gives log P (rows, T) of some source rows, where the strategy has a plan.
+    ``exact``: the strategy itself says which classes are kept, and K does not apply.
+    """
 
     values: Floats
-    plan: Floats | None = None
+    log_plan: Callable[[Any], Floats] | None = None
+    exact: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
 

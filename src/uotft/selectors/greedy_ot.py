@@ -20,4 +20,6 @@ class Settings(BaseSettings):
 
 def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -> Scores:
     """Minus the mean cost to the target classes."""
-    return Scores(values=-transport.cost(source, target, settings.metric).mean(1))
+    return Scores(
+        values=-transport.by_row(source, target, settings.metric, lambda cost_ST: cost_ST.mean(1))
+    )

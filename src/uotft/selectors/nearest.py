@@ -19,4 +19,6 @@ class Settings(BaseSettings):
 
 def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -> Scores:
     """Minus the least cost to any target class."""
-    return Scores(values=-transport.cost(source, target, settings.metric).min(1))
+    return Scores(
+        values=-transport.by_row(source, target, settings.metric, lambda cost_ST: cost_ST.min(1))
+    )

@@ -1,0 +1,29 @@
+"""Costs between class means, and the unbalanced transport plan of equation (5).
+
+`costs` computes the cost, `iteration` solves the problem, on a kernel that is `dense` (class scale,
+NumPy) or comes in `blocks` (image scale, torch); `pot` solves it with POT and checks the answer.
+"""
+
+from uotft.transport import pot
+from uotft.transport.blocks import FeatureProblem
+from uotft.transport.costs import BadMeans, Metric, by_row, check, cost
+from uotft.transport.dense import Problem, solve_grid
+from uotft.transport.iteration import NotConverged, Plan, Solver, solve
+from uotft.transport.pot import Method as PotMethod
+
+__all__ = [
+    "BadMeans",
+    "FeatureProblem",
+    "Metric",
+    "NotConverged",
+    "Plan",
+    "PotMethod",
+    "Problem",
+    "Solver",
+    "by_row",
+    "check",
+    "cost",
+    "pot",
+    "solve",
+    "solve_grid",
+]
