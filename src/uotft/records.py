@@ -37,12 +37,35 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class ClassBank:
-    """Class means: ``means`` (classes, D), one ``names`` and ``counts`` entry a row."""
+    """Class means: ``means`` (classes, D), one ``names`` and ``counts`` entry a row.
+
+    A row of the source may also be a cluster or one image, as ``unit`` says. ``members`` (n,) is
+    the row of each training image; ``labels`` names the class of each row that is an image.
+    """
 
     means: Floats
     names: tuple[str, ...]
     counts: NDArray[np.int64]
     backbone: str = ""
+    unit: str = "class"
+    members: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """The source images that a selection means: ``rows`` of ``data``, with ``labels`` 0..k-1.
+
+    ``names`` (k,) and ``classes`` (k,), the label's row among the source classes; where labels are
+    clusters, ``classes`` is empty. ``means`` (units kept, D) are those of the selection.
+    """
+
+    data: ImageSet
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    classes: NDArray[np.int64]
+    means: Floats
 
 
 @dataclass(frozen=True)
