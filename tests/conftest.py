@@ -22,6 +22,7 @@ TINY = {
     },
     "backbone": {"name": "small_resnet", "widths": [4, 8], "blocks": 1},
     "select": {"top_k": 5},
+    "cluster": {"clusters": 9, "iterations": 10, "seed": 0},
 }
 TINY_RECIPE = {"steps": 12, "log_every": 4, "eval_every": 6}
 
@@ -79,6 +80,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages.pretrain(ws, runtime.start(0, 1), **quiet)
     for dataset in ("glyphs", "digits"):
         stages.embed(ws, dataset, progress=quiet["progress"])
+    stages.units(ws)
     return root
 
 

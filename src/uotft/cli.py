@@ -59,13 +59,21 @@ def embed(dataset: Dataset) -> None:
 
 
 @app.command()
+def units() -> None:
+    """Make what strategies score: class means, clusters or single images of the source."""
+    from uotft import stages
+
+    typer.echo(stages.units(_workspace()))
+
+
+@app.command()
 def select(dataset: Dataset, strategy: Strategy = "uot", seed: Seed = 0) -> None:
-    """Keep the K source classes that a strategy scores highest: selections/."""
+    """Keep the K source units that a strategy scores highest: selections/."""
     from uotft import stages
 
     chosen = stages.select(_workspace(dataset, strategy), dataset, strategy, seed)
     names = [chosen.names[row] for row in chosen.kept]
-    typer.echo(f"{dataset}-{strategy}-{seed}: {len(names)} classes: {', '.join(names) or 'none'}")
+    typer.echo(f"{dataset}-{strategy}-{seed}: {len(names)} kept: {', '.join(names) or 'none'}")
 
 
 @app.command()
@@ -74,7 +82,7 @@ def train(
 ) -> None:
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
-    What is missing upstream (prepare, pretrain, embed, select) is brought up to date first.
+    What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
     """
     from uotft import launch
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from uotft import registry
 from uotft.errors import UserError
@@ -23,9 +23,26 @@ class Subset(Settings):
 
 
 class Select(Settings):
-    """How many source classes are kept."""
+    """What is selected, and how much of it is kept."""
 
-    top_k: int = Field(ge=1, description="K, the number of source classes kept")
+    unit: Literal["class", "cluster", "image"] = Field("class", description="what is scored")
+    top_k: int = Field(ge=1, description="K, the number of units kept")
+    max_per_class: int = Field(0, ge=0, description="most images kept of one class; 0: no cap")
+
+    @field_validator("max_per_class")
+    @classmethod
+    def _caps_images(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("unit") != "image":
+            raise ValueError("a cap for each class needs unit: image")
+        return value
+
+
+class Cluster(Settings):
+    """Spherical k-means on the source's images, where unit is cluster."""
+
+    clusters: int = Field(2000, ge=1, description="K, the number of clusters")
+    iterations: int = Field(20, ge=1, description="most passes over all points")
+    seed: int = Field(0, ge=0, description="draws the first centroids")
 
 
 class Recipe(Settings):
@@ -87,6 +104,7 @@ class Params(Settings):
     pretrain: Pretrain
     subset: Subset
     select: Select
+    cluster: Cluster = Cluster()
     selectors: dict[str, dict[str, Any]]
     train: Train
 

@@ -29,13 +29,3 @@ def features(
         for i in progress(range(0, len(images), batch_size), "embedding")
     ]
     return np.asarray(torch.cat(parts).cpu().numpy())
-
-
-def class_means(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Means (classes, D) in float64 and the number of images behind each."""
-    counts = np.bincount(labels, minlength=classes)
-    sums = np.zeros((classes, features.shape[1]))
-    np.add.at(sums, labels, features)
-    return sums / np.maximum(counts, 1)[:, None], counts

@@ -42,7 +42,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
             "processes": num_processes,
             "backbone": ws.params.backbone,
             "subset": ws.params.subset.model_dump(),
-            "select": {"top_k": ws.params.select.top_k, "kept": len(chosen["classes"]), **selector},
+            "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
             "train": ws.params.train.model_dump(by_alias=True),
         }
     )
@@ -105,13 +105,13 @@ def _validation(facts: dict[str, Any]) -> str:
 
 
 def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
-    """Bring prepare, pretrain and embed up to date with DVC, then select; does nothing inside DVC.
+    """Bring everything up to the units up to date with DVC, then select; does nothing inside DVC.
 
     DVC knows what is stale. Inside a DVC stage it has just done this, and holds its own lock.
     """
     if "DVC_STAGE" in os.environ:
         return
-    wanted = [f"embed@{dataset}" for dataset in (ws.params.source, target)]
+    wanted = ["units", f"embed@{target}"]
     print(f"uotft: bringing up to date: dvc repro {' '.join(wanted)}", file=sys.stderr)  # noqa: T201
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(

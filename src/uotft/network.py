@@ -85,5 +85,5 @@ def nearest_mean_rows(means: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     ranking; ``scale`` is in units of one over the mean squared distance between class means.
     """
     centred = means - means.mean(0)
-    unit = scale / centred.square().sum(1).mean()
+    unit = scale / centred.square().sum(1).mean().clamp(min=1e-12)  # a single mean is its centre
     return unit * centred, -unit * (centred * (means + means.mean(0))).sum(1) / 2

@@ -42,6 +42,9 @@ class ClassBank:
 
     ``backbone`` is the fingerprint of the network that made them, ``file`` where they were read
     from; both are empty where nobody knows.
+
+    A row of the source may also be a cluster or one image, as ``unit`` says. ``members`` (n,) is
+    the row of each training image; ``labels`` names the class of each row that is an image.
     """
 
     means: Floats
@@ -49,6 +52,25 @@ class ClassBank:
     counts: NDArray[np.int64]
     backbone: str = ""
     file: str = ""
+    unit: str = "class"
+    members: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """The source images that a selection means: ``rows`` of ``data``, with ``labels`` 0..k-1.
+
+    ``names`` (k,) and ``classes`` (k,), the label's row among the source classes; where labels are
+    clusters, ``classes`` is empty. ``means`` (units kept, D) are those of the selection.
+    """
+
+    data: ImageSet
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    classes: NDArray[np.int64]
+    means: Floats
 
 
 @dataclass(frozen=True)

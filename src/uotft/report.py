@@ -23,6 +23,7 @@ Part = tuple[str, list[tuple[str, ...]] | bytes | str]
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
 color:#222}table{border-collapse:collapse}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;
 text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}"""
+PLAN_LINES = 200  # thousands of images may be kept; a picture has at most 65,535 pixels a side
 
 
 def comparison_picture(
@@ -82,7 +83,8 @@ def classes_picture(
 def plan_picture(
     plan_ST: Floats, kept: NDArray[np.int64], source: tuple[str, ...], target: tuple[str, ...]
 ) -> bytes:
-    """The plan as a heat map: kept source classes down, target classes across, mass as colour."""
+    """The plan as a heat map: best source classes down, target classes across, mass as colour."""
+    kept = kept[:PLAN_LINES]
     figure = _figure(3.2 + 0.3 * len(target), 1 + 0.17 * len(kept))
     axes = figure.subplots()
     picture = axes.imshow(plan_ST[kept], aspect="auto", cmap="viridis")

@@ -106,13 +106,24 @@ def write_bank(path: Path, bank: ClassBank) -> None:
         names=np.array(bank.names),
         counts=bank.counts,
         backbone=np.array(bank.backbone),
+        unit=np.array(bank.unit),
+        members=bank.members,
+        labels=np.array(bank.labels, np.str_),
     )
 
 
 def read_bank(path: Path) -> ClassBank:
     """The bank of ``write_bank``."""
     a = read_arrays(path)
-    return ClassBank(a["means"], tuple(a["names"].tolist()), a["counts"], str(a["backbone"]))
+    return ClassBank(
+        means=a["means"],
+        names=tuple(a["names"].tolist()),
+        counts=a["counts"],
+        backbone=str(a["backbone"]),
+        unit=str(a["unit"]),
+        members=a["members"],
+        labels=tuple(a["labels"].tolist()),
+    )
 
 
 def fingerprint(path: Path) -> str:

@@ -51,7 +51,7 @@ def test_a_new_seed_and_a_new_strategy_run_their_own_cells(project: Path) -> Non
     new = {"none-2", "uot-2", "random-0", "random-1", "random-2"}
     cells = {f"{stage}@digits-{cell}" for stage in ("select", "train") for cell in new}
     assert {s for s in stale if s.startswith(("select", "train"))} == cells
-    assert not any(s.startswith(("prepare", "pretrain", "embed")) for s in stale)
+    assert not any(s.startswith(("prepare", "pretrain", "embed", "units")) for s in stale)
 
 
 def test_one_finished_run_a_cell(project: Path) -> None:

@@ -40,7 +40,7 @@ def test_train_brings_up_to_date_what_is_missing(project: Path) -> None:
         "uotft", "train", "--dataset", "digits", "--strategy", "none", "--seed", "4", cwd=project
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "bringing up to date: dvc repro embed@glyphs embed@digits" in done.stderr
+    assert "bringing up to date: dvc repro units embed@digits" in done.stderr
     assert "selecting with none, seed 4" in done.stderr
     assert "validation top-1" in done.stdout
     assert (project / "embeddings/glyphs.npz").is_file()

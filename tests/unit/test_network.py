@@ -55,6 +55,12 @@ def test_separate_norms_change_nothing_at_test_time(network: Network) -> None:
     assert torch.equal(network.eval()(images)["target"], before)
 
 
+def test_a_nearest_mean_head_of_one_class_is_finite() -> None:
+    weight, bias = nearest_mean_rows(torch.rand(1, 9), scale=10.0)
+    assert torch.isfinite(weight).all()
+    assert torch.isfinite(bias).all()
+
+
 def test_nearest_mean_head_ranks_by_distance() -> None:
     torch.manual_seed(0)
     means, features = torch.rand(5, 9), torch.rand(50, 9)

@@ -25,6 +25,14 @@ def test_k_above_the_number_of_classes_is_refused() -> None:
         keep(Scores(np.zeros(4)), NAMES, 5)
 
 
+def test_a_cap_passes_over_the_rest_of_a_group_and_ties_stay_stable() -> None:
+    scores = Scores(np.array([0.4, 0.3, 0.3, -np.inf]))
+    groups = ("x", "y", "y", "z")
+    assert keep(scores, NAMES, 4, groups, 1).tolist() == [0, 2]
+    assert keep(scores, NAMES, 4, groups, 2).tolist() == keep(scores, NAMES, 4).tolist()
+    assert keep(scores, NAMES, 1, groups, 1).tolist() == [0]
+
+
 def test_nan_scores_are_refused() -> None:
     with pytest.raises(UserError, match="'c' is NaN"):
         keep(Scores(np.array([0, np.nan, 0, 0])), NAMES, 2)

@@ -51,6 +51,13 @@ def test_label_takes_names_and_patterns() -> None:
     assert np.flatnonzero(np.isfinite(scores)).tolist() == [3, *range(10, 20)]
 
 
+def test_label_takes_the_class_names_of_images() -> None:
+    names = tuple(f"image {i:02}" for i in range(20))
+    images = ClassBank(SOURCE.means, names, SOURCE.counts, "net", "image", labels=SOURCE.names)
+    scores = label.score(images, TARGET, label.Settings(classes=["digit 3"]), 0).values
+    assert np.flatnonzero(np.isfinite(scores)).tolist() == [3]
+
+
 def test_label_refuses_a_name_that_matches_nothing() -> None:
     with pytest.raises(UserError, match="'letter' matches none of the 20 source classes"):
         label.score(SOURCE, TARGET, label.Settings(classes=["letter"]), 0)

@@ -3,7 +3,8 @@
 Liu et al. (2022), section 3.2. A class is kept when one of its labels equals an entry of
 ``classes`` or matches it as a shell pattern: "digit *" keeps digit zero to digit nine. Its labels
 are its name in the source bank and, where a ``table`` is given, every cell of its row there: a
-WordNet id, a concept, each synonym of "tench, Tinca tinca". K does not apply.
+WordNet id, a concept, each synonym of "tench, Tinca tinca". Where images are selected, the names
+are those of their classes. K does not apply.
 """
 
 from __future__ import annotations
@@ -32,20 +33,24 @@ class Settings(BaseSettings):
 
 def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -> Scores:
     """0 for a class that matches, -inf for all others."""
-    labels = [{name} for name in source.names]
+    names = source.labels or source.names
+    words = {name: {name} for name in names}
     if settings.table:
-        for words, row in zip(labels, _table(settings.table, len(labels)), strict=True):
+        if source.labels:
+            raise UserError("selectors.label.table: goes with select.unit: class, not with images")
+        for name, row in zip(names, _table(settings.table, len(names)), strict=True):
             for cell in map(str, row.values()):
-                words |= {cell, *(part.strip() for part in cell.split(","))}
-    match = np.zeros(len(labels), bool)
+                words[name] |= {cell, *(part.strip() for part in cell.split(","))}
+    kept: set[str] = set()
     for pattern in settings.classes:
-        hits = [any(fnmatchcase(word, pattern) for word in words) for words in labels]
-        if not any(hits):
+        hits = {name for name in words if any(fnmatchcase(word, pattern) for word in words[name])}
+        if not hits:
             raise UserError(
-                f"selectors.label.classes: {pattern!r} matches none of the {len(source.names)} "
-                f"source classes, which are {', '.join(source.names[:8])}, ..."
+                f"selectors.label.classes: {pattern!r} matches none of the {len(words)} "
+                f"source classes, which are {', '.join(list(words)[:8])}, ..."
             )
-        match |= hits
+        kept |= hits
+    match = np.array([name in kept for name in names])
     return Scores(values=np.where(match, 0.0, -np.inf), exact=True)
 
 

@@ -5,7 +5,16 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 """
 
 from uotft.stages.comparison import compare
-from uotft.stages.data import embed, prepare, read_selection, select, target_bank
+from uotft.stages.data import (
+    embed,
+    prepare,
+    read_selection,
+    select,
+    source_bank,
+    source_part,
+    target_bank,
+    units,
+)
 from uotft.stages.training import evaluate, pretrain, train
 from uotft.stages.workspace import Log, Progress, Workspace
 
@@ -20,6 +29,9 @@ __all__ = [
     "pretrain",
     "read_selection",
     "select",
+    "source_bank",
+    "source_part",
     "target_bank",
     "train",
+    "units",
 ]

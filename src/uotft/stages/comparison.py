@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from uotft import store
 from uotft.records import ImageSet
-from uotft.stages.data import read_selection
+from uotft.stages.data import read_selection, source_bank
 from uotft.stages.workspace import Workspace
 from uotft.statistics import Interval, interval, paired
 
@@ -101,18 +101,21 @@ def _by_step(curve: dict[int, dict[int, float]]) -> dict[int, Interval]:
 
 
 def _sheets(ws: Workspace, target: str) -> dict[str, list[tuple[str, NDArray[np.uint8]]]]:
-    """The target's classes, then the first seed's selected classes of every strategy."""
-    images, source = ws.images(target), ws.images(ws.params.source)
+    """The target's classes, then the first seed's selected units of every strategy."""
+    images, source, bank = ws.images(target), ws.images(ws.params.source), source_bank(ws)
 
-    def sheet(images: ImageSet, rows: list[int]) -> list[tuple[str, NDArray[np.uint8]]]:
-        train = images.rows("train")
-        return [(images.names[c], images.images[train[images.labels[train] == c][0]]) for c in rows]
+    def first(images: ImageSet, members: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+        """{unit: its first training image}, where ``members`` is the unit of each."""
+        found, rows = np.unique(members, return_index=True)
+        return dict(zip(found.tolist(), images.images[images.rows("train")[rows]], strict=True))
 
-    sheets = {target: sheet(images, list(range(len(images.names))))}
+    classes = first(images, images.labels[images.rows("train")])
+    units, names = first(source, bank.members), bank.labels or bank.names
+    sheets = {target: [(images.names[c], image) for c, image in classes.items()]}
     for strategy in ws.params.strategies:
         chosen = read_selection(ws, target, strategy, ws.params.seeds[0])
         if chosen["classes"]:
-            sheets[strategy] = sheet(source, [c["row"] for c in chosen["classes"]])
+            sheets[strategy] = [(names[c["row"]], units[c["row"]]) for c in chosen["classes"]]
     return sheets
 
 

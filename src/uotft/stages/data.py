@@ -1,14 +1,15 @@
-"""The stages prepare, embed and select: images -> features -> the source classes kept."""
+"""The stages prepare, embed, units and select: images -> features -> the source units kept."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uotft import config, registry, store
 from uotft.errors import UserError
-from uotft.records import ClassBank, Selection
+from uotft.records import ClassBank, Selection, SourcePart
 from uotft.stages.workspace import Progress, Workspace
 
 
@@ -25,7 +26,7 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
 
 
 def embed(ws: Workspace, dataset: str, *, progress: Progress) -> str:
-    """Features of the training part: class means for the source, single images for a target."""
+    """Features of every image of the training part."""
     from uotft import checkpoint, embed as room, runtime
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
@@ -33,20 +34,44 @@ def embed(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     images = ws.images(dataset)
     rows = images.rows("train")
     features = room.features(network, images.images[rows], accelerator, progress=progress)
-    if dataset == ws.params.source:
-        means, counts = room.class_means(features, images.labels[rows], len(images.names))
-        bank = ClassBank(means, images.names, counts, facts["sha256"])
-        store.write_bank(ws.embedding(dataset), bank)
-    else:
-        store.write_arrays(
-            ws.embedding(dataset),
-            features=features,
-            labels=images.labels[rows],
-            rows=rows,
-            names=np.array(images.names),
-            backbone=np.array(facts["sha256"]),
-        )
+    store.write_arrays(
+        ws.features(dataset),
+        features=features,
+        labels=images.labels[rows],
+        rows=rows,
+        names=np.array(images.names),
+        backbone=np.array(facts["sha256"]),
+    )
     return f"{dataset}: {features.shape[0]} training images, {features.shape[1]} features"
+
+
+def units(ws: Workspace) -> str:
+    """Make what strategies score, as select.unit says: classes, clusters or single images."""
+    from uotft import cluster
+
+    pool, unit = store.read_arrays(ws.features(ws.params.source)), ws.params.select.unit
+    features, names = pool["features"], tuple(pool["names"].tolist())
+    members, note = pool["labels"], ""
+    labels: tuple[str, ...] = ()
+    if unit == "cluster":
+        found = cluster.kmeans(features, ws.params.cluster)
+        members, names = found.labels, _numbered("cluster ", len(found.counts))
+        note = (
+            f", mean cosine {found.objective:.4f} after {found.iterations} iterations, "
+            f"the last worth {found.gain:.1e}"
+        )
+    elif unit == "image":
+        labels = tuple(pool["names"][members].tolist())
+        members, names = np.arange(len(features)), _numbered("image ", len(features))
+    means, counts = cluster.class_means(features, members, len(names))
+    bank = ClassBank(means, names, counts, str(pool["backbone"]), unit, members, labels)
+    store.write_bank(ws.embedding(ws.params.source), bank)
+    return f"{ws.params.source}: {len(names)} x {unit} of {len(features)} training images{note}"
+
+
+def _numbered(word: str, n: int) -> tuple[str, ...]:
+    """Names whose alphabetical order is that of their numbers."""
+    return tuple(f"{word}{i:0{len(str(n - 1))}}" for i in range(n))
 
 
 def select(ws: Workspace, target: str, strategy: str, seed: int) -> Selection:
@@ -55,20 +80,21 @@ def select(ws: Workspace, target: str, strategy: str, seed: int) -> Selection:
 
     settings = config.selector_settings(ws.params, strategy)
     module = registry.load("selectors", strategy, "strategy")
-    source, bank = store.read_bank(ws.embedding(ws.params.source)), target_bank(ws, target, seed)
+    source, bank = source_bank(ws), target_bank(ws, target, seed)
     if source.backbone != bank.backbone:
         raise UserError(
             f"{ws.embedding(target)} and {ws.embedding(ws.params.source)} were made with different "
             "backbones: run dvc repro"
         )
     scores = module.score(source, bank, settings, seed)
-    kept = selection.keep(scores, source.names, ws.params.select.top_k)
+    wanted = ws.params.select
+    kept = selection.keep(scores, source.names, wanted.top_k, source.labels, wanted.max_per_class)
     chosen = Selection(
         strategy=strategy,
         kept=kept,
         names=source.names,
         scores=scores,
-        settings={"top_k": ws.params.select.top_k, "seed": seed, **settings.model_dump()},
+        settings={**wanted.model_dump(), "seed": seed, **settings.model_dump()},
         fingerprints={
             "source": store.fingerprint(ws.embedding(ws.params.source)),
             "target": store.fingerprint(ws.embedding(target)),
@@ -83,6 +109,34 @@ def select(ws: Workspace, target: str, strategy: str, seed: int) -> Selection:
         store.write_bytes(folder / "plan.png", picture)
     store.write_json(folder / "selection.json", selection.to_json(chosen))
     return chosen
+
+
+def source_bank(ws: Workspace) -> ClassBank:
+    """The units that strategies score, refused when params.yaml asks for others."""
+    path, unit = ws.embedding(ws.params.source), ws.params.select.unit
+    bank = store.read_bank(path)
+    if bank.unit != unit:
+        raise UserError(f"{path} holds units {bank.unit!r}, select.unit is {unit!r}: run dvc repro")
+    return bank
+
+
+def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
+    """The training images of the units kept: a label is a class, but for clusters a cluster.
+
+    Kept classes and clusters are numbered by rank, the classes of kept images in their own order.
+    """
+    bank, images = source_bank(ws), ws.images(ws.params.source)
+    number = np.full(len(bank.names), -1)
+    number[kept] = np.arange(len(kept))
+    labels = number[bank.members]
+    rows, labels = images.rows("train")[labels >= 0], labels[labels >= 0]
+    names, classes = tuple(bank.names[row] for row in kept), kept
+    if bank.unit == "image":
+        classes, labels = np.unique(images.labels[rows], return_inverse=True)
+        names = tuple(images.names[c] for c in classes)
+    elif bank.unit == "cluster":
+        classes = kept[:0]
+    return SourcePart(images, rows, labels, names, classes, bank.means[kept])
 
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from uotft import config, registry, store
 from uotft.errors import UserError
 from uotft.records import ImageSet
-from uotft.stages.data import read_selection, target_bank
+from uotft.stages.data import read_selection, source_part, target_bank
 from uotft.stages.workspace import Log, Progress, Workspace
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def train(
     log: Log,
     progress: Progress,
 ) -> None:
-    """Fine-tune on one seed's target images and the selected classes; writes models/…/SEED/."""
+    """Fine-tune on one seed's target images and the selected units; writes models/…/SEED/."""
     import torch
 
     from uotft import checkpoint
@@ -60,41 +60,43 @@ def train(
     settings = ws.params.train
     chosen = read_selection(ws, target, strategy, seed)
     pretrained, facts = checkpoint.read(ws.pretrained())
-    images, kept = ws.images(target), np.array([c["row"] for c in chosen["classes"]], np.int64)
+    images = ws.images(target)
+    part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
 
     # ---- network: the pre-trained backbone under fresh heads
     torch.manual_seed(seed)
-    network = Network(pretrained.backbone, target=len(images.names), source=len(kept))
+    network = Network(pretrained.backbone, target=len(images.names), source=len(part.names))
     if settings.batch_norm == "target":
         separate_norms(network)
     if settings.target_head == "class_means":
         means = torch.as_tensor(target_bank(ws, target, seed).means, dtype=torch.float32)
         network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
-    if len(kept) and settings.source_head == "classifier":
-        classifier = pretrained.head("target")
-        network.start_head("source", classifier.weight[kept], classifier.bias[kept])
+    if len(part.names) and settings.source_head == "classifier":
+        if len(part.classes):
+            classifier = pretrained.head("target")
+            start = classifier.weight[part.classes], classifier.bias[part.classes]
+        else:  # no classifier has seen the clusters
+            means = torch.as_tensor(part.means, dtype=torch.float32)
+            start = nearest_mean_rows(means, settings.head_scale)
+        network.start_head("source", *start)
 
-    # ---- streams: the seed's few labelled images, and the kept source classes renumbered
+    # ---- streams: the seed's few labelled images, and those of the kept source units
     stream = _Stream(accelerator, seed, settings.augment)
     pool = images.rows("train")
     rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
-    if len(kept):
-        source = ws.images(ws.params.source)
-        number = np.full(len(source.names), -1)
-        number[kept] = np.arange(len(kept))
-        rows = source.rows("train")
-        rows = rows[number[source.labels[rows]] >= 0]
-        labels = number[source.labels[rows]]
-        streams["source"] = stream("source", source, rows, labels, settings.source_batch)
-    objective = registry.load("objectives", settings.objective if len(kept) else "plain", "")
+    if len(part.names):
+        streams["source"] = stream(
+            "source", part.data, part.rows, part.labels, settings.source_batch
+        )
+    objective = registry.load("objectives", settings.objective if len(part.names) else "plain", "")
 
     facts = {
         "stage": "train",
         "target": target,
         "strategy": strategy,
         "seed": seed,
-        "source_classes": [c["name"] for c in chosen["classes"]],
+        "source_classes": list(part.names),
         "pretrained": facts["sha256"],
         "data": store.fingerprint(ws.data(target)),
     }

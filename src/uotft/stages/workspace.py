@@ -37,9 +37,15 @@ class Workspace:
         """The folder of the backbone pre-trained on the source."""
         return self.root / "pretrained" / self.params.source
 
+    def features(self, dataset: str) -> Path:
+        """Features of every training image of a data set."""
+        return self.root / "embeddings" / f"{dataset}-images.npz"
+
     def embedding(self, dataset: str) -> Path:
-        """Class means of the source, or features of a target's training pool."""
-        return self.root / "embeddings" / f"{dataset}.npz"
+        """What selection compares: the units of the source, features of a target's pool."""
+        if dataset == self.params.source:
+            return self.root / "embeddings" / f"{dataset}.npz"
+        return self.features(dataset)
 
     def cell(self, kind: str, target: str, strategy: str, seed: int) -> Path:
         """The folder of one cell of the matrix; ``kind`` is selections or models."""

@@ -1,0 +1,112 @@
+"""Features -> groups of images: the means of given classes, or clusters found by k-means (FAISS).
+
+Spherical k-means: points and centroids have length one, and nearness is the cosine. FAISS would
+train on 256 points a centroid; here every pass reads all of them. One float32 copy of the points
+is made and nothing else grows with n * D. The same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.config import Cluster
+from uotft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """k <= K clusters, each with points: unit ``centroids`` (k, D), ``labels`` (n,), ``counts``.
+
+    ``objective`` is the mean cosine of a point to its centroid, the nearest one; ``history`` is
+    the same at the start of each iteration.
+    """
+
+    centroids: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    objective: float
+    history: tuple[float, ...]
+
+    @property
+    def iterations(self) -> int:
+        """Passes over the points; FAISS stops early where nothing moves any more."""
+        return len(self.history)
+
+    @property
+    def gain(self) -> float:
+        """What the last iteration still added to the objective: near 0 once converged."""
+        return self.objective - self.history[-1]
+
+
+def class_means(
+    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Means (classes, D) in float64 and the number of images behind each."""
+    counts = np.bincount(labels, minlength=classes)
+    sums = np.zeros((classes, features.shape[1]))
+    np.add.at(sums, labels, features)
+    return sums / np.maximum(counts, 1)[:, None], counts
+
+
+def kmeans(features: NDArray[np.float32], settings: Cluster) -> Clusters:
+    """Cluster the directions of ``features`` (n, D), which must not be zero.
+
+    FAISS refills a centroid without points by splitting a large cluster. Where points coincide
+    there may be nothing to split: what is still empty at the end is left out, so k < K.
+    """
+    n, dimensions = features.shape
+    if settings.clusters > n:
+        raise UserError(
+            f"cluster.clusters: got {settings.clusters}, but there are only {n} points; "
+            f"choose 1 to {n}"
+        )
+    faiss, points = _faiss(), unit_rows(features)
+    search = faiss.Kmeans(
+        dimensions,
+        settings.clusters,
+        niter=settings.iterations,
+        seed=settings.seed,
+        spherical=True,
+        min_points_per_centroid=1,  # FAISS warns below 39
+        max_points_per_centroid=-(-n // settings.clusters),  # FAISS draws a sample above it
+    )
+    search.train(points)
+    cosines, nearest = search.assign(points)
+    filled, labels, counts = np.unique(nearest, return_inverse=True, return_counts=True)
+    return Clusters(
+        centroids=search.centroids[filled],
+        labels=labels,
+        counts=counts,
+        objective=float(cosines.mean(dtype=np.float64)),
+        history=tuple((search.obj / n).tolist()),
+    )
+
+
+def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy (n, D) whose rows have length one; a row without a direction is refused."""
+    squares = np.einsum("ij,ij->i", features, features)
+    wrong = np.flatnonzero(~np.isfinite(squares) | (squares == 0))
+    if len(wrong):
+        what = "zero" if squares[wrong[0]] == 0 else "not finite"
+        raise UserError(
+            f"row {wrong[0]} of the features is {what} ({len(wrong)} such rows of {len(squares)}): "
+            "the cosine needs a direction; look at the backbone that made them"
+        )
+    points = np.array(features, np.float32, order="C")
+    points /= np.sqrt(squares, dtype=np.float32)[:, None]
+    return points
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(
+            "select.unit: cluster needs FAISS, which is not installed: install uotft[cpu], or "
+            "uotft[gpu] where there is a CUDA device, or choose unit: class"
+        ) from error
+    return faiss

@@ -1,0 +1,197 @@
+"""The units of selection on a tiny workspace: classes, clusters and single images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import run_train, tiny_params, workspace, write_params
+from uotft import checkpoint, config, stages, store
+from uotft.errors import UserError
+from uotft.stages.comparison import _sheets
+
+UNITS = ("class", "cluster", "image")
+
+
+def remake(root: Path, unit: str, **select: int) -> stages.Workspace:
+    """The tiny workspace with units of another kind."""
+    params = tiny_params()
+    params["select"] |= {"unit": unit, **select}
+    write_params(root, params)
+    ws = workspace(root)
+    stages.units(ws)
+    return ws
+
+
+def chosen_rows(ws: stages.Workspace, strategy: str = "uot") -> np.ndarray:
+    """The rows of the bank that seed 0 selects."""
+    kept = stages.select(ws, "digits", strategy, 0).kept
+    found = stages.read_selection(ws, "digits", strategy, 0)["classes"]
+    assert [c["row"] for c in found] == kept.tolist()
+    return kept
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_training_image_belongs_to_one_unit(fresh: Path, unit: str) -> None:
+    ws = remake(fresh, unit)
+    bank, pool = stages.source_bank(ws), store.read_arrays(ws.features("glyphs"))
+    assert np.bincount(bank.members, minlength=len(bank.names)).tolist() == bank.counts.tolist()
+    assert bank.counts.sum() == len(ws.images("glyphs").rows("train"))
+    for row in range(len(bank.names)):
+        mean = pool["features"][bank.members == row].astype(float).mean(0)
+        assert bank.means[row] == pytest.approx(mean, abs=1e-6)
+
+
+def test_names_of_units_sort_as_their_numbers(fresh: Path) -> None:
+    assert stages.source_bank(remake(fresh, "class")).names[0] == "digit zero"
+    bank = stages.source_bank(remake(fresh, "image"))
+    assert bank.names[:2] == ("image 00", "image 01")
+    assert list(bank.names) == sorted(bank.names)
+    assert bank.labels[:7] == ("digit zero",) * 6 + ("digit one",)
+    bank = stages.source_bank(remake(fresh, "cluster"))
+    assert bank.names[0] == "cluster 0"
+    assert len(bank.names) == 9
+    assert not bank.labels
+
+
+def test_the_same_clusters_again(fresh: Path) -> None:
+    ws = remake(fresh, "cluster")
+    before = store.fingerprint(ws.embedding("glyphs"))
+    stages.units(ws)
+    assert store.fingerprint(ws.embedding("glyphs")) == before
+
+
+def test_a_kept_class_means_all_its_training_images(fresh: Path) -> None:
+    ws = remake(fresh, "class")
+    kept = chosen_rows(ws)
+    part, images = stages.source_part(ws, kept), ws.images("glyphs")
+    train = images.rows("train")
+    assert part.rows.tolist() == train[np.isin(images.labels[train], kept)].tolist()
+    assert kept[part.labels].tolist() == images.labels[part.rows].tolist()
+    assert part.classes.tolist() == kept.tolist()
+    assert part.names == tuple(images.names[c] for c in kept)
+
+
+def test_a_kept_cluster_means_its_images_and_is_their_label(fresh: Path) -> None:
+    ws = remake(fresh, "cluster")
+    kept, bank = chosen_rows(ws), stages.source_bank(ws)
+    part, train = stages.source_part(ws, kept), ws.images("glyphs").rows("train")
+    assert part.rows.tolist() == train[np.isin(bank.members, kept)].tolist()
+    cluster = dict(zip(train.tolist(), bank.members.tolist(), strict=True))
+    assert kept[part.labels].tolist() == [cluster[row] for row in part.rows.tolist()]
+    assert part.names == tuple(bank.names[row] for row in kept)
+    assert not len(part.classes)
+
+
+def test_a_kept_image_means_itself_under_its_class(fresh: Path) -> None:
+    ws = remake(fresh, "image", top_k=7)
+    kept = chosen_rows(ws)
+    part, images = stages.source_part(ws, kept), ws.images("glyphs")
+    assert part.rows.tolist() == sorted(images.rows("train")[kept])
+    assert part.classes[part.labels].tolist() == images.labels[part.rows].tolist()
+    assert part.names == tuple(images.names[c] for c in part.classes)
+    assert set(part.labels) == set(range(len(part.names)))
+
+
+def test_the_cap_spreads_images_over_classes(fresh: Path) -> None:
+    free = remake(fresh, "image", top_k=10)
+    most = np.bincount(stages.source_part(free, chosen_rows(free)).labels).max()
+    capped = remake(fresh, "image", top_k=10, max_per_class=1)
+    part = stages.source_part(capped, chosen_rows(capped))
+    assert most > 1 >= np.bincount(part.labels).max()
+    assert len(part.rows) == 10
+    settings = store.read_json(capped.cell("selections", "digits", "uot", 0) / "selection.json")
+    assert settings["settings"]["max_per_class"] == 1
+    assert settings["settings"]["unit"] == "image"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_unit_trains(fresh: Path, unit: str) -> None:
+    ws = remake(fresh, unit)
+    first, again = run_train(fresh), run_train(fresh)
+    assert first == again
+    assert "loss/source" in first[1][1]
+    part = stages.source_part(ws, chosen_rows(ws))
+    network, facts = checkpoint.read(ws.cell("models", "digits", "uot", 0))
+    assert facts["source_classes"] == list(part.names)
+    assert network.head("source").out_features == len(part.names)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_source_head_starts_from_what_knows_the_unit(fresh: Path, unit: str) -> None:
+    params = tiny_params()
+    params["select"]["unit"] = unit
+    recipe = params["train"]["recipe"] | {"steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+    params["train"]["recipe"] = recipe
+    write_params(fresh, params)
+    ws = workspace(fresh)
+    stages.units(ws)
+    run_train(fresh)
+    part = stages.source_part(ws, chosen_rows(ws))
+    weight = checkpoint.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
+    if unit == "cluster":  # proportional to the centred means
+        centred = part.means - part.means.mean(0)
+        scale = params["train"]["head_scale"] / np.square(centred).sum(1).mean()
+        expected = scale * centred
+    else:
+        classifier = checkpoint.read(ws.pretrained())[0].head("target").weight
+        expected = classifier[part.classes].detach().numpy()
+    assert weight.detach().numpy() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_contact_sheet_shows_members(fresh: Path, unit: str) -> None:
+    ws = remake(fresh, unit)
+    for strategy in ws.params.strategies:
+        chosen_rows(ws, strategy)
+    kept, bank = chosen_rows(ws), stages.source_bank(ws)
+    sheets, images = _sheets(ws, "digits"), ws.images("glyphs")
+    assert list(sheets) == ["digits", "uot"]
+    assert [name for name, _ in sheets["digits"]] == list(map(str, range(10)))
+    pixels = images.images[images.rows("train")]
+    for row, (name, image) in zip(kept.tolist(), sheets["uot"], strict=True):
+        assert name == (bank.labels or bank.names)[row]
+        assert any(np.array_equal(image, own) for own in pixels[bank.members == row])
+
+
+def test_labels_select_images_by_class_and_never_clusters(fresh: Path) -> None:
+    ws = remake(fresh, "image", top_k=60)
+    part = stages.source_part(ws, chosen_rows(ws, "label"))
+    assert all(name.startswith("digit ") for name in part.names)
+    ws = remake(fresh, "cluster")
+    with pytest.raises(UserError, match=r"'digit \*' matches none of the 9 .*cluster 0, cluster 1"):
+        stages.select(ws, "digits", "label", 0)
+
+
+def test_units_of_another_kind_are_refused(fresh: Path) -> None:
+    params = tiny_params()
+    params["select"]["unit"] = "image"
+    write_params(fresh, params)
+    with pytest.raises(UserError, match=r"glyphs\.npz holds units 'class', select.unit is 'image'"):
+        stages.select(workspace(fresh), "digits", "uot", 0)
+    assert not (fresh / "selections").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unit": "pixel"}, r"select\.unit: got 'pixel': Input should be 'class', 'cluster' or"),
+        ({"max_per_class": 3}, r"select\.max_per_class: got 3: .*needs unit: image"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, change: dict, message: str) -> None:
+    params = tiny_params()
+    params["select"] |= change
+    write_params(tmp_path, params)
+    with pytest.raises(UserError, match=message):
+        config.load(tmp_path)
+
+
+def test_more_clusters_than_images_write_nothing(fresh: Path) -> None:
+    before = store.fingerprint(workspace(fresh).embedding("glyphs"))
+    params = tiny_params()
+    params["select"]["unit"], params["cluster"]["clusters"] = "cluster", 1000
+    write_params(fresh, params)
+    with pytest.raises(UserError, match=r"cluster\.clusters: got 1000, .* only 72 points"):
+        stages.units(workspace(fresh))
+    assert store.fingerprint(workspace(fresh).embedding("glyphs")) == before
