@@ -1,6 +1,6 @@
 """Choose settings on validation data: each variation of params.yaml, 12 seeds, no test image read.
 
-    dvc repro embed && python experiments/settings.py          # all variations, about 15 minutes
+    dvc repro units embed && python experiments/settings.py    # all variations, about 15 minutes
     python experiments/settings.py "uot train.lambda=0.3"      # one of your own
 
 Prints the mean validation top-1 with its 95 % interval, and the paired difference from the first

@@ -21,7 +21,7 @@ TINY = {
         "digits": {"size": 16, "margin": 1, "val": 100, "test": 1000, "seed": 0},
     },
     "backbone": {"name": "small_resnet", "widths": [4, 8], "blocks": 1},
-    "select": {"top_k": 5},
+    "select": {"unit": "class", "top_k": 5},
     "cluster": {"clusters": 9, "iterations": 10, "seed": 0},
 }
 TINY_RECIPE = {"steps": 12, "log_every": 4, "eval_every": 6}

@@ -2,7 +2,7 @@
 
 Spherical k-means: points and centroids have length one, and nearness is the cosine. FAISS would
 train on 256 points a centroid; here every pass reads all of them. One float32 copy of the points
-is made and nothing else grows with n * D. The same seed gives the same bytes.
+is made and nothing else grows with n * D. The same seed gives the same bytes on the same machine.
 """
 
 from __future__ import annotations
