@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,13 +67,70 @@ def units() -> None:
 
 
 @app.command()
-def select(dataset: Dataset, strategy: Strategy = "uot", seed: Seed = 0) -> None:
-    """Keep the K source units that a strategy scores highest: selections/."""
-    from uotft import stages
+def select(
+    dataset: Annotated[str, typer.Option(help="A target with a section in params.yaml.")] = "",
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    source_bank: Annotated[str, typer.Option(help="npz with an array means, or a npy.")] = "",
+    target_bank: Annotated[str, typer.Option(help="The same of the target.")] = "",
+    output: Annotated[str, typer.Option(help="Where selection.json goes.")] = "",
+    metric: Annotated[str | None, typer.Option(help="cosine or l2.")] = None,
+    cost_scale: Annotated[float | None, typer.Option(help="eps_c of uot.")] = None,
+    top_k: Annotated[str | None, typer.Option(help="How many classes are kept, or auto.")] = None,
+    max_per_class: Annotated[int | None, typer.Option(help="Cap for rows that are images.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE, any setting of the strategy.")
+    ] = None,
+    expect: Annotated[
+        list[str] | None, typer.Option(help="Names that should be found; prints their recall.")
+    ] = None,
+    table: Annotated[str, typer.Option(help="JSON or CSV of class labels for --expect.")] = "",
+    pictures: Annotated[str, typer.Option(help="A folder for pictures.")] = "",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which target classes each kept class serves.")
+    ] = False,
+) -> None:
+    """Keep the K source classes that a strategy scores highest.
 
-    chosen = stages.select(_workspace(dataset, strategy), dataset, strategy, seed)
+    With --dataset: a stage of the pipeline, set by params.yaml, that writes selections/.
+    With --source-bank, --target-bank and --output: on any two files of class means (classes x
+    features), with the options below; needs neither images nor a params.yaml.
+    """
+    from uotft import selection, stages
+
+    files = [source_bank, target_bank, output]
+    own = {"metric": metric, "cost_scale": cost_scale} | _words(set_ or [])
+    wanted = {"top_k": top_k and (int(top_k) if top_k.isdecimal() else top_k),
+              "max_per_class": max_per_class}  # fmt: skip
+    given = [{k: v for k, v in words.items() if v is not None} for words in (own, wanted)]
+    if dataset:
+        if any(files) or any(given) or expect or table or pictures:
+            raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
+                            "params.yaml has its settings")  # fmt: skip
+        chosen = stages.select(_workspace(dataset, strategy), dataset, strategy, seed)
+    elif all(files):
+        chosen, recall = stages.select_banks(
+            source_bank,
+            target_bank,
+            output,
+            strategy,
+            *given,
+            seed=seed,
+            explain=explain,
+            expect=expect or [],
+            table=table,
+            pictures=pictures,
+        )
+        if recall:
+            typer.echo(recall)
+    else:
+        raise UserError("select needs --dataset, or --source-bank, --target-bank and --output")
     names = [chosen.names[row] for row in chosen.kept]
-    typer.echo(f"{dataset}-{strategy}-{seed}: {len(names)} kept: {', '.join(names) or 'none'}")
+    typer.echo(f"{strategy}: {len(names)} of {len(chosen.names)} kept: {_few(names)}")
+    if explain:
+        for name, served in zip(names, selection.serves(chosen), strict=True):
+            shares = ", ".join(f"{s['name']} {100 * s['share']:.0f} %" for s in served)
+            typer.echo(f"{name}: {shares}")
 
 
 @app.command()
@@ -143,6 +200,25 @@ def doctor() -> None:
         healthy &= good
         typer.echo(f"{'ok ' if good else '-- '} {name:<14} {state}")
     raise typer.Exit(0 if healthy else 1)
+
+
+def _words(settings: list[str]) -> dict[str, Any]:
+    """["tau_target=10"] -> {"tau_target": 10}; values are YAML."""
+    import yaml
+
+    words: dict[str, Any] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UserError(f"--set: got {text!r}; NAME=VALUE is needed")
+        words[name] = yaml.safe_load(value)
+    return words
+
+
+def _few(names: list[str], most: int = 20) -> str:
+    """The first names, and how many more there are."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "none"
 
 
 def _workspace(dataset: str | None = None, strategy: str | None = None) -> Workspace:

@@ -26,8 +26,20 @@ class Select(Settings):
     """What is selected, and how much of it is kept."""
 
     unit: Literal["class", "cluster", "image"] = Field("class", description="what is scored")
-    top_k: int = Field(ge=1, description="K, the number of units kept")
+    top_k: int | Literal["auto"] = Field(
+        description="K, the number of units kept; auto: by mass_share"
+    )
+    mass_share: float = Field(
+        0.99, gt=0, le=1, description="top_k: auto keeps the fewest units with this much mass"
+    )
     max_per_class: int = Field(0, ge=0, description="most images kept of one class; 0: no cap")
+
+    @field_validator("top_k", mode="before")
+    @classmethod
+    def _a_number_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError("a whole number of at least 1, or auto, is needed")
+        return value
 
     @field_validator("max_per_class")
     @classmethod
@@ -149,8 +161,18 @@ def dataset_settings(params: Params, name: str) -> Any:
 
 def selector_settings(params: Params, name: str) -> Any:
     """The settings of one strategy; without a section, its defaults."""
+    return strategy_settings(name, params.selectors.get(name, {}), f"params.yaml: selectors.{name}")
+
+
+def strategy_settings(name: str, raw: dict[str, Any], where: str = "") -> Any:
+    """The settings of a strategy from their words; ``where`` they stand opens the error."""
     module = registry.load("selectors", name, "strategy")
-    return _check(module.Settings, params.selectors.get(name, {}), f"params.yaml: selectors.{name}")
+    return _check(module.Settings, raw, where or f"strategy {name}")
+
+
+def select_settings(raw: dict[str, Any]) -> Select:
+    """A select section from its words."""
+    return _check(Select, raw, "select")
 
 
 def backbone(section: dict[str, Any]) -> tuple[ModuleType, Any]:
@@ -175,7 +197,7 @@ def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:
         return f"{setting}: no such setting; known are {', '.join(_known(model, error['loc']))}"
     if error["type"] == "missing":
         return f"{setting}: missing"
-    line = f"{setting}: got {error['input']!r}: {error['msg']}"
+    line = f"{setting}: got {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
     if isinstance(error["input"], str) and "number" in error["msg"]:
         line += " (YAML reads 1e-4 as text: write 1.0e-4)"
     return line

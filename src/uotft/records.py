@@ -94,6 +94,7 @@ class Selection:
     strategy: str
     kept: NDArray[np.int64]
     names: tuple[str, ...]
+    target_names: tuple[str, ...]
     scores: Scores
     settings: dict[str, Any]
     fingerprints: dict[str, str]

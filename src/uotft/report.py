@@ -80,18 +80,67 @@ def classes_picture(
     return _png(figure)
 
 
-def plan_picture(
-    plan_ST: Floats, kept: NDArray[np.int64], source: tuple[str, ...], target: tuple[str, ...]
-) -> bytes:
-    """The plan as a heat map: best source classes down, target classes across, mass as colour."""
-    kept = kept[:PLAN_LINES]
-    figure = _figure(3.2 + 0.3 * len(target), 1 + 0.17 * len(kept))
+def plan_picture(plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]) -> bytes:
+    """The plan as a heat map: kept source classes down, target classes across, mass as colour.
+
+    Above 60 classes a side names only some of them, and none of the rows gets lower than a line.
+    """
+    height, width = (max(2, min(0.17 * n, 12)) for n in plan_KT.shape)
+    figure = _figure(3.2 + 1.6 * width, 1 + height)
     axes = figure.subplots()
-    picture = axes.imshow(plan_ST[kept], aspect="auto", cmap="viridis")
-    axes.set(yticks=range(len(kept)), xticks=range(len(target)), xlabel="target class")
-    axes.set_yticklabels([source[row] for row in kept], fontsize=6)
-    axes.set_xticklabels(target, fontsize=6)
+    picture = axes.imshow(plan_KT, aspect="auto", cmap="viridis", interpolation="nearest")
+    axes.set(xlabel="target class", ylabel="source class, best first")
+    for axis, names in ((axes.yaxis, kept), (axes.xaxis, target)):
+        step = -(-len(names) // 60)
+        axis.set_ticks(range(0, len(names), step), [n[:24] for n in names[::step]], fontsize=6)
+    axes.tick_params(axis="x", rotation=90)
     figure.colorbar(picture, label="mass")
+    return _png(figure)
+
+
+def similarity_picture(
+    scores_S: Floats,
+    kept: NDArray[np.int64],
+    names: tuple[str, ...],
+    *,
+    mass: bool = False,
+    expected: NDArray[np.int64] | None = None,
+    shown: int = 100,
+) -> bytes:
+    """The sorted similarity vector (figure 2b of the paper), and its best ``shown`` by name.
+
+    Classes that are never kept (-inf) are not drawn. With ``mass`` the scores are log P1 and the
+    bars P1 itself; where some classes were ``expected``, the others are in another colour.
+    """
+    figure = _figure(12, 5.4)
+    upper, lower = figure.subplots(2, 1)
+    ranked = np.sort(scores_S[scores_S > -np.inf])[::-1]
+    upper.plot(np.arange(1, len(ranked) + 1), ranked, color="lightgrey")
+    upper.plot(np.arange(1, len(kept) + 1), scores_S[kept], color="C0", linewidth=2)
+    upper.axvline(len(kept), color="grey", linewidth=0.8, linestyle=":")
+    label = "log of the mass sent" if mass else "score"
+    upper.set(xlabel="rank", ylabel=label, title=f"{len(kept)} of {len(scores_S)} kept")
+    best = kept[:shown]
+    color = ["C0" if expected is None or row in expected else "C1" for row in best]
+    lower.bar(range(len(best)), np.exp(scores_S[best]) if mass else scores_S[best], color=color)
+    lower.set_xticks(range(len(best)), [names[row][:20] for row in best], rotation=90, fontsize=6)
+    lower.set(xlim=(-1, max(len(best), 1)), ylabel="mass sent" if mass else "score")
+    if expected is not None:
+        lower.set_title("orange: not among the expected", fontsize=9)
+    return _png(figure)
+
+
+def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
+    """Recall of the expected classes among the best K against eps_c (figure 4a of the paper)."""
+    figure = _figure(6, 3.6)
+    axes = figure.subplots()
+    axes.plot(list(curve), list(curve.values()), marker="o")
+    axes.axvline(used, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(
+        xscale="log", ylim=(0, 103), xlabel="eps_c, the cost scale (dotted: the one used)",
+        ylabel=f"recall in the best {top_k}, %",
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
     return _png(figure)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.errors import UserError
-from uotft.records import ClassBank, ImageSet
+from uotft.records import ImageSet
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -96,34 +96,6 @@ def read_images(path: Path) -> ImageSet:
     """The image set of ``write_images``."""
     a = read_arrays(path)
     return ImageSet(a["images"], a["labels"], a["splits"], tuple(a["names"].tolist()))
-
-
-def write_bank(path: Path, bank: ClassBank) -> None:
-    """Class means as one npz."""
-    write_arrays(
-        path,
-        means=bank.means,
-        names=np.array(bank.names),
-        counts=bank.counts,
-        backbone=np.array(bank.backbone),
-        unit=np.array(bank.unit),
-        members=bank.members,
-        labels=np.array(bank.labels, np.str_),
-    )
-
-
-def read_bank(path: Path) -> ClassBank:
-    """The bank of ``write_bank``."""
-    a = read_arrays(path)
-    return ClassBank(
-        means=a["means"],
-        names=tuple(a["names"].tolist()),
-        counts=a["counts"],
-        backbone=str(a["backbone"]),
-        unit=str(a["unit"]),
-        members=a["members"],
-        labels=tuple(a["labels"].tolist()),
-    )
 
 
 def fingerprint(path: Path) -> str:

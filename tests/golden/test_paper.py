@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from uotft import transport
 from uotft.records import ClassBank
 from uotft.selection import keep
 from uotft.selectors import greedy_ot, nearest, uot
@@ -53,6 +54,34 @@ def test_bird_recall(model: str, module, settings: dict, recall: float) -> None:
     assert round(100 * len(found) / 59, 2) == recall
 
 
+@needs_paper
+@pytest.mark.parametrize("solver", ["blocks", "pot"])
+def test_every_solver_finds_the_same_birds(solver: str) -> None:
+    source, target = banks("supervised")
+    ours, theirs = (
+        uot.score(source, target, uot.Settings(solver=name), 0).values for name in ("auto", solver)
+    )
+    assert np.allclose(ours, theirs, atol=1e-7)
+
+
+@needs_paper
+@pytest.mark.parametrize("model", MODELS)
+def test_no_setting_fails_on_the_real_means(model: str) -> None:
+    """eps_c from 1e-4 to 10, tau from 1e-3 to 1e6: the whole grid, in one call."""
+    source, target = banks(model)
+    problem = transport.DenseProblem(
+        cost_ST=transport.cost(source, target, "cosine"),
+        weights_S=np.ones(1000),
+        weights_T=np.ones(200),
+        epsilon=1.0,
+        tau_source=1.0,
+        tau_target=1.0,
+    )
+    taus = 10.0 ** np.arange(-3, 7)
+    grid = [(s, s * tau, s * tau) for s in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0) for tau in taus]
+    assert all(plan.converged for plan in transport.solve_grid(problem, grid))
+
+
 def test_agreement_with_pot() -> None:
     """POT's kernel-domain solver in float64, where it stays finite (eps_c = 0.1)."""
     with warnings.catch_warnings():
@@ -65,8 +94,6 @@ def test_agreement_with_pot() -> None:
         for n in (60, 9)
     )
     ours = uot.score(source, target, uot.Settings(cost_scale=0.1), 0)
-    from uotft import transport
-
     theirs = ot.unbalanced.sinkhorn_knopp_unbalanced(
         np.ones(60),
         np.ones(9),
@@ -76,5 +103,5 @@ def test_agreement_with_pot() -> None:
         numItermax=10_000,
         stopThr=1e-14,
     )
-    assert np.allclose(ours.plan, theirs, rtol=1e-6, atol=0)
+    assert np.allclose(np.exp(ours.log_plan(slice(None))), theirs, rtol=1e-6, atol=0)
     assert np.argsort(ours.values).tolist() == np.argsort(theirs.sum(1)).tolist()

@@ -21,10 +21,12 @@ def banks(draw: st.DrawFn) -> tuple[ClassBank, ClassBank]:
     )
 
 
-def problem(pair: tuple[ClassBank, ClassBank], scale: float, **changes: float) -> transport.Problem:
+def problem(
+    pair: tuple[ClassBank, ClassBank], scale: float, **changes: float
+) -> transport.DenseProblem:
     source, target = pair
     strengths = {"epsilon": 1.0, "tau_source": 1.0, "tau_target": 100.0} | changes
-    return transport.Problem(
+    return transport.DenseProblem(
         cost_ST=transport.cost(source, target, "cosine") / scale,
         weights_S=np.ones(len(source.means)),
         weights_T=np.ones(len(target.means)),

@@ -1,12 +1,16 @@
 """The contract of the shelf: every strategy, found unaided, scores every class."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from uotft import registry
 from uotft.errors import UserError
 from uotft.records import ClassBank
-from uotft.selectors import greedy_ot, label, nearest
+from uotft.selection import keep
+from uotft.selectors import all as everything, greedy_ot, label, manual, nearest, uot
 
 RNG = np.random.default_rng(3)
 SOURCE = ClassBank(
@@ -16,14 +20,18 @@ TARGET = ClassBank(RNG.random((4, 6)), tuple("abcd"), np.full(4, 2), "net")
 
 
 @pytest.mark.parametrize("name", registry.names("selectors"))
-def test_every_strategy_keeps_the_contract(name: str) -> None:
+def test_every_strategy_keeps_the_contract(name: str, tmp_path: Path) -> None:
     module = registry.load("selectors", name, "strategy")
-    first = module.score(SOURCE, TARGET, module.Settings(), 7)
-    again = module.score(SOURCE, TARGET, module.Settings(), 7)
+    (tmp_path / "classes.txt").write_text("digit 3\n")
+    needed = {"manual": {"file": str(tmp_path / "classes.txt")}}
+    settings = module.Settings(**needed.get(name, {}))
+    first = module.score(SOURCE, TARGET, settings, 7)
+    again = module.score(SOURCE, TARGET, settings, 7)
     assert first.values.shape == (20,)
     assert not np.isnan(first.values).any()
     assert np.array_equal(first.values, again.values)
-    assert "(" in (module.__doc__ or "") or name in ("none", "nearest"), "cite the paper"
+    ours = ("none", "all", "nearest", "manual")
+    assert "(" in (module.__doc__ or "") or name in ours, "cite the paper"
 
 
 def test_random_follows_the_seed() -> None:
@@ -61,3 +69,100 @@ def test_label_takes_the_class_names_of_images() -> None:
 def test_label_refuses_a_name_that_matches_nothing() -> None:
     with pytest.raises(UserError, match="'letter' matches none of the 20 source classes"):
         label.score(SOURCE, TARGET, label.Settings(classes=["letter"]), 0)
+
+
+def test_all_keeps_all_whatever_k() -> None:
+    scores = everything.score(SOURCE, TARGET, everything.Settings(), 0)
+    assert sorted(keep(scores, SOURCE.names, 1).tolist()) == list(range(20))
+
+
+def test_manual_keeps_the_list_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("# two of them\ndigit 7\n\n  digit 2 \n")
+    scores = manual.score(SOURCE, TARGET, manual.Settings(file=str(path)), 0)
+    assert keep(scores, SOURCE.names, 1).tolist() == [7, 2], "the list is longer than K"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("digit 2\ndigit22\n", r"mine\.txt, line 2: 'digit22' is not one of the 20.*digit 2"),
+        ("digit 2\ndigit 2\n", r"line 2: 'digit 2' stands there twice"),
+        ("# nothing\n", "names no class"),
+    ],
+)
+def test_manual_refuses(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        manual.score(SOURCE, TARGET, manual.Settings(file=str(path)), 0)
+
+
+def test_manual_wants_a_file(tmp_path: Path) -> None:
+    for file, message in (("", "missing"), (str(tmp_path / "no.txt"), "cannot be read")):
+        with pytest.raises(UserError, match=message):
+            manual.score(SOURCE, TARGET, manual.Settings(file=file), 0)
+
+
+ROWS = [
+    {"wnid": f"n{i:08}", "name": f"thing {i}, other {i}", "concept": "bird" if i < 3 else "tool"}
+    for i in range(20)
+]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+@pytest.mark.parametrize(
+    ("wanted", "rows"), [("bird", [0, 1, 2]), ("n00000007", [7]), ("other 1?", range(10, 20))]
+)
+def test_label_reads_ids_concepts_and_synonyms(
+    tmp_path: Path, form: str, wanted: str, rows
+) -> None:
+    path = tmp_path / f"classes.{form}"
+    if form == "json":
+        path.write_text(json.dumps(ROWS))
+    else:
+        lines = [",".join(f'"{cell}"' for cell in row.values()) for row in ROWS]
+        path.write_text("\n".join(["wnid,name,concept", *lines]))
+    settings = label.Settings(classes=[wanted], table=str(path))
+    scores = label.score(SOURCE, TARGET, settings, 0)
+    assert sorted(keep(scores, SOURCE.names, 1).tolist()) == list(rows)
+
+
+def test_label_refuses_a_table_of_other_classes(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    for text, message in (
+        (json.dumps(ROWS[:5]), "5 rows for 20 source classes"),
+        ('{"a": 1}', "not a list of rows"),
+        ("[", "cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            label.score(SOURCE, TARGET, label.Settings(classes=["bird"], table=str(path)), 0)
+
+
+def test_scores_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from uotft.transport import costs
+
+    whole = greedy_ot.score(SOURCE, TARGET, greedy_ot.Settings(), 0).values
+    monkeypatch.setattr(costs, "BLOCK", 3)
+    assert np.allclose(greedy_ot.score(SOURCE, TARGET, greedy_ot.Settings(), 0).values, whole)
+
+
+def test_counts_weigh_classes() -> None:
+    counts = np.full(20, 9)
+    counts[4] = 900
+    heavy = ClassBank(SOURCE.means, SOURCE.names, counts)
+    unit, weighed = (
+        uot.score(heavy, TARGET, uot.Settings(cost_scale=0.1, weights=w), 0).values
+        for w in ("unit", "counts")
+    )
+    gain = weighed - unit
+    assert gain.argmax() == 4
+    counts[1] = 0
+    with pytest.raises(UserError, match=r"'digit 1' \(row 1\) has no images"):
+        uot.score(heavy, TARGET, uot.Settings(weights="counts"), 0)
+
+
+def test_a_device_needs_the_block_solver() -> None:
+    with pytest.raises(UserError, match="'cuda'.*choose solver: blocks"):
+        uot.score(SOURCE, TARGET, uot.Settings(device="cuda"), 0)

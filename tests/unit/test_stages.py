@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import run_train, tiny_params, workspace, write_params
-from uotft import checkpoint, runtime, stages, store
+from uotft import banks, checkpoint, runtime, stages, store
 from uotft.errors import UserError
 from uotft.stages.training import _Stream
 from uotft.subset import few_shot
@@ -129,9 +129,9 @@ def test_too_many_shots(fresh: Path) -> None:
 def test_a_stale_selection_is_refused(fresh: Path) -> None:
     run_train(fresh)
     ws = workspace(fresh)
-    bank = store.read_bank(ws.embedding("glyphs"))
+    bank = banks.read(ws.embedding("glyphs"))
     bank.means[0] += 1
-    store.write_bank(ws.embedding("glyphs"), bank)
+    banks.write(ws.embedding("glyphs"), bank)
     with pytest.raises(UserError, match=r"selection\.json belongs to another .*glyphs\.npz"):
         stages.read_selection(ws, "digits", "uot", 0)
 

@@ -24,7 +24,7 @@ def test_costs() -> None:
         ([[1, 0], [np.nan, 0]], "l2", r"'class 1' \(row 1\).*NaN"),
         ([[1, 0], [np.inf, 0]], "cosine", r"row 1.*infinite"),
         ([[0, 0], [1, 0]], "cosine", r"row 0.*zero"),
-        ([[1, 0, 0]], "cosine", "3 features and target means 2"),
+        ([[1, 0, 0]], "cosine", "3 features and target of 2"),
     ],
 )
 def test_bad_means_are_refused(means: list, metric: transport.Metric, message: str) -> None:
@@ -35,12 +35,12 @@ def test_bad_means_are_refused(means: list, metric: transport.Metric, message: s
 def test_the_source_class_near_a_target_receives_the_mass() -> None:
     scores = uot.score(bank([[1, 0], [0, 1], [1, 1]]), bank([[1, 0.1]]), uot.Settings(), 0)
     assert scores.values.argmax() == 0
-    assert scores.plan is not None
-    assert scores.plan.shape == (3, 1)
+    assert scores.log_plan is not None
+    assert scores.log_plan(slice(None)).shape == (3, 1)
 
 
 def test_a_solver_that_stops_early_is_an_error_not_a_ranking() -> None:
-    hasty = uot.Settings(solver=transport.Solver(max_iterations=2))
+    hasty = uot.Settings(max_iterations=2)
     with pytest.raises(transport.NotConverged, match="after 2 sweeps.*raise max_iterations"):
         uot.score(bank([[1, 0], [0, 1]]), bank([[1, 1], [1, 0]]), hasty, 0)
 
@@ -52,3 +52,150 @@ def test_any_cost_scale_gives_finite_scores(cost_scale: float) -> None:
     assert np.isfinite(
         uot.score(source, target, uot.Settings(cost_scale=cost_scale), 0).values
     ).all()
+
+
+def random_problem(classes: int, targets: int, **strengths: float) -> transport.DenseProblem:
+    rng = np.random.default_rng(1)
+    source, target = (bank(rng.normal(size=(n, 6)).tolist()) for n in (classes, targets))
+    return transport.DenseProblem(
+        cost_ST=transport.cost(source, target, "cosine"),
+        weights_S=np.ones(classes),
+        weights_T=np.ones(targets),
+        **strengths,
+    )
+
+
+def reference(problem: transport.DenseProblem, sweeps: int) -> np.ndarray:
+    """Plain log-domain sweeps: slow, and nothing else."""
+    K = -problem.cost_ST / problem.epsilon
+    kappa = [t / (t + problem.epsilon) for t in (problem.tau_source, problem.tau_target)]
+    g = np.zeros(K.shape[1])
+    for _ in range(sweeps):
+        f = -kappa[0] * np.logaddexp.reduce(K + g, axis=1)
+        g = -kappa[1] * np.logaddexp.reduce(K + f[:, None], axis=0)
+    f = -kappa[0] * np.logaddexp.reduce(K + g, axis=1)
+    return f[:, None] + g + K
+
+
+@pytest.mark.parametrize(
+    ("strengths", "sweeps"),
+    [
+        ({"epsilon": 0.1, "tau_source": 0.1, "tau_target": 10.0}, 200),
+        ({"epsilon": 0.01, "tau_source": 1e-5, "tau_target": 1e-5}, 20),
+        ({"epsilon": 0.05, "tau_source": 5.0, "tau_target": 5.0}, 5000),  # by Newton steps
+        ({"epsilon": 0.004, "tau_source": 0.4, "tau_target": 0.4}, 5000),  # from larger epsilons
+    ],
+)
+def test_the_plan_is_that_of_plain_sweeps(strengths: dict, sweeps: int) -> None:
+    problem = random_problem(40, 7, **strengths)
+    plan = transport.solve(problem)
+    assert plan.converged
+    assert plan.iterations < 200
+    assert np.allclose(plan.log_plan_ST, reference(problem, sweeps), atol=1e-6)
+
+
+def test_no_setting_of_the_grid_fails() -> None:
+    """eps_c from 1e-4 to 10, both tau from 1e-3 to 1e6, on a cost that no kernel survives."""
+    taus = 10.0 ** np.arange(-3, 7, 1.5)
+    for scale in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0):
+        problem = random_problem(60, 12, epsilon=1.0, tau_source=1.0, tau_target=1.0)
+        grid = [(scale, scale * a, scale * b) for a in taus for b in taus]
+        for plan in transport.solve_grid(problem, grid):
+            assert plan.converged, plan.problem
+            assert np.isfinite(plan.log_mass_S).all()
+
+
+def test_a_cost_that_is_not_finite_is_never_a_plan() -> None:
+    problem = random_problem(5, 3, epsilon=0.1, tau_source=0.1, tau_target=0.1)
+    problem.cost_ST[2, 1] = np.nan
+    plan = transport.solve(problem)
+    assert not plan.converged
+    with pytest.raises(transport.NotConverged):
+        plan.check("")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("strengths", [(0.01, 0.01, 1.0), (0.001, 0.1, 0.1), (0.1, 10.0, 1e4)])
+def test_blocks_agree_with_the_dense_solver(
+    metric: transport.Metric, strengths: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uotft.transport import blocks
+
+    monkeypatch.setitem(blocks.ELEMENTS, "cpu", 60)  # blocks of ten rows, and a short one
+    rng = np.random.default_rng(2)
+    source, target = (bank(rng.normal(size=(n, 5)).tolist()) for n in (43, 6))
+    names = ("epsilon", "tau_source", "tau_target")
+    shared = {"weights_S": np.ones(43), "weights_T": np.ones(6)} | dict(
+        zip(names, strengths, strict=True)
+    )
+    dense = transport.solve(
+        transport.DenseProblem(transport.cost(source, target, metric), **shared)
+    )
+    streamed = transport.solve(
+        transport.FeatureProblem(source.means, target.means, metric, **shared)
+    )
+    assert streamed.converged
+    assert np.allclose(streamed.log_mass_S, dense.log_mass_S, atol=1e-7)
+    rows = np.array([40, 3])
+    assert np.allclose(streamed.log_rows(rows), dense.log_rows(rows), atol=1e-7)
+
+
+def test_blocks_sum_columns_that_underflow() -> None:
+    """A target class far from every source class: its column is e^-1000 of the others."""
+    source = bank([[1, 0], [0.99, 0.1], [0.98, -0.1]])
+    target = bank([[1, 0.01], [-1, 0]])
+    shared = {"weights_S": np.ones(3), "weights_T": np.ones(2), "epsilon": 1e-3}
+    shared |= {"tau_source": 1e-3, "tau_target": 1e-5}
+    dense, streamed = (
+        transport.solve(problem)
+        for problem in (
+            transport.DenseProblem(transport.cost(source, target, "cosine"), **shared),
+            transport.FeatureProblem(source.means, target.means, "cosine", **shared),
+        )
+    )
+    assert dense.log_mass_T[1] < -900
+    assert np.allclose(dense.log_mass_T, streamed.log_mass_T, atol=1e-6)
+    assert np.allclose(dense.log_plan_ST, reference(dense.problem, 100), atol=1e-6)
+
+
+def test_an_unknown_device_is_a_clear_error() -> None:
+    wrong = uot.Settings(solver="blocks", device="cuda:99")
+    with pytest.raises(UserError, match="device 'cuda:99' cannot be used"):
+        uot.score(bank([[1, 0], [0, 1]]), bank([[1, 1]]), wrong, 0)
+
+
+def test_pot_can_be_chosen_and_is_checked() -> None:
+    """Right where POT is right; where it returns another plan without a word, an error."""
+    rng = np.random.default_rng(0)
+    source, target = bank(rng.normal(size=(30, 8)).tolist()), bank(rng.normal(size=(5, 8)).tolist())
+    ours = uot.score(source, target, uot.Settings(cost_scale=0.1), 0)
+    theirs = uot.score(source, target, uot.Settings(cost_scale=0.1, solver="pot"), 0)
+    assert np.allclose(ours.values, theirs.values, atol=1e-7)
+    assert theirs.facts["solver"] == "pot"
+    for wrong in (
+        uot.Settings(cost_scale=1e-4, solver="pot"),  # not finite
+        uot.Settings(
+            cost_scale=0.1, solver="pot", pot_method="sinkhorn_translation_invariant"
+        ),  # twice the mass
+    ):
+        with pytest.raises(transport.NotConverged, match="choose solver: auto"):
+            uot.score(source, target, wrong, 0)
+
+
+def test_greedy_ot_is_the_exact_emd_of_one_class() -> None:
+    """POT's exact EMD, the thing that greedy OT abbreviates."""
+    import ot
+
+    from uotft.selectors import greedy_ot
+
+    rng = np.random.default_rng(3)
+    source, target = bank(rng.normal(size=(6, 4)).tolist()), bank(rng.normal(size=(5, 4)).tolist())
+    cost = transport.cost(source, target, "l2")
+    emd = [ot.emd2([1.0], np.full(5, 0.2), cost[row : row + 1]) for row in range(6)]
+    scores = greedy_ot.score(source, target, greedy_ot.Settings(), 0).values
+    assert np.allclose(scores, np.negative(emd))
+
+
+def test_features_of_any_length_are_one_direction() -> None:
+    tiny, huge = bank([[1e-200, 2e-200]]), bank([[1e200, 2e200]])
+    assert transport.cost(tiny, huge, "cosine") == pytest.approx(0, abs=1e-12)

@@ -8,7 +8,7 @@ classes send none. Mass underflows before its logarithm does, so the ranking use
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -50,7 +50,7 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
             "cpu; choose solver: blocks"
         )
     # a cost divided by eps_c is the same problem as all three strengths times eps_c
-    shared = {
+    shared: dict[str, Any] = {
         "weights_S": _weights(source, settings),
         "weights_T": _weights(target, settings),
         "epsilon": settings.epsilon * settings.cost_scale,
@@ -66,7 +66,7 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
             solver,
         )
     else:
-        problem = transport.Problem(transport.cost(source, target, settings.metric), **shared)
+        problem = transport.DenseProblem(transport.cost(source, target, settings.metric), **shared)
         if name == "pot":
             plan = transport.pot.solve(problem, solver, settings.pot_method)
         else:

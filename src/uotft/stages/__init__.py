@@ -5,15 +5,15 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 """
 
 from uotft.stages.comparison import compare
-from uotft.stages.data import (
-    embed,
-    prepare,
+from uotft.stages.data import embed, prepare, units
+from uotft.stages.selecting import (
+    draw,
     read_selection,
     select,
+    select_banks,
     source_bank,
     source_part,
     target_bank,
-    units,
 )
 from uotft.stages.training import evaluate, pretrain, train
 from uotft.stages.workspace import Log, Progress, Workspace
@@ -23,12 +23,14 @@ __all__ = [
     "Progress",
     "Workspace",
     "compare",
+    "draw",
     "embed",
     "evaluate",
     "prepare",
     "pretrain",
     "read_selection",
     "select",
+    "select_banks",
     "source_bank",
     "source_part",
     "target_bank",

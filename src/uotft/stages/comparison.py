@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from uotft import store
 from uotft.records import ImageSet
-from uotft.stages.data import read_selection, source_bank
+from uotft.stages.selecting import read_selection, source_bank
 from uotft.stages.workspace import Workspace
 from uotft.statistics import Interval, interval, paired
 

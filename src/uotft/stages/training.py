@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from uotft import config, registry, store
 from uotft.errors import UserError
 from uotft.records import ImageSet
-from uotft.stages.data import read_selection, source_part, target_bank
+from uotft.stages.selecting import read_selection, source_part, target_bank
 from uotft.stages.workspace import Log, Progress, Workspace
 
 if TYPE_CHECKING:

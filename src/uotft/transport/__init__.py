@@ -7,18 +7,18 @@ NumPy) or comes in `blocks` (image scale, torch); `pot` solves it with POT and c
 from uotft.transport import pot
 from uotft.transport.blocks import FeatureProblem
 from uotft.transport.costs import BadMeans, Metric, by_row, check, cost
-from uotft.transport.dense import Problem, solve_grid
+from uotft.transport.dense import DenseProblem, solve_grid
 from uotft.transport.iteration import NotConverged, Plan, Solver, solve
 from uotft.transport.pot import Method as PotMethod
 
 __all__ = [
     "BadMeans",
+    "DenseProblem",
     "FeatureProblem",
     "Metric",
     "NotConverged",
     "Plan",
     "PotMethod",
-    "Problem",
     "Solver",
     "by_row",
     "check",

@@ -21,7 +21,7 @@ from uotft.errors import UserError
 from uotft.records import Floats
 from uotft.transport.costs import Metric
 from uotft.transport.dense import FLOOR
-from uotft.transport.iteration import Half
+from uotft.transport.iteration import Half, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,17 +31,12 @@ LOG_THIN = -500.0  # column sums this far under the largest term are summed exac
 
 
 @dataclass(frozen=True)
-class FeatureProblem:
+class FeatureProblem(Problem):
     """Equation (5) between features: source (S, D), target (T, D), checked by `costs.check`."""
 
     source_SD: NDArray[Any]
     target_TD: NDArray[Any]
     metric: Metric
-    weights_S: Floats
-    weights_T: Floats
-    epsilon: float
-    tau_source: float
-    tau_target: float
     device: str = "cpu"
 
     @property
@@ -91,8 +86,8 @@ class BlockKernel:
     def _unit(x: Tensor, metric: Metric) -> Tensor:
         if metric == "l2":
             return x
-        x = x / x.abs().amax(1, keepdim=True)
-        return x / x.norm(dim=1, keepdim=True)
+        scaled: Tensor = x / x.abs().amax(1, keepdim=True)
+        return scaled.div_(scaled.norm(dim=1, keepdim=True))
 
     def cost(self, rows_SD: NDArray[Any]) -> Tensor:
         """The cost (rows, T) in float64, from features in their own precision."""
@@ -101,8 +96,9 @@ class BlockKernel:
         x = torch.as_tensor(np.ascontiguousarray(rows_SD), device=self._device)
         x = x.to(self._target_TD.dtype)
         if self._problem.metric == "l2":
-            return torch.cdist(x, self._target_TD).double()
-        similarity = self._unit(x, "cosine") @ self._target_TD.T
+            distance: Tensor = torch.cdist(x, self._target_TD)
+            return distance.double()
+        similarity: Tensor = self._unit(x, "cosine") @ self._target_TD.T
         return 1 - similarity.double()
 
     def _blocks(self) -> Iterator[tuple[slice, Tensor]]:

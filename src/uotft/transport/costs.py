@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uotft.errors import UserError
 from uotft.records import ClassBank, Floats
@@ -51,9 +52,14 @@ def check(source: ClassBank, target: ClassBank, metric: Metric) -> None:
         where = f"{bank.file or side}: class"
         # a sum tells at once: only bad rows are looked for row by row
         if not np.isfinite(bank.means.sum()):
-            _refuse(bank, where, ~np.isfinite(bank.means).all(1), "NaN or infinite")
+            _refuse(bank, where, ~np.asarray(np.isfinite(bank.means).all(1)), "NaN or infinite")
         if metric == "cosine":
-            _refuse(bank, where, ~bank.means.any(1), "all zero, and the cosine needs a direction")
+            _refuse(
+                bank,
+                where,
+                ~np.asarray(bank.means.any(1)),
+                "all zero, and the cosine needs a direction",
+            )
     if source.means.shape[1] != target.means.shape[1]:
         raise BadMeans(
             f"{source.file or 'source'} has means of {source.means.shape[1]} features and "
@@ -61,7 +67,7 @@ def check(source: ClassBank, target: ClassBank, metric: Metric) -> None:
         )
 
 
-def _refuse(bank: ClassBank, where: str, wrong: np.ndarray, what: str) -> None:
+def _refuse(bank: ClassBank, where: str, wrong: NDArray[np.bool_], what: str) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise BadMeans(

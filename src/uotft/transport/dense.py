@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from uotft.records import Floats
-from uotft.transport.iteration import Half, Plan, Solver, solve
+from uotft.transport.iteration import Half, Plan, Problem, Solver, solve
 
 NEAR = 30.0  # how far potentials may go from the base of the matrix
 FLOOR = -650.0  # of the logarithm of its entries: above denormal numbers, which are slow
@@ -24,15 +24,10 @@ THIN = 1e-200  # column sums under this are not trusted: far above exp(FLOOR), f
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Cost (S, T), weights (S,) and (T,), and the three strengths of equation (5)."""
+class DenseProblem(Problem):
+    """Equation (5) with its cost (S, T) in memory."""
 
     cost_ST: Floats
-    weights_S: Floats
-    weights_T: Floats
-    epsilon: float
-    tau_source: float
-    tau_target: float
     _kernels: dict[float, DenseKernel] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -53,7 +48,9 @@ class Problem:
 
 
 def solve_grid(
-    problem: Problem, strengths: Iterable[tuple[float, float, float]], solver: Solver | None = None
+    problem: DenseProblem,
+    strengths: Iterable[tuple[float, float, float]],
+    solver: Solver | None = None,
 ) -> list[Plan]:
     """The plans of one cost at many (epsilon, tau_source, tau_target), in the order given.
 

@@ -21,6 +21,7 @@ Axes: S source points, T target points. NumPy only; a `Kernel` may compute elsew
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -70,7 +71,8 @@ class Kernel(Protocol):
         ...
 
 
-class Problem(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Problem(ABC):
     """Equation (5): weights (S,) and (T,), the three strengths, and access to its cost."""
 
     weights_S: Floats
@@ -80,17 +82,17 @@ class Problem(Protocol):
     tau_target: float
 
     @property
+    @abstractmethod
     def largest_cost(self) -> float:
         """An upper bound of the cost."""
-        ...
 
+    @abstractmethod
     def kernel(self, epsilon: float) -> Kernel:
         """The kernel at this epsilon."""
-        ...
 
+    @abstractmethod
     def cost_rows(self, rows: Any) -> Floats:
         """The cost of some source points (rows, T)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from uotft.transport.dense import Problem
+from uotft.transport.dense import DenseProblem
 from uotft.transport.iteration import Plan, Solver
 
 Method = Literal["sinkhorn", "sinkhorn_stabilized", "sinkhorn_translation_invariant"]
 
 
-def solve(problem: Problem, solver: Solver, method: Method) -> Plan:
+def solve(problem: DenseProblem, solver: Solver, method: Method) -> Plan:
     """POT's potentials and marginals; ``converged`` is this module's verdict, not POT's."""
     ratio_S, ratio_T = problem.tau_source / problem.epsilon, problem.tau_target / problem.epsilon
     with warnings.catch_warnings(), np.errstate(all="ignore"):
