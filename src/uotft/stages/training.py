@@ -12,6 +12,7 @@ from uotft import config, registry, store
 from uotft.errors import UserError
 from uotft.records import ImageSet
 from uotft.stages.data import read_selection, target_bank
+from uotft.stages.overlap import read_overlap
 from uotft.stages.workspace import Log, Progress, Workspace
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def train(
     pretrained, facts = checkpoint.read(ws.pretrained())
     images, kept = ws.images(target), np.array([c["row"] for c in chosen["classes"]], np.int64)
 
+    found, left_out = read_overlap(ws, target)["source"], 0
+
     # ---- network: the pre-trained backbone under fresh heads
     torch.manual_seed(seed)
     network = Network(pretrained.backbone, target=len(images.names), source=len(kept))
@@ -85,6 +88,14 @@ def train(
         number[kept] = np.arange(len(kept))
         rows = source.rows("train")
         rows = rows[number[source.labels[rows]] >= 0]
+        if settings.overlap == "exclude":
+            clean = rows[~np.isin(rows, found)]
+            rows, left_out = clean, len(rows) - len(clean)
+            if not len(rows):
+                raise UserError(
+                    f"every image of the selected source classes is a test image of {target} too "
+                    f"({ws.overlap(target)}): select other classes, or prepare another source"
+                )
         labels = number[source.labels[rows]]
         streams["source"] = stream("source", source, rows, labels, settings.source_batch)
     objective = registry.load("objectives", settings.objective if len(kept) else "plain", "")
@@ -95,6 +106,7 @@ def train(
         "strategy": strategy,
         "seed": seed,
         "source_classes": [c["name"] for c in chosen["classes"]],
+        "overlap": {"found": len(found), "excluded": left_out},
         "pretrained": facts["sha256"],
         "data": store.fingerprint(ws.data(target)),
     }
@@ -107,29 +119,44 @@ def train(
 
 def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -> dict[str, Any]:
     """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json."""
-    from uotft import checkpoint, evaluate as room, metrics, runtime
+    from uotft import checkpoint, evaluate as room, runtime
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     images = ws.images(target)
-    rows, results = images.rows("test"), {}
+    dirty = read_overlap(ws, target)["target"]
+    rows, results = np.setdiff1d(images.rows("test"), dirty), {}
     for seed in progress(ws.params.seeds, "evaluating"):
         network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
         if facts["data"] != store.fingerprint(ws.data(target)):
             raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
-        confusion = room.confusion(
-            network.to(accelerator.device), images.images[rows], images.labels[rows], accelerator,
-            classes=len(images.names),
+        clean, found = (
+            room.confusion(
+                network.to(accelerator.device), images.images[part], images.labels[part],
+                accelerator, classes=len(images.names),
+            )
+            for part in (rows, dirty)
         )  # fmt: skip
+        confusion = clean + found
         results[str(seed)] = {
-            "top1": metrics.top1(confusion),
-            "mean_per_class": metrics.mean_per_class(confusion),
-            "images": len(rows),
+            **_accuracy(confusion),
             "source_classes": len(facts["source_classes"]),
             "model": facts["sha256"],
             "confusion": confusion.tolist(),
+            # without the test images that are in the source too
+            **({"clean": _accuracy(clean) if len(rows) else {"images": 0}} if len(dirty) else {}),
         }
     store.write_json(ws.metrics(target, strategy), results)
     return results
+
+
+def _accuracy(confusion: NDArray[np.int64]) -> dict[str, Any]:
+    from uotft import metrics
+
+    return {
+        "top1": metrics.top1(confusion),
+        "mean_per_class": metrics.mean_per_class(confusion),
+        "images": int(confusion.sum()),
+    }
 
 
 def _fit_and_write(
