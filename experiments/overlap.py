@@ -1,6 +1,6 @@
 """How well `uotft.overlap` tells copies from other pictures, on a folder with train/ and test/.
 
-    python experiments/overlap.py FOLDER      # two minutes for CIFAR-100
+    python experiments/overlap.py FOLDER      # under a minute for CIFAR-100
 
 Prints the share of re-encoded and resized copies of 1,000 test images that is found, by the hash
 alone and confirmed by correlation; then how many pairs of different files, test against train, pass

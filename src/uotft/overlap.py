@@ -159,5 +159,5 @@ def _grey(image: Image) -> Image:
         pixels = np.asarray(image, np.float64)
         spread = (pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-9)
         return pillow.fromarray((255 * spread).astype(np.uint8))
-    # a palette with transparency becomes grey by way of its colours
+    # Pillow warns when a palette with transparency becomes grey without its colours
     return (image.convert("RGBA") if image.mode == "P" else image).convert("L")
