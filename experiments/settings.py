@@ -1,6 +1,6 @@
 """Choose settings on validation data: each variation of params.yaml, 12 seeds, no test image read.
 
-    dvc repro units embed && python experiments/settings.py    # all variations, about 15 minutes
+    dvc repro units embed overlap && python experiments/settings.py  # all, about 15 minutes
     python experiments/settings.py "uot train.lambda=0.3"      # one of your own
 
 Prints the mean validation top-1 with its 95 % interval, and the paired difference from the first
@@ -52,7 +52,7 @@ def run(root: Path, variation: str, seed: int) -> float:
         section[last] = yaml.safe_load(value)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        for name in ("data", "pretrained", "embeddings"):
+        for name in ("data", "pretrained", "embeddings", "overlap"):
             (scratch / name).symlink_to(root / name)
         (scratch / "params.yaml").write_text(yaml.safe_dump(raw))
         ws = stages.Workspace(scratch, config.load(scratch))

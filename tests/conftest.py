@@ -81,6 +81,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dataset in ("glyphs", "digits"):
         stages.embed(ws, dataset, progress=quiet["progress"])
     stages.units(ws)
+    find_overlap(root)
     return root
 
 
@@ -97,11 +98,21 @@ def workspace(root: Path):  # noqa: ANN201
     return stages.Workspace(root, config.load(root))
 
 
+def find_overlap(root: Path) -> dict:
+    """Compare the digits' test part with the glyphs' training part."""
+    from uotft import stages
+
+    ws = workspace(root)
+    quiet = {"progress": lambda items, label: items, "workspace": lambda: ws}
+    return stages.overlap("glyphs", "digits", ws.overlap("digits"), **quiet)
+
+
 def run_train(root: Path, strategy: str = "uot", seed: int = 0) -> list[tuple[int, dict]]:
     """Select and train in this process; returns the logged points."""
     from uotft import runtime, stages
 
     ws, points = workspace(root), []
+    find_overlap(root)
     stages.select(ws, "digits", strategy, seed)
     stages.train(
         ws,

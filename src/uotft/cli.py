@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,9 @@ app = typer.Typer(
     add_completion=False,
     help="Fine-tune image models on the target and the part of the pre-training data that helps.",
 )
+
+data = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look at data.")
+app.add_typer(data, name="data")
 
 Dataset = Annotated[str, typer.Option(help="A data set with a section in params.yaml.")]
 Strategy = Annotated[str, typer.Option(help="How source classes are selected.")]
@@ -176,6 +180,32 @@ def compare() -> None:
             table.add_row(*row.cells())
         Console(width=None if sys.stdout.isatty() else 110).print(table)
     typer.echo(f"pictures and tables: {ws.root / 'reports' / 'index.html'}")
+
+
+@data.command()
+def overlap(
+    source: Annotated[
+        str,
+        typer.Option(help="A folder of images (only its train/, if it has one) or a data set."),
+    ],
+    target: Annotated[
+        str,
+        typer.Option(help="A folder of images (only its test/, if it has one) or a data set."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="A JSON file for every pair found.")
+    ] = None,
+) -> None:
+    """Find the target's test images that are in the source too: same file or same picture.
+
+    Cropped, turned and mirrored copies are not found. A folder needs no params.yaml.
+    """
+    from uotft import stages
+    from uotft.progress import track
+
+    result = stages.overlap(source, target, output, progress=track)
+    for line in stages.overlap_lines(result):
+        typer.echo(line)
 
 
 @app.command()

@@ -52,6 +52,23 @@ def table(results: dict[str, dict[str, Any]]) -> list[Row]:
     return rows
 
 
+def overlap_note(results: dict[str, dict[str, Any]]) -> str:
+    """What the test images that are in the source too change; empty if there are none."""
+    [*tested] = (m for seeds in results.values() for m in seeds.values())
+    if "clean" not in tested[0]:
+        return ""
+    images, clean = tested[0]["images"], tested[0]["clean"]["images"]
+    note = f"{images - clean} of {images} test images are in the source too."
+    if not clean:
+        return note
+    means = (
+        f"{strategy} {interval([m['top1'] for m in seeds.values()]).mean:.2f} / "
+        f"{interval([m['clean']['top1'] for m in seeds.values()]).mean:.2f}"
+        for strategy, seeds in results.items()
+    )
+    return f"{note} Mean top-1 with / without them, %: {', '.join(means)}."
+
+
 def markdown(rows: list[Row]) -> str:
     """The table in Markdown."""
     lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]

@@ -93,6 +93,9 @@ class Train(Settings):
 
     objective: str = Field(description="a file in objectives/, used when classes were selected")
     source_weight: float = Field(1.0, ge=0, alias="lambda", description="lambda of equation (6)")
+    overlap: Literal["exclude", "keep"] = Field(
+        "exclude", description="source images that are among the target's test images"
+    )
     target_batch: int = Field(ge=2, description="target images a step, over all processes")
     source_batch: int = Field(ge=2, description="source images a step, over all processes")
     batch_norm: Literal["target", "mixed"] = Field(description="whose statistics norm layers keep")

@@ -14,6 +14,7 @@ from typing import Any
 
 from uotft import config, processes, stages, store, tracking
 from uotft.errors import UserError
+from uotft.progress import track
 from uotft.stages import Workspace
 
 
@@ -95,6 +96,7 @@ def compare(ws: Workspace) -> dict[str, Any]:
 def _finish(run: tracking.Run, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = store.read_json(folder / "model.json")
     run.tag({"model.sha256": facts["sha256"]})
+    run.tag({f"overlap.{name}": str(count) for name, count in facts.get("overlap", {}).items()})
     run.model(folder, facts["image_size"])
     return facts
 
@@ -105,13 +107,16 @@ def _validation(facts: dict[str, Any]) -> str:
 
 
 def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
-    """Bring everything up to the units up to date with DVC, then select; does nothing inside DVC.
+    """Bring the units, the embeddings and the overlap up to date with DVC, then select.
+
+    Does nothing inside DVC.
 
     DVC knows what is stale. Inside a DVC stage it has just done this, and holds its own lock.
     """
     if "DVC_STAGE" in os.environ:
         return
     wanted = ["units", f"embed@{target}"]
+    wanted += [f"overlap@{target}"] if target in ws.params.targets else []
     print(f"uotft: bringing up to date: dvc repro {' '.join(wanted)}", file=sys.stderr)  # noqa: T201
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
@@ -119,6 +124,10 @@ def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
     )
     if done.returncode:
         raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
+    if target not in ws.params.targets:  # dvc.yaml has no such stage
+        stages.overlap(
+            ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
+        )
     print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
     stages.select(ws, target, strategy, seed)
 

@@ -31,6 +31,12 @@ def mistake(root: Path, *words: str) -> str:
         (("train",), "--dataset"),
         (("train", "--dataset", "digits", "--seed", "-1"), "--seed"),
         (("train", "--dataset", "digits", "--num-processes", "0"), "--num-processes"),
+        (
+            ("data", "overlap", "--source", "dogz", "--target", "digits"),
+            "'dogz' is neither a folder nor a prepared data set: data set: got 'dogz'; known are",
+        ),
+        (("data", "overlap", "--source", "glyphs", "--target", "digits"), "glyphs.npz is missing"),
+        (("data", "overlap", "--source", ".", "--target", "digits"), "no image in this folder"),
         (("fly",), "No such command 'fly'"),
     ],
 )

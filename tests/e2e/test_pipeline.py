@@ -54,6 +54,20 @@ def test_a_new_seed_and_a_new_strategy_run_their_own_cells(project: Path) -> Non
     assert not any(s.startswith(("prepare", "pretrain", "embed", "units")) for s in stale)
 
 
+def test_another_way_to_find_overlap_is_all_that_runs_again(project: Path) -> None:
+    """While it finds the same images, nothing after it is stale."""
+    code = project / "src/uotft/overlap.py"
+    before = code.read_text()
+    code.write_text(before + "# another way\n")
+    done = call("dvc", "status", "--json", cwd=project)
+    code.write_text(before)
+    assert set(json.loads(done.stdout)) == {"overlap@digits"}
+    cells = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+    users = {n for n, s in cells.items() if "overlap/digits.json" in [d["path"] for d in s["deps"]]}
+    assert users == {f"train@{cell}" for cell in CELLS} | {"evaluate@digits-none",
+                                                           "evaluate@digits-uot"}  # fmt: skip
+
+
 def test_one_finished_run_a_cell(project: Path) -> None:
     found = runs(project)
     assert sorted(r.info.run_name for r in found) == sorted(CELLS)
@@ -70,6 +84,7 @@ def test_a_run_holds_what_a_comparison_needs(project: Path) -> None:
     assert run.data.params["train.lambda"] == str(workspace(project).params.train.source_weight)
     assert run.data.params["select.cost_scale"] == "0.01"
     assert run.data.tags["git.commit"] == commit
+    assert run.data.tags["overlap.found"] == run.data.tags["overlap.excluded"] == "0"
     lock = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
     for stage in ("prepare@glyphs", "prepare@digits"):
         for out in lock[stage]["outs"]:

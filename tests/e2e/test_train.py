@@ -46,6 +46,23 @@ def test_train_brings_up_to_date_what_is_missing(project: Path) -> None:
     assert (project / "embeddings/glyphs.npz").is_file()
 
 
+def test_train_finds_the_overlap_of_a_data_set_that_is_no_target(project: Path) -> None:
+    """dvc.yaml has an overlap stage for each target; another data set's is made on the way."""
+    params = project / "params.yaml"
+    before = params.read_text()
+    params.write_text(yaml.safe_dump(yaml.safe_load(before) | {"targets": ["glyphs"]}))
+    made = project / "overlap/digits.json"
+    content = made.read_bytes()
+    made.unlink()
+    try:
+        words = ("uotft", "train", "--dataset", "digits", "--strategy", "none", "--seed", "6")
+        done = call(*words, cwd=project)
+    finally:
+        params.write_text(before)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert made.read_bytes() == content
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupting_is_safe(project: Path, number: signal.Signals) -> None:
     """The workers stop, the run is marked KILLED, and no weights are written."""

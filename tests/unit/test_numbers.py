@@ -66,3 +66,18 @@ def test_comparison_pairs_seeds() -> None:
     assert rows[1].against["none"].half == pytest.approx(0), "paired: the seeds' spread cancels"
     assert rows[0].against == {}
     assert "| uot | 2 | 4 | 86.00 ± " in compare.markdown(rows)
+
+
+def test_the_note_on_overlap() -> None:
+    def seeds(*top1: float, clean: dict | None) -> dict:
+        extra = {} if clean is None else {"clean": clean}
+        return {str(i): {"top1": value, "images": 50, **extra} for i, value in enumerate(top1)}
+
+    assert compare.overlap_note({"none": seeds(80.0, 90.0, clean=None)}) == ""
+    some = {"none": seeds(80.0, 90.0, clean={"images": 47, "top1": 81.5})}
+    assert compare.overlap_note(some) == (
+        "3 of 50 test images are in the source too. "
+        "Mean top-1 with / without them, %: none 85.00 / 81.50."
+    )
+    every = {"none": seeds(80.0, clean={"images": 0})}
+    assert compare.overlap_note(every) == "50 of 50 test images are in the source too."

@@ -13,6 +13,7 @@ from conftest import REPOSITORY
 from uotft import registry
 
 COMMANDS = "prepare pretrain embed units select train evaluate compare ui doctor".split()  # noqa: SIM905
+COMMANDS += ["data overlap"]
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-tools.lock"])
@@ -41,7 +42,7 @@ def test_selection_runs_without_torch_or_mlflow() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_documented(command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "uotft", command, "--help"],
+        [sys.executable, "-m", "uotft", *command.split(), "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -53,7 +54,11 @@ def test_every_command_is_documented(command: str) -> None:
 def test_no_command_is_missing_from_the_list() -> None:
     from uotft.cli import app
 
-    assert sorted(c.callback.__name__ for c in app.registered_commands) == sorted(COMMANDS)
+    names = [c.callback.__name__ for c in app.registered_commands]
+    for group in app.registered_groups:
+        inside = group.typer_instance.registered_commands
+        names += [f"{group.name} {c.callback.__name__}" for c in inside]
+    assert sorted(names) == sorted(COMMANDS)
 
 
 def test_the_tree_in_the_readme_is_true() -> None:

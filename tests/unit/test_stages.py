@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import run_train, tiny_params, workspace, write_params
+from conftest import find_overlap, run_train, tiny_params, workspace, write_params
 from uotft import banks, checkpoint, runtime, stages, store
 from uotft.errors import UserError
 from uotft.stages.training import _Stream
@@ -152,6 +152,9 @@ def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> Non
     images = ws.images("digits")
     images.images[images.rows("test")[0]] = 0
     store.write_images(ws.data("digits"), images)
+    with pytest.raises(UserError, match=r"overlap/digits\.json belongs to another .*digits\.npz"):
+        stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+    find_overlap(fresh)
     with pytest.raises(UserError, match=r"digits\.npz changed since seed 0 was trained"):
         stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
 
@@ -164,6 +167,69 @@ def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
     for seed in ("0", "1"):
         assert results[seed]["images"] == 1000 == np.sum(results[seed]["confusion"])
         assert results[seed]["top1"] == pytest.approx(np.trace(results[seed]["confusion"]) / 10)
+
+
+def plant(root: Path, rows: np.ndarray, first: int) -> None:
+    """Put the digits' test images number ``first`` and following into these rows of the source."""
+    ws = workspace(root)
+    source, target = ws.images("glyphs"), ws.images("digits")
+    source.images[rows] = target.images[target.rows("test")[first : first + len(rows)]]
+    store.write_images(ws.data("glyphs"), source)
+
+
+@pytest.mark.parametrize("setting", ["exclude", "keep"])
+def test_test_images_in_the_source_are_left_out(fresh: Path, setting: str) -> None:
+    """Planted test images decide nothing, unless they are kept on purpose."""
+    params = tiny_params()
+    params["train"]["overlap"] = setting
+    write_params(fresh, params)
+    ws, made = workspace(fresh), []
+    source = ws.images("glyphs")
+    rows = source.rows("train")[::4]
+    assert find_overlap(fresh)["matches"] == []
+    for first in (0, 500):
+        plant(fresh, rows, first)
+        result = find_overlap(fresh)
+        assert result["counts"]["source_images"] == len(rows)
+        assert result["counts"]["bytes"] >= len(rows)
+        run_train(fresh)
+        made.append(weights(fresh))
+    assert (made[0] == made[1]) == (setting == "exclude")
+    folder = ws.cell("models", "digits", "uot", 0)
+    facts = store.read_json(folder / "model.json")
+    kept = [source.names.index(name) for name in facts["source_classes"]]
+    inside = int(np.isin(source.labels[rows], kept).sum())
+    assert 0 < inside < len(rows)
+    excluded = inside if setting == "exclude" else 0
+    assert facts["overlap"] == {"found": len(rows), "excluded": excluded}
+
+
+def test_a_source_of_test_images_only_is_refused(fresh: Path) -> None:
+    plant(fresh, workspace(fresh).images("glyphs").rows("train"), 0)
+    with pytest.raises(UserError, match="every image of the selected source classes is a test im"):
+        run_train(fresh)
+
+
+def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
+    plant(fresh, workspace(fresh).images("glyphs").rows("train")[:3], 0)
+    found = find_overlap(fresh)["counts"]["target_images"]
+    ws = workspace(fresh)
+    for strategy in ("none", "uot"):
+        for seed in (0, 1):
+            run_train(fresh, strategy, seed)
+        results = stages.evaluate(ws, "digits", strategy, progress=lambda items, label: items)
+    overlap = stages.read_overlap(ws, "digits")["target"]
+    assert found == len(overlap) >= 3
+    for m in results.values():
+        assert m["images"] == 1000 == m["clean"]["images"] + found
+        hits = round(m["top1"] * 10), round(m["clean"]["top1"] * (1000 - found) / 100)
+        assert 0 <= hits[0] - hits[1] <= found
+    stages.compare(ws)
+    mean = np.mean([m["clean"]["top1"] for m in results.values()])
+    for name in ("comparison.md", "index.html"):
+        text = (ws.root / "reports" / name).read_text()
+        assert f"{found} of 1000 test images are in the source too." in text
+        assert f"/ {mean:.2f}." in text
 
 
 def test_damaged_weights_are_refused(fresh: Path) -> None:

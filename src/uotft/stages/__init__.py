@@ -6,6 +6,7 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 
 from uotft.stages.comparison import compare
 from uotft.stages.data import embed, prepare, units
+from uotft.stages.overlap import overlap, overlap_lines, read_overlap
 from uotft.stages.selecting import (
     draw,
     read_selection,
@@ -26,8 +27,11 @@ __all__ = [
     "draw",
     "embed",
     "evaluate",
+    "overlap",
+    "overlap_lines",
     "prepare",
     "pretrain",
+    "read_overlap",
     "read_selection",
     "select",
     "select_banks",

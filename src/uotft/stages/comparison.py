@@ -23,12 +23,13 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
     """Read metrics and histories of every target; writes tables and pictures to reports/."""
     from uotft import compare as room, report
 
-    tables, summary = {}, {}
+    tables, summary, notes = {}, {}, {}
     parts: list[report.Part] = []
     runs, points = [], []
     for target in ws.params.targets:
         results = {s: store.read_json(ws.metrics(target, s)) for s in ws.params.strategies}
         rows = tables[target] = room.table(results)
+        notes[target] = room.overlap_note(results)
         flat = [{"target": target, **room.flat(row)} for row in rows]
         summary[target] = {row["strategy"]: _numbers(row) for row in flat}
         curves = _curves(ws, target)
@@ -64,6 +65,7 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
         ]  # fmt: skip
         parts += [
             (target, [room.HEADER, *(row.cells() for row in rows)]),
+            *([("Test images in the source", notes[target])] if notes[target] else []),
             ("Accuracy on the test part", pictures["comparison"]),
             ("Learning curves", pictures["curves"]),
             ("Selected classes", pictures["classes"]),
@@ -72,7 +74,10 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
     store.write_csv(folder / "runs.csv", runs)
     store.write_csv(folder / "curves.csv", points)
     store.write_json(folder / "summary.json", summary)
-    text = "\n".join(f"## {t}\n\n{room.markdown(rows)}" for t, rows in tables.items())
+    text = "\n".join(
+        f"## {t}\n\n{room.markdown(rows)}" + (f"\n{notes[t]}\n" if notes[t] else "")
+        for t, rows in tables.items()
+    )
     note = (
         "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
         "points. Every seed draws its own labelled images."

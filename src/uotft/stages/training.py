@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from uotft import config, registry, store
 from uotft.errors import UserError
 from uotft.records import ImageSet
+from uotft.stages.overlap import read_overlap
 from uotft.stages.selecting import read_selection, source_part, target_bank
 from uotft.stages.workspace import Log, Progress, Workspace
 
@@ -63,6 +64,8 @@ def train(
     images = ws.images(target)
     part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
 
+    found, left_out = read_overlap(ws, target)["source"], 0
+
     # ---- network: the pre-trained backbone under fresh heads
     torch.manual_seed(seed)
     network = Network(pretrained.backbone, target=len(images.names), source=len(part.names))
@@ -86,8 +89,17 @@ def train(
     rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
     if len(part.names):
+        keep = np.ones(len(part.rows), bool)
+        if settings.overlap == "exclude":
+            keep = ~np.isin(part.rows, found)
+            left_out = int((~keep).sum())
+        if not keep.any():
+            raise UserError(
+                f"every image of the selected source classes is a test image of {target} too "
+                f"({ws.overlap(target)}): select other classes, or prepare another source"
+            )
         streams["source"] = stream(
-            "source", part.data, part.rows, part.labels, settings.source_batch
+            "source", part.data, part.rows[keep], part.labels[keep], settings.source_batch
         )
     objective = registry.load("objectives", settings.objective if len(part.names) else "plain", "")
 
@@ -97,6 +109,7 @@ def train(
         "strategy": strategy,
         "seed": seed,
         "source_classes": list(part.names),
+        "overlap": {"found": len(found), "excluded": left_out},
         "pretrained": facts["sha256"],
         "data": store.fingerprint(ws.data(target)),
     }
@@ -109,29 +122,44 @@ def train(
 
 def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -> dict[str, Any]:
     """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json."""
-    from uotft import checkpoint, evaluate as room, metrics, runtime
+    from uotft import checkpoint, evaluate as room, runtime
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     images = ws.images(target)
-    rows, results = images.rows("test"), {}
+    dirty = read_overlap(ws, target)["target"]
+    rows, results = np.setdiff1d(images.rows("test"), dirty), {}
     for seed in progress(ws.params.seeds, "evaluating"):
         network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
         if facts["data"] != store.fingerprint(ws.data(target)):
             raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
-        confusion = room.confusion(
-            network.to(accelerator.device), images.images[rows], images.labels[rows], accelerator,
-            classes=len(images.names),
+        clean, found = (
+            room.confusion(
+                network.to(accelerator.device), images.images[part], images.labels[part],
+                accelerator, classes=len(images.names),
+            )
+            for part in (rows, dirty)
         )  # fmt: skip
+        confusion = clean + found
         results[str(seed)] = {
-            "top1": metrics.top1(confusion),
-            "mean_per_class": metrics.mean_per_class(confusion),
-            "images": len(rows),
+            **_accuracy(confusion),
             "source_classes": len(facts["source_classes"]),
             "model": facts["sha256"],
             "confusion": confusion.tolist(),
+            # without the test images that are in the source too
+            **({"clean": _accuracy(clean) if len(rows) else {"images": 0}} if len(dirty) else {}),
         }
     store.write_json(ws.metrics(target, strategy), results)
     return results
+
+
+def _accuracy(confusion: NDArray[np.int64]) -> dict[str, Any]:
+    from uotft import metrics
+
+    return {
+        "top1": metrics.top1(confusion),
+        "mean_per_class": metrics.mean_per_class(confusion),
+        "images": int(confusion.sum()),
+    }
 
 
 def _fit_and_write(

@@ -47,6 +47,10 @@ class Workspace:
             return self.root / "embeddings" / f"{dataset}.npz"
         return self.features(dataset)
 
+    def overlap(self, target: str) -> Path:
+        """Which of the target's test images are in the source too."""
+        return self.root / "overlap" / f"{target}.json"
+
     def cell(self, kind: str, target: str, strategy: str, seed: int) -> Path:
         """The folder of one cell of the matrix; ``kind`` is selections or models."""
         return self.root / kind / target / strategy / str(seed)

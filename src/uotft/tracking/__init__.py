@@ -143,7 +143,7 @@ def versions(root: Path) -> dict[str, str]:
     if lock.is_file():
         stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
         for name, stage in stages.items():
-            if name.partition("@")[0] in ("prepare", "pretrain", "embed"):
+            if name.partition("@")[0] in ("prepare", "pretrain", "embed", "overlap"):
                 tags |= {f"dvc.{out['path']}": out["md5"] for out in stage.get("outs", [])}
     return tags
 

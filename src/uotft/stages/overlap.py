@@ -1,0 +1,187 @@
+"""The stage overlap: test images that are also in the source, from folders or prepared data."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft import config, overlap as room, store
+from uotft.errors import UserError
+from uotft.stages.workspace import Progress, Workspace
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def overlap(
+    source: str,
+    target: str,
+    output: Path | None = None,
+    *,
+    progress: Progress,
+    workspace: Callable[[], Workspace] = Workspace.find,
+) -> dict[str, Any]:
+    """Compare the target's test images with the source's training images; may write a JSON file.
+
+    Each side is a folder or a prepared data set; ``workspace`` is asked for the latter only.
+    """
+    sides = {
+        "source": _side(source, "train", workspace, progress),
+        "target": _side(target, "test", workspace, progress),
+    }
+    tested = list(sides["target"].pictures())
+    if not tested:
+        raise UserError(f"{target}: none of its images can be read: {sides['target'].unreadable}")
+    matches = [asdict(match) for match in room.find(tested, sides["source"].pictures())]
+    result = {
+        **{name: side.facts() for name, side in sides.items()},
+        "thresholds": {
+            "distance": room.DISTANCE,
+            "correlation": room.CORRELATION,
+            "stem_correlation": room.STEM_CORRELATION,
+            "flat": room.FLAT,
+        },
+        "counts": {
+            **{why: 0 for why in ("bytes", "stem", "picture")},
+            **Counter(match["reason"] for match in matches),
+            "target_images": len({match["target"] for match in matches}),
+            "source_images": len({match["source"] for match in matches}),
+        },
+        "matches": matches,
+    }
+    if output is not None:
+        store.write_json(output, result)
+    return result
+
+
+def read_overlap(ws: Workspace, target: str) -> dict[str, NDArray[np.int64]]:
+    """{side: rows found}, ascending; refused when it was made from other data than today's."""
+    path = ws.overlap(target)
+    found: dict[str, Any] = store.read_json(path)
+    for side, dataset in (("source", ws.params.source), ("target", target)):
+        if found[side]["sha256"] != store.fingerprint(ws.data(dataset)):
+            raise UserError(f"{path} belongs to another {ws.data(dataset)}: run dvc repro")
+    return {
+        side: np.array(sorted({match[side] for match in found["matches"]}), np.int64)
+        for side in ("source", "target")
+    }
+
+
+def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:
+    """The result for people: counts for each reason, and the first matches."""
+    counts, matches = result["counts"], result["matches"]
+    for side in ("source", "target"):
+        facts, lost = result[side], result[side]["unreadable"]
+        yield f"{side}: {facts['images']} images of {facts['name']} ({facts['part']})"
+        if lost:
+            more = ", ..." if len(lost) > first else ""
+            yield f"{side}: {len(lost)} files cannot be read: {', '.join(lost[:first])}{more}"
+    reasons = ", ".join(f"{why} {counts[why]}" for why in ("bytes", "stem", "picture"))
+    found = counts["target_images"]
+    yield f"{found} test images are in the source, {len(matches)} pairs: {reasons}"
+    for match in matches[:first]:
+        why = f"{match['reason']:<8} {match['distance']:>2} bits {match['correlation']:6.3f}"
+        yield f"  {why}  {match['target']}  =  {match['source']}"
+    if len(matches) > first:
+        yield f"  ... and {len(matches) - first} more; --output FILE.json writes all"
+
+
+def _side(
+    word: str, part: str, workspace: Callable[[], Workspace], progress: Progress
+) -> _Folder | _Prepared:
+    """The folder of this name, or else the prepared data set."""
+    if Path(word).is_dir():
+        return _Folder(word, part, progress)
+    try:
+        ws = workspace()
+        config.dataset_settings(ws.params, word)
+    except UserError as error:
+        raise UserError(f"{word!r} is neither a folder nor a prepared data set: {error}") from error
+    return _Prepared(ws, word, part, progress)
+
+
+class _Prepared:
+    """One part of data/NAME.npz; the key of an image is its row, its bytes are its pixels."""
+
+    def __init__(self, ws: Workspace, name: str, part: str, progress: Progress) -> None:
+        self.path, self.name, self.part, self.progress = ws.data(name), name, part, progress
+        self.images = ws.images(name)
+        self.rows, self.unreadable = self.images.rows(part), list[str]()
+
+    def pictures(self) -> Iterator[room.Picture]:
+        """Every image of the part."""
+        from PIL import Image
+
+        for row in self.progress(self.rows.tolist(), f"{self.name}: {self.part}"):
+            pixels = self.images.images[row]
+            digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+            yield room.picture(Image.fromarray(pixels), row, digest)
+
+    def facts(self) -> dict[str, Any]:
+        """What was compared."""
+        return {
+            "name": self.name,
+            "part": self.part,
+            "images": len(self.rows),
+            "unreadable": [],
+            "sha256": store.fingerprint(self.path),
+        }
+
+
+class _Folder:
+    """The image files below a folder, or below its sub-folder ``part`` if it has one.
+
+    The key of an image is its path from the folder. ``sha256`` is that of all paths and contents.
+    """
+
+    def __init__(self, name: str, part: str, progress: Progress) -> None:
+        self.name, self.part, self.progress = name, part, progress
+        self.root = Path(name)
+        within = self.root / part if (self.root / part).is_dir() else self.root
+        self.files = sorted(
+            str(path.relative_to(self.root))
+            for path in within.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        if not self.files:
+            raise UserError(
+                f"{within}: no image in this folder or below; looked for files that end in "
+                f"{', '.join(sorted(SUFFIXES))}"
+            )
+        self.unreadable: list[str] = []
+        self.digest = hashlib.sha256()
+
+    def pictures(self) -> Iterator[room.Picture]:
+        """Every image that can be read; the others are listed in ``unreadable``."""
+        from PIL import Image
+
+        for name in self.progress(self.files, f"{self.name}: {self.part}"):
+            shown = os.fsencode(name).decode(errors="replace")  # JSON holds Unicode only
+            try:
+                content = (self.root / name).read_bytes()
+                digest = hashlib.sha256(content).hexdigest()
+                with Image.open(io.BytesIO(content)) as image:
+                    found = room.picture(image, shown, digest, Path(shown).stem)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+                self.unreadable.append(shown)
+                continue
+            self.digest.update(f"{shown}\0{digest}\n".encode())
+            yield found
+
+    def facts(self) -> dict[str, Any]:
+        """What was compared."""
+        return {
+            "name": self.name,
+            "part": self.part,
+            "images": len(self.files) - len(self.unreadable),
+            "unreadable": self.unreadable,
+            "sha256": self.digest.hexdigest(),
+        }

@@ -1,0 +1,216 @@
+"""The same image under another name, encoding or size; and what must not be taken for the same."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import call
+from uotft import overlap, stages, store
+from uotft.errors import UserError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def scene(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
+    """A colour picture of soft blobs; every seed another one."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def save(path: Path, image: Image.Image, **options: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def compare(root: Path, output: Path | None = None) -> dict:
+    """The command's work on root/source and root/target, outside any project."""
+    return stages.overlap(
+        str(root / "source"),
+        str(root / "target"),
+        output,
+        progress=lambda items, label: items,
+    )
+
+
+def one(root: Path) -> tuple[str, str, str]:
+    """The only match: reason, target, source."""
+    [match] = compare(root)["matches"]
+    return match["reason"], match["target"], match["source"]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """Five scenes in source/ and four others in target/: nothing in common."""
+    for seed in range(5):
+        save(tmp_path / f"source/class/{seed:04}.jpg", scene(seed), quality=90)
+        save(tmp_path / f"target/bird/{seed:04}.jpg", scene(100 + seed), quality=90)
+    return tmp_path
+
+
+def test_nothing_found_though_names_are_equal(pair: Path) -> None:
+    result = compare(pair)
+    assert result["matches"] == []
+    counts = {"bytes": 0, "stem": 0, "picture": 0, "target_images": 0, "source_images": 0}
+    assert result["counts"] == counts
+    assert [result[side]["images"] for side in ("source", "target")] == [5, 5]
+
+
+def test_the_same_bytes_under_another_name(pair: Path) -> None:
+    content = (pair / "source/class/0003.jpg").read_bytes()
+    (pair / "target/bird/robin.jpg").write_bytes(content)
+    assert one(pair) == ("bytes", "bird/robin.jpg", "class/0003.jpg")
+
+
+@pytest.mark.parametrize("stem", ["n02085620_7", "ILSVRC2012_val_00000007"])
+def test_an_imagenet_id_counts_alone(pair: Path, stem: str) -> None:
+    save(pair / f"source/{stem}.JPEG", scene(50))
+    save(pair / f"target/{stem}.jpg", scene(51))
+    assert one(pair) == ("stem", f"{stem}.jpg", f"{stem}.JPEG")
+
+
+def test_any_other_equal_stem_needs_an_agreeing_picture(pair: Path) -> None:
+    """A crop that the hash misses: found under the same name, and under no other."""
+    whole = scene(50, (200, 200))
+    save(pair / "source/DSC_0417.png", whole)
+    save(pair / "target/other.png", whole.crop((14, 12, 192, 190)))
+    assert compare(pair)["matches"] == []
+    (pair / "target/other.png").rename(pair / "target/DSC_0417.png")
+    assert one(pair)[0] == "stem"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: encoded(image, "JPEG", quality=30),
+        lambda image: encoded(image, "WEBP", quality=60),
+        lambda image: encoded(image.resize((48, 36))),
+        lambda image: encoded(image.resize((192, 144)), "JPEG", quality=80),
+        lambda image: encoded(image.resize((700, 500)), "JPEG", quality=80),
+        lambda image: encoded(image.convert("L")),
+        lambda image: encoded(image.convert("RGBA")),
+        lambda image: encoded(image.convert("CMYK"), "TIFF"),
+        lambda image: encoded(image.quantize(64), transparency=bytes(range(64))),
+        lambda image: encoded(
+            Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 200 + 900)
+        ),
+    ],
+    ids="jpeg webp half twice large grey rgba cmyk palette 16-bit".split(),  # noqa: SIM905
+)
+def test_the_same_picture_in_another_file(
+    pair: Path, change: Callable[[Image.Image], bytes]
+) -> None:
+    (pair / "target/bird/copy.png").write_bytes(change(scene(2)))
+    assert one(pair) == ("picture", "bird/copy.png", "class/0002.jpg")
+
+
+def test_flat_pictures_match_nothing(pair: Path) -> None:
+    for side in ("source", "target"):
+        for grey in (0, 128, 255):
+            save(pair / side / f"{side}-{grey}.png", Image.new("RGB", (64, 64), (grey,) * 3))
+            save(pair / side / f"blank-{grey}.tif", Image.new("I;16", (64, 64), grey * 100))
+    assert compare(pair)["matches"] == []
+
+
+def test_blocks_are_counted_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pictures than one block on both sides: rows and keys stay together."""
+    pictures = [overlap.picture(scene(seed), seed, str(seed)) for seed in range(12)]
+    twins = [overlap.picture(scene(seed), seed, f"other {seed}") for seed in range(12)]
+    monkeypatch.setattr(overlap, "BLOCK", 5)
+    matches = list(overlap.find(pictures, iter(twins)))
+    assert [(m.target, m.source) for m in matches] == [(i, i) for i in range(12)]
+    assert {(m.reason, m.distance, m.correlation) for m in matches} == {("picture", 0, 1.0)}
+
+
+def test_only_train_and_test_are_read_where_there_are_any(pair: Path) -> None:
+    for side, part in (("source", "train"), ("target", "test")):
+        save(pair / side / part / "seen.png", scene(7))
+        save(pair / side / "val" / "unseen.png", scene(8))
+    assert one(pair) == ("bytes", "test/seen.png", "train/seen.png")
+    assert compare(pair)["target"]["images"] == 1
+
+
+def test_unreadable_files_are_listed(pair: Path) -> None:
+    whole = (pair / "target/bird/0001.jpg").read_bytes()
+    (pair / "target/bird/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (pair / "target/bird/text.png").write_text("not a picture")
+    (pair / "target/bird/notes.txt").write_text("not looked at")
+    result = compare(pair)
+    assert result["target"]["unreadable"] == ["bird/cut.jpg", "bird/text.png"]
+    assert result["target"]["images"] == 5
+    assert "2 files cannot be read: bird/cut.jpg" in "\n".join(stages.overlap_lines(result))
+
+
+def test_a_folder_without_a_readable_image(pair: Path) -> None:
+    for path in (pair / "target/bird").iterdir():
+        path.write_text("damaged")
+    with pytest.raises(UserError, match="none of its images can be read"):
+        compare(pair)
+    for path in (pair / "source/class").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="source: no image in this folder or below"):
+        compare(pair)
+
+
+def test_the_fingerprint_follows_names_and_contents(pair: Path) -> None:
+    seen = {compare(pair)["source"]["sha256"] for _ in range(2)}
+    (pair / "source/class/0000.jpg").rename(pair / "source/class/0000b.jpg")
+    seen.add(compare(pair)["source"]["sha256"])
+    save(pair / "source/class/0001.jpg", scene(60))
+    seen.add(compare(pair)["source"]["sha256"])
+    assert len(seen) == 3
+
+
+def test_a_name_that_is_not_unicode(pair: Path) -> None:
+    (pair / "target" / b"\xff.png".decode(errors="surrogateescape")).write_bytes(encoded(scene(1)))
+    compare(pair, pair / "found.json")
+    [match] = store.read_json(pair / "found.json")["matches"]
+    assert match["target"] == "\ufffd.png"
+
+
+def test_the_command_on_two_folders(pair: Path) -> None:
+    save(pair / "target/test/copy.png", scene(3))
+    words = ("uotft", "data", "overlap", "--source", "source", "--target", "target")
+    done = call(*words, "--output", "made/found.json", cwd=pair)
+    assert done.returncode == 0, done.stderr
+    assert "1 test images are in the source, 1 pairs: bytes 0, stem 0, picture 1" in done.stdout
+    assert "test/copy.png  =  class/0003.jpg" in done.stdout
+    written = store.read_json(pair / "made/found.json")
+    assert written["counts"]["picture"] == len(written["matches"]) == 1
+    assert written["thresholds"]["distance"] == overlap.DISTANCE
+
+
+@pytest.mark.skipif(
+    not (SHARED / "flowers102_64px.zip").is_file(), reason=f"no real photographs at {SHARED}"
+)
+def test_real_photographs(tmp_path: Path) -> None:
+    """Fifty test images planted in the source, renamed and changed: all of them, and no other."""
+    from zipfile import ZipFile
+
+    with ZipFile(SHARED / "flowers102_64px.zip") as archive:
+        names = sorted(n for n in archive.namelist() if "/test/" in n)[:400]
+        for number, name in enumerate(names):
+            content = archive.read(name)
+            side = tmp_path / ("target" if number < 200 else "source")
+            side.mkdir(exist_ok=True)
+            (side / f"{number:04}.jpg").write_bytes(content)
+            if number < 50:
+                (tmp_path / "source").mkdir(exist_ok=True)
+                image = Image.open(io.BytesIO(content)).resize((40, 40))
+                save(tmp_path / f"source/renamed_{number}.jpg", image, quality=80)
+    found = {(m["target"], m["source"]) for m in compare(tmp_path)["matches"]}
+    planted = {(f"{n:04}.jpg", f"renamed_{n}.jpg") for n in range(50)}
+    # numbers 44 and 47 are one photograph in two developments
+    twins = {("0044.jpg", "renamed_47.jpg"), ("0047.jpg", "renamed_44.jpg")}
+    assert found == planted | twins
