@@ -46,13 +46,19 @@ def call(
     *words: str, cwd: Path, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment that runs these tests, as a user would."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "120", **environment}
-    for inherited in ("DVC_STAGE", "DVC_ROOT", "MLFLOW_TRACKING_URI"):
-        env.pop(inherited, None)
+    env = users_environment() | environment
     return subprocess.run(
         words, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def users_environment() -> dict[str, str]:
+    """What a user's shell holds; MLflow's client puts the store it was last shown into our own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "120"}
+    for inherited in ("DVC_STAGE", "DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        env.pop(inherited, None)
+    return env
 
 
 def runs(root: Path, experiment: str = "digits") -> list:
@@ -61,6 +67,37 @@ def runs(root: Path, experiment: str = "digits") -> list:
 
     mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
     return mlflow.search_runs(experiment_names=[experiment], output_format="list")
+
+
+def files() -> list[str]:
+    """The repository's files as they are now, those not yet added too."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\n")
+    return [name for name in listed if (REPOSITORY / name).is_file()]
+
+
+def clone(folder: Path) -> Path:
+    """The repository's files as they are now, committed in a git repository of their own."""
+    for name in files():
+        if name != "dvc.lock":
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, target)
+    write_params(folder, tiny_params())
+    commit(folder)
+    return folder
+
+
+def commit(folder: Path) -> None:
+    """Commit everything."""
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x", "--allow-empty"]):
+        subprocess.run([*git, *words], cwd=folder, check=True)
 
 
 @pytest.fixture(scope="session")

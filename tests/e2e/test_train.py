@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import call, runs
+from conftest import call, clone, runs, users_environment
 
 
 def named(project: Path, name: str) -> list:
@@ -63,6 +62,14 @@ def test_train_finds_the_overlap_of_a_data_set_that_is_no_target(project: Path) 
     assert made.read_bytes() == content
 
 
+def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
+    project = clone(tmp_path)
+    done = call("uotft", "train", "--dataset", "digits", cwd=project)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "trained digits-uot-0: validation top-1" in done.stdout
+    assert [run.info.run_name for run in runs(project)] == ["digits-uot-0"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupting_is_safe(project: Path, number: signal.Signals) -> None:
     """The workers stop, the run is marked KILLED, and no weights are written."""
@@ -74,8 +81,9 @@ def test_interrupting_is_safe(project: Path, number: signal.Signals) -> None:
     params.write_text(yaml.safe_dump(long, sort_keys=False))
     try:
         command = [sys.executable, "-m", "uotft", "train", "--dataset", "digits", "--seed", seed]
-        env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-        process = subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, cwd=project, env=users_environment(), stderr=subprocess.PIPE, text=True
+        )
         deadline = time.monotonic() + 120
         while not any(
             "loss/target" in r.data.metrics for r in named(project, f"digits-uot-{seed}")
@@ -87,6 +95,9 @@ def test_interrupting_is_safe(project: Path, number: signal.Signals) -> None:
         _, said = process.communicate(timeout=40)
     finally:
         params.write_text(before)
+        if process.poll() is None:  # a failure leaves no training behind for the next test
+            process.terminate()
+            process.communicate(timeout=40)
     assert process.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, files
 from uotft import registry
 
 COMMANDS = "prepare pretrain embed units select train evaluate compare ui doctor".split()  # noqa: SIM905
@@ -66,18 +66,11 @@ def test_the_tree_in_the_readme_is_true() -> None:
     assert block
     names = re.findall(r"^[│\s]*[├└]── (\S+)", block[1], re.MULTILINE)
     shown = {name.rstrip("/") for name in names}
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    top = {name.split("/")[0] for name in files if (REPOSITORY / name).exists()}
-    package = {name.split("/")[2] for name in files if name.startswith("src/uotft/")}
+    top = {name.split("/")[0] for name in files()}
+    package = {name.split("/")[2] for name in files() if name.startswith("src/uotft/")}
     missing = {n for n in top | package if not n.startswith(("__", "requirements", "."))} - shown
     assert not missing, f"not in the README's tree: {missing}"
-    everywhere = top | package | {part for name in files for part in name.split("/")}
+    everywhere = top | package | {part for name in files() for part in name.split("/")}
     made = {"mlflow.db", "data", "pretrained", "embeddings", "selections", "models"}
     assert shown - everywhere - made - {"metrics", "reports", "uotft"} == set()
 
