@@ -28,6 +28,12 @@ class Select(Settings):
     top_k: int = Field(ge=1, description="K, the number of source classes kept")
 
 
+class Forecast(Settings):
+    """The forecast of each selection before training: delta^2 of equation (4) along K."""
+
+    points: int = Field(12, ge=2, description="values of K along the curve, on a log scale")
+
+
 class Recipe(Settings):
     """How long and how fast to train; section 4.1 of Liu et al. (2022) unless noted."""
 
@@ -87,6 +93,7 @@ class Params(Settings):
     pretrain: Pretrain
     subset: Subset
     select: Select
+    forecast: Forecast = Forecast()
     selectors: dict[str, dict[str, Any]]
     train: Train
 

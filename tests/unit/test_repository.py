@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY
 from uotft import registry
 
-COMMANDS = "prepare pretrain embed select train evaluate compare ui doctor".split()  # noqa: SIM905
+COMMANDS = "prepare pretrain embed select forecast train evaluate compare ui doctor".split()  # noqa: SIM905
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-tools.lock"])

@@ -6,6 +6,7 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 
 from uotft.stages.comparison import compare
 from uotft.stages.data import embed, prepare, read_selection, select, target_bank
+from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.training import evaluate, pretrain, train
 from uotft.stages.workspace import Log, Progress, Workspace
 
@@ -16,8 +17,12 @@ __all__ = [
     "compare",
     "embed",
     "evaluate",
+    "forecast",
+    "gradient_products",
+    "measured",
     "prepare",
     "pretrain",
+    "ranked",
     "read_selection",
     "select",
     "target_bank",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from uotft import store
 from uotft.records import ImageSet
 from uotft.stages.data import read_selection
+from uotft.stages.forecasting import hindsight
 from uotft.stages.workspace import Workspace
 from uotft.statistics import Interval, interval, paired
 
@@ -25,7 +26,7 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
 
     tables, summary = {}, {}
     parts: list[report.Part] = []
-    runs, points = [], []
+    runs, points, texts = [], [], []
     for target in ws.params.targets:
         results = {s: store.read_json(ws.metrics(target, s)) for s in ws.params.strategies}
         rows = tables[target] = room.table(results)
@@ -68,11 +69,18 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
             ("Learning curves", pictures["curves"]),
             ("Selected classes", pictures["classes"]),
         ]
+        top1 = {
+            "validation": {s: curve[max(curve)] for s, curve in curves.items()},
+            "test": {s: {int(k): m["top1"] for k, m in v.items()} for s, v in results.items()},
+        }
+        foretold, lines = hindsight(ws, target, top1)
+        parts += foretold
+        texts.append(f"## {target}\n\n{room.markdown(rows)}{lines}")
     folder = ws.root / "reports"
     store.write_csv(folder / "runs.csv", runs)
     store.write_csv(folder / "curves.csv", points)
     store.write_json(folder / "summary.json", summary)
-    text = "\n".join(f"## {t}\n\n{room.markdown(rows)}" for t, rows in tables.items())
+    text = "\n".join(texts)
     note = (
         "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
         "points. Every seed draws its own labelled images."
