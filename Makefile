@@ -25,7 +25,7 @@ $(BIN)/.installed: requirements.lock pyproject.toml $(UV)
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-repro: setup  ## run the whole pipeline: prepare, pretrain, embed, select, train, evaluate, compare
+repro: setup  ## run the whole pipeline: prepare, pretrain, embed, select, forecast, train, evaluate, compare
 	dvc repro
 	@cat reports/comparison.md
 
