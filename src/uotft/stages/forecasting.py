@@ -122,7 +122,9 @@ def hindsight(ws: Workspace, target: str, top1: dict[str, Values]) -> tuple[list
         return [], ""
 
     def of(measure: str) -> Values:
-        return {s: {int(i): c["selected"][measure] for i, c in cells[s].items()} for s in cells}
+        return {
+            s: {int(i): c["selected"][measure] for i, c in cells[s].items()} for s in strategies
+        }
 
     measured = {name: of(name) for name in ("k", "delta2", "cosine")}
     gained = {part: room.gains(values, strategies) for part, values in top1.items()}
