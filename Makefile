@@ -25,7 +25,7 @@ $(BIN)/.installed: requirements.lock pyproject.toml $(UV)
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-repro: setup  ## run the whole pipeline: prepare, pretrain, embed, units, select, train, evaluate, compare
+repro: setup  ## run the whole pipeline, from prepare to compare
 	dvc repro
 	@cat reports/comparison.md
 
@@ -53,4 +53,4 @@ lock: $(UV)  ## choose new exact versions for both lock files
 		--universal --generate-hashes --no-header -o requirements-tools.lock
 
 clean:  ## remove what the pipeline made, but not DVC's cache or MLflow's runs
-	rm -rf data pretrained embeddings selections models metrics reports dvc_plots
+	rm -rf data pretrained embeddings selections models forecast metrics reports dvc_plots

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -39,8 +41,9 @@ VARIATIONS = (
 )
 
 
-def run(root: Path, variation: str, seed: int) -> float:
-    """Select and train one seed in a scratch folder; returns validation top-1 in percent."""
+@contextmanager
+def scratch(root: Path, variation: str) -> Iterator[tuple[stages.Workspace, str]]:
+    """A workspace in a scratch folder with the variation's settings, and its strategy."""
     strategy, *changes = variation.split()
     raw = yaml.safe_load((root / "params.yaml").read_text())
     for change in changes:
@@ -51,11 +54,15 @@ def run(root: Path, variation: str, seed: int) -> float:
             section = section[parent]
         section[last] = yaml.safe_load(value)
     with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
         for name in ("data", "pretrained", "embeddings", "overlap"):
-            (scratch / name).symlink_to(root / name)
-        (scratch / "params.yaml").write_text(yaml.safe_dump(raw))
-        ws = stages.Workspace(scratch, config.load(scratch))
+            (Path(folder) / name).symlink_to(root / name)
+        (Path(folder) / "params.yaml").write_text(yaml.safe_dump(raw))
+        yield stages.Workspace(Path(folder), config.load(Path(folder))), strategy
+
+
+def run(root: Path, variation: str, seed: int) -> float:
+    """Select and train one seed in a scratch folder; returns validation top-1 in percent."""
+    with scratch(root, variation) as (ws, strategy):
         target = ws.params.targets[0]
         stages.select(ws, target, strategy, seed)
         accelerator = runtime.start(seed, ws.params.cpu_threads)

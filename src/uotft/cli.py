@@ -153,6 +153,23 @@ def train(
 
 
 @app.command()
+def forecast(dataset: Dataset) -> None:
+    """Say before training how far source gradients are from the target's: forecast/."""
+    import numpy as np
+
+    from uotft import stages
+    from uotft.progress import track
+
+    cells = stages.forecast(_workspace(dataset), dataset, progress=track)
+    for strategy, seeds in cells.items():
+        delta2, cosine = (
+            np.mean([cell["selected"][name] for cell in seeds.values()])
+            for name in ("delta2", "cosine")
+        )
+        typer.echo(f"{dataset}-{strategy}: delta^2 {delta2:.4g}, cosine {cosine:+.3f}")
+
+
+@app.command()
 def evaluate(dataset: Dataset, strategy: Strategy = "uot") -> None:
     """Read the test part once for every seed of a strategy: metrics/."""
     from uotft import launch

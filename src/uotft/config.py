@@ -57,6 +57,12 @@ class Cluster(Settings):
     seed: int = Field(0, ge=0, description="draws the first centroids")
 
 
+class Forecast(Settings):
+    """The forecast of each selection before training: delta^2 of equation (4) along K."""
+
+    points: int = Field(12, ge=2, description="values of K along the curve, on a log scale")
+
+
 class Recipe(Settings):
     """How long and how fast to train; section 4.1 of Liu et al. (2022) unless noted."""
 
@@ -120,6 +126,7 @@ class Params(Settings):
     subset: Subset
     select: Select
     cluster: Cluster = Cluster()
+    forecast: Forecast = Forecast()
     selectors: dict[str, dict[str, Any]]
     train: Train
 

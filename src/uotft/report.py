@@ -63,6 +63,32 @@ def curves_picture(
     return _png(figure)
 
 
+def forecast_picture(
+    title: str,
+    strategies: list[str],
+    curves: dict[str, dict[str, dict[int, Interval]]],
+    selected: dict[str, dict[str, tuple[float, float]]],
+) -> bytes:
+    """Measures of the forecast against K, mean over seeds with a 95 % band; one panel a measure.
+
+    ``curves`` is {measure: {strategy: {K: interval}}}; ``selected`` {measure: {strategy: (K,
+    value)}}, a dot at the strategy's own K. ``strategies`` gives the colours of the other pictures.
+    """
+    figure = _figure(11, 3.6)
+    for axes, (measure, lines) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+        for strategy, curve in lines.items():
+            color = f"C{strategies.index(strategy)}"
+            mean = np.array([v.mean for v in curve.values()])
+            half = np.array([v.half for v in curve.values()])
+            axes.plot(list(curve), mean, color=color, label=strategy)
+            axes.fill_between(list(curve), mean - half, mean + half, color=color, alpha=0.12)
+            axes.plot(*selected[measure][strategy], "o", color=color)
+        axes.set(title=f"{title}: {measure}", xlabel="K, source classes kept", xscale="log")
+    axes.axhline(0, color="grey", linewidth=1)
+    figure.axes[0].legend(frameon=False)
+    return _png(figure)
+
+
 def classes_picture(
     title: str, sheets: dict[str, list[tuple[str, NDArray[np.uint8]]]], columns: int = 20
 ) -> bytes:

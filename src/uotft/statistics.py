@@ -1,10 +1,15 @@
-"""Means with 95 % intervals over seeds, and paired differences (Student's t)."""
+"""Means with 95 % intervals over seeds, paired differences (Student's t), and correlations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+from uotft.records import Floats
+
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -38,3 +43,49 @@ def paired(values: dict[int, float], baseline: dict[int, float]) -> Interval:
     """The mean difference over the seeds that both have, with its 95 % paired t-interval."""
     seeds = sorted(values.keys() & baseline.keys())
     return interval([values[seed] - baseline[seed] for seed in seeds])
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation ``value`` over ``n`` points with its 95 % bootstrap interval over seeds.
+
+    All are NaN for fewer than three points, the interval also for a single seed.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "too few points"
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+    def shown(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+def correlation(x: Floats, y: Floats, *, ranks: bool, pooled: bool) -> Correlation:
+    """Pearson's correlation of ``x`` and ``y`` (cells, seeds), or with ``ranks`` Spearman's.
+
+    ``pooled`` takes every cell of every seed as a point, else each cell's mean over seeds is one.
+    The bootstrap draws whole seeds, because the cells of one seed share its images.
+    """
+    from scipy.stats import rankdata
+
+    def of(seeds: NDArray[np.int64]) -> float:
+        a, b = (v[:, seeds].ravel() if pooled else v[:, seeds].mean(1) for v in (x, y))
+        a, b = (rankdata(v) if ranks else v for v in (a, b))
+        a, b = a - a.mean(), b - b.mean()
+        norm = np.sqrt((a @ a) * (b @ b))
+        return float(a @ b / norm) if len(a) > 2 and norm > 0 else float("nan")
+
+    n, value = x.shape[1], of(np.arange(x.shape[1]))
+    points = x.size if pooled else len(x)
+    draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    values = np.array([of(draw) for draw in draws] if n > 1 and np.isfinite(value) else [np.nan])
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
+    return Correlation(value, float(low), float(high), points)

@@ -144,9 +144,11 @@ def test_the_report(project: Path) -> None:
         assert f"| {strategy} | 2 |" in table
     assert "minus_none" in summary["uot"]
     page = (reports / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
+    assert "forecast δ²" in table
+    assert "Did the forecast foretell the gain?" in page
     assert "http" not in page, "it opens without a network"
-    assert len(list((reports / "pictures").glob("*.png"))) == 3
+    assert len(list((reports / "pictures").glob("*.png"))) == 4
     [run] = runs(project, "reports")
     artifacts = {a.path for a in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert {"index.html", "comparison.md", "pictures"} <= artifacts

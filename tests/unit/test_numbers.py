@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import ttest_rel
+from scipy.stats import pearsonr, spearmanr, ttest_rel
 from sklearn.metrics import balanced_accuracy_score
 
 from uotft import compare, metrics, runtime
 from uotft.evaluate import confusion
-from uotft.statistics import interval, paired
+from uotft.statistics import correlation, interval, paired
 
 
 def test_accuracies_against_scikit_learn() -> None:
@@ -31,6 +31,28 @@ def test_paired_interval_against_scipy() -> None:
 
 def test_one_seed_has_no_interval() -> None:
     assert np.isnan(interval([4.0]).half)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_correlations_against_scipy(pooled: bool) -> None:
+    x, noise = np.random.default_rng(0).normal(size=(2, 6, 8)).round(1)
+    y = x + noise
+    points = (x.ravel(), y.ravel()) if pooled else (x.mean(1), y.mean(1))
+    for ranks, expected in ((True, spearmanr), (False, pearsonr)):
+        found = correlation(x, y, ranks=ranks, pooled=pooled)
+        assert found.value == pytest.approx(expected(*points).statistic)
+        assert found.low < found.value < found.high
+        assert found.n == len(points[0])
+
+
+def test_a_correlation_needs_three_points_and_two_seeds() -> None:
+    x = np.array([[1.0, 2.0]])
+    assert str(correlation(x, x, ranks=False, pooled=True)) == "too few points"
+    one_seed = correlation(
+        np.arange(4.0)[:, None], np.arange(4.0)[:, None], ranks=False, pooled=True
+    )
+    assert one_seed.value == pytest.approx(1)
+    assert not one_seed.shown(), "without an interval nothing is shown"
 
 
 class Brightness(torch.nn.Module):

@@ -12,8 +12,8 @@ import pytest
 from conftest import REPOSITORY, files
 from uotft import registry
 
-COMMANDS = "prepare pretrain embed units select train evaluate compare ui doctor".split()  # noqa: SIM905
-COMMANDS += ["data overlap"]
+COMMANDS = "prepare pretrain embed units select forecast train".split()  # noqa: SIM905
+COMMANDS += ["evaluate", "compare", "ui", "doctor", "data overlap"]
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-tools.lock"])

@@ -224,6 +224,7 @@ def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
         assert m["images"] == 1000 == m["clean"]["images"] + found
         hits = round(m["top1"] * 10), round(m["clean"]["top1"] * (1000 - found) / 100)
         assert 0 <= hits[0] - hits[1] <= found
+    stages.forecast(ws, "digits", progress=lambda items, label: items)
     stages.compare(ws)
     mean = np.mean([m["clean"]["top1"] for m in results.values()])
     for name in ("comparison.md", "index.html"):

@@ -6,6 +6,7 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 
 from uotft.stages.comparison import compare
 from uotft.stages.data import embed, prepare, units
+from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.overlap import overlap, overlap_lines, read_overlap
 from uotft.stages.selecting import (
     draw,
@@ -27,10 +28,14 @@ __all__ = [
     "draw",
     "embed",
     "evaluate",
+    "forecast",
+    "gradient_products",
+    "measured",
     "overlap",
     "overlap_lines",
     "prepare",
     "pretrain",
+    "ranked",
     "read_overlap",
     "read_selection",
     "select",

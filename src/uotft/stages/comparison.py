@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from uotft import store
 from uotft.records import ImageSet
+from uotft.stages.forecasting import hindsight
 from uotft.stages.selecting import read_selection, source_bank
 from uotft.stages.workspace import Workspace
 from uotft.statistics import Interval, interval, paired
@@ -23,13 +24,13 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
     """Read metrics and histories of every target; writes tables and pictures to reports/."""
     from uotft import compare as room, report
 
-    tables, summary, notes = {}, {}, {}
+    tables, summary = {}, {}
     parts: list[report.Part] = []
-    runs, points = [], []
+    runs, points, texts = [], [], []
     for target in ws.params.targets:
         results = {s: store.read_json(ws.metrics(target, s)) for s in ws.params.strategies}
         rows = tables[target] = room.table(results)
-        notes[target] = room.overlap_note(results)
+        note = room.overlap_note(results)
         flat = [{"target": target, **room.flat(row)} for row in rows]
         summary[target] = {row["strategy"]: _numbers(row) for row in flat}
         curves = _curves(ws, target)
@@ -65,25 +66,30 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
         ]  # fmt: skip
         parts += [
             (target, [room.HEADER, *(row.cells() for row in rows)]),
-            *([("Test images in the source", notes[target])] if notes[target] else []),
+            *([("Test images in the source", note)] if note else []),
             ("Accuracy on the test part", pictures["comparison"]),
             ("Learning curves", pictures["curves"]),
             ("Selected classes", pictures["classes"]),
         ]
+        top1 = {
+            "validation": {s: curve[max(curve)] for s, curve in curves.items()},
+            "test": {s: {int(k): m["top1"] for k, m in v.items()} for s, v in results.items()},
+        }
+        foretold, lines = hindsight(ws, target, top1)
+        parts += foretold
+        overlap = f"\n{note}\n" if note else ""
+        texts.append(f"## {target}\n\n{room.markdown(rows)}{overlap}{lines}")
     folder = ws.root / "reports"
     store.write_csv(folder / "runs.csv", runs)
     store.write_csv(folder / "curves.csv", points)
     store.write_json(folder / "summary.json", summary)
-    text = "\n".join(
-        f"## {t}\n\n{room.markdown(rows)}" + (f"\n{notes[t]}\n" if notes[t] else "")
-        for t, rows in tables.items()
-    )
-    note = (
+    text = "\n".join(texts)
+    legend = (
         "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
         "points. Every seed draws its own labelled images."
     )
-    store.write_bytes(folder / "comparison.md", f"{text}\n{note}\n".encode())
-    html = report.page("uotft comparison", [*parts, ("How to read this", note)])
+    store.write_bytes(folder / "comparison.md", f"{text}\n{legend}\n".encode())
+    html = report.page("uotft comparison", [*parts, ("How to read this", legend)])
     store.write_bytes(folder / "index.html", html.encode())
     return tables
 

@@ -55,6 +55,10 @@ class Workspace:
         """The folder of one cell of the matrix; ``kind`` is selections or models."""
         return self.root / kind / target / strategy / str(seed)
 
+    def forecast(self, target: str) -> Path:
+        """delta^2 of every selection on a target, before any training."""
+        return self.root / "forecast" / f"{target}.json"
+
     def metrics(self, target: str, strategy: str) -> Path:
         """Test metrics of all seeds of one strategy."""
         return self.root / "metrics" / target / f"{strategy}.json"

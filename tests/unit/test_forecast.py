@@ -1,0 +1,210 @@
+"""forecast, its stage, and hindsight: delta^2 before training beside what was gained."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from conftest import workspace
+from uotft import forecast, hindsight, stages, store
+from uotft.backbones import small_resnet
+from uotft.images import to_input
+from uotft.network import Network
+from uotft.stages import forecasting
+from uotft.subset import few_shot
+
+LABELS = np.repeat([0, 1, 2, 3], [3, 5, 2, 4])
+KEPT = np.array([3, 1])
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    backbone = small_resnet.build(small_resnet.Settings(widths=[2, 3]))
+    return Network(backbone, target=2, source=4).eval()
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (len(LABELS), 8, 8)).astype(np.uint8)
+
+
+def of_source(network: Network, images: np.ndarray, **words: int) -> forecast.Gradients:
+    return forecast.gradients(network.backbone, network.head("source"), images, LABELS, **words)
+
+
+def by_autograd(network: Network, head: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """One gradient an image, (n, P), in the plainest way."""
+    rows = []
+    for image, label in zip(images, labels, strict=True):
+        features = network.backbone(to_input(torch.as_tensor(image[None])))
+        loss = functional.cross_entropy(network.head(head)(features), torch.tensor([label]))
+        parts = torch.autograd.grad(loss, list(network.backbone.parameters()))
+        rows.append(torch.cat([part.flatten() for part in parts]).numpy())
+    return np.array(rows, dtype=np.float64)
+
+
+def test_products_equal_direct_computation(network: Network, images: np.ndarray) -> None:
+    """Every measure from class products is what autograd gives image by image."""
+    labels = np.array([0, 0, 1, 1])
+    few = forecast.gradients(network.backbone, network.head("target"), images[:4], labels)
+    [p] = forecast.products([few.mean()], of_source(network, images, batch_size=2))
+    found = forecast.measures(p, KEPT)
+
+    f = by_autograd(network, "target", images[:4], labels).mean(0)
+    each = by_autograd(network, "source", images, LABELS)
+    far = np.square(f - each).sum(1)
+    rows = np.isin(LABELS, KEPT)
+    means = {c: each[c == LABELS].mean(0) for c in KEPT}
+    of_set = each[rows].mean(0)
+    assert found == pytest.approx(
+        {
+            "delta2": far[rows].mean(),
+            "worst_class": max(far[c == LABELS].mean() for c in KEPT),
+            "class_means": np.mean([np.square(f - means[c]).sum() for c in LABELS[rows]]),
+            "set_mean": np.square(f - of_set).sum(),
+            "cosine": f @ of_set / np.linalg.norm(f) / np.linalg.norm(of_set),
+        },
+        rel=1e-4,
+    )
+
+
+def test_the_targets_own_images_are_nearest(network: Network, images: np.ndarray) -> None:
+    """A source class that holds the target's one image, under the target's head, is at zero."""
+    images[LABELS == 0] = images[0]
+    head = network.head("source")
+    target = forecast.gradients(network.backbone, head, images[:1], LABELS[:1])
+    [p] = forecast.products([target.mean()], of_source(network, images))
+    alone = [forecast.measures(p, np.array([c])) for c in range(4)]
+    assert alone[0]["cosine"] == pytest.approx(1, abs=1e-5)
+    assert alone[0]["delta2"] == pytest.approx(0, abs=1e-5 * p.target)
+    assert min(m["delta2"] for m in alone[1:]) > 0.1 * p.target
+
+
+def test_the_order_of_images_and_classes_changes_nothing(
+    network: Network, images: np.ndarray
+) -> None:
+    order = np.random.default_rng(1).permutation(len(LABELS))
+    backbone, head = network.backbone, network.head("source")
+    plain, mixed = (
+        forecast.products(
+            [np.ones(of.means.shape[1])], of
+        )[0]
+        for of in (
+            of_source(network, images),
+            forecast.gradients(backbone, head, images[order], LABELS[order]),
+        )
+    )  # fmt: skip
+    expected = forecast.measures(plain, KEPT)
+    assert forecast.measures(mixed, KEPT[::-1]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_it_repeats_itself_and_leaves_the_network_alone(
+    network: Network, images: np.ndarray
+) -> None:
+    before = copy.deepcopy(network.state_dict())
+    first, again = of_source(network.train(), images), of_source(network, images)
+    assert np.array_equal(first.means, again.means)
+    assert np.array_equal(first.squares, again.squares)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+# ---- the stage
+
+
+@pytest.fixture
+def selected(fresh: Path) -> Path:
+    """A tiny workspace with the selections of two strategies and two seeds."""
+    for strategy in ("none", "uot"):
+        for seed in (0, 1):
+            stages.select(workspace(fresh), "digits", strategy, seed)
+    return fresh
+
+
+def run_forecast(root: Path) -> dict:
+    stages.forecast(workspace(root), "digits", progress=lambda items, label: items)
+    return store.read_json(workspace(root).forecast("digits"))
+
+
+def test_the_file_holds_every_cell_and_its_curve(selected: Path) -> None:
+    cells = run_forecast(selected)
+    assert list(cells) == ["uot"], "none keeps no class, so there is nothing to forecast"
+    assert list(cells["uot"]) == ["0", "1"]
+    for cell in cells["uot"].values():
+        curve = {point["k"]: point for point in cell["curve"]}
+        assert cell["selected"]["k"] == 5
+        assert cell["selected"] == curve[5], "the order is rebuilt from the scores"
+        assert (min(curve), max(curve)) == (1, 12)
+        assert all(point["delta2"] > point["class_means"] > 0 for point in cell["curve"])
+    assert cells["uot"]["0"] != cells["uot"]["1"]
+
+
+def test_only_the_drawn_images_decide(selected: Path) -> None:
+    """Scramble validation, test and undrawn training images: the forecast stays the same."""
+    before = run_forecast(selected)
+    ws = workspace(selected)
+    images = ws.images("digits")
+    pool = images.rows("train")
+    drawn = [pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)] for seed in (0, 1)]
+    others = np.setdiff1d(np.arange(len(images.labels)), np.concatenate(drawn))
+    images.images[others] = 99
+    store.write_images(ws.data("digits"), images)
+    assert run_forecast(selected) == before
+    images.images[drawn[0][0]] = 99
+    store.write_images(ws.data("digits"), images)
+    after = run_forecast(selected)
+    assert after["uot"]["0"] != before["uot"]["0"]
+
+
+def test_its_part_of_the_report(selected: Path) -> None:
+    run_forecast(selected)
+    ws = workspace(selected)
+    top1 = {"none": {0: 80.0, 1: 82.0}, "uot": {0: 81.0, 1: 84.0}}
+    parts, text = forecasting.hindsight(ws, "digits", {"validation": top1, "test": top1})
+    table, correlations, picture, note = (part for _, part in parts)
+    assert table[1][0] == "uot"
+    assert table[1][-1].startswith("+1.50 ± ")
+    assert correlations[1][2] == "too few points", "one strategy"
+    assert picture == (ws.root / "reports/pictures/forecast-digits.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert "not shown to foretell" in note
+    assert note in text
+    assert "| uot | 5 | " in text
+
+
+# ---- hindsight
+
+
+def values(rows: list[list[float]]) -> hindsight.Values:
+    return {f"s{i}": dict(enumerate(row)) for i, row in enumerate(rows)}
+
+
+def test_gains_are_paired() -> None:
+    top1 = {"none": {0: 80.0, 1: 90.0}, "uot": {0: 81.0, 1: 91.5, 7: 99.0}}
+    assert hindsight.gains(top1, ["uot"]) == {"uot": {0: 1.0, 1: 1.5}}
+
+
+@pytest.mark.parametrize(
+    ("sign", "says"), [(-1, "yes, as theorem 1 says"), (1, "yes, against theorem 1")]
+)
+def test_a_planted_correlation_is_found_with_its_sign(sign: int, says: str) -> None:
+    noise = np.random.default_rng(0).normal(size=(2, 5, 6)) / 20
+    forecast_ = np.arange(5)[:, None] + noise[0]
+    gained = sign * np.arange(5)[:, None] + noise[1]
+    rows = hindsight.correlations(values(forecast_), {"test": values(gained)})
+    assert [row[1] for row in rows] == ["n", "5", "30"]
+    assert {row[-1] for row in rows[1:]} == {f"{says}; {says}"}
+    assert "not shown" not in hindsight.verdict(rows)
+
+
+def test_no_correlation_is_said_plainly() -> None:
+    noise = np.random.default_rng(3).normal(size=(2, 5, 6))
+    rows = hindsight.correlations(values(noise[0]), {"test": values(noise[1])})
+    assert {row[-1] for row in rows[1:]} == {"no; no"}
+    assert "Every interval holds zero" in hindsight.verdict(rows)
