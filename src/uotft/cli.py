@@ -63,11 +63,26 @@ def embed(dataset: Dataset) -> None:
 
 
 @app.command()
-def units() -> None:
-    """Make what strategies score: class means, clusters or single images of the source."""
+def units(
+    features: Annotated[str, typer.Option(help="Your own: npz with an array means, or npy.")] = "",
+    output: Annotated[str, typer.Option(help="The bank that is made of them.")] = "",
+    clusters: Annotated[int, typer.Option(help="K of k-means on them.")] = 2000,
+    iterations: Annotated[int, typer.Option(help="Most passes over all points.")] = 20,
+    seed: Seed = 0,
+) -> None:
+    """Make what strategies score: class means, clusters or single images of the source.
+
+    With --features and --output: clusters of any features (images x features), for select
+    --source-bank; needs no params.yaml.
+    """
     from uotft import stages
 
-    typer.echo(stages.units(_workspace()))
+    if bool(features) != bool(output):
+        raise UserError("units: --features and --output go together")
+    wanted = {"clusters": clusters, "iterations": iterations, "seed": seed}
+    typer.echo(
+        stages.cluster_bank(features, output, wanted) if features else stages.units(_workspace())
+    )
 
 
 @app.command()

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from uotft.config import Cluster
 from uotft.errors import UserError
 
+LONG = 100_000_000  # points times clusters from which FAISS prints its iterations: some seconds
+
 
 @dataclass(frozen=True)
 class Clusters:
@@ -73,6 +75,7 @@ def kmeans(features: NDArray[np.float32], settings: Cluster) -> Clusters:
         spherical=True,
         min_points_per_centroid=1,  # FAISS warns below 39
         max_points_per_centroid=-(-n // settings.clusters),  # FAISS draws a sample above it
+        verbose=n * settings.clusters > LONG,
     )
     search.train(points)
     cosines, nearest = search.assign(points)

@@ -180,6 +180,11 @@ def strategy_settings(name: str, raw: dict[str, Any], where: str = "") -> Any:
     return _check(module.Settings, raw, where or f"strategy {name}")
 
 
+def cluster_settings(raw: dict[str, Any]) -> Cluster:
+    """A cluster section from its words."""
+    return _check(Cluster, raw, "cluster")
+
+
 def select_settings(raw: dict[str, Any]) -> Select:
     """A select section from its words."""
     return _check(Select, raw, "select")

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from uotft import registry
 from uotft.errors import UserError
 from uotft.stages import Workspace
 
-PACKAGES = ("torch", "accelerate", "mlflow", "dvc", "scikit-learn", "matplotlib", "safetensors")
+PACKAGES = ("torch", "accelerate", "mlflow", "dvc", "pot", "scikit-learn", "matplotlib")
 Finding = tuple[bool, str, str]
 
 
@@ -25,6 +26,7 @@ def findings() -> Iterator[Finding]:
             yield True, name, version(name)
         except PackageNotFoundError:
             yield False, name, "not installed: run `make setup`"
+    yield from _faiss()
     yield from _devices()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield free > 1, "disk", f"{free:.1f} GiB free here"
@@ -38,6 +40,17 @@ def findings() -> Iterator[Finding]:
     for shelf in registry.SHELVES:
         yield True, shelf, ", ".join(registry.names(shelf))
     yield from _data(ws)
+
+
+def _faiss() -> Iterator[Finding]:
+    found = {}
+    for name in ("faiss-cpu", "faiss-gpu"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    listed = ", ".join(f"{name} {number}" for name, number in found.items())
+    if len(found) > 1:
+        listed += ": one overwrites the other, uninstall both and install one"
+    yield len(found) == 1, "faiss", listed or "not installed: the extra cpu or gpu brings it"
 
 
 def _devices() -> Iterator[Finding]:

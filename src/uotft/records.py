@@ -89,7 +89,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Selection:
-    """The source classes kept, in order of rank, and the scores of all."""
+    """The source classes kept, in order of rank, and the scores of all.
+
+    ``labels`` names the class of each row where rows are images.
+    """
 
     strategy: str
     kept: NDArray[np.int64]
@@ -98,3 +101,4 @@ class Selection:
     scores: Scores
     settings: dict[str, Any]
     fingerprints: dict[str, str]
+    labels: tuple[str, ...] = ()

@@ -113,7 +113,13 @@ def to_json(selection: Selection) -> dict[str, Any]:
     return {
         "strategy": selection.strategy,
         "classes": [
-            {"rank": rank, "name": selection.names[row], "row": row, "score": float(scores[row])}
+            {
+                "rank": rank,
+                "name": selection.names[row],
+                **({"label": selection.labels[row]} if selection.labels else {}),
+                "row": row,
+                "score": float(scores[row]),
+            }
             for rank, row in enumerate(selection.kept.tolist(), 1)
         ],
         "scores": {

@@ -81,8 +81,9 @@ def test_images_with_a_cap_for_each_class(folder: Path) -> None:
     np.savez(folder / "s.npz", means=means, labels=np.array(["a", "b", "c"])[np.arange(30) % 3])
     done = call("uotft", *WORDS, "--top-k", "6", "--max-per-class", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
-    rows = [c["row"] for c in json.loads((folder / "out.json").read_text())["classes"]]
-    assert sorted(row % 3 for row in rows) == [0, 1, 2]
+    classes = json.loads((folder / "out.json").read_text())["classes"]
+    assert sorted(c["label"] for c in classes) == ["a", "b", "c"]
+    assert all("abc"[c["row"] % 3] == c["label"] for c in classes)
 
 
 def test_nothing_heavy_is_imported(folder: Path) -> None:
@@ -148,3 +149,43 @@ def test_one_of_the_three_files_alone(tmp_path: Path) -> None:
     done = call("uotft", "select", "--source-bank", "s.npz", cwd=tmp_path)
     assert done.returncode == 2
     assert "select needs --dataset, or --source-bank, --target-bank and --output" in done.stderr
+
+
+def test_clusters_of_unlabelled_features(folder: Path) -> None:
+    """600 unlabelled points around the source's classes: k-means, then the same selection."""
+    with np.load(folder / "s.npz") as arrays:
+        means = arrays["means"]
+    rng = np.random.default_rng(1)
+    owners = rng.permutation(np.arange(600) % 30)
+    points = means[owners] + 0.05 * rng.normal(size=(600, 16))
+    np.save(folder / "points.npy", points.astype(np.float32))
+    words = ("units", "--features", "points.npy", "--output", "s.npz", "--clusters", "60")
+    done = call("uotft", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("s.npz: 60 clusters of 600 rows, mean cosine 0.9")
+    with np.load(folder / "s.npz") as arrays:
+        members, counts = arrays["members"], arrays["counts"]
+    assert counts.sum() == 600
+    done = call("uotft", *WORDS, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    kept = [c["row"] for c in json.loads((folder / "out.json").read_text())["classes"]]
+    assert set(owners[np.isin(members, kept)].tolist()) == set(range(6)), "the near ones, no other"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--features", "s.npz"), "--features and --output go together"),
+        (("--features", "no.npy", "--output", "o.npz"), "no.npy: no such file"),
+        (("--features", "s.npz", "--output", "o.npz"), "cluster.clusters: got 2000, but there are"),
+        (
+            ("--features", "s.npz", "--output", "o.npz", "--clusters", "0"),
+            "clusters: got 0: Input should be greater than or equal to 1",
+        ),
+    ],
+)
+def test_mistakes_in_clusters(folder: Path, words: tuple[str, ...], message: str) -> None:
+    done = call("uotft", "units", *words, cwd=folder)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert not (folder / "o.npz").exists()

@@ -191,6 +191,26 @@ def test_the_command_on_two_folders(pair: Path) -> None:
     assert written["thresholds"]["distance"] == overlap.DISTANCE
 
 
+def test_where_all_test_images_look_alike_only_bytes_count(tmp_path: Path) -> None:
+    """Ten test images, all one drawing with a little noise, as handwritten digits are."""
+    rng = np.random.default_rng(0)
+    drawing = np.asarray(scene(1, (28, 28)).convert("L"), np.int64)
+    for number in range(10):
+        noisy = np.clip(drawing + rng.integers(-3, 4, drawing.shape), 0, 255).astype(np.uint8)
+        save(tmp_path / f"target/{number}.png", Image.fromarray(noisy))
+    save(tmp_path / "source/a/x.png", Image.open(tmp_path / "target/3.png"))
+    save(tmp_path / "source/a/y.png", scene(1, (28, 28)))
+    found = compare(tmp_path)
+    assert found["alike"] == 1.0
+    assert [(m["reason"], m["target"]) for m in found["matches"]] == [("bytes", "3.png")]
+    assert found["counts"]["picture"] == 0
+    assert len(found["doubtful"]) == 19, "x but for its own copy, and y, look like all ten"
+    assert any(
+        line.startswith("not counted: 19 pairs that look alike, because 100 %")
+        for line in stages.overlap_lines(found)
+    )
+
+
 @pytest.mark.skipif(
     not (SHARED / "flowers102_64px.zip").is_file(), reason=f"no real photographs at {SHARED}"
 )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from uotft import banks, config, registry, store
+from uotft.errors import UserError
 from uotft.records import ClassBank
 from uotft.stages.workspace import Progress, Workspace
 
@@ -47,22 +52,47 @@ def units(ws: Workspace) -> str:
 
     pool, unit = store.read_arrays(ws.features(ws.params.source)), ws.params.select.unit
     features, names = pool["features"], tuple(pool["names"].tolist())
-    members, note = pool["labels"], ""
-    labels: tuple[str, ...] = ()
+    members, labels, backbone = pool["labels"], (), str(pool["backbone"])
     if unit == "cluster":
-        found = cluster.kmeans(features, ws.params.cluster)
-        members, names = found.labels, _numbered("cluster ", len(found.counts))
-        note = (
-            f", mean cosine {found.objective:.4f} after {found.iterations} iterations, "
-            f"the last worth {found.gain:.1e}"
-        )
-    elif unit == "image":
-        labels = tuple(pool["names"][members].tolist())
-        members, names = np.arange(len(features)), _numbered("image ", len(features))
-    means, counts = cluster.class_means(features, members, len(names))
-    bank = ClassBank(means, names, counts, str(pool["backbone"]), "", unit, members, labels)
+        bank, note = _clustered(features, ws.params.cluster, backbone)
+    else:
+        note = ""
+        if unit == "image":
+            labels = tuple(pool["names"][members].tolist())
+            members, names = np.arange(len(features)), _numbered("image ", len(features))
+        means, counts = cluster.class_means(features, members, len(names))
+        bank = ClassBank(means, names, counts, backbone, "", unit, members, labels)
     banks.write(ws.embedding(ws.params.source), bank)
-    return f"{ws.params.source}: {len(names)} x {unit} of {len(features)} training images{note}"
+    made = f"{len(bank.names)} x {unit} of {len(features)} training images"
+    return f"{ws.params.source}: {made}{note}"
+
+
+def cluster_bank(features: str, output: str, wanted: dict[str, Any]) -> str:
+    """Clusters of a file of features (n, D), written as a bank; returns a line that says so."""
+    settings = config.cluster_settings(wanted)
+    if not Path(features).is_file():
+        raise UserError(f"{features}: no such file; an npz with an array 'means' is needed")
+    pool = banks.read(Path(features))
+    points = np.asarray(pool.means, np.float32)
+    bank, note = _clustered(points, settings, pool.backbone)
+    banks.write(Path(output), bank)
+    return f"{output}: {len(bank.names)} clusters of {len(points)} rows{note}"
+
+
+def _clustered(
+    features: NDArray[np.float32], settings: config.Cluster, backbone: str
+) -> tuple[ClassBank, str]:
+    """Clusters as a bank of their means, and a note on how good they are."""
+    from uotft import cluster
+
+    found = cluster.kmeans(features, settings)
+    names = _numbered("cluster ", len(found.counts))
+    means, counts = cluster.class_means(features, found.labels, len(names))
+    note = (
+        f", mean cosine {found.objective:.4f} after {found.iterations} iterations, "
+        f"the last worth {found.gain:.1e}"
+    )
+    return ClassBank(means, names, counts, backbone, "", "cluster", found.labels), note
 
 
 def _numbered(word: str, n: int) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ def overlap(
 ) -> dict[str, Any]:
     """Compare the target's test images with the source's training images; may write a JSON file.
 
+    ``matches`` are the pairs that count, ``doubtful`` those of a target whose pictures look alike.
+
     Each side is a folder or a prepared data set; ``workspace`` is asked for the latter only.
     """
     sides = {
@@ -40,7 +42,10 @@ def overlap(
     tested = list(sides["target"].pictures())
     if not tested:
         raise UserError(f"{target}: none of its images can be read: {sides['target'].unreadable}")
-    matches = [asdict(match) for match in room.find(tested, sides["source"].pictures())]
+    found = [asdict(match) for match in room.find(tested, sides["source"].pictures())]
+    alike = room.alike(tested) if any(match["reason"] == "picture" for match in found) else 0.0
+    doubtful = [m for m in found if m["reason"] == "picture" and alike > room.ALIKE]
+    matches = [match for match in found if match not in doubtful]
     result = {
         **{name: side.facts() for name, side in sides.items()},
         "thresholds": {
@@ -48,7 +53,9 @@ def overlap(
             "correlation": room.CORRELATION,
             "stem_correlation": room.STEM_CORRELATION,
             "flat": room.FLAT,
+            "alike": room.ALIKE,
         },
+        "alike": alike,
         "counts": {
             **{why: 0 for why in ("bytes", "stem", "picture")},
             **Counter(match["reason"] for match in matches),
@@ -56,6 +63,7 @@ def overlap(
             "source_images": len({match["source"] for match in matches}),
         },
         "matches": matches,
+        "doubtful": doubtful,
     }
     if output is not None:
         store.write_json(output, result)
@@ -87,6 +95,11 @@ def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:
     reasons = ", ".join(f"{why} {counts[why]}" for why in ("bytes", "stem", "picture"))
     found = counts["target_images"]
     yield f"{found} test images are in the source, {len(matches)} pairs: {reasons}"
+    if result["doubtful"]:
+        yield (
+            f"not counted: {len(result['doubtful'])} pairs that look alike, because "
+            f"{100 * result['alike']:.0f} % of the test images look like another test image too"
+        )
     for match in matches[:first]:
         why = f"{match['reason']:<8} {match['distance']:>2} bits {match['correlation']:6.3f}"
         yield f"  {why}  {match['target']}  =  {match['source']}"

@@ -162,6 +162,7 @@ def choose(
             "source": store.fingerprint(Path(source.file)),
             "target": store.fingerprint(Path(target.file)),
         },
+        labels=source.labels,
     )
 
 
