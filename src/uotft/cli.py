@@ -273,7 +273,10 @@ def _words(settings: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise UserError(f"--set: got {text!r}; NAME=VALUE is needed")
-        words[name] = yaml.safe_load(value)
+        try:
+            words[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {name}: got {value!r}, which is not YAML") from error
     return words
 
 

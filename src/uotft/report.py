@@ -136,7 +136,7 @@ def similarity_picture(
     """The sorted similarity vector (figure 2b of the paper), and its best ``shown`` by name.
 
     Classes that are never kept (-inf) are not drawn. With ``mass`` the scores are log P1 and the
-    bars P1 itself; where some classes were ``expected``, the others are in another colour.
+    bars P1 itself; where some classes were ``expected``, the names of the others are orange.
     """
     figure = _figure(12, 5.4)
     upper, lower = figure.subplots(2, 1)
@@ -147,12 +147,13 @@ def similarity_picture(
     label = "log of the mass sent" if mass else "score"
     upper.set(xlabel="rank", ylabel=label, title=f"{len(kept)} of {len(scores_S)} kept")
     best = kept[:shown]
-    color = ["C0" if expected is None or row in expected else "C1" for row in best]
-    lower.bar(range(len(best)), np.exp(scores_S[best]) if mass else scores_S[best], color=color)
+    lower.bar(range(len(best)), np.exp(scores_S[best]) if mass else scores_S[best], color="C0")
     lower.set_xticks(range(len(best)), [names[row][:20] for row in best], rotation=90, fontsize=6)
     lower.set(xlim=(-1, max(len(best), 1)), ylabel="mass sent" if mass else "score")
     if expected is not None:
-        lower.set_title("orange: not among the expected", fontsize=9)
+        lower.set_title("orange names: not among the expected", fontsize=9)
+        for label, row in zip(lower.get_xticklabels(), best, strict=True):
+            label.set_color("black" if row in expected else "C1")
     return _png(figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,7 @@ def test_nothing_heavy_is_imported(folder: Path) -> None:
         (("--strategy", "random", "--metric", "l2"), "metric: no such setting"),
         (("--cost-scale", "0"), "cost_scale: got 0"),
         (("--set", "tau=1"), "tau: no such setting; known are cost_scale, device"),
+        (("--set", "tau_target=["), "--set tau_target: got '[', which is not YAML"),
         (("--set", "tau"), "--set: got 'tau'; NAME=VALUE"),
         (("--expect", "middle *"), "--expect: .*'middle *' matches none"),
         (("--strategy", "nearest", "--top-k", "2", "--explain"), "'nearest' has no transport plan"),
@@ -143,6 +145,20 @@ def test_bad_means(folder: Path, change, message: str) -> None:
     assert done.returncode == 2
     assert message in done.stderr
     assert not (folder / "out.json").exists()
+
+
+def test_two_backbones_and_a_pickle(folder: Path) -> None:
+    means = np.load(folder / "t.npz")["means"]
+    np.savez(folder / "t.npz", means=means, backbone="resnet50")
+    means = np.load(folder / "s.npz")["means"]
+    np.savez(folder / "s.npz", means=means, backbone="resnet18")
+    done = call("uotft", *WORDS, cwd=folder)
+    assert done.returncode == 2
+    assert "s.npz and t.npz were made with different backbones (resnet18, resnet50)" in done.stderr
+    (folder / "s.npz").write_bytes(pickle.dumps({"means": means}))
+    done = call("uotft", *WORDS, cwd=folder)
+    assert done.returncode == 2
+    assert "s.npz: not a readable npz of plain arrays" in done.stderr
 
 
 def test_one_of_the_three_files_alone(tmp_path: Path) -> None:
