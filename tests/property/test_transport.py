@@ -63,6 +63,19 @@ def test_permuting_source_classes_permutes_scores(pair, scale: float, random) ->
     assert np.allclose(scores.values[order], other.values, atol=1e-6)
 
 
+@given(banks(), scales, st.randoms(use_true_random=False))
+def test_permuting_target_classes_changes_nothing(pair, scale: float, random) -> None:
+    source, target = pair
+    order = list(range(len(target.means)))
+    random.shuffle(order)
+    moved = ClassBank(
+        target.means[order], tuple(target.names[i] for i in order), target.counts[order]
+    )
+    config = uot.Settings(cost_scale=scale)
+    scores = [uot.score(source, t, config, 0).values for t in (target, moved)]
+    assert np.allclose(*scores, atol=1e-6)
+
+
 @given(banks(), st.floats(0.01, 100))
 def test_scaling_features_changes_nothing(pair, factor: float) -> None:
     source, target = pair

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.nn import functional
 
-from conftest import workspace
+from conftest import workspace, write_params
 from uotft import forecast, hindsight, stages, store
 from uotft.backbones import small_resnet
 from uotft.images import to_input
@@ -34,7 +35,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (len(LABELS), 8, 8)).astype(np.uint8)
 
 
-def of_source(network: Network, images: np.ndarray, **words: int) -> forecast.Gradients:
+def of_source(network: Network, images: np.ndarray, **words) -> forecast.Gradients:
     return forecast.gradients(network.backbone, network.head("source"), images, LABELS, **words)
 
 
@@ -47,6 +48,17 @@ def by_autograd(network: Network, head: str, images: np.ndarray, labels: np.ndar
         parts = torch.autograd.grad(loss, list(network.backbone.parameters()))
         rows.append(torch.cat([part.flatten() for part in parts]).numpy())
     return np.array(rows, dtype=np.float64)
+
+
+def test_clusters_average_images_under_their_own_labels(
+    network: Network, images: np.ndarray
+) -> None:
+    clusters = np.arange(len(LABELS)) % 3
+    found = of_source(network, images, groups=clusters)
+    each = by_autograd(network, "source", images, LABELS)
+    assert found.counts.tolist() == [5, 5, 4]
+    for c in range(3):
+        assert np.allclose(found.means[c], each[clusters == c].mean(0), rtol=1e-3, atol=1e-5)
 
 
 def test_products_equal_direct_computation(network: Network, images: np.ndarray) -> None:
@@ -160,6 +172,26 @@ def test_only_the_drawn_images_decide(selected: Path) -> None:
     store.write_images(ws.data("digits"), images)
     after = run_forecast(selected)
     assert after["uot"]["0"] != before["uot"]["0"]
+
+
+@pytest.mark.parametrize("unit", ["cluster", "image"])
+def test_other_units(fresh: Path, unit: str) -> None:
+    """A forecast for clusters; none, and nothing in the report, for single images."""
+    params = yaml.safe_load((fresh / "params.yaml").read_text())
+    params["select"]["unit"] = unit
+    write_params(fresh, params)
+    ws = workspace(fresh)
+    stages.units(ws)
+    for seed in (0, 1):
+        for strategy in ("none", "uot"):
+            stages.select(ws, "digits", strategy, seed)
+    cells = stages.forecast(ws, "digits", progress=lambda items, label: items)
+    if unit == "cluster":
+        assert cells["uot"]["0"]["curve"][-1]["k"] == 9, "as many as there are clusters"
+    else:
+        assert cells == {}
+        top1 = {"none": {0: 1.0, 1: 1.0}, "uot": {0: 1.0, 1: 1.0}}
+        assert forecasting.hindsight(ws, "digits", {"test": top1}) == ([], "")
 
 
 def test_its_part_of_the_report(selected: Path) -> None:
