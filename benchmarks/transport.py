@@ -129,8 +129,8 @@ def one(path: str | None, repeats: int) -> None:
     print(f"{np.abs(np.log(theirs) - plan.log_plan_ST).max():.1e}")
 
 
-def grid(path: str | None, repeats: int) -> None:
-    """Every eps_c with every tau (both sides alike), to a residual of 1e-9."""
+def grid(path: str | None, repeats: int, sweeps: int) -> None:
+    """Every eps_c with every tau (both sides alike), to 1e-9, POT with ``sweeps`` at most."""
     cell = problem(path)
     cells = [(s, s * tau, s * tau) for s in SCALES for tau in TAUS]
 
@@ -148,19 +148,17 @@ def grid(path: str | None, repeats: int) -> None:
     plans = transport.solve_grid(cell, cells)
     right = []
     for strengths, plan in zip(cells, plans, strict=True):
-        theirs, _ = pot(split(strengths), 1e-9, 1000)
+        theirs, _ = pot(split(strengths), 1e-9, sweeps)
         with np.errstate(all="ignore"):
             right.append(bool(np.abs(np.log(theirs) - plan.log_plan_ST).max() < 1e-6))
     good = [strengths for strengths, is_right in zip(cells, right, strict=True) if is_right]
     print(f"{len(cells)} problems; not converged: uotft {sum(not p.converged for p in plans)}")
-    print(
-        f"POT (1000 sweeps at most) is wrong, not finite or not there in {len(cells) - len(good)}"
-    )
+    print(f"POT ({sweeps} sweeps at most): wrong or not finite in {len(cells) - len(good)}")
     for name, part in (("all", cells), ("those that POT gets right", good)):
         took = alternate(
             {
                 "uotft": lambda part=part: transport.solve_grid(split(part[0]), part),
-                "POT": lambda part=part: [pot(split(s), 1e-9, 1000) for s in part],
+                "POT": lambda part=part: [pot(split(s), 1e-9, sweeps) for s in part],
             },
             repeats,
         )
@@ -215,12 +213,15 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["class", "grid", "image"])
     parser.add_argument("means", nargs="?")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--points", type=int)
+    parser.add_argument("--points", type=int, help="of image: one size alone")
+    parser.add_argument("--sweeps", type=int, default=10_000, help="of POT in grid, at most")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     if given.means and not Path(given.means).is_file():
         sys.exit(f"{given.means}: no such file")
     if given.what == "image":
         image(given.points)
+    elif given.what == "grid":
+        grid(given.means, given.repeats, given.sweeps)
     else:
-        {"class": one, "grid": grid}[given.what](given.means, given.repeats)
+        one(given.means, given.repeats)

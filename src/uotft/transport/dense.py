@@ -63,16 +63,19 @@ def solve_grid(
     ]
 
 
+#: base (T,), log of the row maxima (S,), scaled matrix (S, T)
+Absorbed = tuple[Floats, Floats, Floats]
+
+
 class DenseKernel:
     """K = -C / eps (S, T), and the matrix exp(base + K) scaled to rows of maximum one."""
 
     def __init__(self, log_kernel_ST: Floats) -> None:
         self._log_ST = log_kernel_ST
-        self._zero = self._absorb(np.zeros(log_kernel_ST.shape[1]))
-        self._now = self._zero
+        self._now: Absorbed | None = None
 
-    def _absorb(self, base_T: Floats) -> tuple[Floats, Floats, Floats]:
-        """(base (T,), log of the row maxima (S,), scaled matrix (S, T))."""
+    def _absorb(self, base_T: Floats) -> Absorbed:
+        """The matrix at potentials ``base_T``."""
         matrix_ST = self._log_ST + base_T
         top_S = matrix_ST.max(1)
         matrix_ST -= top_S[:, None]
@@ -81,8 +84,9 @@ class DenseKernel:
 
     def sweep(self, g_T: Floats, log_w_S: Floats, kappa_S: float) -> Half:
         """f from g, and both log marginals of the plan of f and g."""
-        if np.abs(g_T - self._now[0]).max() > NEAR:
-            self._now = self._zero if np.abs(g_T).max() <= NEAR else self._absorb(g_T)
+        if self._now is None or np.abs(g_T - self._now[0]).max() > NEAR:
+            # the base of zero serves every problem that shares this kernel
+            self._now = self._absorb(g_T if np.abs(g_T).max() > NEAR else np.zeros_like(g_T))
         base_T, top_S, matrix_ST = self._now
         self._u_T = np.exp(g_T - base_T)
         self._row_S = matrix_ST @ self._u_T
@@ -102,7 +106,7 @@ class DenseKernel:
 
     def coupling(self) -> Floats:
         """Q' P (T, T) of the last sweep."""
-        if self._column_T.min() > THIN:
+        if self._now and self._column_T.min() > THIN:
             matrix_ST = self._now[2] * np.sqrt(self._scale_S / self._row_S)[:, None]
             return np.asarray((matrix_ST.T @ matrix_ST) * self._u_T / self._column_T[:, None])
         log_plan_ST = self._log_ST + self._f_S[:, None] + self._g_T
@@ -116,5 +120,7 @@ class DenseKernel:
 def logsumexp(x: Floats, axis: int, keepdims: bool = False) -> Floats:
     """log sum exp(x), the largest term first taken out."""
     top = x.max(axis, keepdims=True)
-    total = np.log(np.exp(x - top).sum(axis, keepdims=True)) + top
+    terms = x - top
+    np.maximum(terms, FLOOR, out=terms)
+    total = np.log(np.exp(terms, out=terms).sum(axis, keepdims=True)) + top
     return np.asarray(total if keepdims else total.squeeze(axis))

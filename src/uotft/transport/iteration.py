@@ -32,7 +32,7 @@ from pydantic import Field
 from uotft.errors import UserError
 from uotft.records import Floats, Settings
 
-SLOW = 60  # sweeps still to go from which a Newton step is cheaper
+SLOW = 40  # sweeps still to go from which a Newton step is cheaper
 STEEP = 300.0  # largest cost over epsilon beyond which larger epsilons go first
 COARSER = 3.0  # by how much
 ROUGHLY = 1e-2  # the residual that is enough there
