@@ -7,6 +7,11 @@ is made and nothing else grows with n * D. The same seed gives the same bytes on
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +82,8 @@ def kmeans(features: NDArray[np.float32], settings: Cluster) -> Clusters:
         max_points_per_centroid=-(-n // settings.clusters),  # FAISS draws a sample above it
         verbose=n * settings.clusters > LONG,
     )
-    search.train(points)
+    with _stdout_as_stderr():
+        search.train(points)
     cosines, nearest = search.assign(points)
     filled, labels, counts = np.unique(nearest, return_inverse=True, return_counts=True)
     return Clusters(
@@ -102,6 +108,20 @@ def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
     points = np.array(features, np.float32, order="C")
     points /= np.sqrt(squares, dtype=np.float32)[:, None]
     return points
+
+
+@contextmanager
+def _stdout_as_stderr() -> Iterator[None]:
+    """FAISS prints its iterations to the C library's stdout, which belongs to our results."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what FAISS has printed but not yet written
+        os.dup2(ours, 1)
+        os.close(ours)
 
 
 def _faiss() -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import REPOSITORY, call
+from uotft import cluster
 from uotft.cluster import class_means, kmeans, unit_rows
 from uotft.config import Cluster
 from uotft.errors import UserError
@@ -142,3 +143,16 @@ def test_unit_rows_have_length_one() -> None:
     rows = unit_rows(RNG.normal(size=(9, 5)).astype(np.float32)[:, ::-1])
     assert rows.dtype == np.float32
     assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_progress_goes_to_stderr(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "LONG", 10)
+    cluster.kmeans(
+        np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32), Cluster(clusters=3)
+    )
+    print("a result")
+    said = capfd.readouterr()
+    assert said.out == "a result\n"
+    assert "Iteration" in said.err
