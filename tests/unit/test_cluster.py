@@ -152,7 +152,7 @@ def test_progress_goes_to_stderr(
     cluster.kmeans(
         np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32), Cluster(clusters=3)
     )
-    print("a result")
+    print("a result")  # noqa: T201
     said = capfd.readouterr()
     assert said.out == "a result\n"
     assert "Iteration" in said.err
