@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,24 @@ def test_blocks_agree_with_the_dense_solver(
     assert np.allclose(streamed.log_mass_S, dense.log_mass_S, atol=1e-7)
     rows = np.array([40, 3])
     assert np.allclose(streamed.log_rows(rows), dense.log_rows(rows), atol=1e-7)
+
+
+def test_blocks_read_a_map_of_a_file(tmp_path: Path) -> None:
+    """Features that stay on the disk, and cannot be written to."""
+    rng = np.random.default_rng(4)
+    source, target = (rng.normal(size=(n, 5)).astype(np.float32) for n in (40, 6))
+    np.save(tmp_path / "s.npy", source)
+    mapped = np.load(tmp_path / "s.npy", mmap_mode="r")
+    found = [
+        uot.score(
+            ClassBank(means, tuple(map(str, range(40))), np.ones(40, int)),
+            bank(target.tolist()),
+            uot.Settings(cost_scale=0.1, solver="blocks"),
+            0,
+        ).values
+        for means in (source, mapped)
+    ]
+    assert np.array_equal(*found)
 
 
 def test_blocks_sum_columns_that_underflow() -> None:

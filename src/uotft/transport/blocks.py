@@ -93,7 +93,7 @@ class BlockKernel:
         """The cost (rows, T) in float64, from features in their own precision."""
         import torch
 
-        x = torch.as_tensor(np.ascontiguousarray(rows_SD), device=self._device)
+        x = torch.tensor(np.asarray(rows_SD), device=self._device)  # a copy: maps are read-only
         x = x.to(self._target_TD.dtype)
         if self._problem.metric == "l2":
             distance: Tensor = torch.cdist(x, self._target_TD)
