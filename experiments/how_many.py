@@ -1,6 +1,6 @@
 """Which K? Automatic K against the best K of a grid, and delta^2 against the gain at each K.
 
-    dvc repro embed && nice python experiments/how_many.py     # 12 seeds, about 30 minutes
+    dvc repro units embed overlap && nice python experiments/how_many.py  # about 30 minutes
 
 "auto" keeps the fewest classes, best first, that carry 99 % of the transported mass; "perplexity"
 keeps exp(entropy) of the mass, the number of classes that share it in effect. Every training is a
