@@ -9,6 +9,7 @@ from hashlib import file_digest
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import torch
 from safetensors.torch import load
@@ -114,9 +115,11 @@ def read(path: Path) -> State:
         else:
             held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  a foreign file may fail in any way
-        cause = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+        # torch's own words advise to run what is inside; the cause stands last but one
+        words = [part.strip() for part in str(error).split("\n\n") if part.strip()]
+        cause = words[-2] if len(words) > 1 else (words or [type(error).__name__])[0]
         raise UserError(
-            f"{path}: not a readable file of weights ({cause.strip().splitlines()[0][:200]}); a "
+            f"{path}: not a readable file of weights ({cause.splitlines()[0][:200]}); a "
             "safetensors file is needed, or a .pt or .pth file of plain tensors: nothing else in "
             "a pickle is run"
         ) from error
@@ -162,6 +165,8 @@ def download(url: str) -> Path:
     try:
         torch.hub.download_url_to_file(url, str(path), prefix and prefix[1])
     except (OSError, RuntimeError, HTTPException) as error:  # RuntimeError: another hash
+        if isinstance(error, HTTPError):
+            error.close()
         raise UserError(
             f"backbone.weights: {url} cannot be downloaded ({error}). Without a network, put that "
             f"file at {path}, or anywhere and name it: backbone.weights: PATH"

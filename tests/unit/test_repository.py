@@ -13,7 +13,7 @@ from conftest import REPOSITORY, files
 from uotft import registry
 
 COMMANDS = "prepare pretrain embed units select forecast train".split()  # noqa: SIM905
-COMMANDS += ["evaluate", "compare", "ui", "doctor", "data overlap"]
+COMMANDS += ["evaluate", "predict", "export", "compare", "ui", "doctor", "data overlap"]
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-tools.lock"])
