@@ -16,7 +16,7 @@ def torchvision_file(name: str, folder: Path, **options: object) -> tuple[nn.Mod
     network = getattr(torchvision.models, name)(**options)
     for key, buffer in network.named_buffers():
         if "running" in key:
-            buffer.uniform_(0.5, 1.5)
+            buffer.uniform_(0.5, 1.5) if "var" in key else buffer.uniform_(-0.1, 0.1)
     torch.save(network.state_dict(), folder / f"{name}.pth")
     return network.eval(), folder / f"{name}.pth"
 

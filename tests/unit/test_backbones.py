@@ -76,6 +76,7 @@ def test_torchvision_weights_give_torchvision_features(name: str, tmp_path: Path
         logits = original(normalised(images))
         weight, bias = found.classifier
         features = found.backbone.eval()(images)
+        assert features.std() > 0.1
         assert torch.allclose(features @ weight.T + bias, logits, atol=1e-4)
         original.fc = nn.Identity()
         assert torch.allclose(features, original(normalised(images)), atol=1e-4)

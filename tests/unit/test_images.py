@@ -55,7 +55,7 @@ COLOUR = np.random.default_rng(1).integers(0, 255, (5, 6, 8, 3), dtype=np.uint8)
 def test_colour_pixels_keep_their_place() -> None:
     images = to_input(torch.as_tensor(COLOUR), 3)
     assert images.shape == (5, 3, 6, 8)
-    assert float(images[2, 1, 3, 4]) == pytest.approx(COLOUR[2, 3, 4, 1] / 127.5 - 1)
+    assert float(images[2, 1, 3, 4]) == pytest.approx(COLOUR[2, 3, 4, 1] / 127.5 - 1, abs=1e-6)
 
 
 def test_grey_is_repeated_and_colour_becomes_grey_as_in_pillow() -> None:
