@@ -32,6 +32,7 @@ def write(path: Path, bank: ClassBank) -> None:
         unit=np.array(bank.unit),
         members=bank.members,
         labels=np.array(bank.labels, np.str_),
+        **({"trunk": bank.trunk} if len(bank.trunk) else {}),
     )
 
 
@@ -67,6 +68,7 @@ def read(path: Path) -> ClassBank:
         unit=str(arrays.get("unit", "class")),
         members=arrays.get("members", np.empty(0, np.int64)),
         labels=tuple(np.asarray(arrays.get("labels", ()), np.str_).tolist()),
+        trunk=arrays.get("trunk", np.empty((0, 0))),
     )
 
 

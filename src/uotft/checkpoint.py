@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from uotft import config, store
 from uotft.errors import UserError
 from uotft.network import Network
+from uotft.weights import Pretrained
 
 
 def write(folder: Path, network: torch.nn.Module, facts: dict[str, Any]) -> None:
@@ -34,6 +35,13 @@ def read(folder: Path) -> tuple[Network, dict[str, Any]]:
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{weights} does not fit its model.json: {error}") from error
     return network.eval(), facts
+
+
+def pretrained(backbone: dict[str, Any]) -> Pretrained | None:
+    """The backbone with weights of its own, or None where the stage pretrain is to train it."""
+    module, settings = config.backbone(backbone)
+    found: Pretrained | None = getattr(module, "pretrained", lambda settings: None)(settings)
+    return found
 
 
 def build(backbone: dict[str, Any], target: int, source: int = 0) -> Network:

@@ -195,6 +195,63 @@ def evaluate(dataset: Dataset, strategy: Strategy = "uot") -> None:
 
 
 @app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    dataset: Annotated[str, typer.Option(help="The target that the model was trained on.")] = "",
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    model: Annotated[str, typer.Option(help="Or a folder with model.safetensors.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Say which classes image files show: the five likeliest of each, with probabilities."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from uotft import stages
+
+    answers, bad = stages.predict(_model("predict", model, dataset, strategy, seed), images)
+    if json_:
+        said = [
+            {"file": a.file, "classes": [{"label": c, "probability": p} for c, p in a.classes]}
+            for a in answers
+        ]
+        typer.echo(json.dumps(said, indent=2, ensure_ascii=False))
+    elif answers:
+        table = Table("image", "class", "probability, %")
+        table.columns[-1].justify = "right"
+        for answer in answers:
+            for place, (label, share) in enumerate(answer.classes):
+                last = place == len(answer.classes) - 1
+                file = "" if place else answer.file
+                table.add_row(file, label, f"{100 * share:.2f}", end_section=last)
+        Console(width=None if sys.stdout.isatty() else 110, markup=False).print(table)
+    if bad:
+        raise UserError("these files were left out:\n" + "\n".join(f"  {why}" for why in bad))
+
+
+@app.command()
+def export(
+    format_: Annotated[str, typer.Option("--format", help="onnx, or torch (torch.export).")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="The file; FILE.json describes it.")],
+    dataset: Annotated[str, typer.Option(help="The target that the model was trained on.")] = "",
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    model: Annotated[str, typer.Option(help="Or a folder with model.safetensors.")] = "",
+) -> None:
+    """Write a trained model for other programs, checked against the original's answers."""
+    from uotft import stages
+
+    folder = _model("export", model, dataset, strategy, seed)
+    about = stages.export(folder, format_, output)
+    typer.echo(
+        f"{output}: logits differ by {about['difference']:.1e} of the largest at most; "
+        f"class names in {output}.json"
+    )
+
+
+@app.command()
 def compare() -> None:
     """Compare strategies over seeds, with intervals: a table, pictures and a page in reports/."""
     from rich.console import Console
@@ -297,6 +354,14 @@ def _workspace(dataset: str | None = None, strategy: str | None = None) -> Works
     if strategy is not None:
         config.selector_settings(ws.params, strategy)
     return ws
+
+
+def _model(command: str, model: str, dataset: str, strategy: str, seed: int) -> Path:
+    """The folder of a trained model, named or one cell of the pipeline."""
+    if bool(model) == bool(dataset):
+        raise UserError(f"{command} needs --dataset (with --strategy and --seed), or --model")
+    ws = _workspace(dataset, strategy) if dataset else None
+    return ws.cell("models", dataset, strategy, seed) if ws else Path(model)
 
 
 def main() -> None:

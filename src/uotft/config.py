@@ -86,10 +86,13 @@ class Augment(Settings):
 
 
 class Pretrain(Settings):
-    """Pre-training of the backbone on all source classes."""
+    """Pre-training of the backbone on all source classes, where it brings no weights."""
 
     seed: int = Field(0, ge=0, description="initial weights, order and distortions")
     batch_size: int = Field(128, ge=2, description="images a step, over all processes")
+    head_scale: float = Field(
+        10.0, gt=0, description="sharpness of a classifier made of class means"
+    )
     recipe: Recipe
     augment: Augment = Augment()
 
@@ -167,6 +170,13 @@ def dataset_settings(params: Params, name: str) -> Any:
             f"prepared are {', '.join(sorted(params.datasets))}"
         )
     return _check(module.Settings, params.datasets[name], f"params.yaml: datasets.{name}")
+
+
+def dataset(section: dict[str, Any]) -> tuple[ModuleType, Any]:
+    """The module and the settings that a ``name`` and its settings mean."""
+    settings = dict(section)
+    module = registry.load("datasets", settings.pop("name"), "data set")
+    return module, _check(module.Settings, settings, "data set")
 
 
 def selector_settings(params: Params, name: str) -> Any:

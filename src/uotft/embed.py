@@ -22,10 +22,18 @@ def features(
     batch_size: int = 512,
     progress: Callable[..., Iterable[int]] = lambda starts, label: starts,
 ) -> NDArray[np.float32]:
-    """(n, H, W) uint8 -> (n, D) float32."""
-    backbone = network.backbone.eval().to(accelerator.device)
-    parts = [
-        backbone(to_input(torch.as_tensor(images[i : i + batch_size], device=accelerator.device)))
-        for i in progress(range(0, len(images), batch_size), "embedding")
-    ]
+    """uint8 (n, H, W) or (n, H, W, 3) -> (n, D) float32: what the heads see."""
+    backbone, device = network.backbone.eval().to(accelerator.device), accelerator.device
+    parts = []
+    for i in progress(range(0, len(images), batch_size), "embedding"):
+        pixels = torch.as_tensor(images[i : i + batch_size], device=device)
+        parts.append(backbone(to_input(pixels, network.channels)))
     return np.asarray(torch.cat(parts).cpu().numpy())
+
+
+@torch.no_grad()
+def projected(network: Network, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, D) -> (n, D'): what selection compares, by a backbone that has a ``project``."""
+    project = network.backbone.get_submodule("project").eval()
+    weight = next(project.parameters())
+    return np.asarray(project(torch.as_tensor(features).to(weight)).cpu().numpy())

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import nn
 
 from uotft.images import to_input
+from uotft.network import Network
 
 
 @torch.no_grad()
 def confusion(
-    network: nn.Module,
+    network: Network,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     accelerator: Accelerator,
@@ -29,7 +29,7 @@ def confusion(
         rows = mine[start : start + batch_size]
         pixels = torch.as_tensor(images[rows], device=accelerator.device)
         true = torch.as_tensor(labels[rows], device=accelerator.device)
-        predicted = network(to_input(pixels))["target"].argmax(1)
+        predicted = network(to_input(pixels, network.channels))["target"].argmax(1)
         counts += torch.bincount(true * classes + predicted, minlength=classes * classes)
     total: torch.Tensor = accelerator.reduce(counts, "sum")
     if int(total.sum()) != len(images):

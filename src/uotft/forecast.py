@@ -67,13 +67,14 @@ def gradients(
 ) -> Gradients:
     """Gradients of the cross-entropy in the P weights of ``backbone``, image by image.
 
-    ``images`` (n, H, W) uint8 with ``labels`` (n,) for the loss. Gradients are averaged over
-    ``groups`` (n,), the labels unless given, every number from 0 to the largest among them.
+    ``images`` uint8 (n, H, W) or (n, H, W, 3) with ``labels`` (n,) for the loss. Gradients are
+    averaged over ``groups`` (n,), the labels unless given, every number from 0 to the largest.
     """
     groups = labels if groups is None else groups
     backbone = backbone.eval()
     weights = {name: p.detach() for name, p in backbone.named_parameters()}
     buffers = dict(backbone.named_buffers())
+    channels: int = backbone.channels  # type: ignore[assignment]
     weight, bias, device = head.weight.detach(), head.bias.detach(), head.weight.device
 
     def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def gradients(
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             pixels, words = (torch.as_tensor(x[part], device=device) for x in (images, labels))
-            named = of_each(weights, to_input(pixels), words)
+            named = of_each(weights, to_input(pixels, channels), words)
             flat = torch.cat([named[name].flatten(1) for name in weights], 1)
             total, square = total + flat.sum(0), square + float(flat.square().sum())
         means.append((total / len(rows)).cpu().numpy())

@@ -18,22 +18,34 @@ from torch.nn import functional
 
 from uotft.config import Augment
 
+LUMA = (0.299, 0.587, 0.114)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` (n, 1, H, W) in [-1, 1], ``labels`` (n,)."""
+    """``images`` (n, C, H, W) in [-1, 1], ``labels`` (n,)."""
 
     images: Tensor
     labels: Tensor
 
 
-def to_input(pixels: Tensor) -> Tensor:
-    """uint8 (n, H, W) -> float (n, 1, H, W) in [-1, 1]."""
-    return pixels.unsqueeze(1).float().div_(127.5).sub_(1)
+def to_input(pixels: Tensor, channels: int = 1) -> Tensor:
+    """uint8 (n, H, W) grey or (n, H, W, 3) colour -> float (n, ``channels``, H, W) in [-1, 1].
+
+    Grey is repeated for a backbone that wants colour; colour becomes grey as in Pillow (ITU-R 601).
+    """
+    images = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    images = images.float().div_(127.5).sub_(1)
+    if images.shape[1] > channels:
+        return (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    return images.expand(-1, channels, -1, -1)
 
 
 class Stream:
-    """Endless shuffled, distorted batches of one labelled set; ``stream[step]`` is a Batch."""
+    """Endless shuffled, distorted batches of one labelled set; ``stream[step]`` is a Batch.
+
+    ``channels``, those of the batches, are what the backbone wants, not what the images have.
+    """
 
     def __init__(
         self,
@@ -44,6 +56,7 @@ class Stream:
         batch_size: int,
         seed: int,
         augment: Augment,
+        channels: int = 1,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
@@ -52,7 +65,7 @@ class Stream:
             raise ValueError(f"the {name} stream has no images")
         self.images = torch.as_tensor(images, device=device)
         self.labels = torch.as_tensor(labels, device=device)
-        self.batch_size, self.augment = batch_size, augment
+        self.batch_size, self.augment, self.channels = batch_size, augment, channels
         self.key = (seed, crc32(name.encode()))
         self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
 
@@ -71,7 +84,8 @@ class Stream:
         rows = torch.as_tensor(self.rows(step)[self.share], device=self.images.device)
         rng = np.random.default_rng((*self.key, 1, step))
         theta = _affines(self.augment, self.batch_size, rng)[self.share]
-        return Batch(_warp(to_input(self.images[rows]), theta), self.labels[rows])
+        images = to_input(self.images[rows], self.channels)
+        return Batch(_warp(images, theta), self.labels[rows])
 
 
 def _affines(augment: Augment, n: int, rng: np.random.Generator) -> Tensor:
@@ -89,6 +103,6 @@ def _affines(augment: Augment, n: int, rng: np.random.Generator) -> Tensor:
 
 
 def _warp(images: Tensor, theta: Tensor) -> Tensor:
-    """Warp (n, 1, H, W) by (n, 2, 3); what lies outside is background (-1)."""
+    """Warp (n, C, H, W) by (n, 2, 3); what lies outside is background (-1)."""
     grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
     return functional.grid_sample(images + 1, grid, align_corners=False) - 1

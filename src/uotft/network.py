@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from uotft.errors import UserError
+
 
 class TargetBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that normalises target and source rows apart and remembers the target only."""
@@ -36,6 +38,11 @@ def separate_norms(module: nn.Module) -> None:
             norm = TargetBatchNorm2d(child.num_features, child.eps, child.momentum)
             norm.load_state_dict(child.state_dict())
             setattr(module, name, norm)
+        elif isinstance(child, nn.BatchNorm2d) and not isinstance(child, TargetBatchNorm2d):
+            raise UserError(
+                "train.batch_norm: got 'target', but this backbone's norm layers are "
+                f"{type(child).__name__}, which cannot keep two domains apart: choose mixed"
+            )
         else:
             separate_norms(child)
 
@@ -46,6 +53,7 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, *, target: int, source: int = 0) -> None:
         super().__init__()
         features: int = backbone.features  # type: ignore[assignment]
+        self.channels: int = backbone.channels  # type: ignore[assignment]
         self.backbone = backbone
         self.heads = nn.ModuleDict({"target": nn.Linear(features, target)})
         if source:

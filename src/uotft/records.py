@@ -24,7 +24,8 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images: ``images`` (n, H, W) uint8, ``labels`` (n,), ``splits`` (n,) of str."""
+    """Labelled images: ``images`` uint8, grey (n, H, W) or colour (n, H, W, 3), ``labels`` (n,),
+    ``splits`` (n,) of str."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -45,6 +46,8 @@ class ClassBank:
 
     A row of the source may also be a cluster or one image, as ``unit`` says. ``members`` (n,) is
     the row of each training image; ``labels`` names the class of each row that is an image.
+    ``trunk`` (classes, D') are the means in the features that heads see, where a backbone selects
+    by others (``project`` in docs/extending.md); empty where they are the same.
     """
 
     means: Floats
@@ -55,6 +58,11 @@ class ClassBank:
     unit: str = "class"
     members: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     labels: tuple[str, ...] = ()
+    trunk: Floats = field(default_factory=lambda: np.empty((0, 0)))
+
+    def head_means(self) -> Floats:
+        """The means that a linear head can start from."""
+        return self.trunk if len(self.trunk) else self.means
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class SourcePart:
     """The source images that a selection means: ``rows`` of ``data``, with ``labels`` 0..k-1.
 
     ``names`` (k,) and ``classes`` (k,), the label's row among the source classes; where labels are
-    clusters, ``classes`` is empty. ``means`` (units kept, D) are those of the selection.
+    clusters, ``classes`` is empty. ``means`` (units kept, D) are those that a head starts from.
     """
 
     data: ImageSet

@@ -47,3 +47,32 @@ def test_distortion_changes_pixels_and_repeats_exactly() -> None:
 def test_an_empty_set_is_refused() -> None:
     with pytest.raises(ValueError, match="source stream has no images"):
         Stream(IMAGES[:0], np.arange(0), name="source", batch_size=4, seed=0, augment=STILL)
+
+
+COLOUR = np.random.default_rng(1).integers(0, 255, (5, 6, 8, 3), dtype=np.uint8)
+
+
+def test_colour_pixels_keep_their_place() -> None:
+    images = to_input(torch.as_tensor(COLOUR), 3)
+    assert images.shape == (5, 3, 6, 8)
+    assert float(images[2, 1, 3, 4]) == pytest.approx(COLOUR[2, 3, 4, 1] / 127.5 - 1, abs=1e-6)
+
+
+def test_grey_is_repeated_and_colour_becomes_grey_as_in_pillow() -> None:
+    from PIL import Image
+
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in COLOUR])
+    ours = to_input(torch.as_tensor(COLOUR), 1)
+    assert ours.shape == (5, 1, 6, 8)
+    assert torch.allclose(ours, to_input(torch.as_tensor(grey)), atol=1.01 / 127.5)
+    three = to_input(torch.as_tensor(grey), 3)
+    assert all(torch.equal(three[:, i : i + 1], to_input(torch.as_tensor(grey))) for i in range(3))
+
+
+def test_a_colour_stream_warps_all_channels_alike() -> None:
+    settings = {"name": "source", "batch_size": 4, "seed": 5, "augment": Augment()}
+    same = np.repeat(IMAGES[..., None], 3, 3)
+    colour = Stream(same, np.arange(10), channels=3, **settings)[0].images
+    grey = Stream(IMAGES, np.arange(10), **settings)[0].images
+    assert colour.shape == (4, 3, 12, 12)
+    assert torch.allclose(colour, grey.expand(-1, 3, -1, -1), atol=1e-6)

@@ -58,6 +58,8 @@ def test_a_correlation_needs_three_points_and_two_seeds() -> None:
 class Brightness(torch.nn.Module):
     """Says class 1 for bright images."""
 
+    channels = 1
+
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         mean = images.mean((1, 2, 3))
         return {"target": torch.stack([-mean, mean], 1)}

@@ -1,10 +1,12 @@
-"""The backbone of the embedded default: a small residual network for 28-pixel grey images.
+"""The backbone of the embedded default: a small residual network for small images.
 
 Three stages of basic blocks (He et al. 2016), each half the size of the one before, then the mean
 over the picture. With widths 24-48-96 and one block a stage it has 0.19 M weights.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +20,7 @@ class Settings(BaseSettings):
 
     widths: list[int] = Field([24, 48, 96], min_length=1, description="channels of each stage")
     blocks: int = Field(1, ge=1, description="residual blocks a stage")
+    channels: Literal[1, 3] = Field(1, description="1: sees grey, 3: sees colour")
 
 
 class Block(nn.Module):
@@ -42,13 +45,13 @@ class Block(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Images (n, 1, H, W) in [-1, 1] -> features (n, D)."""
+    """Images (n, C, H, W) in [-1, 1] -> features (n, D)."""
 
-    def __init__(self, widths: list[int], blocks: int) -> None:
+    def __init__(self, widths: list[int], blocks: int, channels: int) -> None:
         super().__init__()
-        self.features = widths[-1]
+        self.features, self.channels = widths[-1], channels
         layers: list[nn.Module] = [
-            nn.Conv2d(1, widths[0], 5, 2, 2, bias=False),
+            nn.Conv2d(channels, widths[0], 5, 2, 2, bias=False),
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         ]
@@ -60,11 +63,11 @@ class SmallResNet(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 1, H, W) -> (n, D), the mean over the picture."""
+        """(n, C, H, W) -> (n, D), the mean over the picture."""
         features: Tensor = self.layers(images).mean((2, 3))
         return features
 
 
 def build(settings: Settings) -> SmallResNet:
     """A network with random weights; seed torch first."""
-    return SmallResNet(settings.widths, settings.blocks)
+    return SmallResNet(settings.widths, settings.blocks, settings.channels)

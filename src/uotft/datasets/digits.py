@@ -11,11 +11,16 @@ draws its few labelled training images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from uotft.records import ImageSet, Settings as BaseSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Settings(BaseSettings):
@@ -30,6 +35,7 @@ class Settings(BaseSettings):
 
 def load(settings: Settings, progress: Callable[..., Iterator[int]]) -> ImageSet:
     """Read the set and cut it into train, val and test; uint8, white on black."""
+    from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -45,16 +51,16 @@ def load(settings: Settings, progress: Callable[..., Iterator[int]]) -> ImageSet
     splits[val], splits[test] = "val", "test"
     images = np.zeros((len(rows), settings.size, settings.size), np.uint8)
     for row in progress(rows, "scaling digits"):
-        images[row] = _scale_up(raw.images[row], settings)
+        # 17 grey levels, 0 to 16
+        grey = Image.fromarray((raw.images[row] * (255 / 16)).astype(np.uint8))
+        images[row] = from_picture(grey, settings)
     return ImageSet(images, raw.target.astype(np.int64), splits, tuple(map(str, range(10))))
 
 
-def _scale_up(image: np.ndarray, settings: Settings) -> np.ndarray:
-    """8 x 8 in [0, 16] -> size x size in [0, 255], bicubic, with a margin."""
-    from PIL import Image
+def from_picture(picture: Image, settings: Settings) -> NDArray[np.uint8]:
+    """A grey picture of any size, white on black -> size x size, bicubic, with a margin."""
+    from PIL.Image import Resampling
 
     inner = settings.size - 2 * settings.margin
-    grey = Image.fromarray((image * (255 / 16)).astype(np.uint8))
-    return np.pad(
-        np.asarray(grey.resize((inner, inner), Image.Resampling.BICUBIC)), settings.margin
-    )
+    scaled = picture.resize((inner, inner), Resampling.BICUBIC)
+    return np.pad(np.asarray(scaled), settings.margin)

@@ -18,6 +18,7 @@ from uotft.stages.selecting import (
     target_bank,
 )
 from uotft.stages.training import evaluate, pretrain, train
+from uotft.stages.using import export, predict
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
@@ -29,11 +30,13 @@ __all__ = [
     "draw",
     "embed",
     "evaluate",
+    "export",
     "forecast",
     "gradient_products",
     "measured",
     "overlap",
     "overlap_lines",
+    "predict",
     "prepare",
     "pretrain",
     "ranked",

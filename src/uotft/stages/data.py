@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def embed(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     images = ws.images(dataset)
     rows = images.rows("train")
     features = room.features(network, images.images[rows], accelerator, progress=progress)
+    trunk = {}
+    if hasattr(network.backbone, "project"):  # selection compares other features than heads see
+        features, trunk = room.projected(network, features), {"trunk": features}
     store.write_arrays(
         ws.features(dataset),
         features=features,
@@ -42,6 +46,7 @@ def embed(ws: Workspace, dataset: str, *, progress: Progress) -> str:
         rows=rows,
         names=np.array(images.names),
         backbone=np.array(facts["sha256"]),
+        **trunk,
     )
     return f"{dataset}: {features.shape[0]} training images, {features.shape[1]} features"
 
@@ -62,6 +67,9 @@ def units(ws: Workspace) -> str:
             members, names = np.arange(len(features)), _numbered("image ", len(features))
         means, counts = cluster.class_means(features, members, len(names))
         bank = ClassBank(means, names, counts, backbone, "", unit, members, labels)
+    if "trunk" in pool:
+        trunk, _ = cluster.class_means(pool["trunk"], bank.members, len(bank.names))
+        bank = replace(bank, trunk=trunk)
     banks.write(ws.embedding(ws.params.source), bank)
     made = f"{len(bank.names)} x {unit} of {len(features)} training images"
     return f"{ws.params.source}: {made}{note}"

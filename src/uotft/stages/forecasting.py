@@ -80,7 +80,7 @@ def gradient_products(
         torch.manual_seed(seed)  # a random head starts as it does in training
         network = Network(pretrained.backbone, target=len(images.names)).to(device)
         if settings.target_head == "class_means":
-            means = torch.as_tensor(target_bank(ws, target, seed).means, dtype=torch.float32)
+            means = torch.as_tensor(target_bank(ws, target, seed).head_means(), dtype=torch.float32)
             network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
         rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
         found = room.gradients(

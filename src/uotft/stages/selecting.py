@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from uotft import banks, config, registry, report, selection, store
 from uotft.errors import UserError
-from uotft.records import ClassBank, Selection, SourcePart
+from uotft.records import ClassBank, Floats, Selection, SourcePart
 from uotft.stages.workspace import Workspace
 
 
@@ -206,7 +206,7 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
         names = tuple(images.names[c] for c in classes)
     elif bank.unit == "cluster":
         classes = kept[:0]
-    return SourcePart(images, rows, labels, names, classes, bank.means[kept])
+    return SourcePart(images, rows, labels, names, classes, bank.head_means()[kept])
 
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
@@ -216,14 +216,19 @@ def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     pool = store.read_arrays(ws.embedding(target))
     drawn = few_shot(pool["labels"], ws.params.subset.shots, seed)
     labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
-    means = np.stack([pool["features"][drawn][labels == c].mean(0) for c in range(len(names))])
     counts = np.bincount(labels, minlength=len(names))
+
+    def means(features: NDArray[np.float32]) -> Floats:
+        parts = [features[drawn][labels == c].mean(0) for c in range(len(names))]
+        return np.stack(parts).astype(np.float64)
+
     return ClassBank(
-        means.astype(np.float64),
+        means(pool["features"]),
         names,
         counts,
         str(pool["backbone"]),
         file=str(ws.embedding(target)),
+        trunk=means(pool["trunk"]) if "trunk" in pool else np.empty((0, 0)),
     )
 
 

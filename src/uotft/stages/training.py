@@ -19,25 +19,77 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from uotft.network import Network
+    from uotft.weights import Pretrained
 
 
 def pretrain(ws: Workspace, accelerator: Accelerator, *, log: Log, progress: Progress) -> None:
-    """Train the backbone on every source class; writes pretrained/SOURCE/."""
+    """Train the backbone on every source class; writes pretrained/SOURCE/.
+
+    A backbone that brings weights is not trained: it gets a classifier and is written.
+    """
     import torch
 
     from uotft import checkpoint
     from uotft.objectives import plain
 
     settings, images = ws.params.pretrain, ws.images(ws.params.source)
+    with accelerator.main_process_first():  # one process downloads, the others find the file
+        found = checkpoint.pretrained(ws.params.backbone)
+    if found is not None:
+        _adopt(ws, found, images, accelerator, log, progress)
+        return
     torch.manual_seed(settings.seed)
     network = checkpoint.build(ws.params.backbone, len(images.names))
-    stream = _Stream(accelerator, settings.seed, settings.augment)
+    stream = _Stream(accelerator, settings.seed, settings.augment, network.channels)
     rows = images.rows("train")
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
     _fit_and_write(
         ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), settings.recipe,
         images, facts, accelerator, log, progress,
+    )  # fmt: skip
+
+
+def _adopt(
+    ws: Workspace,
+    found: Pretrained,
+    images: ImageSet,
+    accelerator: Accelerator,
+    log: Log,
+    progress: Progress,
+) -> None:
+    """Write pre-trained weights as pretrained/SOURCE/, validated and with a row a source class.
+
+    The rows are those of the weights' own classifier if it has as many, else of class means.
+    """
+    import torch
+
+    from uotft import cluster, embed
+    from uotft.network import Network, nearest_mean_rows
+
+    settings, classes = ws.params.pretrain, len(images.names)
+    network = Network(found.backbone, target=classes).to(accelerator.device)
+    own = found.classifier
+    if own is not None and own[0].shape == network.head("target").weight.shape:
+        head = "classifier"
+        network.start_head("target", *own)
+    else:
+        head = "class means"
+        rows = images.rows("train")
+        features = embed.features(network, images.images[rows], accelerator, progress=progress)
+        means, _ = cluster.class_means(features, images.labels[rows], classes)
+        rows_of_means = nearest_mean_rows(torch.as_tensor(means).float(), settings.head_scale)
+        network.start_head("target", *rows_of_means)
+    facts = {
+        "stage": "pretrain",
+        "source": ws.params.source,
+        "seed": settings.seed,
+        "weights": found.origin,
+        "head": head,
+    }
+    _fit_and_write(
+        ws, ws.pretrained(), network, {}, lambda o, b: {},
+        settings.recipe.model_copy(update={"steps": 0}), images, facts, accelerator, log, progress,
     )  # fmt: skip
 
 
@@ -72,7 +124,7 @@ def train(
     if settings.batch_norm == "target":
         separate_norms(network)
     if settings.target_head == "class_means":
-        means = torch.as_tensor(target_bank(ws, target, seed).means, dtype=torch.float32)
+        means = torch.as_tensor(target_bank(ws, target, seed).head_means(), dtype=torch.float32)
         network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
     if len(part.names) and settings.source_head == "classifier":
         if len(part.classes):
@@ -84,7 +136,7 @@ def train(
         network.start_head("source", *start)
 
     # ---- streams: the seed's few labelled images, and those of the kept source units
-    stream = _Stream(accelerator, seed, settings.augment)
+    stream = _Stream(accelerator, seed, settings.augment, network.channels)
     pool = images.rows("train")
     rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
@@ -112,6 +164,8 @@ def train(
         "overlap": {"found": len(found), "excluded": left_out},
         "pretrained": facts["sha256"],
         "data": store.fingerprint(ws.data(target)),
+        # how pictures become images of this set
+        "dataset": {"name": target, **config.dataset_settings(ws.params, target).model_dump()},
     }
     _fit_and_write(
         ws, ws.cell("models", target, strategy, seed), network, streams,
@@ -221,8 +275,11 @@ def _fit_and_write(
 class _Stream:
     """Makes the streams of one run: what they share is said once."""
 
-    def __init__(self, accelerator: Accelerator, seed: int, augment: config.Augment) -> None:
-        self.accelerator, self.seed, self.augment = accelerator, seed, augment
+    def __init__(
+        self, accelerator: Accelerator, seed: int, augment: config.Augment, channels: int = 1
+    ) -> None:
+        self.accelerator, self.seed = accelerator, seed
+        self.augment, self.channels = augment, channels
 
     def __call__(
         self,
@@ -242,6 +299,6 @@ class _Stream:
             )
         return Stream(
             images.images[rows], labels, name=name, batch_size=batch_size, seed=self.seed,
-            augment=self.augment, device=self.accelerator.device,
+            augment=self.augment, channels=self.channels, device=self.accelerator.device,
             rank=self.accelerator.process_index, world=world,
         )  # fmt: skip

@@ -1,0 +1,80 @@
+"""Image files -> pixels as a model was trained on -> its likeliest classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uotft.errors import UserError
+from uotft.images import to_input
+from uotft.network import Network
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The likeliest classes of one file, best first, with their probabilities."""
+
+    file: str
+    classes: tuple[tuple[str, float], ...]
+
+
+def read(path: Path, shape: list[int], resize: Callable[[Image], Pixels] | None = None) -> Pixels:
+    """An image file as uint8 pixels of ``shape``, (H, W) grey or (H, W, 3) colour.
+
+    A picture that already has that size is taken as it is. Others go through ``resize``, the data
+    set's own way, or else are stretched (bicubic).
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            picture = _in_mode(ImageOps.exif_transpose(file), "L" if len(shape) == 2 else "RGB")
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not an image that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"{path}: {reason}") from error
+    size = (shape[1], shape[0])
+    if picture.size != size and resize is not None:
+        return resize(picture)
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+@torch.no_grad()
+def best(
+    network: Network, pixels: Pixels, classes: list[str], files: list[str], top: int = 5
+) -> list[Answer]:
+    """uint8 (n, H, W) or (n, H, W, 3) -> the ``top`` classes of each image."""
+    inputs = to_input(torch.as_tensor(pixels), network.channels)
+    found = network.eval()(inputs)["target"].softmax(1).topk(min(top, len(classes)))
+    rows = zip(files, found.indices.tolist(), found.values.tolist(), strict=True)
+    return [
+        Answer(file, tuple((classes[c], p) for c, p in zip(numbers, shares, strict=True)))
+        for file, numbers, shares in rows
+    ]
+
+
+def _in_mode(picture: Image, mode: str) -> Image:
+    """8 bits of grey or colour; of 16 bits the upper 8."""
+    from PIL import Image as pillow
+
+    if picture.mode[0] == "F":
+        raise ValueError("floating point pixels have no known white")
+    if picture.mode[0] == "I":
+        pixels = np.asarray(picture, np.float64) / 257
+        picture = pillow.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+    # Pillow warns when a palette with transparency becomes grey without its colours
+    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert(mode)

@@ -1,0 +1,112 @@
+"""`uotft predict` and `uotft export` as a user calls them, on a tiny trained model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import call, run_train, workspace
+from uotft import checkpoint
+from uotft.images import to_input
+
+CELL = ("--dataset", "digits", "--strategy", "uot", "--seed", "0")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with one trained model and three of its test images as files."""
+    root = Path(shutil.copytree(tiny, tmp_path_factory.mktemp("trained") / "project"))
+    run_train(root)
+    images = workspace(root).images("digits")
+    for row in images.rows("test")[:3]:
+        Image.fromarray(images.images[row]).save(root / f"{row}.png")
+    return root
+
+
+def probabilities(root: Path, files: list[Path]) -> np.ndarray:
+    network, _ = checkpoint.read(workspace(root).cell("models", "digits", "uot", 0))
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    with torch.no_grad():
+        return network(to_input(torch.as_tensor(pixels)))["target"].softmax(1).numpy()
+
+
+def test_predict_says_what_the_network_says(trained: Path) -> None:
+    files = sorted(trained.glob("*.png"))
+    done = call("uotft", "predict", *CELL, "--json", *map(str, files), cwd=trained)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    for answer, file, row in zip(said, files, probabilities(trained, files), strict=True):
+        assert answer["file"] == str(file)
+        best = np.argsort(-row)[:5]
+        assert [c["label"] for c in answer["classes"]] == [str(c) for c in best]
+        found = [c["probability"] for c in answer["classes"]]
+        assert found == pytest.approx(row[best].tolist(), rel=1e-5)
+
+
+def test_predict_needs_no_project_with_a_model_folder(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(trained / "models/digits/uot/0", folder)
+    [file, *_] = sorted(trained.glob("*.png"))
+    shutil.copy(file, tmp_path / "[one].png")
+    done = call("uotft", "predict", "--model", str(folder), "[one].png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "[one].png" in done.stdout
+    best = probabilities(trained, [file])[0].max()
+    assert f"{100 * best:.2f}" in done.stdout
+
+
+def test_predict_answers_for_the_good_files_and_names_the_bad(trained: Path) -> None:
+    [file, *_] = sorted(trained.glob("*.png"))
+    (trained / "page.jpg").write_text("<html>")
+    done = call("uotft", "predict", *CELL, file.name, "page.jpg", "gone.png", cwd=trained)
+    assert done.returncode == 2
+    assert file.name in done.stdout
+    assert "page.jpg: not an image" in done.stderr
+    assert "gone.png: No such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("form", "name"), [("onnx", "m.onnx"), ("torch", "m.pt2")])
+def test_export_writes_a_file_that_answers_alike(trained: Path, form: str, name: str) -> None:
+    done = call("uotft", "export", *CELL, "--format", form, "--output", name, cwd=trained)
+    assert done.returncode == 0, done.stderr
+    about = json.loads((trained / f"{name}.json").read_text())
+    assert about["classes"] == [str(c) for c in range(10)]
+    assert about["difference"] <= about["tolerance"]
+    files = sorted(trained.glob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(trained / name)
+        logits = torch.as_tensor(session.run(["logits"], {"pixels": pixels})[0])
+    else:
+        logits = torch.export.load(trained / name).module()(torch.as_tensor(pixels)).detach()
+    wanted = probabilities(trained, files)
+    assert logits.softmax(1).numpy() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("predict", "a.png"), "predict needs --dataset (with --strategy and --seed), or --model"),
+        (("predict", "--dataset", "dogz", "a.png"), "'dogz'; known are digits, glyphs"),
+        (("predict", "--dataset", "digits", "--seed", "9", "a.png"), "9/model.json is missing"),
+        (("predict", *CELL), "IMAGE"),
+        (("export", *CELL, "--format", "tflite", "--output", "m"), "'tflite'; known are onnx, tor"),
+        (("export", "--format", "onnx", "--output", "m"), "export needs --dataset"),
+    ],
+)
+def test_mistakes(trained: Path, words: tuple[str, ...], message: str) -> None:
+    before = sorted(trained.rglob("*"))
+    done = call("uotft", *words, cwd=trained)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(trained.rglob("*")) == before
