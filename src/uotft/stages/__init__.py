@@ -17,7 +17,13 @@ from uotft.stages.selecting import (
     source_part,
     target_bank,
 )
-from uotft.stages.training import evaluate, pretrain, train
+from uotft.stages.training import (
+    evaluate,
+    pretrain,
+    pretrain_belongs,
+    train,
+    train_belongs,
+)
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
@@ -36,6 +42,7 @@ __all__ = [
     "overlap_lines",
     "prepare",
     "pretrain",
+    "pretrain_belongs",
     "ranked",
     "read_overlap",
     "read_selection",
@@ -45,5 +52,6 @@ __all__ = [
     "source_part",
     "target_bank",
     "train",
+    "train_belongs",
     "units",
 ]
