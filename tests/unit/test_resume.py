@@ -1,13 +1,11 @@
-"""Real kills of a tiny training: what goes on afterwards has the same bytes as what never stopped.
-
-Children are forks of this process, which spares each of them the seconds that imports take.
-"""
+"""Real kills of a tiny training: what goes on ends in the bytes of what never stopped."""
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import find_overlap, tiny_params, users_environment, workspace, write_params
+from forks import fork, killed, pair
 from uotft import runtime, stages, store, unfinished
 from uotft.errors import Diverged, Interrupted
+from uotft.snapshot import State, restore, write
 
 STEPS = 24
 CELL = ("digits", "uot", 0)
@@ -63,26 +64,6 @@ def made(root: Path) -> list[bytes]:
 def left(root: Path) -> Path:
     ws = workspace(root)
     return ws.unfinished(ws.cell("models", *CELL))
-
-
-def fork(work: Callable[[], object]) -> int:
-    """Start ``work`` in a child; returns its process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work()
-        os._exit(0)
-    except BaseException as error:  # noqa: BLE001 (the child must never return into pytest)
-        print(repr(error), file=sys.stderr)  # noqa: T201
-        os._exit(1)
-
-
-def killed(pid: int) -> bool:
-    """Wait for a child; whether SIGKILL ended it, and not an error."""
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
-    return os.WIFSIGNALED(status)
 
 
 def die() -> None:
@@ -188,6 +169,21 @@ def test_asked_to_stop_it_saves_and_goes_on(ready: Path) -> None:
     assert made(ready) == whole
 
 
+def test_random_states_go_on(tmp_path: Path) -> None:
+    """Streams draw from none of them; a backbone with dropout or an objective may."""
+    network = torch.nn.Linear(2, 2)
+    state = State(network, torch.optim.SGD(network.parameters()), None, runtime.start(3, 1))
+    write(tmp_path / "state.safetensors", state)
+
+    def draw() -> list[float]:
+        return [random.gauss(0, 1), np.random.rand(), float(torch.rand(1))]  # noqa: NPY002
+
+    before = draw()
+    assert draw() != before
+    restore(tmp_path / "state.safetensors", state)
+    assert draw() == before
+
+
 @pytest.mark.parametrize("what", ["learning_rate", "data", "selection", "pretrained"])
 def test_a_checkpoint_of_something_else_is_set_aside(
     ready: Path, what: str, capfd: pytest.CaptureFixture[str]
@@ -249,8 +245,6 @@ def test_weights_that_are_not_finite_are_not_saved(
     ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step with a finite loss may ruin the weights: the checkpoint before them stays."""
-    import torch
-
     assert killed(fork(lambda: train(ready, progress=dies_at(7))))
     steps = torch.optim.SGD.step
 
@@ -266,30 +260,38 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert unfinished.newest(left(ready))[1]["step"] == 5
 
 
-def pair(root: Path, progress: Callable = lambda items, label: items) -> list[int]:
-    """Train on two processes, as `torch.distributed.run` sets them up."""
-    from accelerate.state import AcceleratorState
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def work(rank: int) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-        train(root, progress=progress)
-
-    return [fork(lambda rank=rank: work(rank)) for rank in range(2)]
-
-
 def test_two_processes_go_on_to_the_same_bytes(ready: Path) -> None:
-    assert not any([killed(pid) for pid in pair(ready)])
+    """Going on starts with a validation, for which each process needs its own batch norm."""
+    change(ready, checkpoint_every=6, eval_every=6)
+    assert not any([killed(pid) for pid in pair(lambda rank: train(ready))])
     whole = made(ready)
-    assert all([killed(pid) for pid in pair(ready, dies_at(13))])
-    assert unfinished.newest(left(ready))[1]["step"] == 10
-    assert not any([killed(pid) for pid in pair(ready)])
+    assert all([killed(pid) for pid in pair(lambda rank: train(ready, progress=dies_at(13)))])
+    assert unfinished.newest(left(ready))[1]["step"] == 12
+    assert not any([killed(pid) for pid in pair(lambda rank: train(ready))])
     assert made(ready) == whole
+
+
+def test_a_loss_that_is_not_finite_on_one_process_stops_both(ready: Path) -> None:
+    def work(rank: int) -> None:
+        from uotft.objectives import joint
+
+        terms, calls = joint.terms, []
+
+        def spoiled(*words: object) -> dict:
+            calls.append(1)
+            good = terms(*words)
+            return (
+                good
+                if rank == 0 or len(calls) < 8
+                else good | {"source": (math.inf * good["source"][0], 1.0)}
+            )
+
+        joint.terms = spoiled
+        with pytest.raises(Diverged, match="step 7: loss/source is not finite"):
+            train(ready)
+
+    assert not any([killed(pid) for pid in pair(work)])
+    assert unfinished.newest(left(ready))[1]["step"] == 5
 
 
 @pytest.mark.slow
