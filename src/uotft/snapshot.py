@@ -129,7 +129,7 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """In the parameter's memory layout: another one may round sums otherwise in the last digit."""
+    """In the parameter's memory layout, as the optimiser had it: files know no strides."""
     if value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -169,6 +169,23 @@ def test_asked_to_stop_it_saves_and_goes_on(ready: Path) -> None:
     assert made(ready) == whole
 
 
+def test_pre_training_goes_on_too(ready: Path) -> None:
+    params = tiny_params()
+    params["pretrain"]["recipe"] |= {"steps": STEPS, "checkpoint_every": 5}
+    write_params(ready, params)
+    ws, quiet = workspace(ready), {"log": lambda *_: None}
+    still = quiet | {"progress": lambda items, label: items}
+    mortal = quiet | {"progress": dies_at(13)}
+    stages.pretrain(ws, runtime.start(0, 1), **still)
+    whole = [(ws.pretrained() / name).read_bytes() for name in MADE]
+    assert killed(fork(lambda: stages.pretrain(ws, runtime.start(0, 1), **mortal)))
+    assert unfinished.newest(ws.unfinished(ws.pretrained()))[1]["step"] == 10
+    for name in MADE:
+        (ws.pretrained() / name).unlink()
+    stages.pretrain(ws, runtime.start(0, 1), **still)
+    assert [(ws.pretrained() / name).read_bytes() for name in MADE] == whole
+
+
 def test_random_states_go_on(tmp_path: Path) -> None:
     """Streams draw from none of them; a backbone with dropout or an objective may."""
     network = torch.nn.Linear(2, 2)
