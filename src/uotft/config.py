@@ -71,9 +71,30 @@ class Recipe(Settings):
     head_lr_factor: float = Field(10.0, gt=0, description="head learning rate over backbone's")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum; 0 is plain SGD")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty")
-    drops: list[float] = Field([0.6, 0.8], description="shares of the steps where the rate drops")
+    schedule: Literal["steps", "cosine"] = Field("steps", description="how the rate falls")
+    drops: list[float] = Field(
+        [0.6, 0.8], description="with schedule steps, shares of the steps where the rate drops"
+    )
+    warmup: int = Field(0, ge=0, description="steps over which the rate rises from near zero")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of the weights' running mean that is kept; 0: off"
+    )
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
+    channels_last: bool = Field(True, description="memory layout of convolutions")
+    compile: bool = Field(False, description="torch.compile: slow to start, faster on a GPU")
     log_every: int = Field(10, ge=1, description="steps between logged points")
     eval_every: int = Field(50, ge=0, description="steps between validations; 0: only at the end")
+    checkpoint_every: int = Field(
+        100, ge=0, description="steps between checkpoints to resume from; 0: on SIGTERM only"
+    )
+
+    @field_validator("warmup")
+    @classmethod
+    def _ends(cls, value: int, info: ValidationInfo) -> int:
+        if value and value >= info.data.get("steps", value + 1):
+            raise ValueError("the warm-up must be shorter than steps")
+        return value
 
 
 class Augment(Settings):

@@ -5,6 +5,10 @@ class UserError(Exception):
     """The message names the file or setting, the value it got, and what to do; exit code 2."""
 
 
+class Diverged(UserError):
+    """A loss or the weights are no longer finite; the last good checkpoint is left alone."""
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM ended a training; its workers have stopped and its run is marked KILLED."""
 

@@ -60,11 +60,13 @@ class Stream:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
+        origin: NDArray[np.int64] | None = None,
     ) -> None:
         if not len(images):
             raise ValueError(f"the {name} stream has no images")
         self.images = torch.as_tensor(images, device=device)
         self.labels = torch.as_tensor(labels, device=device)
+        self.origin = np.arange(len(images)) if origin is None else origin  # for messages
         self.batch_size, self.augment, self.channels = batch_size, augment, channels
         self.key = (seed, crc32(name.encode()))
         self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)

@@ -7,13 +7,16 @@ leaves a run marked FAILED, an interrupt one marked KILLED, and neither one that
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uotft import config, processes, stages, store, tracking
-from uotft.errors import UserError
+from uotft import config, processes, stages, store, tracking, unfinished
+from uotft.errors import Interrupted, UserError
 from uotft.progress import track
 from uotft.stages import Workspace
 
@@ -23,10 +26,18 @@ def pretrain(ws: Workspace, num_processes: int) -> str:
     params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source, **tracking.versions(ws.root)}
     name = f"pretrain-{ws.params.source}"
+    left, belongs = (
+        ws.unfinished(ws.pretrained()),
+        stages.pretrain_belongs(ws, num_processes),
+    )
     with (
+        _resumable(left, belongs) as run_id,
         processes.workers(["pretrain"], num_processes) as follow,
-        tracking.run(ws.root, ws.params.source, name, params=params, tags=tags) as run,
+        tracking.run(
+            ws.root, ws.params.source, name, params=params, tags=tags, run_id=run_id
+        ) as run,
     ):
+        unfinished.remember_run(left, run.id, belongs)
         follow(run.log)
         facts = _finish(run, ws.pretrained())
     return f"pre-trained on {ws.params.source}: {_validation(facts)}"
@@ -59,10 +70,14 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
     }
     cell = [target, strategy, str(seed)]
     name = "-".join(cell)
+    left = ws.unfinished(ws.cell("models", target, strategy, seed))
+    belongs = stages.train_belongs(ws, target, strategy, seed, num_processes)
     with (
+        _resumable(left, belongs) as run_id,
         processes.workers(["train", *cell], num_processes) as follow,
-        tracking.run(ws.root, target, name, params=params, tags=tags) as run,
+        tracking.run(ws.root, target, name, params=params, tags=tags, run_id=run_id) as run,
     ):
+        unfinished.remember_run(left, run.id, belongs)
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
         follow(run.log)
@@ -91,6 +106,26 @@ def compare(ws: Workspace) -> dict[str, Any]:
     with tracking.run(ws.root, "reports", "compare", params={}, tags=tags) as run:
         run.files(ws.root / "reports")
     return tables
+
+
+@contextmanager
+def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
+    """Yields the run that a training with the unfinished folder ``left`` goes on with, or "".
+
+    The folder goes when the training has finished, and stays on any exception.
+    """
+    if aside := unfinished.claim(left, belongs):
+        print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
+    if found := unfinished.newest(left):
+        step = found[1]["step"]
+        print(f"uotft: going on at step {step}, with {found[0]}", file=sys.stderr)  # noqa: T201
+    try:
+        yield unfinished.run_id(left)
+    except Interrupted as error:
+        found = unfinished.newest(left)
+        where = f"goes on at step {found[1]['step']}" if found else "starts it anew"
+        raise Interrupted(f"{error}; the same command {where}") from error
+    shutil.rmtree(left)
 
 
 def _finish(run: tracking.Run, folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The workers append to a journal, a file of JSON lines {"step": ..., "numbers": {
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -20,7 +21,8 @@ from typing import Any
 from uotft.errors import Interrupted, WorkerFailed
 
 POLL_S = 0.5
-GRACE_S = 20  # between asking the workers to stop and killing them
+GRACE_S = 20  # between asking the workers to stop, which save first, and killing them
+INTERRUPTED = 130  # a worker's exit code after it has saved on SIGTERM
 Points = list[tuple[int, dict[str, float]]]
 
 
@@ -37,13 +39,21 @@ def workers(
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
             module = [*torchrun, str(processes), *module]
         # a session of its own: Ctrl-C reaches the workers through this process alone
-        worker = subprocess.Popen([sys.executable, *module], start_new_session=True)
+        worker = subprocess.Popen(
+            [sys.executable, *module], start_new_session=True, preexec_fn=die_with_parent
+        )
         try:
             yield lambda send: _follow(worker, journal, send)
         except KeyboardInterrupt as error:
-            raise Interrupted("training was interrupted; no weights were written") from error
+            raise Interrupted("training was interrupted") from error
         finally:
             _stop(worker)
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGTERM when the process that started this one is gone; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _follow(worker: subprocess.Popen[bytes], journal: Path, send: Callable[[Points], None]) -> None:
@@ -57,6 +67,8 @@ def _follow(worker: subprocess.Popen[bytes], journal: Path, send: Callable[[Poin
             whole = iter(lambda: _whole_line(lines), "")
             if points := [(p["step"], p["numbers"]) for p in map(json.loads, whole)]:
                 send(points)
+    if code == INTERRUPTED:  # somebody else has asked the worker to stop
+        raise KeyboardInterrupt
     if code:
         raise WorkerFailed(code)
 

@@ -8,14 +8,20 @@ fine-tuning. The learning rate drops tenfold at 60 % and 80 % of the steps and t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from math import cos, pi
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from uotft.config import Recipe
+from uotft.errors import Diverged, Interrupted
 from uotft.images import Stream
 from uotft.network import Network
+from uotft.snapshot import Keeper, State
 
 Log = Callable[[int, dict[str, float]], None]
 Tensors = dict[str, Tensor]
@@ -30,50 +36,117 @@ def fit(
     accelerator: Accelerator,
     *,
     log: Log = lambda step, numbers: None,
-    evaluate: Callable[[], dict[str, float]] = dict,
+    evaluate: Callable[[Network], dict[str, float]] = lambda network: {},
     progress: Callable[..., Iterable[int]] = lambda steps, label: steps,
+    keeper: Keeper | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Network:
-    """Train ``network`` in place on ``streams`` ("target" and, if any, "source")."""
+    """Train ``network`` in place on ``streams`` ("target" and, if any, "source").
+
+    Goes on from the checkpoint of ``keeper``, if it has one. When ``stop`` says so, the step is
+    finished, saved, and the loop left by ``Interrupted``. Returns the network to keep: with
+    ``recipe.ema`` the running mean, else ``network``.
+    """
+    if not recipe.channels_last:
+        network.to(memory_format=torch.contiguous_format)
     rates = {
         network.backbone: recipe.learning_rate,
         network.heads: recipe.learning_rate * recipe.head_lr_factor,
     }
-    optimizer = torch.optim.SGD(
+    sgd = torch.optim.SGD(
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()],
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         nesterov=recipe.momentum > 0,
     )
-    drops = [round(share * recipe.steps) for share in recipe.drops]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
-    model, optimizer = accelerator.prepare(network, optimizer)
+    ema = running_mean(network, recipe.ema, accelerator) if recipe.ema else None
+    kept = network if ema is None else cast(Network, ema.module)
+    model, optimizer = accelerator.prepare(network, sgd)
+    if recipe.compile:
+        model = torch.compile(model)
 
-    for step in progress(range(recipe.steps), "training"):
+    # ---- resume: weights, optimiser and random states; streams and rates follow from the step
+    state = State(network, sgd, ema, accelerator)
+    start, stopping = (keeper.resume(state) if keeper else 0), False
+
+    for step in progress(range(start, recipe.steps), "training"):
+        # ---- checkpoint: the state before this step
+        due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
+        if keeper and step > start and (stopping or due):
+            keeper.save(step, state)
+        if stopping:
+            raise Interrupted(f"training was interrupted before step {step}")
+
         # ---- evaluate: on the validation part, before this step
         if recipe.eval_every and step % recipe.eval_every == 0:
-            log(step, evaluate())
+            log(step, evaluate(kept))
 
-        # ---- batch: target rows first, then source rows, in one tensor
         model.train()
-        batches = {name: stream[step] for name, stream in streams.items()}
-        images = torch.cat([batch.images for batch in batches.values()])
-
-        # ---- step: one forward pass, one backward pass
-        outputs = model(images, len(batches["target"].images))
-        terms = objective(outputs, {name: batch.labels for name, batch in batches.items()})
-        loss = torch.stack([weight * term for term, weight in terms.values()]).sum()
+        for group, rate in zip(sgd.param_groups, rates.values(), strict=True):
+            group["lr"] = learning_rate(recipe, rate, step)
         optimizer.zero_grad()
-        accelerator.backward(loss)
+        losses, last = [], (step + 1) * recipe.accumulate - 1
+        for index in range(step * recipe.accumulate, last + 1):
+            # ---- batch: target rows first, then source rows, in one tensor
+            batches = {name: stream[index] for name, stream in streams.items()}
+            images = torch.cat([batch.images for batch in batches.values()])
+
+            # ---- step: one forward pass, one backward pass; processes share the last sum
+            with nullcontext() if index == last else accelerator.no_sync(model):
+                outputs = model(images, len(batches["target"].images))
+                terms = objective(outputs, {name: batch.labels for name, batch in batches.items()})
+                loss = torch.stack([weight * term for term, weight in terms.values()]).sum()
+                losses.append(torch.stack([t.detach() for t, _ in terms.values()]))
+                stopping |= _agree(stop(), losses[-1], [*terms], streams, index, step, accelerator)
+                accelerator.backward(loss / recipe.accumulate)
         optimizer.step()
+        if ema is not None:
+            ema.update_parameters(network)
 
         # ---- log: the losses are means over all processes
         if step % recipe.log_every == 0:
-            values = accelerator.reduce(
-                torch.stack([t.detach() for t, _ in terms.values()]), "mean"
-            )
+            values = accelerator.reduce(torch.stack(losses).mean(0), "mean")
             numbers = {f"loss/{k}": float(v) for k, v in zip(terms, values.tolist(), strict=True)}
-            log(step, {**numbers, "learning_rate": optimizer.param_groups[0]["lr"]})
-        schedule.step()
+            log(step, {**numbers, "learning_rate": sgd.param_groups[0]["lr"]})
 
-    log(recipe.steps, evaluate())
-    return network
+    log(recipe.steps, evaluate(kept))
+    return kept
+
+
+def learning_rate(recipe: Recipe, rate: float, step: int) -> float:
+    """The rate at ``step``: a linear warm-up to ``rate``, then drops or half a cosine."""
+    if step < recipe.warmup:
+        return rate * (step + 1) / recipe.warmup
+    if recipe.schedule == "cosine":
+        return rate * (1 + cos(pi * (step - recipe.warmup) / (recipe.steps - recipe.warmup))) / 2
+    for share in recipe.drops:
+        rate *= 0.1 if step >= round(share * recipe.steps) else 1
+    return rate
+
+
+def running_mean(network: Network, decay: float, accelerator: Accelerator) -> AveragedModel:
+    """mean <- decay * mean + (1 - decay) * weights after each step; batch norm's buffers as is."""
+    mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, accelerator.device, multi_avg_fn=mean)
+
+
+def _agree(
+    stop: bool,
+    losses: Tensor,
+    names: list[str],
+    streams: dict[str, Stream],
+    index: int,
+    step: int,
+    accelerator: Accelerator,
+) -> bool:
+    """Whether any process wants to stop; all raise ``Diverged`` if one has a loss not finite."""
+    flags = torch.cat([torch.tensor([stop], device=losses.device), ~losses.isfinite()]).float()
+    stopping, *bad = accelerator.reduce(flags, "sum").tolist()
+    if any(bad):
+        terms = ", ".join(name for name, count in zip(names, bad, strict=True) if count)
+        rows = "; ".join(f"{k} rows {s.origin[s.rows(index)].tolist()}" for k, s in streams.items())
+        raise Diverged(
+            f"step {step}: loss/{terms} is not finite, on the batch with {rows}; "
+            "lower learning_rate in params.yaml, or look at these images"
+        )
+    return bool(stopping)

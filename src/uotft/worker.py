@@ -7,21 +7,28 @@ python -m uotft.worker JOURNAL train TARGET STRATEGY SEED
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import FrameType
 
-from uotft import runtime, stages
-from uotft.errors import UserError
+from uotft.errors import Interrupted, UserError
+from uotft.processes import GRACE_S, INTERRUPTED, die_with_parent
 from uotft.progress import track
 
 
 def main(arguments: list[str]) -> None:
     """Train; only the main process writes the journal and shows progress."""
+    stop = _stop_on_sigterm()
+    die_with_parent()
+    from uotft import runtime, stages  # seconds, in which a signal may come
+
     journal, stage, *cell = arguments
     ws = stages.Workspace.find()
+    settings = ws.params.train if stage == "train" else ws.params.pretrain
     seed = int(cell[2]) if stage == "train" else ws.params.pretrain.seed
-    accelerator = runtime.start(seed, ws.params.cpu_threads)
+    accelerator = runtime.start(seed, ws.params.cpu_threads, settings.recipe.precision)
     main_process = accelerator.is_main_process
 
     def progress(items: Iterable[int], label: str) -> Iterable[int]:
@@ -36,10 +43,24 @@ def main(arguments: list[str]) -> None:
 
         if stage == "train":
             target, strategy, _ = cell
-            stages.train(ws, target, strategy, seed, accelerator, log=log, progress=progress)
+            stages.train(
+                ws, target, strategy, seed, accelerator, log=log, progress=progress, stop=stop
+            )
         else:
-            stages.pretrain(ws, accelerator, log=log, progress=progress)
+            stages.pretrain(ws, accelerator, log=log, progress=progress, stop=stop)
     accelerator.end_training()
+
+
+def _stop_on_sigterm() -> Callable[[], bool]:
+    """SIGTERM only leaves word: the loop finishes its step and saves, if it can within GRACE_S."""
+    asked = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.alarm(GRACE_S)
+
+    signal.signal(signal.SIGTERM, ask)
+    return lambda: bool(asked)
 
 
 if __name__ == "__main__":
@@ -48,3 +69,5 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except Interrupted:  # the process that asked for it says so
+        sys.exit(INTERRUPTED)

@@ -32,6 +32,17 @@ def test_processes_share_the_batch_of_one(world: int) -> None:
     assert torch.allclose(torch.cat([s.images for s in shares]), whole.images, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["target", "source"])
+def test_the_order_does_not_know_the_number_of_processes(name: str) -> None:
+    for step in range(7):
+        batches = [
+            [stream(STILL, name=name, rank=rank, world=world)[step] for rank in range(world)]
+            for world in (1, 2, 4)
+        ]
+        labels = [torch.cat([b.labels for b in shares]).tolist() for shares in batches]
+        assert labels[0] == labels[1] == labels[2] == stream(name=name).rows(step).tolist()
+
+
 def test_no_distortion_gives_the_pixels_back() -> None:
     still = stream(STILL)
     batch, rows = still[0], still.rows(0)

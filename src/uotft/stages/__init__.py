@@ -17,7 +17,13 @@ from uotft.stages.selecting import (
     source_part,
     target_bank,
 )
-from uotft.stages.training import evaluate, pretrain, train
+from uotft.stages.training import (
+    evaluate,
+    pretrain,
+    pretrain_belongs,
+    train,
+    train_belongs,
+)
 from uotft.stages.using import export, predict
 from uotft.stages.workspace import Log, Progress, Workspace
 
@@ -39,6 +45,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "pretrain_belongs",
     "ranked",
     "read_overlap",
     "read_selection",
@@ -48,5 +55,6 @@ __all__ = [
     "source_part",
     "target_bank",
     "train",
+    "train_belongs",
     "units",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from uotft.errors import UserError
 from uotft.records import ImageSet
 from uotft.stages.overlap import read_overlap
 from uotft.stages.selecting import read_selection, source_part, target_bank
-from uotft.stages.workspace import Log, Progress, Workspace
+from uotft.stages.workspace import Log, Progress, Stop, Workspace
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
     from uotft.weights import Pretrained
 
 
-def pretrain(ws: Workspace, accelerator: Accelerator, *, log: Log, progress: Progress) -> None:
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def pretrain(
+    ws: Workspace,
+    accelerator: Accelerator,
+    *,
+    log: Log,
+    progress: Progress,
+    stop: Stop = never,
+) -> None:
     """Train the backbone on every source class; writes pretrained/SOURCE/.
 
     A backbone that brings weights is not trained: it gets a classifier and is written.
@@ -44,9 +57,10 @@ def pretrain(ws: Workspace, accelerator: Accelerator, *, log: Log, progress: Pro
     rows = images.rows("train")
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
+    belongs = pretrain_belongs(ws, accelerator.num_processes)
     _fit_and_write(
         ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), settings.recipe,
-        images, facts, accelerator, log, progress,
+        images, facts, belongs, accelerator, log, progress, stop,
     )  # fmt: skip
 
 
@@ -89,7 +103,8 @@ def _adopt(
     }
     _fit_and_write(
         ws, ws.pretrained(), network, {}, lambda o, b: {},
-        settings.recipe.model_copy(update={"steps": 0}), images, facts, accelerator, log, progress,
+        settings.recipe.model_copy(update={"steps": 0}), images, facts,
+        pretrain_belongs(ws, accelerator.num_processes), accelerator, log, progress, never,
     )  # fmt: skip
 
 
@@ -102,6 +117,7 @@ def train(
     *,
     log: Log,
     progress: Progress,
+    stop: Stop = never,
 ) -> None:
     """Fine-tune on one seed's target images and the selected units; writes models/…/SEED/."""
     import torch
@@ -167,11 +183,48 @@ def train(
         # how pictures become images of this set
         "dataset": {"name": target, **config.dataset_settings(ws.params, target).model_dump()},
     }
+    belongs = train_belongs(ws, target, strategy, seed, accelerator.num_processes)
     _fit_and_write(
         ws, ws.cell("models", target, strategy, seed), network, streams,
         lambda o, b: objective.terms(o, b, settings.source_weight), settings.recipe,
-        images, facts, accelerator, log, progress,
+        images, facts, belongs, accelerator, log, progress, stop,
     )  # fmt: skip
+
+
+def pretrain_belongs(ws: Workspace, processes: int) -> dict[str, Any]:
+    """What an unfinished pre-training belongs to: settings, and fingerprints of what it reads."""
+    return {
+        "backbone": ws.params.backbone,
+        "pretrain": _decisive(ws.params.pretrain.model_dump()),
+        "processes": processes,
+        "files": _fingerprints(ws, [ws.data(ws.params.source)]),
+    }
+
+
+def train_belongs(
+    ws: Workspace, target: str, strategy: str, seed: int, processes: int
+) -> dict[str, Any]:
+    """What an unfinished fine-tuning belongs to: settings, and fingerprints of what it reads."""
+    selection = ws.cell("selections", target, strategy, seed) / "selection.json"
+    files = [ws.data(ws.params.source), ws.data(target), selection, ws.overlap(target)]
+    files += [ws.embedding(ws.params.source), ws.embedding(target)]
+    return {
+        "backbone": ws.params.backbone,
+        "subset": ws.params.subset.model_dump(),
+        "train": _decisive(ws.params.train.model_dump(by_alias=True)),
+        "processes": processes,
+        "files": _fingerprints(ws, [*files, ws.pretrained() / "model.json"]),
+    }
+
+
+def _decisive(section: dict[str, Any]) -> dict[str, Any]:
+    """A section without what decides nothing about the weights."""
+    recipe = {k: v for k, v in section["recipe"].items() if k != "checkpoint_every"}
+    return {**section, "recipe": recipe}
+
+
+def _fingerprints(ws: Workspace, files: list[Path]) -> dict[str, str]:
+    return {str(path.relative_to(ws.root)): store.fingerprint(path) for path in files}
 
 
 def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -> dict[str, Any]:
@@ -225,17 +278,27 @@ def _fit_and_write(
     recipe: config.Recipe,
     images: ImageSet,
     facts: dict[str, Any],
+    belongs: dict[str, Any],
     accelerator: Accelerator,
     log: Log,
     progress: Progress,
+    stop: Stop,
 ) -> None:
-    """Train, validate on the way, and write weights, facts and history into ``folder``."""
-    from uotft import checkpoint, evaluate as room, metrics, train as loop
+    """Train, validate on the way, and write weights, facts and history into ``folder``.
+
+    Goes on from the checkpoint of the same training that was interrupted, if there is one.
+    """
+    from uotft import checkpoint, evaluate as room, metrics, snapshot, train as loop, unfinished
 
     rows = images.rows("val")
     history: dict[int, dict[str, float]] = {}
+    left = ws.unfinished(folder)
+    if accelerator.is_main_process and (aside := unfinished.claim(left, belongs)):
+        print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
+    accelerator.wait_for_everyone()
+    keeper = snapshot.Keeper(left, belongs, history, log)
 
-    def validate() -> dict[str, float]:
+    def validate(network: Network) -> dict[str, float]:
         confusion = room.confusion(
             network, images.images[rows], images.labels[rows], accelerator,
             classes=len(images.names),
@@ -249,9 +312,9 @@ def _fit_and_write(
         history.setdefault(step, {}).update(numbers)
         log(step, numbers)
 
-    loop.fit(
+    network = loop.fit(
         network, streams, objective, recipe, accelerator,
-        log=remember, evaluate=validate, progress=progress,
+        log=remember, evaluate=validate, progress=progress, keeper=keeper, stop=stop,
     )  # fmt: skip
     if accelerator.is_main_process:
         points = [{"step": step, **numbers} for step, numbers in sorted(history.items())]
@@ -270,6 +333,7 @@ def _fit_and_write(
                 "validation": last,
             },
         )
+        unfinished.finish(left)
 
 
 class _Stream:
@@ -300,5 +364,5 @@ class _Stream:
         return Stream(
             images.images[rows], labels, name=name, batch_size=batch_size, seed=self.seed,
             augment=self.augment, channels=self.channels, device=self.accelerator.device,
-            rank=self.accelerator.process_index, world=world,
+            rank=self.accelerator.process_index, world=world, origin=rows,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from uotft.records import ImageSet
 
 Progress = Callable[..., Any]
 Log = Callable[[int, dict[str, float]], None]
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class Workspace:
     def cell(self, kind: str, target: str, strategy: str, seed: int) -> Path:
         """The folder of one cell of the matrix; ``kind`` is selections or models."""
         return self.root / kind / target / strategy / str(seed)
+
+    def unfinished(self, made: Path) -> Path:
+        """Where a training that is to make the folder ``made`` keeps checkpoints until then.
+
+        DVC removes what a stage makes before it runs the stage, so they cannot be in there.
+        """
+        return self.root / "unfinished" / made.relative_to(self.root)
 
     def forecast(self, target: str) -> Path:
         """delta^2 of every selection on a target, before any training."""

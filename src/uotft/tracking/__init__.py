@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from time import time
@@ -44,17 +44,23 @@ def connect(root: Path, experiment: str) -> Any:
 
 
 class Run:
-    """One MLflow run; metrics are sent in batches."""
+    """One MLflow run; metrics are sent in batches, and each point once.
 
-    def __init__(self, mlflow: Any, run_id: str) -> None:
-        self.mlflow, self.id = mlflow, run_id
+    ``known`` are the (name, step) of points that the run has from before it was interrupted.
+    """
+
+    def __init__(self, mlflow: Any, run_id: str, known: Iterable[tuple[str, int]] = ()) -> None:
+        self.mlflow, self.id, self.known = mlflow, run_id, frozenset(known)
 
     def log(self, points: list[tuple[int, dict[str, float]]]) -> None:
         """Send (step, {name: value}) points."""
         from mlflow.entities import Metric
 
         now = int(time() * 1000)
-        metrics = [Metric(k, v, now, step) for step, p in points for k, v in p.items()]
+        new = [
+            (k, v, step) for step, p in points for k, v in p.items() if (k, step) not in self.known
+        ]
+        metrics = [Metric(k, v, now, step) for k, v, step in new]
         for start in range(0, len(metrics), MAX_BATCH):
             part = metrics[start : start + MAX_BATCH]
             self.mlflow.MlflowClient().log_batch(self.id, metrics=part)
@@ -64,7 +70,9 @@ class Run:
         self.mlflow.set_tags(tags)
 
     def table(self, rows: list[dict[str, Any]], columns: tuple[str, ...], name: str) -> None:
-        """A table artifact, which the MLflow page shows as one."""
+        """A table artifact, which the MLflow page shows as one; one that is there stays."""
+        if name in [f.path for f in self.mlflow.MlflowClient().list_artifacts(self.id)]:
+            return  # MLflow would append to it
         self.mlflow.log_table({c: [row[c] for row in rows] for c in columns}, name)
 
     def files(self, folder: Path, name: str | None = None) -> None:
@@ -94,21 +102,43 @@ class Run:
 
 @contextmanager
 def run(
-    root: Path, experiment: str, name: str, *, params: dict[str, Any], tags: dict[str, str]
+    root: Path,
+    experiment: str,
+    name: str,
+    *,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    run_id: str = "",
 ) -> Iterator[Run]:
-    """A new run: FINISHED at the end, KILLED when interrupted, FAILED on any other exception."""
+    """A run: FINISHED at the end, KILLED when interrupted, FAILED on any other exception.
+
+    A new one, or the one of ``run_id`` again if the store still has it.
+    """
     mlflow = connect(root, experiment)
-    status = "FAILED"
-    started = mlflow.start_run(run_name=name, tags=tags)
+    status, client = "FAILED", mlflow.MlflowClient()
+    before = _existing(mlflow, run_id)
+    started = mlflow.start_run(run_id=run_id if before else None, run_name=name, tags=tags)
     try:
-        mlflow.log_params(params)
-        yield Run(mlflow, started.info.run_id)
+        known = before.data if before else started.data
+        mlflow.log_params({k: v for k, v in params.items() if k not in known.params})
+        history = (client.get_metric_history(started.info.run_id, k) for k in known.metrics)
+        seen = [(point.key, point.step) for points in history for point in points]
+        yield Run(mlflow, started.info.run_id, seen)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         mlflow.end_run(status)
+
+
+def _existing(mlflow: Any, run_id: str) -> Any:
+    """The run of this id, or nothing if it was deleted or the store is another."""
+    try:
+        found = mlflow.get_run(run_id) if run_id else None
+    except mlflow.exceptions.MlflowException:
+        return None
+    return found if found and found.info.lifecycle_stage == "active" else None
 
 
 def log_test(root: Path, experiment: str, model: str, numbers: dict[str, float]) -> bool:

@@ -1,0 +1,135 @@
+"""The whole state of a training <-> tensors on disk, one file a process, so that it can go on.
+
+What is a function of the step is not kept: streams and learning rates. The rest is: weights with
+the buffers of batch norm (each process has its own until the next forward pass), the optimiser,
+the running mean, the scaler of fp16, and the random states of this process.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from uotft import store, unfinished
+from uotft.errors import Diverged
+
+
+@dataclass(frozen=True)
+class State:
+    """What changes while a training runs."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: nn.Module | None
+    accelerator: Accelerator
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Saves and restores one training in ``folder``; ``history`` is what it has logged.
+
+    What it had logged is logged again on resume, for whoever was not told of the last points.
+    """
+
+    folder: Path
+    belongs: dict[str, Any]
+    history: dict[int, dict[str, float]]
+    log: Callable[[int, dict[str, float]], None]
+
+    def resume(self, state: State) -> int:
+        """Restore the newest checkpoint; returns the step to go on with, 0 without one."""
+        found = unfinished.newest(self.folder)
+        if found is None:
+            return 0
+        slot, facts = found
+        restore(_file(slot, state), state)
+        for point in facts["history"]:
+            step = point.pop("step")
+            self.history[step] = point
+            self.log(step, point)
+        start: int = facts["step"]
+        return start
+
+    def save(self, step: int, state: State) -> None:
+        """Write the state before ``step``; each process its own file, the main one declares it."""
+        if not all(bool(p.isfinite().all()) for p in state.network.parameters()):
+            raise Diverged(
+                f"the weights before step {step} are not finite; lower the learning rate"
+            )
+        write(_file(unfinished.slot(self.folder, step), state), state)
+        state.accelerator.wait_for_everyone()
+        if state.accelerator.is_main_process:
+            history = [{"step": at, **numbers} for at, numbers in self.history.items()]
+            unfinished.complete(self.folder, step, {"belongs": self.belongs, "history": history})
+
+
+def write(path: Path, state: State) -> None:
+    """All of this process's state in one file of safetensors."""
+    tensors = {f"model.{name}": t for name, t in state.network.state_dict().items()}
+    if state.ema is not None:
+        tensors |= {f"ema.{name}": t for name, t in state.ema.state_dict().items()}
+    for row, parameter in enumerate(_parameters(state.optimizer)):
+        kept = state.optimizer.state[parameter].items()
+        tensors |= {f"optimizer.{row}.{k}": v for k, v in kept if isinstance(v, Tensor)}
+    tensors["random.torch"] = torch.get_rng_state()
+    if state.accelerator.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(state.accelerator.device)
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    words = {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "scaler": state.accelerator.scaler and state.accelerator.scaler.state_dict(),
+    }
+    content = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    store.write_bytes(path, save(content, {"words": json.dumps(words)}))
+
+
+def restore(path: Path, state: State) -> None:
+    """Put back what ``write`` wrote."""
+    with safe_open(path, "pt") as file:
+        words = json.loads(file.metadata()["words"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state.network.load_state_dict(_below("model.", tensors))
+    if state.ema is not None:
+        state.ema.load_state_dict(_below("ema.", tensors))
+    for row, parameter in enumerate(_parameters(state.optimizer)):
+        kept = _below(f"optimizer.{row}.", tensors)
+        state.optimizer.state[parameter] = {k: _like(parameter, v) for k, v in kept.items()}
+    torch.set_rng_state(tensors["random.torch"])
+    if state.accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random.cuda"], state.accelerator.device)
+    version, keys, gauss = words["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(tuple(words["numpy"]))  # noqa: NPY002
+    if state.accelerator.scaler:
+        state.accelerator.scaler.load_state_dict(words["scaler"])
+
+
+def _file(slot: Path, state: State) -> Path:
+    return slot / f"rank-{state.accelerator.process_index}.safetensors"
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """In the parameter's memory layout, as the optimiser had it: files know no strides."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,0 +1,110 @@
+"""The folder of a training that has not finished: its checkpoints and its run.
+
+    FOLDER/step-000000200/rank-0.safetensors   one file a process
+    FOLDER/step-000000200/state.json           written last: the checkpoint is whole
+    FOLDER/run.json                            the MLflow run that goes on
+
+A checkpoint gets a folder of its own and the one before is removed after it, so a kill at any
+moment leaves a whole one. Both files of JSON name what they belong to: settings and the
+fingerprints of the files that the training reads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from uotft import store
+from uotft.errors import UserError
+
+STATE = "state.json"
+RUN = "run.json"
+
+
+def claim(folder: Path, belongs: dict[str, Any]) -> str:
+    """Set the folder aside if it belongs to another training; a line that says so, or ""."""
+    found = [path for path in (folder / RUN, *_slots(folder)) if path.exists()]
+    for path in found:
+        facts = _facts(path if path.name == RUN else path / STATE)
+        if facts and (names := _differences(facts["belongs"], belongs)):
+            aside = folder.with_name(f"{folder.name}.aside")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            return (
+                f"the unfinished training in {folder} has other {', '.join(names)}: "
+                f"set aside as {aside.name}, training starts anew"
+            )
+    return ""
+
+
+def slot(folder: Path, step: int) -> Path:
+    """The folder of the checkpoint taken before ``step``."""
+    return folder / f"step-{step:09}"
+
+
+def complete(folder: Path, step: int, facts: dict[str, Any]) -> None:
+    """Declare a checkpoint whole, all of whose files are there, and remove the older ones."""
+    new = slot(folder, step)
+    files = {path.name: store.fingerprint(path) for path in sorted(new.glob("rank-*.safetensors"))}
+    store.write_json(new / STATE, {"step": step, "files": files, **facts})
+    for other in _slots(folder):
+        if other != new:
+            shutil.rmtree(other)
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The latest whole checkpoint and its facts."""
+    for path in reversed(_slots(folder)):
+        facts = _facts(path / STATE)
+        if facts and all(
+            (path / name).is_file() and store.fingerprint(path / name) == digest
+            for name, digest in facts["files"].items()
+        ):
+            return path, facts
+    return None
+
+
+def remember_run(folder: Path, run_id: str, belongs: dict[str, Any]) -> None:
+    """Keep the id of the run that tracks this training."""
+    store.write_json(folder / RUN, {"run_id": run_id, "belongs": belongs})
+
+
+def run_id(folder: Path) -> str:
+    """The id of the run that tracks this training, or ""."""
+    facts = _facts(folder / RUN)
+    return facts["run_id"] if facts else ""
+
+
+def finish(folder: Path) -> None:
+    """Remove the checkpoints of a training that has finished, and the folder if it is empty."""
+    for path in _slots(folder):
+        shutil.rmtree(path)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _slots(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _facts(path: Path) -> dict[str, Any] | None:
+    """The facts in a file; nothing if it was never finished or is damaged."""
+    try:
+        facts: dict[str, Any] = store.read_json(path)
+    except UserError:
+        return None
+    return facts
+
+
+def _differences(one: Any, other: Any, name: str = "") -> list[str]:
+    """The dotted names under which two nested dicts differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [
+            difference
+            for key in sorted(one.keys() | other.keys())
+            for difference in _differences(
+                one.get(key), other.get(key), f"{name}.{key}" if name else key
+            )
+        ]
+    return [] if one == other else [name]

@@ -1,0 +1,51 @@
+"""Children of the test's own process: they spare each training the seconds that imports take."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Start ``work`` in a child; returns its process id."""
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001 (the child must never return into pytest)
+        print(repr(error), file=sys.stderr)  # noqa: T201
+        os._exit(1)
+
+
+def pair(work: Callable[[int], object]) -> list[int]:
+    """Start ``work(rank)`` in two children that `torch.distributed.run` seems to have started."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+
+    def child(rank: int) -> None:
+        forget_accelerator()
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} | address
+        work(rank)
+
+    return [fork(lambda rank=rank: child(rank)) for rank in range(2)]
+
+
+def killed(pid: int) -> bool:
+    """Wait for a child; whether a signal ended it, and not an error."""
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def forget_accelerator() -> None:
+    """Accelerate keeps one state for all accelerators of a process; let the next one make it."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
