@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import config, registry, store
+from uotft import config, objectives, store
 from uotft.errors import UserError
 from uotft.records import ImageSet
 from uotft.stages.overlap import read_overlap
@@ -36,8 +37,8 @@ def pretrain(ws: Workspace, accelerator: Accelerator, *, log: Log, progress: Pro
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
     _fit_and_write(
-        ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), settings.recipe,
-        images, facts, accelerator, log, progress,
+        ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), plain.ROUTES,
+        settings.recipe, images, facts, accelerator, log, progress,
     )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def train(
     """Fine-tune on one seed's target images and the selected units; writes models/…/SEED/."""
     import torch
 
-    from uotft import checkpoint
+    from uotft import checkpoint, train as loop
     from uotft.network import Network, nearest_mean_rows, separate_norms
     from uotft.subset import few_shot
 
@@ -66,17 +67,27 @@ def train(
 
     found, left_out = read_overlap(ws, target)["source"], 0
 
+    # ---- objective: which parts of a batch it reads, and which heads it trains
+    objective, own = config.objective(ws.params, settings.objective)
+    if "source" in objectives.parts(objective) and not len(part.names):
+        objective, own = config.objective(ws.params, "plain")
+    parts, heads = objectives.parts(objective), objectives.heads(objective)
+    source_names = part.names if "source" in parts else tuple(facts["classes"])
+    source_names = source_names if "source" in heads else ()
+
     # ---- network: the pre-trained backbone under fresh heads
     torch.manual_seed(seed)
-    network = Network(pretrained.backbone, target=len(images.names), source=len(part.names))
+    network = Network(pretrained.backbone, target=len(images.names), source=len(source_names))
     if settings.batch_norm == "target":
         separate_norms(network)
     if settings.target_head == "class_means":
         means = torch.as_tensor(target_bank(ws, target, seed).means, dtype=torch.float32)
         network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
-    if len(part.names) and settings.source_head == "classifier":
+    classifier = pretrained.head("target")
+    if "source" in heads and "source" not in parts:
+        network.start_head("source", classifier.weight, classifier.bias)
+    elif "source" in heads and settings.source_head == "classifier":
         if len(part.classes):
-            classifier = pretrained.head("target")
             start = classifier.weight[part.classes], classifier.bias[part.classes]
         else:  # no classifier has seen the clusters
             means = torch.as_tensor(part.means, dtype=torch.float32)
@@ -88,7 +99,7 @@ def train(
     pool = images.rows("train")
     rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
-    if len(part.names):
+    if "source" in parts:
         keep = np.ones(len(part.rows), bool)
         if settings.overlap == "exclude":
             keep = ~np.isin(part.rows, found)
@@ -98,25 +109,53 @@ def train(
                 f"every image of the selected source classes is a test image of {target} too "
                 f"({ws.overlap(target)}): select other classes, or prepare another source"
             )
-        streams["source"] = stream(
-            "source", part.data, part.rows[keep], part.labels[keep], settings.source_batch
-        )
-    objective = registry.load("objectives", settings.objective if len(part.names) else "plain", "")
+        chosen_images = part.data, part.rows[keep], part.labels[keep], settings.source_batch
+        streams["source"] = stream("source", *chosen_images)
+        if "strong" in parts:
+            streams["strong"] = stream("source", *chosen_images, strong=settings.strong)
+
+    # ---- terms: what the objective keeps of the network before the first step
+    def seen(data: ImageSet, rows: NDArray[np.int64]) -> Any:
+        from uotft.embed import features
+
+        values = features(pretrained, data.images[rows], accelerator)
+        with torch.no_grad():
+            return classifier(torch.as_tensor(values)), torch.as_tensor(data.labels[rows])
+
+    network.to(accelerator.device)
+    source = ws.images(ws.params.source)
+    context = objectives.Context(
+        settings.source_weight, network.backbone, network.head("target"),
+        lambda: seen(images, rows), lambda: seen(source, source.rows("val")),
+    )  # fmt: skip
+    terms = objectives.ready(objective, own, context)
+
+    def finish(log: Log, validate: Callable[[], dict[str, float]]) -> None:
+        """What the target alone has to say after the last step, as the settings want it."""
+        if settings.reestimate_norm:
+            loop.reestimate_norm(network, images.images[rows])
+        if settings.head_steps:
+            loop.fit_head(
+                network, streams["target"], settings.recipe, settings.head_steps, accelerator,
+                log=log, progress=progress,
+            )  # fmt: skip
+        if settings.reestimate_norm or settings.head_steps:
+            log(settings.recipe.steps + settings.head_steps, validate())
 
     facts = {
         "stage": "train",
         "target": target,
         "strategy": strategy,
         "seed": seed,
-        "source_classes": list(part.names),
+        "source_classes": list(source_names),
+        "reused": list(part.names) if "source" in parts else [],
         "overlap": {"found": len(found), "excluded": left_out},
         "pretrained": facts["sha256"],
         "data": store.fingerprint(ws.data(target)),
     }
     _fit_and_write(
         ws, ws.cell("models", target, strategy, seed), network, streams,
-        lambda o, b: objective.terms(o, b, settings.source_weight), settings.recipe,
-        images, facts, accelerator, log, progress,
+        terms, objective.ROUTES, settings.recipe, images, facts, accelerator, log, progress, finish,
     )  # fmt: skip
 
 
@@ -142,7 +181,7 @@ def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -
         confusion = clean + found
         results[str(seed)] = {
             **_accuracy(confusion),
-            "source_classes": len(facts["source_classes"]),
+            "source_classes": len(facts["reused"]),
             "model": facts["sha256"],
             "confusion": confusion.tolist(),
             # without the test images that are in the source too
@@ -167,15 +206,20 @@ def _fit_and_write(
     folder: Path,
     network: Network,
     streams: dict[str, Any],
-    objective: Any,
+    objective: objectives.Terms,
+    routes: objectives.Routes,
     recipe: config.Recipe,
     images: ImageSet,
     facts: dict[str, Any],
     accelerator: Accelerator,
     log: Log,
     progress: Progress,
+    finish: Callable[[Log, Callable[[], dict[str, float]]], None] = lambda log, validate: None,
 ) -> None:
-    """Train, validate on the way, and write weights, facts and history into ``folder``."""
+    """Train, validate on the way, and write weights, facts and history into ``folder``.
+
+    ``finish`` may change the network after the last step; the last validation logged counts.
+    """
     from uotft import checkpoint, evaluate as room, metrics, train as loop
 
     rows = images.rows("val")
@@ -197,8 +241,9 @@ def _fit_and_write(
 
     loop.fit(
         network, streams, objective, recipe, accelerator,
-        log=remember, evaluate=validate, progress=progress,
+        routes=routes, log=remember, evaluate=validate, progress=progress,
     )  # fmt: skip
+    finish(remember, validate)
     if accelerator.is_main_process:
         points = [{"step": step, **numbers} for step, numbers in sorted(history.items())]
         store.write_csv(folder / "history.csv", points)
@@ -231,6 +276,7 @@ class _Stream:
         rows: NDArray[np.int64],
         labels: NDArray[np.int64],
         batch_size: int,
+        strong: config.Augment | None = None,
     ) -> Any:
         from uotft.images import Stream
 
@@ -242,6 +288,6 @@ class _Stream:
             )
         return Stream(
             images.images[rows], labels, name=name, batch_size=batch_size, seed=self.seed,
-            augment=self.augment, device=self.accelerator.device,
+            augment=strong or self.augment, view=2 if strong else 1, device=self.accelerator.device,
             rank=self.accelerator.process_index, world=world,
         )  # fmt: skip
