@@ -3,8 +3,8 @@
     dvc repro units embed overlap && nice python experiments/objectives.py   # about 25 minutes
 
 Every training is a line of objectives.csv, and one that stands there is not repeated: delete the
-file to measure anew. Prints the mean validation top-1 and the paired difference from the first line,
-with 95 % t-intervals. Tuning seeds, as in settings.py.
+file to measure anew. Prints the mean validation top-1 and the paired difference from the first
+line, with 95 % t-intervals. Tuning seeds, as in settings.py.
 """
 
 from __future__ import annotations
