@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from torch.nn import functional
 from conftest import call, run_train, tiny_params, workspace, write_params
 from uotft import checkpoint, objectives, registry, stages, store
 from uotft.errors import UserError
+from uotft.images import to_input
 from uotft.objectives import Context, co_tuning, joint, l2_sp, plain, pseudo_label
+from uotft.subset import few_shot
 
 NAMES = registry.names("objectives")
 LOGS = {
@@ -190,6 +193,7 @@ def test_a_short_training_logs_every_term(fresh: Path, name: str, strategy: str)
     folder = workspace(fresh).cell("models", "digits", strategy, 0)
     network, facts = checkpoint.read(folder)
     assert len(facts["reused"]) == (5 if reads and strategy == "uot" else 0)
+    assert facts["objective"] == used
     heads = {"joint": 5, "co_tuning": 12}.get(used, 0)
     assert len(facts["source_classes"]) == heads
     assert ("source" in network.heads) == (heads > 0)
@@ -207,6 +211,25 @@ def test_co_tuning_starts_from_the_whole_classifier(fresh: Path) -> None:
     assert torch.allclose(
         network.head("source").weight, pretrained.head("target").weight, atol=1e-6
     )
+
+
+def test_co_tuning_knows_the_drawn_images_alone(fresh: Path) -> None:
+    """The other training images decide nothing, though the relation is learned from images."""
+    params = tiny_params()
+    params["train"] |= {"objective": "co_tuning"}
+    write_params(fresh, params)
+    ws, made = workspace(fresh), []
+    images = ws.images("digits")
+    pool = images.rows("train")
+    drawn = few_shot(images.labels[pool], ws.params.subset.shots, 0)
+    others = np.setdiff1d(pool, pool[drawn])
+    for rows in (others[:0], others, pool[drawn][:1]):
+        images.images[rows] = 99
+        store.write_images(ws.data("digits"), images)
+        run_train(fresh, "none")
+        folder = ws.cell("models", "digits", "none", 0)
+        made.append(store.fingerprint(folder / "model.safetensors"))
+    assert made[0] == made[1] != made[2]
 
 
 def test_settings_of_an_objective_are_checked(fresh: Path) -> None:
@@ -243,9 +266,6 @@ def test_the_second_stage_moves_the_target_head_alone(fresh: Path) -> None:
 
 def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
     """By hand: the first norm layer's input, over every pixel of the seed's labelled images."""
-    from uotft.images import to_input
-    from uotft.subset import few_shot
-
     before, after = trained(fresh), trained(fresh, reestimate_norm=True)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed

@@ -18,6 +18,7 @@ from uotft.stages.workspace import Log, Progress, Workspace
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
 
     from uotft.network import Network
 
@@ -68,9 +69,11 @@ def train(
     found, left_out = read_overlap(ws, target)["source"], 0
 
     # ---- objective: which parts of a batch it reads, and which heads it trains
-    objective, own = config.objective(ws.params, settings.objective)
+    name = settings.objective
+    objective, own = config.objective(ws.params, name)
     if "source" in objectives.parts(objective) and not len(part.names):
-        objective, own = config.objective(ws.params, "plain")
+        name = "plain"
+        objective, own = config.objective(ws.params, name)
     parts, heads = objectives.parts(objective), objectives.heads(objective)
     source_names = part.names if "source" in parts else tuple(facts["classes"])
     source_names = source_names if "source" in heads else ()
@@ -109,24 +112,17 @@ def train(
                 f"every image of the selected source classes is a test image of {target} too "
                 f"({ws.overlap(target)}): select other classes, or prepare another source"
             )
-        chosen_images = part.data, part.rows[keep], part.labels[keep], settings.source_batch
-        streams["source"] = stream("source", *chosen_images)
+        of_source = part.data, part.rows[keep], part.labels[keep], settings.source_batch
+        streams["source"] = stream("source", *of_source)
         if "strong" in parts:
-            streams["strong"] = stream("source", *chosen_images, strong=settings.strong)
+            streams["strong"] = stream("source", *of_source, strong=settings.strong)
 
-    # ---- terms: what the objective keeps of the network before the first step
-    def seen(data: ImageSet, rows: NDArray[np.int64]) -> Any:
-        from uotft.embed import features
-
-        values = features(pretrained, data.images[rows], accelerator)
-        with torch.no_grad():
-            return classifier(torch.as_tensor(values)), torch.as_tensor(data.labels[rows])
-
+    # ---- terms: with what the objective wants to know before the first step
     network.to(accelerator.device)
-    source = ws.images(ws.params.source)
     context = objectives.Context(
         settings.source_weight, network.backbone, network.head("target"),
-        lambda: seen(images, rows), lambda: seen(source, source.rows("val")),
+        lambda: _seen(pretrained, images, rows, accelerator),
+        lambda: _seen(pretrained, part.data, part.data.rows("val"), accelerator),
     )  # fmt: skip
     terms = objectives.ready(objective, own, context)
 
@@ -147,6 +143,7 @@ def train(
         "target": target,
         "strategy": strategy,
         "seed": seed,
+        "objective": name,
         "source_classes": list(source_names),
         "reused": list(part.names) if "source" in parts else [],
         "overlap": {"found": len(found), "excluded": left_out},
@@ -261,6 +258,19 @@ def _fit_and_write(
                 "validation": last,
             },
         )
+
+
+def _seen(
+    pretrained: Network, images: ImageSet, rows: NDArray[np.int64], accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
+    """The pre-trained classifier's logits (n, classes) of some images, and their labels (n,)."""
+    import torch
+
+    from uotft import embed
+
+    features = torch.as_tensor(embed.features(pretrained, images.images[rows], accelerator))
+    with torch.no_grad():
+        return pretrained.head("target")(features), torch.as_tensor(images.labels[rows])
 
 
 class _Stream:
