@@ -98,12 +98,14 @@ class Recipe(Settings):
 
 
 class Augment(Settings):
-    """Random affine distortions of training images; zeros switch them off."""
+    """Random distortions of training images; zeros switch them off."""
 
     rotation: float = Field(0.15, ge=0, description="radians, standard deviation")
     shear: float = Field(0.15, ge=0, description="standard deviation")
     zoom: float = Field(0.1, ge=0, lt=1, description="largest change of either side's scale")
     shift: float = Field(0.06, ge=0, description="share of the picture, standard deviation")
+    contrast: float = Field(0.0, ge=0, lt=1, description="largest change of the contrast")
+    cutout: float = Field(0.0, ge=0, le=1, description="side of a blank square, share of picture's")
 
 
 class Pretrain(Settings):
@@ -121,7 +123,9 @@ class Pretrain(Settings):
 class Train(Settings):
     """Fine-tuning on the target, jointly with the selected source classes if there are any."""
 
-    objective: str = Field(description="a file in objectives/, used when classes were selected")
+    objective: str = Field(
+        description="a file in objectives/; plain where it needs source images and none are kept"
+    )
     source_weight: float = Field(1.0, ge=0, alias="lambda", description="lambda of equation (6)")
     overlap: Literal["exclude", "keep"] = Field(
         "exclude", description="source images that are among the target's test images"
@@ -134,6 +138,16 @@ class Train(Settings):
     head_scale: float = Field(10.0, gt=0, description="sharpness of a class_means head")
     recipe: Recipe
     augment: Augment = Augment()
+    strong: Augment = Field(
+        Augment(rotation=0.3, shear=0.3, zoom=0.2, shift=0.12, contrast=0.5, cutout=0.4),
+        description="the strong view of source images, where the objective reads one",
+    )
+    reestimate_norm: bool = Field(
+        False, description="norm statistics anew from the labelled target images, at the end"
+    )
+    head_steps: int = Field(
+        0, ge=0, description="steps of the target head alone, on the target alone, at the end"
+    )
 
 
 class Params(Settings):
@@ -152,6 +166,7 @@ class Params(Settings):
     cluster: Cluster = Cluster()
     forecast: Forecast = Forecast()
     selectors: dict[str, dict[str, Any]]
+    objectives: dict[str, dict[str, Any]] = {}
     train: Train
 
     @field_validator("targets", "strategies", "seeds")
@@ -179,6 +194,8 @@ def load(root: Path) -> Params:
     # by name only: a file on these two shelves imports torch, which most commands do without
     registry.check("backbones", params.backbone.get("name"), f"{path}: backbone.name")
     registry.check("objectives", params.train.objective, f"{path}: train.objective")
+    for name in params.objectives:
+        registry.check("objectives", name, f"{path}: objectives")
     return params
 
 
@@ -209,6 +226,13 @@ def strategy_settings(name: str, raw: dict[str, Any], where: str = "") -> Any:
     """The settings of a strategy from their words; ``where`` they stand opens the error."""
     module = registry.load("selectors", name, "strategy")
     return _check(module.Settings, raw, where or f"strategy {name}")
+
+
+def objective(params: Params, name: str) -> tuple[ModuleType, Any]:
+    """The module and the settings of an objective; without a section, its defaults."""
+    module = registry.load("objectives", name, "train.objective")
+    raw = params.objectives.get(name, {})
+    return module, _check(module.Settings, raw, f"params.yaml: objectives.{name}")
 
 
 def cluster_settings(raw: dict[str, Any]) -> Cluster:

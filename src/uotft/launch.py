@@ -56,6 +56,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
             "subset": ws.params.subset.model_dump(),
             "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
             "train": ws.params.train.model_dump(by_alias=True),
+            "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         }
     )
     folder = ws.cell("selections", target, strategy, seed)

@@ -1,9 +1,10 @@
 """A backbone with two heads, and batch norm that can keep two domains apart.
 
 Equation (6) trains one backbone under a target head and a source head. One forward pass takes the
-concatenated batch, target images first; each head sees its own part only. With ``target`` batch
-norm every norm layer treats the two parts as batches of their own and its running statistics, the
-ones used at test time, come from target images alone (docs/decisions/0003-batch-norm.md).
+concatenated batch, target images first; an objective's routes say which head sees which part. With
+``target`` batch norm every norm layer treats target rows and all others as batches of their own and
+its running statistics, the ones used at test time, come from target images alone
+(docs/decisions/0003-batch-norm.md).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uotft.errors import UserError
+from uotft.objectives import TARGET, Routes
 
 
 class TargetBatchNorm2d(nn.BatchNorm2d):
@@ -48,7 +50,7 @@ def separate_norms(module: nn.Module) -> None:
 
 
 class Network(nn.Module):
-    """A backbone and its heads: images (n, C, H, W) -> {head: logits}."""
+    """A backbone and its heads: images (n, C, H, W) -> {output: logits}."""
 
     def __init__(self, backbone: nn.Module, *, target: int, source: int = 0) -> None:
         super().__init__()
@@ -59,17 +61,20 @@ class Network(nn.Module):
         if source:
             self.heads["source"] = nn.Linear(features, source)
 
-    def forward(self, images: Tensor, n_target: int | None = None) -> dict[str, Tensor]:
-        """The first ``n_target`` rows (default: all) go to the target head, the rest to source."""
-        n_target = len(images) if n_target is None else n_target
+    def forward(
+        self, images: Tensor, sizes: dict[str, int] | None = None, routes: Routes = TARGET
+    ) -> dict[str, Tensor]:
+        """Rows are cut into parts of ``sizes``, the target's first; by default all are its own.
+
+        ``routes`` names every output with the part and the head that make it.
+        """
+        sizes = sizes or {"target": len(images)}
         for module in self.modules():
             if isinstance(module, TargetBatchNorm2d):
-                module.n_target = n_target
-        features = self.backbone(images)
-        outputs = {"target": self.heads["target"](features[:n_target])}
-        if n_target < len(images):
-            outputs["source"] = self.heads["source"](features[n_target:])
-        return outputs
+                module.n_target = sizes["target"]
+        features = self.backbone(images).split(list(sizes.values()))
+        parts = dict(zip(sizes, features, strict=True))
+        return {name: self.heads[head](parts[part]) for name, (part, head) in routes.items()}
 
     @torch.no_grad()
     def start_head(self, head: str, weight: Tensor, bias: Tensor) -> None:

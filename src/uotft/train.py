@@ -12,20 +12,22 @@ from contextlib import nullcontext
 from math import cos, pi
 from typing import cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from uotft.config import Recipe
 from uotft.errors import Diverged, Interrupted
-from uotft.images import Stream
+from uotft.images import Stream, to_input
 from uotft.network import Network
+from uotft.objectives import TARGET, Routes, Terms
 from uotft.snapshot import Keeper, State
 
 Log = Callable[[int, dict[str, float]], None]
-Tensors = dict[str, Tensor]
-Terms = Callable[[Tensors, Tensors], dict[str, tuple[Tensor, float]]]
 
 
 def fit(
@@ -35,17 +37,19 @@ def fit(
     recipe: Recipe,
     accelerator: Accelerator,
     *,
+    routes: Routes = TARGET,
     log: Log = lambda step, numbers: None,
     evaluate: Callable[[Network], dict[str, float]] = lambda network: {},
     progress: Callable[..., Iterable[int]] = lambda steps, label: steps,
     keeper: Keeper | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Network:
-    """Train ``network`` in place on ``streams`` ("target" and, if any, "source").
+    """Train ``network`` in place on ``streams``: "target" first, then the other parts of a batch.
 
-    Goes on from the checkpoint of ``keeper``, if it has one. When ``stop`` says so, the step is
-    finished, saved, and the loop left by ``Interrupted``. Returns the network to keep: with
-    ``recipe.ema`` the running mean, else ``network``.
+    ``routes`` says which head sees which part, and names what ``objective`` is given. Goes on from
+    the checkpoint of ``keeper``, if it has one. When ``stop`` says so, the step is finished, saved,
+    and the loop left by ``Interrupted``. Returns the network to keep: with ``recipe.ema`` the
+    running mean, else ``network``.
     """
     if not recipe.channels_last:
         network.to(memory_format=torch.contiguous_format)
@@ -87,13 +91,14 @@ def fit(
         optimizer.zero_grad()
         losses, last = [], (step + 1) * recipe.accumulate - 1
         for index in range(step * recipe.accumulate, last + 1):
-            # ---- batch: target rows first, then source rows, in one tensor
+            # ---- batch: target rows first, then those of the other parts, in one tensor
             batches = {name: stream[index] for name, stream in streams.items()}
             images = torch.cat([batch.images for batch in batches.values()])
 
             # ---- step: one forward pass, one backward pass; processes share the last sum
             with nullcontext() if index == last else accelerator.no_sync(model):
-                outputs = model(images, len(batches["target"].images))
+                sizes = {name: len(batch.images) for name, batch in batches.items()}
+                outputs = model(images, sizes, routes)
                 terms = objective(outputs, {name: batch.labels for name, batch in batches.items()})
                 loss = torch.stack([weight * term for term, weight in terms.values()]).sum()
                 losses.append(torch.stack([t.detach() for t, _ in terms.values()]))
@@ -150,3 +155,58 @@ def _agree(
             "lower learning_rate in params.yaml, or look at these images"
         )
     return bool(stopping)
+
+
+@torch.no_grad()
+def reestimate_norm(
+    network: Network, images: NDArray[np.uint8], *, largest_batch: int = 512
+) -> None:
+    """Norm statistics anew, from the target's labelled images (n, H, W) alone, in place.
+
+    One pass, undistorted as test images are; a plain average over (nearly) equal batches. Every
+    process does the same. The statistics of training are an exponential average over distorted
+    images and over weights that still moved; these are of the final weights.
+    """
+    device = network.head("target").weight.device
+    pixels = torch.as_tensor(images, device=device)
+    batches = pixels.tensor_split(-(-len(images) // largest_batch))
+    update_bn([to_input(batch, network.channels) for batch in batches], network)
+
+
+def fit_head(
+    network: Network,
+    stream: Stream,
+    recipe: Recipe,
+    steps: int,
+    accelerator: Accelerator,
+    *,
+    log: Log = lambda step, numbers: None,
+    progress: Callable[..., Iterable[int]] = lambda steps, label: steps,
+) -> None:
+    """Train the target head alone, on the target alone, after the last step of ``recipe``.
+
+    The backbone is frozen and in evaluation mode; the head starts from where it is and keeps its
+    own starting rate, which does not drop.
+    """
+    rate = recipe.learning_rate * recipe.head_lr_factor
+    head = network.head("target")
+    optimizer = torch.optim.SGD(
+        head.parameters(),
+        lr=rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    )
+    model, optimizer = accelerator.prepare(head, optimizer)
+    backbone = network.backbone.eval()
+    for step in progress(range(recipe.steps, recipe.steps + steps), "training the head"):
+        batch = stream[step]
+        with torch.no_grad():
+            features = backbone(batch.images)
+        loss = functional.cross_entropy(model(features), batch.labels)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
+        if step % recipe.log_every == 0:
+            value = accelerator.reduce(loss.detach(), "mean")
+            log(step, {"loss/target": float(value), "learning_rate": rate})

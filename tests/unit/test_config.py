@@ -36,8 +36,13 @@ def change(root: Path, path: str, value: object) -> None:
         ("targets", ["dogz"], "got 'dogz'; known are digits, glyphs"),
         ("backbone.name", "resnet19", "backbone.name: got 'resnet19'; known are small_resnet"),
         ("selectors.uot", {"cost_scale": 0.0}, "selectors.uot:\n.*cost_scale: got 0.0"),
+        ("objectives", {"jiont": {}}, "objectives: got 'jiont'; known are.*joint, l2_sp, plain"),
         ("datasets.digits.size", 1.5, "datasets.digits:\n.*size: got 1.5"),
-        ("train.objective", "jiont", "train.objective: got 'jiont'; known are joint, plain"),
+        (
+            "train.objective",
+            "jiont",
+            "train.objective: got 'jiont'; known are.*joint, l2_sp, plain",
+        ),
     ],
 )
 def test_bad_values_are_named(tmp_path: Path, setting: str, value: object, message: str) -> None:

@@ -55,6 +55,47 @@ def test_distortion_changes_pixels_and_repeats_exactly() -> None:
     assert not torch.allclose(moved, stream(STILL)[0].images, atol=0.1)
 
 
+def test_two_views_are_the_same_images_distorted_apart() -> None:
+    weak, strong = stream(), stream(view=2)
+    assert np.array_equal(weak.rows(3), strong.rows(3))
+    assert torch.equal(weak[3].labels, strong[3].labels)
+    assert not torch.allclose(weak[3].images, strong[3].images, atol=0.1)
+    assert torch.equal(strong[3].images, stream(view=2)[3].images)
+
+
+STRONG = Augment(contrast=0.5, cutout=0.5)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_the_strong_view_of_one(world: int) -> None:
+    whole = stream(STRONG, view=2)[3].images
+    shares = [stream(STRONG, view=2, rank=r, world=world)[3].images for r in range(world)]
+    assert torch.allclose(torch.cat(shares), whole, atol=1e-6)
+
+
+def test_cutout_blanks_one_square_inside_each_picture() -> None:
+    still, cut = stream(STILL)[0].images, stream(STILL.model_copy(update={"cutout": 0.5}))[0].images
+    for before, after in zip(still, cut, strict=True):
+        changed = before[0] != after[0]
+        rows, columns = (changed.any(axis).nonzero() for axis in (1, 0))
+        assert (after[0][changed] == -1).all()
+        assert rows.max() - rows.min() <= 5
+        assert columns.max() - columns.min() <= 5
+        assert changed.sum() >= 30, "36 pixels, less those that were blank before"
+
+
+def test_contrast_keeps_the_mean_and_scales_the_rest() -> None:
+    grey = np.random.default_rng(1).integers(100, 150, (10, 12, 12), dtype=np.uint8)
+    made = []
+    for augment in (STILL, STILL.model_copy(update={"contrast": 0.5})):
+        made.append(Stream(grey, np.arange(10), name="a", batch_size=4, seed=0, augment=augment)[0])
+    still, moved = (batch.images.flatten(1) for batch in made)
+    assert torch.allclose(still.mean(1), moved.mean(1), atol=1e-5)
+    factors = moved.std(1) / still.std(1)
+    assert ((factors > 0.5) & (factors < 1.5)).all()
+    assert factors.std() > 0.05, "each image has its own"
+
+
 def test_an_empty_set_is_refused() -> None:
     with pytest.raises(ValueError, match="source stream has no images"):
         Stream(IMAGES[:0], np.arange(0), name="source", batch_size=4, seed=0, augment=STILL)

@@ -6,6 +6,9 @@ import torch
 from uotft.backbones import small_resnet
 from uotft.network import Network, nearest_mean_rows, separate_norms
 
+ROUTES = {"target": ("target", "target"), "source": ("source", "source")}
+HALVES, SIXES = {"target": 3, "source": 3}, {"target": 6, "source": 6}
+
 
 @pytest.fixture
 def network() -> Network:
@@ -19,13 +22,25 @@ def statistics(network: Network) -> torch.Tensor:
 
 
 def test_each_head_sees_its_own_part(network: Network) -> None:
-    outputs = network.eval()(torch.randn(7, 1, 16, 16), 4)
+    outputs = network.eval()(torch.randn(7, 1, 16, 16), {"target": 4, "source": 3}, ROUTES)
     assert outputs["target"].shape == (4, 3)
     assert outputs["source"].shape == (3, 5)
 
 
+def test_a_route_takes_any_part_to_any_head(network: Network) -> None:
+    images = torch.randn(9, 1, 16, 16)
+    alone = network.eval()(images)["target"]
+    routes = {"weak": ("source", "target"), "strong": ("strong", "target")}
+    routes |= {"target": ("target", "target"), "classifier": ("target", "source")}
+    sizes = {"target": 4, "source": 3, "strong": 2}
+    outputs = network(images, sizes, routes)
+    assert outputs["classifier"].shape == (4, 5)
+    parts = torch.cat([outputs[name] for name in ("target", "weak", "strong")])
+    assert torch.allclose(parts, alone, atol=1e-6)
+
+
 def test_the_source_loss_leaves_the_target_head_alone(network: Network) -> None:
-    network.train()(torch.randn(6, 1, 16, 16), 3)["source"].sum().backward()
+    network.train()(torch.randn(6, 1, 16, 16), HALVES, ROUTES)["source"].sum().backward()
     assert network.head("target").weight.grad is None
     assert network.head("source").weight.grad is not None
 
@@ -35,7 +50,7 @@ def test_target_norms_forget_the_source(network: Network) -> None:
     separate_norms(network)
     separate_norms(alone)
     target, source = torch.randn(6, 1, 16, 16), 5 + 3 * torch.randn(6, 1, 16, 16)
-    joint = network.train()(torch.cat([target, source]), 6)["target"]
+    joint = network.train()(torch.cat([target, source]), SIXES, ROUTES)["target"]
     assert torch.allclose(joint, alone.train()(target)["target"], atol=1e-5)
     assert torch.allclose(statistics(network), statistics(alone), atol=1e-6)
 
@@ -43,7 +58,7 @@ def test_target_norms_forget_the_source(network: Network) -> None:
 def test_mixed_norms_remember_both(network: Network) -> None:
     alone = copy.deepcopy(network)
     target, source = torch.randn(6, 1, 16, 16), 5 + 3 * torch.randn(6, 1, 16, 16)
-    network.train()(torch.cat([target, source]), 6)
+    network.train()(torch.cat([target, source]), SIXES, ROUTES)
     alone.train()(target)
     assert not torch.allclose(statistics(network), statistics(alone), atol=1e-2)
 

@@ -96,6 +96,5 @@ def test_every_file_on_a_shelf_says_what_it_is(shelf: str) -> None:
     for name in registry.names(shelf):
         module = registry.load(shelf, name, "test")
         assert len(module.__doc__ or "") > 60, f"{shelf}/{name}.py has no docstring"
-        if shelf != "objectives":
-            for setting, field in module.Settings.model_fields.items():
-                assert field.description or setting == "solver", f"{name}.{setting}"
+        for setting, field in module.Settings.model_fields.items():
+            assert field.description or setting == "solver", f"{name}.{setting}"

@@ -10,6 +10,15 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from uotft.objectives import TARGET
+from uotft.records import Settings as BaseSettings
+
+ROUTES = {**TARGET, "source": ("source", "source")}
+
+
+class Settings(BaseSettings):
+    """The objective ``joint`` has no settings of its own; lambda is ``train.lambda``."""
+
 
 def terms(
     outputs: dict[str, Tensor], labels: dict[str, Tensor], weight: float

@@ -1,9 +1,21 @@
-"""Plain fine-tuning: cross-entropy on the target images, equation (2) of Liu et al. (2022)."""
+"""Plain fine-tuning: cross-entropy on the target images, equation (2) of Liu et al. (2022).
+
+Selected classes have no part in it: no source image is read.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional
+
+from uotft.objectives import TARGET
+from uotft.records import Settings as BaseSettings
+
+ROUTES = TARGET
+
+
+class Settings(BaseSettings):
+    """The objective ``plain`` has no settings."""
 
 
 def terms(

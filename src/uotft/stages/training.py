@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import config, registry, store
+from uotft import config, objectives, store
 from uotft.errors import UserError
 from uotft.records import ImageSet
 from uotft.stages.overlap import read_overlap
@@ -18,9 +19,13 @@ from uotft.stages.workspace import Log, Progress, Stop, Workspace
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
 
     from uotft.network import Network
     from uotft.weights import Pretrained
+
+
+Finish = Callable[["Network", Log, Callable[[], dict[str, float]]], None]
 
 
 def never() -> bool:
@@ -59,8 +64,8 @@ def pretrain(
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
     belongs = pretrain_belongs(ws, accelerator.num_processes)
     _fit_and_write(
-        ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), settings.recipe,
-        images, facts, belongs, accelerator, log, progress, stop,
+        ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), plain.ROUTES,
+        settings.recipe, images, facts, belongs, accelerator, log, progress, stop,
     )  # fmt: skip
 
 
@@ -80,6 +85,7 @@ def _adopt(
 
     from uotft import cluster, embed
     from uotft.network import Network, nearest_mean_rows
+    from uotft.objectives import plain
 
     settings, classes = ws.params.pretrain, len(images.names)
     network = Network(found.backbone, target=classes).to(accelerator.device)
@@ -102,7 +108,7 @@ def _adopt(
         "head": head,
     }
     _fit_and_write(
-        ws, ws.pretrained(), network, {}, lambda o, b: {},
+        ws, ws.pretrained(), network, {}, lambda o, b: {}, plain.ROUTES,
         settings.recipe.model_copy(update={"steps": 0}), images, facts,
         pretrain_belongs(ws, accelerator.num_processes), accelerator, log, progress, never,
     )  # fmt: skip
@@ -122,7 +128,7 @@ def train(
     """Fine-tune on one seed's target images and the selected units; writes models/…/SEED/."""
     import torch
 
-    from uotft import checkpoint
+    from uotft import checkpoint, train as loop
     from uotft.network import Network, nearest_mean_rows, separate_norms
     from uotft.subset import few_shot
 
@@ -134,17 +140,29 @@ def train(
 
     found, left_out = read_overlap(ws, target)["source"], 0
 
+    # ---- objective: which parts of a batch it reads, and which heads it trains
+    name = settings.objective
+    objective, own = config.objective(ws.params, name)
+    if "source" in objectives.parts(objective) and not len(part.names):
+        name = "plain"
+        objective, own = config.objective(ws.params, name)
+    parts, heads = objectives.parts(objective), objectives.heads(objective)
+    source_names = part.names if "source" in parts else tuple(facts["classes"])
+    source_names = source_names if "source" in heads else ()
+
     # ---- network: the pre-trained backbone under fresh heads
     torch.manual_seed(seed)
-    network = Network(pretrained.backbone, target=len(images.names), source=len(part.names))
+    network = Network(pretrained.backbone, target=len(images.names), source=len(source_names))
     if settings.batch_norm == "target":
         separate_norms(network)
     if settings.target_head == "class_means":
         means = torch.as_tensor(target_bank(ws, target, seed).head_means(), dtype=torch.float32)
         network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
-    if len(part.names) and settings.source_head == "classifier":
+    classifier = pretrained.head("target")
+    if "source" in heads and "source" not in parts:
+        network.start_head("source", classifier.weight, classifier.bias)
+    elif "source" in heads and settings.source_head == "classifier":
         if len(part.classes):
-            classifier = pretrained.head("target")
             start = classifier.weight[part.classes], classifier.bias[part.classes]
         else:  # no classifier has seen the clusters
             means = torch.as_tensor(part.means, dtype=torch.float32)
@@ -156,7 +174,7 @@ def train(
     pool = images.rows("train")
     rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
-    if len(part.names):
+    if "source" in parts:
         keep = np.ones(len(part.rows), bool)
         if settings.overlap == "exclude":
             keep = ~np.isin(part.rows, found)
@@ -166,17 +184,40 @@ def train(
                 f"every image of the selected source classes is a test image of {target} too "
                 f"({ws.overlap(target)}): select other classes, or prepare another source"
             )
-        streams["source"] = stream(
-            "source", part.data, part.rows[keep], part.labels[keep], settings.source_batch
-        )
-    objective = registry.load("objectives", settings.objective if len(part.names) else "plain", "")
+        of_source = part.data, part.rows[keep], part.labels[keep], settings.source_batch
+        streams["source"] = stream("source", *of_source)
+        if "strong" in parts:
+            streams["strong"] = stream("source", *of_source, strong=settings.strong)
+
+    # ---- terms: with what the objective wants to know before the first step
+    network.to(accelerator.device)
+    context = objectives.Context(
+        settings.source_weight, network.backbone, network.head("target"),
+        lambda: _seen(pretrained, images, rows, accelerator),
+        lambda: _seen(pretrained, part.data, part.data.rows("val"), accelerator),
+    )  # fmt: skip
+    terms = objectives.ready(objective, own, context)
+
+    def finish(network: Network, log: Log, validate: Callable[[], dict[str, float]]) -> None:
+        """What the target alone has to say after the last step, as the settings want it."""
+        if settings.reestimate_norm:
+            loop.reestimate_norm(network, images.images[rows])
+        if settings.head_steps:
+            loop.fit_head(
+                network, streams["target"], settings.recipe, settings.head_steps, accelerator,
+                log=log, progress=progress,
+            )  # fmt: skip
+        if settings.reestimate_norm or settings.head_steps:
+            log(settings.recipe.steps + settings.head_steps, validate())
 
     facts = {
         "stage": "train",
         "target": target,
         "strategy": strategy,
         "seed": seed,
-        "source_classes": list(part.names),
+        "objective": name,
+        "source_classes": list(source_names),
+        "reused": list(part.names) if "source" in parts else [],
         "overlap": {"found": len(found), "excluded": left_out},
         "pretrained": facts["sha256"],
         "data": store.fingerprint(ws.data(target)),
@@ -186,8 +227,8 @@ def train(
     belongs = train_belongs(ws, target, strategy, seed, accelerator.num_processes)
     _fit_and_write(
         ws, ws.cell("models", target, strategy, seed), network, streams,
-        lambda o, b: objective.terms(o, b, settings.source_weight), settings.recipe,
-        images, facts, belongs, accelerator, log, progress, stop,
+        terms, objective.ROUTES, settings.recipe, images, facts, belongs, accelerator, log,
+        progress, stop, finish,
     )  # fmt: skip
 
 
@@ -249,7 +290,7 @@ def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -
         confusion = clean + found
         results[str(seed)] = {
             **_accuracy(confusion),
-            "source_classes": len(facts["source_classes"]),
+            "source_classes": len(facts["reused"]),
             "model": facts["sha256"],
             "confusion": confusion.tolist(),
             # without the test images that are in the source too
@@ -274,7 +315,8 @@ def _fit_and_write(
     folder: Path,
     network: Network,
     streams: dict[str, Any],
-    objective: Any,
+    objective: objectives.Terms,
+    routes: objectives.Routes,
     recipe: config.Recipe,
     images: ImageSet,
     facts: dict[str, Any],
@@ -283,10 +325,12 @@ def _fit_and_write(
     log: Log,
     progress: Progress,
     stop: Stop,
+    finish: Finish = lambda network, log, validate: None,
 ) -> None:
     """Train, validate on the way, and write weights, facts and history into ``folder``.
 
     Goes on from the checkpoint of the same training that was interrupted, if there is one.
+    ``finish`` may change the network after the last step; the last validation logged counts.
     """
     from uotft import checkpoint, evaluate as room, metrics, snapshot, train as loop, unfinished
 
@@ -314,8 +358,9 @@ def _fit_and_write(
 
     network = loop.fit(
         network, streams, objective, recipe, accelerator,
-        log=remember, evaluate=validate, progress=progress, keeper=keeper, stop=stop,
+        routes=routes, log=remember, evaluate=validate, progress=progress, keeper=keeper, stop=stop,
     )  # fmt: skip
+    finish(network, remember, lambda: validate(network))
     if accelerator.is_main_process:
         points = [{"step": step, **numbers} for step, numbers in sorted(history.items())]
         store.write_csv(folder / "history.csv", points)
@@ -336,6 +381,19 @@ def _fit_and_write(
         unfinished.finish(left)
 
 
+def _seen(
+    pretrained: Network, images: ImageSet, rows: NDArray[np.int64], accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
+    """The pre-trained classifier's logits (n, classes) of some images, and their labels (n,)."""
+    import torch
+
+    from uotft import embed
+
+    features = torch.as_tensor(embed.features(pretrained, images.images[rows], accelerator))
+    with torch.no_grad():
+        return pretrained.head("target")(features), torch.as_tensor(images.labels[rows])
+
+
 class _Stream:
     """Makes the streams of one run: what they share is said once."""
 
@@ -352,6 +410,7 @@ class _Stream:
         rows: NDArray[np.int64],
         labels: NDArray[np.int64],
         batch_size: int,
+        strong: config.Augment | None = None,
     ) -> Any:
         from uotft.images import Stream
 
@@ -363,6 +422,7 @@ class _Stream:
             )
         return Stream(
             images.images[rows], labels, name=name, batch_size=batch_size, seed=self.seed,
-            augment=self.augment, channels=self.channels, device=self.accelerator.device,
-            rank=self.accelerator.process_index, world=world, origin=rows,
+            augment=strong or self.augment, view=2 if strong else 1, channels=self.channels,
+            device=self.accelerator.device, rank=self.accelerator.process_index, world=world,
+            origin=rows,
         )  # fmt: skip
