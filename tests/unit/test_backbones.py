@@ -13,6 +13,7 @@ from foreign import moco_file, torchvision_file
 from uotft import checkpoint, config, registry
 from uotft.errors import UserError
 from uotft.network import Network, separate_norms
+from uotft.objectives import joint
 from uotft.weights import MEAN, STD
 
 SIZE = 32
@@ -56,7 +57,7 @@ def test_the_contract(name: str, tmp_path: Path) -> None:
     again = checkpoint.build(section(name), target=4, source=2).eval()
     assert torch.equal(again.backbone(images), features), "the seed decides the weights"
 
-    outputs = network.train()(images, 2)
+    outputs = network.train()(images, {"target": 2, "source": len(images) - 2}, joint.ROUTES)
     (outputs["target"].sum() + outputs["source"].sum()).backward()
     trained = [p for p in network.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in trained), "a weight without gradient stops DDP"

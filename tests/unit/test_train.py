@@ -56,7 +56,7 @@ def run(
     }
     kept = fit(
         net or network(), streams, lambda o, b: joint.terms(o, b, 0.5),
-        Recipe.model_validate(recipe | words), accelerator, **more,
+        Recipe.model_validate(recipe | words), accelerator, routes=joint.ROUTES, **more,
     )  # fmt: skip
     return {name: t.detach().clone() for name, t in kept.state_dict().items()}
 
