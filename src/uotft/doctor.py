@@ -14,7 +14,16 @@ from uotft import registry
 from uotft.errors import UserError
 from uotft.stages import Workspace
 
-PACKAGES = ("torch", "accelerate", "mlflow", "dvc", "pot", "scikit-learn", "matplotlib")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "accelerate",
+    "mlflow",
+    "dvc",
+    "pot",
+    "scikit-learn",
+    "matplotlib",
+)
 Finding = tuple[bool, str, str]
 
 

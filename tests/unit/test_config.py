@@ -34,7 +34,7 @@ def change(root: Path, path: str, value: object) -> None:
         ("strategies", ["uot", "uto"], "got 'uto'; known are.*greedy_ot.*uot"),
         ("strategies", ["uot", "uot"], "strategies: got.*stands there twice"),
         ("targets", ["dogz"], "got 'dogz'; known are digits, glyphs"),
-        ("backbone.name", "resnet19", "backbone.name: got 'resnet19'; known are small_resnet"),
+        ("backbone.name", "resnet19", "backbone.name: got 'resnet19'; known are moco, resnet18"),
         ("selectors.uot", {"cost_scale": 0.0}, "selectors.uot:\n.*cost_scale: got 0.0"),
         ("objectives", {"jiont": {}}, "objectives: got 'jiont'; known are.*joint, l2_sp, plain"),
         ("datasets.digits.size", 1.5, "datasets.digits:\n.*size: got 1.5"),

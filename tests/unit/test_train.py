@@ -31,6 +31,7 @@ class Flat(nn.Sequential):
     """A backbone without batch norm."""
 
     features = 7
+    channels = 1
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(36, 7), nn.Tanh())

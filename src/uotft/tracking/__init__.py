@@ -16,6 +16,8 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+from uotft.store import read_json
+
 SERVING = Path(__file__).with_name("serving.py")
 MAX_BATCH = 1000  # metrics that one call of the tracking API takes
 
@@ -96,7 +98,7 @@ class Run:
                 artifacts={"model": str(folder)},
                 code_paths=[str(Path(__file__).parents[1])],
                 signature=ModelSignature(inputs=Schema([images]), outputs=answer),
-                pip_requirements=_requirements(),
+                pip_requirements=_requirements(folder),
             )
 
 
@@ -178,10 +180,12 @@ def versions(root: Path) -> dict[str, str]:
     return tags
 
 
-def _requirements() -> list[str]:
+def _requirements(folder: Path) -> list[str]:
     from importlib.metadata import version
 
-    needed = ("accelerate", "mlflow", "numpy", "pydantic", "safetensors", "torch")
+    needed = ["accelerate", "mlflow", "numpy", "pydantic", "safetensors", "torch", "torchvision"]
+    if "'timm'" in str(read_json(folder / "model.json")["backbone"]):  # inside state_dict too
+        needed.append("timm")
     return [f"{name}=={version(name)}" for name in needed]
 
 
