@@ -36,8 +36,8 @@ def workers(
         journal.touch()
         module = ["-m", "uotft.worker", str(journal), *words]
         if processes > 1:
-            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-            module = [*torchrun, str(processes), *module]
+            launcher = ["-m", "uotft.launcher", "--standalone", "--nproc-per-node"]
+            module = [*launcher, str(processes), *module]
         # a session of its own: Ctrl-C reaches the workers through this process alone
         worker = subprocess.Popen(
             [sys.executable, *module], start_new_session=True, preexec_fn=die_with_parent

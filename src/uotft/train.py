@@ -151,7 +151,7 @@ def _agree(
         terms = ", ".join(name for name, count in zip(names, bad, strict=True) if count)
         rows = "; ".join(f"{k} rows {s.origin[s.rows(index)].tolist()}" for k, s in streams.items())
         raise Diverged(
-            f"step {step}: loss/{terms} is not finite, on the batch with {rows}; "
+            f"step {step}: the loss {terms} is not finite, on the batch with {rows}; "
             "lower learning_rate in params.yaml, or look at these images"
         )
     return bool(stopping)

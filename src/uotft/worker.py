@@ -7,13 +7,14 @@ python -m uotft.worker JOURNAL train TARGET STRATEGY SEED
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 
-from uotft.errors import Interrupted, UserError
+from uotft.errors import Diverged, Interrupted, UserError
 from uotft.processes import GRACE_S, INTERRUPTED, die_with_parent
 from uotft.progress import track
 
@@ -66,6 +67,10 @@ def _stop_on_sigterm() -> Callable[[], bool]:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
+    except Diverged as error:  # all processes have the same message
+        if os.environ.get("RANK", "0") == "0":
+            print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     except UserError as error:
         print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

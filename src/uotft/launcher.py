@@ -1,0 +1,30 @@
+"""`torch.distributed.run` that ends with its workers' exit code, and without tracebacks of its own.
+
+python -m uotft.launcher --standalone --nproc-per-node N -m uotft.worker …
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    """Run the workers; returns the exit code of the one that failed first."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from uotft.processes import INTERRUPTED
+
+    try:
+        run.main(arguments)
+    except SignalException:  # it has asked the workers to stop, and waited for them
+        return INTERRUPTED
+    except ChildFailedError as error:  # the worker has said why
+        code: int = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
