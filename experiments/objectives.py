@@ -1,10 +1,10 @@
 """Compare objectives, batch norms and head starts on validation data; no test image is read.
 
-    dvc repro units embed overlap && nice python experiments/objectives.py   # about 25 minutes
+    dvc repro units embed overlap && nice python experiments/objectives.py   # about 45 minutes
 
 Every training is a line of objectives.csv, and one that stands there is not repeated: delete the
-file to measure anew. Prints the mean validation top-1 and the paired difference from the first
-line, with 95 % t-intervals. Tuning seeds, as in settings.py.
+file to measure anew. Prints the mean validation top-1 and the paired differences from the first two
+lines, with 95 % t-intervals. Tuning seeds, as in settings.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ FILE = Path(__file__).with_suffix(".csv")
 SEEDS = range(100, 108)
 RANDOM = "train.target_head=random"
 AGAIN = "train.reestimate_norm=true"
+BASELINES = ("none", "uot")
 DECAY = "train.recipe.weight_decay=0.0"
 MAIN = (
     "none",  # plain, from class means
@@ -59,11 +60,12 @@ def main() -> None:
     values: dict[str, dict[int, float]] = {}
     for row in rows:
         values.setdefault(row["variation"], {})[int(row["seed"])] = float(row["top1"])
-    print("| variation | seeds | validation top-1 % | Δ none |\n| --- | --- | --- | --- |")
+    print("| variation | seeds | validation top-1 % | Δ none | Δ uot |\n" + "| --- " * 5 + "|")
     for variation in (*MAIN, *MORE):
         seeds = values[variation]
-        difference = paired(seeds, values["none"]).signed() if variation != "none" else ""
-        print(f"| {variation} | {len(seeds)} | {interval(list(seeds.values()))} | {difference} |")
+        cells = [str(len(seeds)), str(interval(list(seeds.values())))]
+        cells += [paired(seeds, values[b]).signed() if variation != b else "" for b in BASELINES]
+        print(f"| {variation} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
