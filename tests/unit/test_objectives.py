@@ -199,6 +199,19 @@ def test_a_short_training_logs_every_term(fresh: Path, name: str, strategy: str)
     assert ("source" in network.heads) == (heads > 0)
 
 
+@pytest.mark.parametrize("name", ["plain", "co_tuning", "l2_sp"])
+def test_selected_classes_have_no_part_in_it(fresh: Path, name: str) -> None:
+    params = tiny_params()
+    params["train"] |= {"objective": name}
+    write_params(fresh, params)
+    made = []
+    for strategy in ("none", "uot"):
+        run_train(fresh, strategy)
+        folder = workspace(fresh).cell("models", "digits", strategy, 0)
+        made.append(store.fingerprint(folder / "model.safetensors"))
+    assert made[0] == made[1]
+
+
 def test_co_tuning_starts_from_the_whole_classifier(fresh: Path) -> None:
     params = tiny_params()
     params["train"] |= {"objective": "co_tuning", "source_head": "random"}
