@@ -296,9 +296,9 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(ready: Path) -> Non
 
         terms, calls = joint.terms, []
 
-        def spoiled(*words: object) -> dict:
+        def spoiled(*words: object, **more: object) -> dict:
             calls.append(1)
-            good = terms(*words)
+            good = terms(*words, **more)
             return (
                 good
                 if rank == 0 or len(calls) < 8
