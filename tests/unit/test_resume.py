@@ -117,7 +117,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(ready: Path) -> None
     kills = 0
     for _ in range(40):
         pid = fork(lambda: train(ready))
-        time.sleep(rng.uniform(0.3, 1) * duration)
+        time.sleep(rng.uniform(0.05, 0.6) * duration)
         os.kill(pid, signal.SIGKILL)
         if not killed(pid):
             break

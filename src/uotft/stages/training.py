@@ -253,6 +253,7 @@ def train_belongs(
         "backbone": ws.params.backbone,
         "subset": ws.params.subset.model_dump(),
         "train": _decisive(ws.params.train.model_dump(by_alias=True)),
+        "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         "processes": processes,
         "files": _fingerprints(ws, [*files, ws.pretrained() / "model.json"]),
     }
