@@ -31,7 +31,10 @@ def pair(work: Callable[[int], object]) -> list[int]:
     def child(rank: int) -> None:
         forget_accelerator()
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} | address
+        # Accelerate warns where nobody has said how many threads a process may use
+        threads = {"OMP_NUM_THREADS": "1"}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= address | threads
         work(rank)
 
     return [fork(lambda rank=rank: child(rank)) for rank in range(2)]

@@ -23,7 +23,7 @@ def mistake(root: Path, *words: str) -> str:
     ("words", "message"),
     [
         (("train", "--dataset", "dogz"), "'dogz'; known are digits, glyphs"),
-        (("train", "--dataset", "digits", "--strategy", "uto"), "'uto'; known are greedy_ot,"),
+        (("train", "--dataset", "digits", "--strategy", "uto"), "'uto'; known are all, greedy_ot,"),
         (("select", "--dataset", "digits"), "embeddings/glyphs.npz is missing; `dvc repro` makes"),
         (("embed", "--dataset", "digits"), "model.json is missing; `dvc repro` makes"),
         (("evaluate", "--dataset", "digits"), "digits.npz is missing; `dvc repro` makes"),
