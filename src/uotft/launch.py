@@ -24,7 +24,7 @@ from uotft.stages import Workspace
 def pretrain(ws: Workspace, num_processes: int) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
     params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
-    tags = {"stage": "pretrain", "source": ws.params.source, **tracking.versions(ws.root)}
+    tags = {"stage": "pretrain", "source": ws.params.source}
     name = f"pretrain-{ws.params.source}"
     left, belongs = (
         ws.unfinished(ws.pretrained()),
@@ -34,7 +34,12 @@ def pretrain(ws: Workspace, num_processes: int) -> str:
         _resumable(left, belongs) as run_id,
         processes.workers(["pretrain"], num_processes) as follow,
         tracking.run(
-            ws.root, ws.params.source, name, params=params, tags=tags, run_id=run_id
+            ws.root,
+            ws.params.source,
+            name,
+            params=params,
+            tags=tags | tracking.versions(ws.root),
+            run_id=run_id,
         ) as run,
     ):
         unfinished.remember_run(left, run.id, belongs)
@@ -67,7 +72,6 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
         "strategy": strategy,
         "seed": str(seed),
         "selection.sha256": store.fingerprint(folder / "selection.json"),
-        **tracking.versions(ws.root),
     }
     cell = [target, strategy, str(seed)]
     name = "-".join(cell)
@@ -76,7 +80,15 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
     with (
         _resumable(left, belongs) as run_id,
         processes.workers(["train", *cell], num_processes) as follow,
-        tracking.run(ws.root, target, name, params=params, tags=tags, run_id=run_id) as run,
+        # the versions take a second to read: workers have started by then
+        tracking.run(
+            ws.root,
+            target,
+            name,
+            params=params,
+            tags=tags | tracking.versions(ws.root),
+            run_id=run_id,
+        ) as run,
     ):
         unfinished.remember_run(left, run.id, belongs)
         run.files(folder, "selection")

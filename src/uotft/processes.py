@@ -20,7 +20,7 @@ from typing import Any
 
 from uotft.errors import Interrupted, WorkerFailed
 
-POLL_S = 0.5
+POLL_S = 0.2
 GRACE_S = 20  # between asking the workers to stop, which save first, and killing them
 INTERRUPTED = 130  # a worker's exit code after it has saved on SIGTERM
 Points = list[tuple[int, dict[str, float]]]
