@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from settings import SEEDS, run, scratch
 
-from uotft import hindsight, selection, stages, store
-from uotft.records import Floats, Selection
+from uotft import hindsight, report, selection, stages, store
+from uotft.records import Selection
 from uotft.statistics import interval, paired
 
 FILE = Path(__file__).with_suffix(".csv")
@@ -35,10 +35,10 @@ def ranked(root: Path, strategy: str, seed: int) -> Selection:
         return stages.select(ws, ws.params.targets[0], strategy, seed)
 
 
-def rules(log_mass: Floats) -> dict[str, int]:
-    """The K of each rule, from the log masses (S,) that source classes send."""
-    share = np.sort(np.exp(log_mass))[::-1] / np.exp(log_mass).sum()
-    auto = int(np.argmax(np.cumsum(share) >= MASS_SHARE)) + 1
+def rules(chosen: Selection) -> dict[str, int]:
+    """The K of each rule, from the log masses that source classes send."""
+    share = np.exp(chosen.scores.values) / np.exp(chosen.scores.values).sum()
+    auto = selection.carriers(chosen.scores, chosen.names, MASS_SHARE)
     return {"auto": auto, "perplexity": round(float(np.exp(-(share * np.log(share)).sum())))}
 
 
@@ -49,7 +49,7 @@ def measure(root: Path) -> list[dict[str, str]]:
     for seed in SEEDS:
         cells = [("none", "", 0), *((s, "60", 60) for s in OTHERS)]
         cells += [("uot", str(k), k) for k in GRID]
-        cells += [("uot", *rule) for rule in rules(ranked(root, "uot", seed).scores.values).items()]
+        cells += [("uot", *rule) for rule in rules(ranked(root, "uot", seed)).items()]
         for strategy, rule, k in cells:
             if (str(seed), strategy, rule) not in there:
                 top1 = run(root, f"{strategy} select.top_k={k}" if k else strategy, seed)
@@ -88,7 +88,7 @@ def best_of_grid(top1: hindsight.Values, seeds: set[int]) -> str:
     return max((f"uot {k}" for k in GRID), key=lambda c: np.mean([top1[c][s] for s in seeds]))
 
 
-def report(rows: list[dict[str, str]], measured: dict[str, hindsight.Values]) -> None:
+def tell(rows: list[dict[str, str]], measured: dict[str, hindsight.Values]) -> None:
     """Print accuracies and forecasts of all cells, auto against the best K, and correlations."""
     top1: hindsight.Values = {}
     for row in rows:
@@ -103,7 +103,7 @@ def report(rows: list[dict[str, str]], measured: dict[str, hindsight.Values]) ->
         ]
         difference = paired(values, top1["none"]).signed() if name in gained else ""
         lines.append((name, str(interval(list(values.values()))), difference, *numbers))
-    print(hindsight.markdown(lines))
+    print(report.markdown(lines))
 
     # the best K is read off the same images, which flatters it; off the other seeds it is fair
     best = best_of_grid(top1, set(SEEDS))
@@ -132,10 +132,10 @@ def report(rows: list[dict[str, str]], measured: dict[str, hindsight.Values]) ->
             ]
             points = "cells x seeds" if pooled else "cells"
             table.append((name, points, str(both[0].n), *map(str, both)))
-    print(f"\n{hindsight.markdown(table)}")
+    print(f"\n{report.markdown(table)}")
 
 
 if __name__ == "__main__":
     ROOT = stages.Workspace.find().root
     LINES = measure(ROOT)
-    report(LINES, foretell(ROOT, LINES))
+    tell(LINES, foretell(ROOT, LINES))

@@ -98,7 +98,7 @@ def _column(
 
 
 def _no_twins(path: Path, names: NDArray[np.str_]) -> None:
-    found, first, counts = np.unique(names, return_index=True, return_counts=True)
+    found, counts = np.unique(names, return_counts=True)
     if (counts > 1).any():
         twin = int(np.flatnonzero(counts > 1)[0])
         rows = np.flatnonzero(names == found[twin])

@@ -69,10 +69,9 @@ def overlap_note(results: dict[str, dict[str, Any]]) -> str:
     return f"{note} Mean top-1 with / without them, %: {', '.join(means)}."
 
 
-def markdown(rows: list[Row]) -> str:
-    """The table in Markdown."""
-    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def cells(rows: list[Row]) -> list[tuple[str, ...]]:
+    """The table in words, its header first."""
+    return [HEADER, *(row.cells() for row in rows)]
 
 
 def flat(row: Row) -> dict[str, Any]:

@@ -74,9 +74,3 @@ def _sign(found: Correlation) -> str:
     if not found.shown():
         return "no"
     return "yes, as theorem 1 says" if found.value < 0 else "yes, against theorem 1"
-
-
-def markdown(rows: list[tuple[str, ...]]) -> str:
-    """A table in Markdown; the first row is its header."""
-    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -189,6 +189,12 @@ def page(title: str, parts: list[Part]) -> str:
     )
 
 
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown; the first row is its header."""
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def _html_table(rows: list[tuple[str, ...]]) -> str:
     lines = []
     for number, row in enumerate(rows):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
@@ -57,12 +57,7 @@ def fit(
         network.backbone: recipe.learning_rate,
         network.heads: recipe.learning_rate * recipe.head_lr_factor,
     }
-    sgd = torch.optim.SGD(
-        [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()],
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-    )
+    sgd = _sgd(recipe, rates)
     ema = running_mean(network, recipe.ema, accelerator) if recipe.ema else None
     kept = network if ema is None else cast(Network, ema.module)
     model, optimizer = accelerator.prepare(network, sgd)
@@ -129,6 +124,16 @@ def learning_rate(recipe: Recipe, rate: float, step: int) -> float:
     return rate
 
 
+def _sgd(recipe: Recipe, rates: dict[nn.Module, float]) -> torch.optim.SGD:
+    """Nesterov momentum on each part at its own rate."""
+    return torch.optim.SGD(
+        [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()],
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    )
+
+
 def running_mean(network: Network, decay: float, accelerator: Accelerator) -> AveragedModel:
     """mean <- decay * mean + (1 - decay) * weights after each step; batch norm's buffers as is."""
     mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
@@ -190,14 +195,7 @@ def fit_head(
     """
     rate = recipe.learning_rate * recipe.head_lr_factor
     head = network.head("target")
-    optimizer = torch.optim.SGD(
-        head.parameters(),
-        lr=rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-    )
-    model, optimizer = accelerator.prepare(head, optimizer)
+    model, optimizer = accelerator.prepare(head, _sgd(recipe, {head: rate}))
     backbone = network.backbone.eval()
     for step in progress(range(recipe.steps, recipe.steps + steps), "training the head"):
         batch = stream[step]

@@ -12,10 +12,12 @@ from typing import Any
 from urllib.error import HTTPError
 
 import torch
+from pydantic import Field
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from uotft.errors import UserError
+from uotft.records import Settings
 
 State = dict[str, Tensor]
 
@@ -86,6 +88,39 @@ def pretrained(
         raise UserError(f"{path}: no key begins with {prefix!r}; there are {few(state)}")
     fit(backbone.trunk if isinstance(backbone, Trunk) else backbone, chosen, path)
     return Pretrained(backbone, rows, origin(path))
+
+
+class ImageNet(Settings):
+    """Settings of a network that torchvision has ImageNet weights for."""
+
+    weights: str = Field(
+        "download",
+        description="download: torchvision's IMAGENET1K_V1; a file of the same format; or none: "
+        "the stage pretrain trains",
+    )
+
+
+def imagenet_trunk(name: str) -> Trunk:
+    """torchvision's residual network ``name`` without its classifier, with random weights."""
+    from torchvision import models
+
+    network = models.get_model(name)
+    features = network.fc.in_features
+    network.fc = nn.Identity()
+    return Trunk(network, features)
+
+
+def imagenet(name: str, settings: ImageNet) -> Pretrained | None:
+    """The same with its weights, or None where it is to be trained."""
+    from torchvision import models
+
+    if settings.weights == "none":
+        return None
+    if settings.weights == "download":
+        path = download(models.get_model_weights(name).IMAGENET1K_V1.url)
+    else:
+        path = Path(settings.weights)
+    return pretrained(imagenet_trunk(name), path, classifier="fc")
 
 
 def origin(path: Path) -> dict[str, str]:

@@ -34,6 +34,14 @@ def problem(
     )
 
 
+def shuffled(bank: ClassBank, random) -> tuple[ClassBank, list[int]]:
+    """The same classes in another order, and that order."""
+    order = list(range(len(bank.means)))
+    random.shuffle(order)
+    names = tuple(bank.names[i] for i in order)
+    return ClassBank(bank.means[order], names, bank.counts[order]), order
+
+
 scales = st.sampled_from([1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0])
 
 
@@ -53,11 +61,7 @@ def test_the_plan_meets_its_fixed_point_equations(pair, scale: float) -> None:
 @given(banks(), scales, st.randoms(use_true_random=False))
 def test_permuting_source_classes_permutes_scores(pair, scale: float, random) -> None:
     source, target = pair
-    order = list(range(len(source.means)))
-    random.shuffle(order)
-    moved = ClassBank(
-        source.means[order], tuple(source.names[i] for i in order), source.counts[order]
-    )
+    moved, order = shuffled(source, random)
     config = uot.Settings(cost_scale=scale)
     scores, other = (uot.score(s, target, config, 0) for s in (source, moved))
     assert np.allclose(scores.values[order], other.values, atol=1e-6)
@@ -66,11 +70,7 @@ def test_permuting_source_classes_permutes_scores(pair, scale: float, random) ->
 @given(banks(), scales, st.randoms(use_true_random=False))
 def test_permuting_target_classes_changes_nothing(pair, scale: float, random) -> None:
     source, target = pair
-    order = list(range(len(target.means)))
-    random.shuffle(order)
-    moved = ClassBank(
-        target.means[order], tuple(target.names[i] for i in order), target.counts[order]
-    )
+    moved, _ = shuffled(target, random)
     config = uot.Settings(cost_scale=scale)
     scores = [uot.score(source, t, config, 0).values for t in (target, moved)]
     assert np.allclose(*scores, atol=1e-6)

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr, ttest_rel
 from sklearn.metrics import balanced_accuracy_score
 
-from uotft import compare, metrics, runtime
+from uotft import compare, metrics, report, runtime
 from uotft.evaluate import confusion
 from uotft.statistics import correlation, interval, paired
 
@@ -89,7 +89,7 @@ def test_comparison_pairs_seeds() -> None:
     assert rows[1].against["none"].mean == pytest.approx(1)
     assert rows[1].against["none"].half == pytest.approx(0), "paired: the seeds' spread cancels"
     assert rows[0].against == {}
-    assert "| uot | 2 | 4 | 86.00 ± " in compare.markdown(rows)
+    assert "| uot | 2 | 4 | 86.00 ± " in report.markdown(compare.cells(rows))
 
 
 def test_the_note_on_overlap() -> None:

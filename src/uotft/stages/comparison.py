@@ -65,7 +65,7 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
             for s, curve in curves.items() for step, value in _by_step(curve).items()
         ]  # fmt: skip
         parts += [
-            (target, [room.HEADER, *(row.cells() for row in rows)]),
+            (target, room.cells(rows)),
             *([("Test images in the source", note)] if note else []),
             ("Accuracy on the test part", pictures["comparison"]),
             ("Learning curves", pictures["curves"]),
@@ -78,7 +78,7 @@ def compare(ws: Workspace) -> dict[str, list[Row]]:
         foretold, lines = hindsight(ws, target, top1)
         parts += foretold
         overlap = f"\n{note}\n" if note else ""
-        texts.append(f"## {target}\n\n{room.markdown(rows)}{overlap}{lines}")
+        texts.append(f"## {target}\n\n{report.markdown(room.cells(rows))}{overlap}{lines}")
     folder = ws.root / "reports"
     store.write_csv(folder / "runs.csv", runs)
     store.write_csv(folder / "curves.csv", points)

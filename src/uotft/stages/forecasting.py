@@ -153,7 +153,7 @@ def hindsight(ws: Workspace, target: str, top1: dict[str, Values]) -> tuple[list
         ("Forecast along K", picture),
         ("How to read the forecast", note),
     ]
-    return parts, f"\n{room.markdown(table)}\n{room.markdown(correlations)}\n{note}\n"
+    return parts, f"\n{report.markdown(table)}\n{report.markdown(correlations)}\n{note}\n"
 
 
 def _curve(seeds: dict[str, Any], measure: str) -> dict[int, Interval]:
