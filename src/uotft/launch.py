@@ -26,23 +26,12 @@ def pretrain(ws: Workspace, num_processes: int) -> str:
     params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source}
     name = f"pretrain-{ws.params.source}"
-    left, belongs = (
-        ws.unfinished(ws.pretrained()),
-        stages.pretrain_belongs(ws, num_processes),
-    )
-    with (
-        _resumable(left, belongs) as run_id,
-        processes.workers(["pretrain"], num_processes) as follow,
-        tracking.run(
-            ws.root,
-            ws.params.source,
-            name,
-            params=params,
-            tags=tags | tracking.versions(ws.root),
-            run_id=run_id,
-        ) as run,
+    belongs = stages.pretrain_belongs(ws, num_processes)
+    training = ["pretrain"], num_processes
+    with _tracked(ws, ws.pretrained(), training, belongs, ws.params.source, name, params, tags) as (
+        run,
+        follow,
     ):
-        unfinished.remember_run(left, run.id, belongs)
         follow(run.log)
         facts = _finish(run, ws.pretrained())
     return f"pre-trained on {ws.params.source}: {_validation(facts)}"
@@ -75,26 +64,13 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
     }
     cell = [target, strategy, str(seed)]
     name = "-".join(cell)
-    left = ws.unfinished(ws.cell("models", target, strategy, seed))
+    made, training = ws.cell("models", target, strategy, seed), (["train", *cell], num_processes)
     belongs = stages.train_belongs(ws, target, strategy, seed, num_processes)
-    with (
-        _resumable(left, belongs) as run_id,
-        processes.workers(["train", *cell], num_processes) as follow,
-        # the versions take a second to read: workers have started by then
-        tracking.run(
-            ws.root,
-            target,
-            name,
-            params=params,
-            tags=tags | tracking.versions(ws.root),
-            run_id=run_id,
-        ) as run,
-    ):
-        unfinished.remember_run(left, run.id, belongs)
+    with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
         follow(run.log)
-        facts = _finish(run, ws.cell("models", target, strategy, seed))
+        facts = _finish(run, made)
     return f"trained {name}: {_validation(facts)}"
 
 
@@ -122,6 +98,39 @@ def compare(ws: Workspace) -> dict[str, Any]:
 
 
 @contextmanager
+def _tracked(
+    ws: Workspace,
+    made: Path,
+    training: tuple[list[str], int],
+    belongs: dict[str, Any],
+    experiment: str,
+    name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+) -> Iterator[tuple[tracking.Run, processes.Follow]]:
+    """Workers, started or going on, and the run that tracks them; ``made`` is what they write.
+
+    ``training`` is the worker's words and the number of processes.
+    """
+    left = ws.unfinished(made)
+    with (
+        _resumable(left, belongs) as run_id,
+        processes.workers(*training) as follow,
+        # the versions take a second to read: workers have started by then
+        tracking.run(
+            ws.root,
+            experiment,
+            name,
+            params=params,
+            tags=tags | tracking.versions(ws.root),
+            run_id=run_id,
+        ) as run,
+    ):
+        unfinished.remember_run(left, run.id, belongs)
+        yield run, follow
+
+
+@contextmanager
 def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
     """Yields the run that a training with the unfinished folder ``left`` goes on with, or "".
 
@@ -143,8 +152,8 @@ def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
 
 def _finish(run: tracking.Run, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = store.read_json(folder / "model.json")
-    run.tag({"model.sha256": facts["sha256"]})
-    run.tag({f"overlap.{name}": str(count) for name, count in facts.get("overlap", {}).items()})
+    overlap = {f"overlap.{name}": str(count) for name, count in facts.get("overlap", {}).items()}
+    run.tag({"model.sha256": facts["sha256"], **overlap})
     run.model(folder, facts["image_size"])
     return facts
 

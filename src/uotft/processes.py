@@ -24,12 +24,11 @@ POLL_S = 0.2
 GRACE_S = 20  # between asking the workers to stop, which save first, and killing them
 INTERRUPTED = 130  # a worker's exit code after it has saved on SIGTERM
 Points = list[tuple[int, dict[str, float]]]
+Follow = Callable[[Callable[[Points], None]], None]
 
 
 @contextmanager
-def workers(
-    words: list[str], processes: int
-) -> Iterator[Callable[[Callable[[Points], None]], None]]:
+def workers(words: list[str], processes: int) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished."""
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder, _terminate_as_interrupt():
         journal = Path(folder) / "journal.jsonl"
