@@ -5,8 +5,8 @@ cover both; the objective is the mean cosine of all points to their nearest cent
 in one way for all. Memory is what a side adds to the data. Each repetition has a seed of its own
 and runs the sides in turn, every second one in reverse, each in a process of its own.
 
-python benchmarks/kmeans.py                                     # 1,280,000 x 128 into 2000, once
-python benchmarks/kmeans.py --points 128000 --repetitions 5
+python benchmarks/kmeans.py --repetitions 5                     # 1,280,000 x 128 into 2000
+python benchmarks/kmeans.py --repetitions 5 --points 320000
 """
 
 from __future__ import annotations
@@ -117,18 +117,19 @@ def main() -> None:
     parser.add_argument("--blobs", type=int, default=1000)
     parser.add_argument("--iterations", type=int, default=20, help="of both FAISS sides")
     parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--measure", nargs=3, metavar=("SIDE", "FILE", "SEED"), help="used inside")
     words = parser.parse_args()
     if words.measure:
         side, file, seed = words.measure
         print(json.dumps(measure(side, file, words.clusters, words.iterations, int(seed))))
         return
-    results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    results: dict[str, list[dict[str, float]]] = {side: [] for side in words.sides}
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/points.npy"
         np.save(file, blobs(words.points, words.dimensions, words.blobs))
         for seed in range(words.repetitions):
-            for side in list(SIDES)[:: -1 if seed % 2 else 1]:
+            for side in words.sides[:: -1 if seed % 2 else 1]:
                 command = [sys.executable, __file__, "--measure", side, file, str(seed)]
                 command += ["--clusters", str(words.clusters)]
                 command += ["--iterations", str(words.iterations)]

@@ -1,8 +1,10 @@
 """Features -> groups of images: the means of given classes, or clusters found by k-means (FAISS).
 
 Spherical k-means: points and centroids have length one, and nearness is the cosine. FAISS would
-train on 256 points a centroid; here every pass reads all of them. One float32 copy of the points
-is made and nothing else grows with n * D. The same seed gives the same bytes on the same machine.
+train on 256 points a centroid, from random ones; here every pass reads all of them, and the first
+centroids are drawn by greedy k-means++ (Arthur and Vassilvitskii 2007), which counts for more:
+docs/benchmarks.md. One float32 copy of the points is made and nothing else grows with n * D. The
+same seed gives the same bytes on the same machine.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from numpy.typing import NDArray
 from uotft.config import Cluster
 from uotft.errors import UserError
 
+DRAWN = 10  # points a cluster among which k-means++ draws
+STILL = 1e-4  # of the objective: an iteration that adds less is the last
 LONG = 100_000_000  # points times clusters from which FAISS prints its iterations: some seconds
 
 
@@ -80,10 +84,12 @@ def kmeans(features: NDArray[np.float32], settings: Cluster) -> Clusters:
         spherical=True,
         min_points_per_centroid=1,  # FAISS warns below 39
         max_points_per_centroid=-(-n // settings.clusters),  # FAISS draws a sample above it
+        early_stop_threshold=STILL,
         verbose=n * settings.clusters > LONG,
     )
+    starts = _starts(points, settings)
     with _stdout_as_stderr():
-        search.train(points)
+        search.train(points, init_centroids=starts)
     cosines, nearest = search.assign(points)
     filled, labels, counts = np.unique(nearest, return_inverse=True, return_counts=True)
     return Clusters(
@@ -93,6 +99,17 @@ def kmeans(features: NDArray[np.float32], settings: Cluster) -> Clusters:
         objective=float(cosines.mean(dtype=np.float64)),
         history=tuple((search.obj / n).tolist()),
     )
+
+
+def _starts(points: NDArray[np.float32], settings: Cluster) -> NDArray[np.float32]:
+    """The first centroids (K, D): points far from each other, from a sample of all."""
+    from sklearn.cluster import kmeans_plusplus
+
+    rng = np.random.default_rng(settings.seed)
+    size = min(len(points), DRAWN * settings.clusters)
+    sample = points[np.sort(rng.choice(len(points), size, replace=False))]
+    found = kmeans_plusplus(sample, settings.clusters, random_state=settings.seed)
+    return np.asarray(found[0], np.float32)
 
 
 def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
