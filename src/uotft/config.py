@@ -106,6 +106,17 @@ class Augment(Settings):
     shift: float = Field(0.06, ge=0, description="share of the picture, standard deviation")
     contrast: float = Field(0.0, ge=0, lt=1, description="largest change of the contrast")
     cutout: float = Field(0.0, ge=0, le=1, description="side of a blank square, share of picture's")
+    crop: float = Field(
+        0.0, ge=0, le=1, description="of files, least share of the area a random crop keeps; 0: off"
+    )
+    flip: bool = Field(False, description="left and right, every second image")
+    operations: int = Field(0, ge=0, description="RandAugment's n; 0: off")
+    magnitude: int = Field(10, ge=0, le=30, description="RandAugment's m")
+
+    @property
+    def moves(self) -> bool:
+        """Whether images are warped at all."""
+        return bool(self.rotation or self.shear or self.zoom or self.shift)
 
 
 class Pretrain(Settings):
@@ -201,20 +212,24 @@ def load(root: Path) -> Params:
 
 def dataset_settings(params: Params, name: str) -> Any:
     """The settings of one data set."""
-    module = registry.load("datasets", name, "data set")
+    return dataset(params, name)[1]
+
+
+def dataset(params: Params, name: str) -> tuple[ModuleType, Any]:
+    """The module and the settings of a data set: of its ``kind``, which by default is its name."""
     if name not in params.datasets:
         raise UserError(
             f"data set {name!r} has no section under datasets: in params.yaml; "
-            f"prepared are {', '.join(sorted(params.datasets))}"
+            f"there are {', '.join(sorted(params.datasets))}"
         )
-    return _check(module.Settings, params.datasets[name], f"params.yaml: datasets.{name}")
+    return dataset_section({"kind": name, **params.datasets[name]}, f"datasets.{name}")
 
 
-def dataset(section: dict[str, Any]) -> tuple[ModuleType, Any]:
-    """The module and the settings that a ``name`` and its settings mean."""
+def dataset_section(section: dict[str, Any], where: str) -> tuple[ModuleType, Any]:
+    """The module and the settings that a section with its ``kind`` means."""
     settings = dict(section)
-    module = registry.load("datasets", settings.pop("name"), "data set")
-    return module, _check(module.Settings, settings, "data set")
+    module = registry.load("datasets", settings.pop("kind"), f"params.yaml: {where}.kind")
+    return module, _check(module.Settings, settings, f"params.yaml: {where}")
 
 
 def selector_settings(params: Params, name: str) -> Any:

@@ -9,14 +9,15 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from uotft.images import to_input
+from uotft.images import ahead, to_input
 from uotft.network import Network
+from uotft.records import Pixels
 
 
 @torch.no_grad()
 def features(
     network: Network,
-    images: NDArray[np.uint8],
+    images: Pixels,
     accelerator: Accelerator,
     *,
     batch_size: int = 512,
@@ -25,9 +26,10 @@ def features(
     """uint8 (n, H, W) or (n, H, W, 3) -> (n, D) float32: what the heads see."""
     backbone, device = network.backbone.eval().to(accelerator.device), accelerator.device
     parts = []
-    for i in progress(range(0, len(images), batch_size), "embedding"):
-        pixels = torch.as_tensor(images[i : i + batch_size], device=device)
-        parts.append(backbone(to_input(pixels, network.channels)))
+    starts = progress(range(0, len(images), batch_size), "embedding")
+    for pixels in ahead(lambda i: images[i : i + batch_size], starts):
+        batch = torch.as_tensor(pixels, device=device)
+        parts.append(backbone(to_input(batch, network.channels)))
     return np.asarray(torch.cat(parts).cpu().numpy())
 
 

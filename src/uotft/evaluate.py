@@ -7,14 +7,15 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from uotft.images import to_input
+from uotft.images import ahead, to_input
 from uotft.network import Network
+from uotft.records import Pixels
 
 
 @torch.no_grad()
 def confusion(
     network: Network,
-    images: NDArray[np.uint8],
+    images: Pixels,
     labels: NDArray[np.int64],
     accelerator: Accelerator,
     *,
@@ -25,9 +26,9 @@ def confusion(
     network.eval()
     counts = torch.zeros(classes * classes, dtype=torch.int64, device=accelerator.device)
     mine = np.arange(accelerator.process_index, len(images), accelerator.num_processes)
-    for start in range(0, len(mine), batch_size):
-        rows = mine[start : start + batch_size]
-        pixels = torch.as_tensor(images[rows], device=accelerator.device)
+    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    for rows, part in ahead(lambda rows: (rows, images[rows]), batches):
+        pixels = torch.as_tensor(part, device=accelerator.device)
         true = torch.as_tensor(labels[rows], device=accelerator.device)
         predicted = network(to_input(pixels, network.channels))["target"].argmax(1)
         counts += torch.bincount(true * classes + predicted, minlength=classes * classes)

@@ -25,7 +25,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from uotft.images import to_input
-from uotft.records import Floats
+from uotft.records import Floats, Pixels
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Products:
 def gradients(
     backbone: nn.Module,
     head: nn.Linear,
-    images: NDArray[np.uint8],
+    images: Pixels,
     labels: NDArray[np.int64],
     *,
     groups: NDArray[np.int64] | None = None,
@@ -88,7 +88,9 @@ def gradients(
         total, square = torch.zeros((), device=device), 0.0
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            pixels, words = (torch.as_tensor(x[part], device=device) for x in (images, labels))
+            pixels, words = (
+                torch.as_tensor(x, device=device) for x in (images[part], labels[part])
+            )
             named = of_each(weights, to_input(pixels, channels), words)
             flat = torch.cat([named[name].flatten(1) for name in weights], 1)
             total, square = total + flat.sum(0), square + float(flat.square().sum())

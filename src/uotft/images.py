@@ -1,4 +1,4 @@
-"""Pixels in memory, and the endless streams of batches that training reads.
+"""Pixels -> what a network sees: the endless batches of training, and the views of tests.
 
 A stream's order is a function of (seed, stream name, epoch) and its distortions of (seed, stream
 name, view, step), drawn for the whole global batch before a process takes its share: neither
@@ -8,7 +8,10 @@ and two views are the same images in the same order, distorted apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -18,9 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from uotft.config import Augment
-from uotft.records import Floats
+from uotft.pixels import pool
+from uotft.records import Files, Floats, ImageSet, Pixels
 
 LUMA = (0.299, 0.587, 0.114)
+RATIO = 3 / 4  # of a random crop's sides, or its inverse, at most
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,53 @@ def to_input(pixels: Tensor, channels: int = 1) -> Tensor:
     return images.expand(-1, channels, -1, -1)
 
 
+class Views:
+    """Some rows of an image set as a network is tested on them: uint8 (n, H, W) or (n, H, W, 3).
+
+    Of files, the centred square of each picture (Resize and CenterCrop of the paper's scripts).
+    """
+
+    def __init__(self, images: ImageSet, rows: NDArray[np.int64]) -> None:
+        self.pixels, self.files, self.rows = images.images, images.files, rows
+        kept = self.pixels.shape[1:]
+        side = self.files and (self.files.size, self.files.size, *kept[2:])
+        self.shape: tuple[int, ...] = (len(rows), *(side or kept))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: Any) -> NDArray[np.uint8]:
+        rows = self.rows[part]
+        if self.files is None:
+            return self.pixels[rows]
+        read = getattr(self.pixels, "read", self.pixels.__getitem__)
+        boxes = _centres(self.files.sizes[rows], self.files.share)
+        return np.asarray(_crops(read(rows), boxes, self.files.size))
+
+
+def ahead(make: Callable[[K], T], keys: Iterable[K]) -> Iterator[T]:
+    """``make(key)`` of every key in order, each made while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for key in keys:
+            made, waiting = waiting, thread.submit(make, key)
+            if made is not None:
+                yield made.result()
+        if waiting is not None:
+            yield waiting.result()
+
+
 class Stream:
     """Endless shuffled, distorted batches of one labelled set; ``stream[step]`` is a Batch.
 
+    ``labels`` (n,) belong to the rows ``origin`` (n,) of ``images``, by default to all in order.
     ``channels``, those of the batches, are what the backbone wants, not what the images have.
+    With ``files``, images are squares of pictures, and are cropped to the size of a view.
     """
 
     def __init__(
         self,
-        images: NDArray[np.uint8],
+        images: Pixels,
         labels: NDArray[np.int64],
         *,
         name: str,
@@ -64,20 +109,22 @@ class Stream:
         rank: int = 0,
         world: int = 1,
         origin: NDArray[np.int64] | None = None,
+        files: Files | None = None,
     ) -> None:
-        if not len(images):
+        if not len(labels):
             raise ValueError(f"the {name} stream has no images")
-        self.images = torch.as_tensor(images, device=device)
+        self.images, self.files, self.device = images, files, torch.device(device)
+        self.origin = np.arange(len(labels)) if origin is None else origin
+        self.held = self._hold()
         self.labels = torch.as_tensor(labels, device=device)
-        self.origin = np.arange(len(images)) if origin is None else origin  # for messages
         self.batch_size, self.augment = batch_size, augment
         self.view, self.channels = view, channels
         self.key = (seed, crc32(name.encode()))
         self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """The row numbers of the global batch at ``step``."""
-        n = len(self.images)
+        """The numbers among the labels of the global batch at ``step``."""
+        n = len(self.origin)
         position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         orders = {
             epoch: np.random.default_rng((*self.key, 0, epoch)).permutation(n)
@@ -87,19 +134,114 @@ class Stream:
 
     def __getitem__(self, step: int) -> Batch:
         """This process's share of the global batch at ``step``."""
-        rows = torch.as_tensor(self.rows(step)[self.share], device=self.images.device)
+        rows = self.rows(step)
+        mine = torch.as_tensor(rows[self.share], device=self.device)
         rng = np.random.default_rng((*self.key, self.view, step))  # 0 is the order's
         theta = _affines(self.augment, self.batch_size, rng)[self.share]
         contrast = rng.uniform(
             1 - self.augment.contrast, 1 + self.augment.contrast, self.batch_size
         )
         corner = rng.random((2, self.batch_size))
-        images = _warp(to_input(self.images[rows], self.channels), theta)
+        images = self._cropped(rows, mine, rng)
+        if self.augment.flip:
+            turned = torch.as_tensor(rng.integers(2, size=self.batch_size) == 1)[self.share]
+            images = torch.where(
+                turned.to(images.device)[:, None, None, None], images.flip(3), images
+            )
+        if self.augment.operations:
+            from uotft.randaugment import randaugment
+
+            images = randaugment(images, self.augment, rng, self.batch_size, self.share)
+        if self.augment.moves:
+            images = _warp(images, theta)
         if self.augment.contrast:
             images = _stretch(images, contrast[self.share])
         if self.augment.cutout:
             images = _cut_out(images, corner[:, self.share], self.augment.cutout)
-        return Batch(images, self.labels[rows])
+        return Batch(images, self.labels[mine])
+
+    def _cropped(self, rows: NDArray[np.int64], mine: Tensor, rng: np.random.Generator) -> Tensor:
+        """(n, C, H, W) in [-1, 1] of this process's share; of files, a box of each picture."""
+        if self.files is None:
+            assert self.held is not None
+            return to_input(self.held[mine], self.channels)
+        sizes, smallest = self.files.sizes[self.origin[rows]], self.augment.crop
+        boxes = (
+            _random_boxes(sizes, smallest, rng) if smallest else _centres(sizes, self.files.share)
+        )[self.share]
+        if self.held is not None:
+            return _crops_at_once(to_input(self.held[mine], self.channels), boxes, self.files.size)
+        crops = _crops(self.images[self.origin[rows[self.share]]], boxes, self.files.size)
+        return to_input(crops.to(self.device), self.channels)
+
+    def _hold(self) -> Tensor | None:
+        """All images on the device, where they are small or it is a GPU with room for them."""
+        if self.files is not None:
+            needed = len(self.origin) * int(np.prod(self.images.shape[1:]))
+            cuda = self.device.type == "cuda"
+            if not cuda or 2 * needed > torch.cuda.mem_get_info(self.device)[0]:
+                return None
+        return torch.as_tensor(self.images[self.origin], device=self.device)
+
+
+def _centres(sizes: NDArray[np.int32], share: float) -> Floats:
+    """Of pictures (n, 2), the centred square that is ``share`` of the shorter side, as boxes.
+
+    A box is (top, left, height, width) in shares of the picture, so of the kept square too.
+    """
+    extent = share * sizes.min(1, keepdims=True) / sizes
+    return np.concatenate([(1 - extent) / 2, extent], 1)
+
+
+def _random_boxes(sizes: NDArray[np.int32], smallest: float, rng: np.random.Generator) -> Floats:
+    """A random box of each picture (n, 2): Inception's crop, torchvision's RandomResizedCrop.
+
+    The area is at least ``smallest`` of the picture's and the ratio of the sides at most RATIO. Of
+    ten boxes the first that fits is taken, or else the largest one in the middle.
+    """
+    height, width = sizes.T.astype(float)
+    area = rng.uniform(smallest, 1, (10, len(sizes))) * height * width
+    ratio = np.exp(rng.uniform(np.log(RATIO), -np.log(RATIO), area.shape))
+    extents = np.stack([np.sqrt(area / ratio) / height, np.sqrt(area * ratio) / width], 2)
+    fits = extents.max(2) <= 1
+    first = extents[fits.argmax(0), np.arange(len(sizes))]
+    shape = width / height
+    middle = np.stack([shape / np.maximum(shape, RATIO), np.minimum(shape, 1 / RATIO) / shape], 1)
+    found = fits.max(0)[:, None]
+    extent = np.where(found, first, middle)
+    corner = np.where(found, rng.random((len(sizes), 2)), 0.5)
+    return np.concatenate([corner * (1 - extent), extent], 1)
+
+
+def _crops(pixels: NDArray[np.uint8], boxes: Floats, size: int) -> Tensor:
+    """A box of each image (n, H, W, 3), scaled with antialiasing: uint8 (n, size, size, 3)."""
+    sides = np.array(pixels.shape[1:3])
+    extent = np.maximum(np.rint(boxes[:, 2:] * sides), 1).astype(int)
+    start = np.minimum(np.rint(boxes[:, :2] * sides).astype(int), sides - extent)
+    crops = torch.empty((len(pixels), size, size, pixels.shape[3]), dtype=torch.uint8)
+
+    def one(row: int) -> None:
+        (top, left), (height, width) = start[row], extent[row]
+        box = torch.as_tensor(pixels[row, top : top + height, left : left + width])
+        crops[row] = functional.interpolate(
+            box.permute(2, 0, 1)[None], (size, size), mode="bilinear", antialias=True
+        )[0].permute(1, 2, 0)
+
+    for _ in pool().map(one, range(len(pixels))):
+        pass
+    return crops
+
+
+def _crops_at_once(images: Tensor, boxes: Floats, size: int) -> Tensor:
+    """The same of (n, C, H, W) in one call for a GPU, bilinear: (n, C, size, size)."""
+    extent = torch.as_tensor(boxes[:, 2:], dtype=torch.float32)
+    middle = torch.as_tensor(boxes[:, :2], dtype=torch.float32) + extent / 2
+    theta = torch.zeros(len(boxes), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = extent[:, 1], extent[:, 0]
+    theta[:, 0, 2], theta[:, 1, 2] = 2 * middle[:, 1] - 1, 2 * middle[:, 0] - 1
+    shape = [*images.shape[:2], size, size]
+    grid = functional.affine_grid(theta.to(images.device), shape, align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _affines(augment: Augment, n: int, rng: np.random.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from uotft.errors import UserError
 from uotft.images import to_input
 from uotft.network import Network
+from uotft.pixels import picture_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,21 +36,18 @@ def read(path: Path, shape: list[int], resize: Callable[[Image], Pixels] | None 
     A picture that already has that size is taken as it is. Others go through ``resize``, the data
     set's own way, or else are stretched (bicubic).
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL.Image import Resampling
 
     try:
-        with Image.open(path) as file:
-            picture = _in_mode(ImageOps.exif_transpose(file), "L" if len(shape) == 2 else "RGB")
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path}: {reason}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    picture = picture_of(content, path, "L" if len(shape) == 2 else "RGB")
     size = (shape[1], shape[0])
     if picture.size != size and resize is not None:
         return resize(picture)
     if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
+        picture = picture.resize(size, Resampling.BICUBIC)
     return np.asarray(picture)
 
 
@@ -65,16 +63,3 @@ def best(
         Answer(file, tuple((classes[c], p) for c, p in zip(numbers, shares, strict=True)))
         for file, numbers, shares in rows
     ]
-
-
-def _in_mode(picture: Image, mode: str) -> Image:
-    """8 bits of grey or colour; of 16 bits the upper 8."""
-    from PIL import Image as pillow
-
-    if picture.mode[0] == "F":
-        raise ValueError("floating point pixels have no known white")
-    if picture.mode[0] == "I":
-        pixels = np.asarray(picture, np.float64) / 257
-        picture = pillow.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
-    # Pillow warns when a palette with transparency becomes grey without its colours
-    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert(mode)

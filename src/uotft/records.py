@@ -5,9 +5,11 @@ Axes: S source classes, T target classes, D features, n images, H and W pixels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +24,55 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class Pixels(Protocol):
+    """What gives uint8 images by their row numbers: an array, or files that are decoded on demand.
+
+    ``shape`` is (n, H, W) or (n, H, W, 3).
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files below the folder ``root``, and how their pixels are kept and seen.
+
+    ``paths`` (n,) as the file system has them, ``bytes`` (n,), ``sha256`` (n, 32), ``sizes`` (n, 2)
+    height and width of the upright picture. A file's pixels are kept as a square of side
+    ``stored``, whatever the picture's shape; tests see the centred square that is ``share`` of its
+    shorter side, at side ``size``. ``unreadable`` files are an error, or are skipped and counted.
+    """
+
+    root: str
+    paths: NDArray[np.bytes_]
+    bytes: NDArray[np.int64]
+    sha256: NDArray[np.uint8]
+    sizes: NDArray[np.int32]
+    stored: int
+    size: int
+    share: float
+    unreadable: Literal["error", "skip"] = "error"
+
+    def path(self, row: int) -> Path:
+        """The file of a row."""
+        return Path(self.root, os.fsdecode(self.paths[row]))
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Labelled images: ``images`` uint8, grey (n, H, W) or colour (n, H, W, 3), ``labels`` (n,),
-    ``splits`` (n,) of str."""
+    ``splits`` (n,) of str; ``files`` where the images come from, if they are not held here."""
 
-    images: NDArray[np.uint8]
+    images: Pixels
     labels: NDArray[np.int64]
     splits: NDArray[np.str_]
     names: tuple[str, ...]
+    files: Files | None = None
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """The row numbers of one split (train, val or test), ascending."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.errors import UserError
-from uotft.records import ImageSet
+from uotft.records import Files, ImageSet
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -82,20 +82,22 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def write_images(path: Path, images: ImageSet) -> None:
-    """An image set as one npz."""
+    """An image set as one npz: its pixels, or the columns that say which files hold them."""
+    columns = {"images": images.images} if images.files is None else vars(images.files)
     write_arrays(
-        path,
-        images=images.images,
-        labels=images.labels,
-        splits=images.splits,
-        names=np.array(images.names),
+        path, **columns, labels=images.labels, splits=images.splits, names=np.array(images.names)
     )
 
 
 def read_images(path: Path) -> ImageSet:
-    """The image set of ``write_images``."""
+    """The image set of ``write_images``; that of files has no pixels yet."""
     a = read_arrays(path)
-    return ImageSet(a["images"], a["labels"], a["splits"], tuple(a["names"].tolist()))
+    names, files, pixels = tuple(a.pop("names").tolist()), None, a.pop("images", np.empty(0))
+    labels, splits = a.pop("labels"), a.pop("splits")
+    if a:
+        columns: dict[str, Any] = {k: v if v.ndim else v.item() for k, v in a.items()}
+        files = Files(**columns)
+    return ImageSet(pixels, labels, splits, names, files)
 
 
 def fingerprint(path: Path) -> str:

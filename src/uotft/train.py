@@ -15,16 +15,16 @@ from typing import cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from uotft.config import Recipe
 from uotft.errors import Diverged, Interrupted
-from uotft.images import Stream, to_input
+from uotft.images import Stream, ahead, to_input
 from uotft.network import Network
 from uotft.objectives import TARGET, Routes, Terms
+from uotft.records import Pixels
 from uotft.snapshot import Keeper, State
 
 Log = Callable[[int, dict[str, float]], None]
@@ -68,6 +68,10 @@ def fit(
     state = State(network, sgd, ema, accelerator)
     start, stopping = (keeper.resume(state) if keeper else 0), False
 
+    batches_of = ahead(
+        lambda index: {name: stream[index] for name, stream in streams.items()},
+        range(start * recipe.accumulate, recipe.steps * recipe.accumulate),
+    )
     for step in progress(range(start, recipe.steps), "training"):
         # ---- checkpoint: the state before this step
         due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
@@ -87,7 +91,7 @@ def fit(
         losses, last = [], (step + 1) * recipe.accumulate - 1
         for index in range(step * recipe.accumulate, last + 1):
             # ---- batch: target rows first, then those of the other parts, in one tensor
-            batches = {name: stream[index] for name, stream in streams.items()}
+            batches = next(batches_of)
             images = torch.cat([batch.images for batch in batches.values()])
 
             # ---- step: one forward pass, one backward pass; processes share the last sum
@@ -163,19 +167,17 @@ def _agree(
 
 
 @torch.no_grad()
-def reestimate_norm(
-    network: Network, images: NDArray[np.uint8], *, largest_batch: int = 512
-) -> None:
-    """Norm statistics anew, from the target's labelled images (n, H, W) alone, in place.
+def reestimate_norm(network: Network, images: Pixels, *, largest_batch: int = 512) -> None:
+    """Norm statistics anew, from the target's labelled images alone, in place.
 
     One pass, undistorted as test images are; a plain average over (nearly) equal batches. Every
     process does the same. The statistics of training are an exponential average over distorted
     images and over weights that still moved; these are of the final weights.
     """
     device = network.head("target").weight.device
-    pixels = torch.as_tensor(images, device=device)
-    batches = pixels.tensor_split(-(-len(images) // largest_batch))
-    update_bn([to_input(batch, network.channels) for batch in batches], network)
+    batches = np.array_split(np.arange(len(images)), -(-len(images) // largest_batch))
+    pixels = (torch.as_tensor(images[rows], device=device) for rows in batches)
+    update_bn((to_input(batch, network.channels) for batch in pixels), network)
 
 
 def fit_head(

@@ -22,7 +22,7 @@ def mistake(root: Path, *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", "--dataset", "dogz"), "'dogz'; known are digits, glyphs"),
+        (("train", "--dataset", "dogz"), "'dogz' has no section under datasets"),
         (("train", "--dataset", "digits", "--strategy", "uto"), "'uto'; known are all, greedy_ot,"),
         (("select", "--dataset", "digits"), "embeddings/glyphs.npz is missing; `dvc repro` makes"),
         (("embed", "--dataset", "digits"), "model.json is missing; `dvc repro` makes"),
@@ -33,7 +33,7 @@ def mistake(root: Path, *words: str) -> str:
         (("train", "--dataset", "digits", "--num-processes", "0"), "--num-processes"),
         (
             ("data", "overlap", "--source", "dogz", "--target", "digits"),
-            "'dogz' is neither a folder nor a prepared data set: data set: got 'dogz'; known are",
+            "'dogz' is neither a folder nor a prepared data set: data set 'dogz' has no section",
         ),
         (("data", "overlap", "--source", "glyphs", "--target", "digits"), "glyphs.npz is missing"),
         (("data", "overlap", "--source", ".", "--target", "digits"), "no image in this folder"),

@@ -96,7 +96,7 @@ def test_export_writes_a_file_that_answers_alike(trained: Path, form: str, name:
     ("words", "message"),
     [
         (("predict", "a.png"), "predict needs --dataset (with --strategy and --seed), or --model"),
-        (("predict", "--dataset", "dogz", "a.png"), "'dogz'; known are digits, glyphs"),
+        (("predict", "--dataset", "dogz", "a.png"), "'dogz' has no section under datasets"),
         (("predict", "--dataset", "digits", "--seed", "9", "a.png"), "9/model.json is missing"),
         (("predict", *CELL), "IMAGE"),
         (("export", *CELL, "--format", "tflite", "--output", "m"), "'tflite'; known are onnx, tor"),

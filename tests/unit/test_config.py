@@ -33,7 +33,11 @@ def change(root: Path, path: str, value: object) -> None:
         ("train.lambda", -1.0, "train.lambda: got -1.0.*greater than or equal to 0"),
         ("strategies", ["uot", "uto"], "got 'uto'; known are.*greedy_ot.*uot"),
         ("strategies", ["uot", "uot"], "strategies: got.*stands there twice"),
-        ("targets", ["dogz"], "got 'dogz'; known are digits, glyphs"),
+        (
+            "targets",
+            ["dogz"],
+            "data set 'dogz' has no section under datasets: .*there are digits, glyphs",
+        ),
         ("backbone.name", "resnet19", "backbone.name: got 'resnet19'; known are moco, resnet18"),
         ("selectors.uot", {"cost_scale": 0.0}, "selectors.uot:\n.*cost_scale: got 0.0"),
         ("objectives", {"jiont": {}}, "objectives: got 'jiont'; known are.*joint, l2_sp, plain"),

@@ -113,12 +113,15 @@ def _by_step(curve: dict[int, dict[int, float]]) -> dict[int, Interval]:
 
 def _sheets(ws: Workspace, target: str) -> dict[str, list[tuple[str, NDArray[np.uint8]]]]:
     """The target's classes, then the first seed's selected units of every strategy."""
+    from uotft.images import Views
+
     images, source, bank = ws.images(target), ws.images(ws.params.source), source_bank(ws)
 
     def first(images: ImageSet, members: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """{unit: its first training image}, where ``members`` is the unit of each."""
         found, rows = np.unique(members, return_index=True)
-        return dict(zip(found.tolist(), images.images[images.rows("train")[rows]], strict=True))
+        views = Views(images, images.rows("train")[rows])
+        return dict(zip(found.tolist(), views[:], strict=True))
 
     classes = first(images, images.labels[images.rows("train")])
     units, names = first(source, bank.members), bank.labels or bank.names

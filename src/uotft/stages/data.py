@@ -9,19 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import banks, config, registry, store
+from uotft import banks, config, files, store
 from uotft.errors import UserError
+from uotft.pixels import Store
 from uotft.records import ClassBank
 from uotft.stages.workspace import Progress, Workspace
 
 
 def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     """Make data/DATASET.npz and its summary; returns a line that says what was made."""
-    settings = config.dataset_settings(ws.params, dataset)
-    images = registry.load("datasets", dataset, "data set").load(settings, progress)
+    module, settings = config.dataset(ws.params, dataset)
+    images, bad = ws.decoding(dataset, module.load(settings, progress)), {}
+    if isinstance(images.images, Store):
+        everything = np.arange(len(images.labels))
+        bad = images.images.fill(everything, progress, keep=images.images.is_small)
+        images = files.without(images, bad)
     store.write_images(ws.data(dataset), images)
     counts = {split: len(images.rows(split)) for split in dict.fromkeys(images.splits.tolist())}
-    summary = {"classes": len(images.names), "images": counts, "names": list(images.names)}
+    summary = {
+        "classes": len(images.names),
+        "images": counts,
+        "names": list(images.names),
+        **({"unreadable": [*bad.values()]} if bad else {}),
+    }
     store.write_json(ws.data(dataset).with_suffix(".json"), summary)
     parts = ", ".join(f"{n} {split}" for split, n in counts.items())
     return f"{dataset}: {len(images.names)} classes, {parts} images"
@@ -30,12 +40,13 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
 def embed(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     """Features of every image of the training part."""
     from uotft import checkpoint, embed as room, runtime
+    from uotft.images import Views
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     network, facts = checkpoint.read(ws.pretrained())
     images = ws.images(dataset)
     rows = images.rows("train")
-    features = room.features(network, images.images[rows], accelerator, progress=progress)
+    features = room.features(network, Views(images, rows), accelerator, progress=progress)
     trunk = {}
     if hasattr(network.backbone, "project"):  # selection compares other features than heads see
         features, trunk = room.projected(network, features), {"trunk": features}

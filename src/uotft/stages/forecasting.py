@@ -67,6 +67,7 @@ def gradient_products(
     import torch
 
     from uotft import checkpoint, forecast as room, runtime
+    from uotft.images import Views
     from uotft.network import Network, nearest_mean_rows
     from uotft.subset import few_shot
 
@@ -84,13 +85,13 @@ def gradient_products(
             network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
         rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
         found = room.gradients(
-            network.backbone, network.head("target"), images.images[rows], images.labels[rows]
+            network.backbone, network.head("target"), Views(images, rows), images.labels[rows]
         )
         targets.append(found.mean())
     source = ws.images(ws.params.source)
     rows = source.rows("train")
     of_source = room.gradients(
-        pretrained.backbone, pretrained.head("target"), source.images[rows], source.labels[rows],
+        pretrained.backbone, pretrained.head("target"), Views(source, rows), source.labels[rows],
         groups=source_bank(ws).members, progress=progress,
     )  # fmt: skip
     return dict(zip(seeds, room.products(targets, of_source), strict=True))

@@ -134,9 +134,15 @@ class _Prepared:
         from PIL import Image
 
         for row in self.progress(self.rows.tolist(), f"{self.name}: {self.part}"):
-            pixels = self.images.images[row]
-            digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-            yield room.picture(Image.fromarray(pixels), row, digest)
+            if self.images.files is None:
+                pixels = self.images.images[row]
+                digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+                yield room.picture(Image.fromarray(pixels), row, digest)
+                continue
+            path = self.images.files.path(row)
+            with Image.open(path) as image:
+                digest = self.images.files.sha256[row].tobytes().hex()
+                yield room.picture(image, row, digest, path.stem)
 
     def facts(self) -> dict[str, Any]:
         """What was compared."""

@@ -84,6 +84,7 @@ def _adopt(
     import torch
 
     from uotft import cluster, embed
+    from uotft.images import Views
     from uotft.network import Network, nearest_mean_rows
     from uotft.objectives import plain
 
@@ -96,7 +97,7 @@ def _adopt(
     else:
         head = "class means"
         rows = images.rows("train")
-        features = embed.features(network, images.images[rows], accelerator, progress=progress)
+        features = embed.features(network, Views(images, rows), accelerator, progress=progress)
         means, _ = cluster.class_means(features, images.labels[rows], classes)
         rows_of_means = nearest_mean_rows(torch.as_tensor(means).float(), settings.head_scale)
         network.start_head("target", *rows_of_means)
@@ -129,6 +130,7 @@ def train(
     import torch
 
     from uotft import checkpoint, train as loop
+    from uotft.images import Views
     from uotft.network import Network, nearest_mean_rows, separate_norms
     from uotft.subset import few_shot
 
@@ -201,7 +203,7 @@ def train(
     def finish(network: Network, log: Log, validate: Callable[[], dict[str, float]]) -> None:
         """What the target alone has to say after the last step, as the settings want it."""
         if settings.reestimate_norm:
-            loop.reestimate_norm(network, images.images[rows])
+            loop.reestimate_norm(network, Views(images, rows))
         if settings.head_steps:
             loop.fit_head(
                 network, streams["target"], settings.recipe, settings.head_steps, accelerator,
@@ -222,7 +224,7 @@ def train(
         "pretrained": facts["sha256"],
         "data": store.fingerprint(ws.data(target)),
         # how pictures become images of this set
-        "dataset": {"name": target, **config.dataset_settings(ws.params, target).model_dump()},
+        "dataset": {"kind": target, **ws.params.datasets[target]},
     }
     belongs = train_belongs(ws, target, strategy, seed, accelerator.num_processes)
     _fit_and_write(
@@ -272,6 +274,7 @@ def _fingerprints(ws: Workspace, files: list[Path]) -> dict[str, str]:
 def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -> dict[str, Any]:
     """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json."""
     from uotft import checkpoint, evaluate as room, runtime
+    from uotft.images import Views
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     images = ws.images(target)
@@ -283,7 +286,7 @@ def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -
             raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
         clean, found = (
             room.confusion(
-                network.to(accelerator.device), images.images[part], images.labels[part],
+                network.to(accelerator.device), Views(images, part), images.labels[part],
                 accelerator, classes=len(images.names),
             )
             for part in (rows, dirty)
@@ -334,8 +337,10 @@ def _fit_and_write(
     ``finish`` may change the network after the last step; the last validation logged counts.
     """
     from uotft import checkpoint, evaluate as room, metrics, snapshot, train as loop, unfinished
+    from uotft.images import Views
 
     rows = images.rows("val")
+    seen = Views(images, rows)
     history: dict[int, dict[str, float]] = {}
     left = ws.unfinished(folder)
     if accelerator.is_main_process and (aside := unfinished.claim(left, belongs)):
@@ -345,7 +350,7 @@ def _fit_and_write(
 
     def validate(network: Network) -> dict[str, float]:
         confusion = room.confusion(
-            network, images.images[rows], images.labels[rows], accelerator,
+            network, seen, images.labels[rows], accelerator,
             classes=len(images.names),
         )  # fmt: skip
         return {
@@ -374,7 +379,7 @@ def _fit_and_write(
                 "backbone": ws.params.backbone,
                 "classes": list(images.names),
                 "source_classes": facts.get("source_classes", []),
-                "image_size": list(images.images.shape[1:]),
+                "image_size": list(seen.shape[1:]),
                 "steps": recipe.steps,
                 "validation": last,
             },
@@ -389,8 +394,9 @@ def _seen(
     import torch
 
     from uotft import embed
+    from uotft.images import Views
 
-    features = torch.as_tensor(embed.features(pretrained, images.images[rows], accelerator))
+    features = torch.as_tensor(embed.features(pretrained, Views(images, rows), accelerator))
     with torch.no_grad():
         return pretrained.head("target")(features), torch.as_tensor(images.labels[rows])
 
@@ -422,8 +428,8 @@ class _Stream:
                 f"choose a multiple of {world} in params.yaml"
             )
         return Stream(
-            images.images[rows], labels, name=name, batch_size=batch_size, seed=self.seed,
+            images.images, labels, name=name, batch_size=batch_size, seed=self.seed,
             augment=strong or self.augment, view=2 if strong else 1, channels=self.channels,
             device=self.accelerator.device, rank=self.accelerator.process_index, world=world,
-            origin=rows,
+            origin=rows, files=images.files,
         )  # fmt: skip

@@ -22,7 +22,7 @@ def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
     network, facts = checkpoint.read(model)
     resize = None
     if "dataset" in facts:
-        module, settings = config.dataset(facts["dataset"])
+        module, settings = config.dataset_section(facts["dataset"], "the model's data set")
         if hasattr(module, "from_picture"):
             resize = partial(module.from_picture, settings=settings)
     pixels, bad = {}, []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,5 +73,16 @@ class Workspace:
         return self.root / "metrics" / target / f"{strategy}.json"
 
     def images(self, dataset: str) -> ImageSet:
-        """The prepared images of a data set."""
-        return store.read_images(self.data(dataset))
+        """The prepared images of a data set; those of files are decoded when they are asked for."""
+        return self.decoding(dataset, store.read_images(self.data(dataset)))
+
+    def decoding(self, dataset: str, images: ImageSet) -> ImageSet:
+        """The set whose files, if it is one of files, give pixels; they are kept in cache/."""
+        if images.files is None:
+            return images
+        from uotft.pixels import Store
+
+        files = images.files
+        held = hashlib.sha256(files.paths.tobytes() + files.sha256.tobytes()).hexdigest()
+        folder = self.root / "cache" / f"{dataset}-{files.stored}-{held[:16]}"
+        return replace(images, images=Store(files, folder))

@@ -1,0 +1,140 @@
+"""A folder of image files -> the columns of `records.Files`, and the cut into parts.
+
+What the data sets of files share: which files are images, their bytes, hashes and sizes, and a
+seeded stratified hold-out where a data set has no official one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from uotft.errors import UserError
+from uotft.pixels import pool
+from uotft.records import Files, ImageSet, Settings
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+ROTATED = {5, 6, 7, 8}  # EXIF orientations that swap height and width
+CHUNK = 1024
+TOLERATED = 0.01  # share of the files that may be skipped
+
+
+class View(Settings):
+    """How the pixels of files are kept and seen; part of every such data set's settings."""
+
+    stored: int = Field(256, ge=8, description="pixels a side that are kept of each picture")
+    size: int = Field(224, ge=8, description="pixels a side that the network sees")
+    share: float = Field(
+        0.875, gt=0, le=1, description="of the shorter side, the centred square that tests see"
+    )
+    unreadable: Literal["error", "skip"] = Field(
+        "error", description="files that cannot be read: an error, or left out and counted"
+    )
+
+
+def below(folder: Path) -> Iterator[bytes]:
+    """The image files below ``folder``, as paths from it, folder by folder in order of names."""
+    waiting = [b""]
+    while waiting:
+        inner = waiting.pop()
+        with os.scandir(os.path.join(os.fsencode(folder), inner)) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            if Path(os.fsdecode(entry.name)).suffix.lower() in SUFFIXES and entry.is_file():
+                yield os.path.join(inner, entry.name)
+        folders = [entry.name for entry in entries if entry.is_dir() and entry.name[:1] != b"."]
+        waiting += [os.path.join(inner, name) for name in reversed(folders)]
+
+
+def image_set(
+    root: Path,
+    paths: list[bytes],
+    labels: NDArray[np.int64],
+    splits: NDArray[np.str_],
+    names: tuple[str, ...],
+    view: View,
+    progress: Callable[..., Iterable[int]],
+) -> ImageSet:
+    """The set of some files below ``root``: each is read once for its hash and its size."""
+    columns: list[tuple[int, bytes, int, int]] = []
+    for start in progress(range(0, len(paths), CHUNK), f"reading {root.name}"):
+        columns += pool().map(lambda path: _facts(root, path), paths[start : start + CHUNK])
+    size, digest, height, width = zip(*columns, strict=True)
+    files = Files(
+        root=str(root.resolve()),
+        paths=np.array(paths),
+        bytes=np.array(size),
+        sha256=np.frombuffer(b"".join(digest), np.uint8).reshape(-1, 32),
+        sizes=np.array([height, width], np.int32).T,
+        **view.model_dump(include=set(View.model_fields)),
+    )
+    return ImageSet(np.empty(0, np.uint8), labels, splits, names, files)
+
+
+def without(images: ImageSet, bad: dict[int, str]) -> ImageSet:
+    """The set with the split of unreadable rows {row: why} taken away, if its settings allow it.
+
+    Raises `UserError` where they do not, for more than TOLERATED of all files, and for a class that
+    is left without a training image.
+    """
+    assert images.files is not None
+    if bad and (images.files.unreadable == "error" or len(bad) > TOLERATED * len(images.labels)):
+        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise UserError(
+            f"{len(bad)} of {len(images.labels)} image files cannot be read; unreadable: skip in "
+            f"the data set's section leaves out up to {TOLERATED:.0%} of them:\n  "
+            + "\n  ".join([*bad.values()][:5])
+            + more
+        )
+    splits = images.splits.astype("U10")
+    splits[list(bad)] = "unreadable"
+    trained = np.bincount(images.labels[splits == "train"], minlength=len(images.names))
+    if not trained.all():
+        name = images.names[int(trained.argmin())]
+        raise UserError(f"{images.files.root}: class {name!r} has no training image")
+    return replace(images, splits=splits)
+
+
+def hold_out(
+    labels: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows (kept, held out): ``share`` of every class, one image of it at least on either side.
+
+    A class of one image keeps it.
+    """
+    rng, held = np.random.default_rng(seed), []
+    for label in np.unique(labels).tolist():
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held.append(rows[:count])
+    out = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
+    return np.setdiff1d(np.arange(len(labels)), out), out
+
+
+def _facts(root: Path, path: bytes) -> tuple[int, bytes, int, int]:
+    """(bytes, SHA-256, height, width) of a file; 1 x 1 where its head cannot be read."""
+    from PIL import Image
+
+    try:
+        content = Path(root, os.fsdecode(path)).read_bytes()
+    except OSError as error:
+        raise UserError(f"{root / os.fsdecode(path)}: {error.strerror}") from error
+    height = width = 1
+    unreadable = OSError, SyntaxError, ValueError, Image.DecompressionBombError
+    with suppress(*unreadable), Image.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+        if picture.getexif().get(0x0112) in ROTATED:
+            width, height = height, width
+    return len(content), hashlib.sha256(content).digest(), height, width
