@@ -9,15 +9,10 @@ lines, with 95 % t-intervals. Tuning seeds, as in settings.py.
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 
-from settings import run
+from settings import compare
 
-from uotft import stages, store
-from uotft.statistics import interval, paired
-
-FILE = Path(__file__).with_suffix(".csv")
 SEEDS = range(100, 108)
 RANDOM = "train.target_head=random"
 AGAIN = "train.reestimate_norm=true"
@@ -46,27 +41,5 @@ MORE = (
 )
 
 
-def main() -> None:
-    """Train what is missing, then print one line a variation."""
-    root = stages.Workspace.find().root
-    rows = store.read_csv(FILE) if FILE.exists() else []
-    there = {(row["seed"], row["variation"]) for row in rows}
-    for variations in (MAIN, MORE):
-        for seed, variation in product(SEEDS, variations):
-            if (str(seed), variation) not in there:
-                top1 = str(run(root, variation, seed))
-                rows.append({"seed": str(seed), "variation": variation, "top1": top1})
-                store.write_csv(FILE, rows)
-    values: dict[str, dict[int, float]] = {}
-    for row in rows:
-        values.setdefault(row["variation"], {})[int(row["seed"])] = float(row["top1"])
-    print("| variation | seeds | validation top-1 % | Δ none | Δ uot |\n" + "| --- " * 5 + "|")
-    for variation in (*MAIN, *MORE):
-        seeds = values[variation]
-        cells = [str(len(seeds)), str(interval(list(seeds.values())))]
-        cells += [paired(seeds, values[b]).signed() if variation != b else "" for b in BASELINES]
-        print(f"| {variation} | {' | '.join(cells)} |")
-
-
 if __name__ == "__main__":
-    main()
+    compare(Path(__file__).with_suffix(".csv"), SEEDS, [MAIN, MORE], BASELINES)

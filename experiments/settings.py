@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -70,6 +71,31 @@ def run(root: Path, variation: str, seed: int) -> float:
         stages.train(ws, target, strategy, seed, accelerator, **quiet)
         facts = store.read_json(ws.cell("models", target, strategy, seed) / "model.json")
         return float(facts["validation"]["val/top1"])
+
+
+def compare(
+    file: Path, seeds: Iterable[int], groups: list[tuple[str, ...]], baselines: tuple[str, ...]
+) -> None:
+    """Train what is missing in ``file``, group by group and seed by seed; print its table."""
+    root = stages.Workspace.find().root
+    rows = store.read_csv(file) if file.exists() else []
+    there = {(row["seed"], row["variation"]) for row in rows}
+    for variations in groups:
+        for seed, variation in product(seeds, variations):
+            if (str(seed), variation) not in there:
+                top1 = str(run(root, variation, seed))
+                rows.append({"seed": str(seed), "variation": variation, "top1": top1})
+                store.write_csv(file, rows)
+    values: dict[str, dict[int, float]] = {}
+    for row in rows:
+        values.setdefault(row["variation"], {})[int(row["seed"])] = float(row["top1"])
+    columns = ["variation", "seeds", "validation top-1 %", *(f"Δ {b}" for b in baselines)]
+    print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|")
+    for variation in (v for variations in groups for v in variations):
+        found = values[variation]
+        cells = [str(len(found)), str(interval(list(found.values())))]
+        cells += [paired(found, values[b]).signed() if variation != b else "" for b in baselines]
+        print(f"| {variation} | {' | '.join(cells)} |")
 
 
 def main(variations: list[str]) -> None:

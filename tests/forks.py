@@ -24,6 +24,11 @@ def fork(work: Callable[[], object]) -> int:
 
 def pair(work: Callable[[int], object]) -> list[int]:
     """Start ``work(rank)`` in two children that `torch.distributed.run` seems to have started."""
+    return crew(work, 2)
+
+
+def crew(work: Callable[[int], object], world: int) -> list[int]:
+    """The same in ``world`` children."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -33,11 +38,11 @@ def pair(work: Callable[[int], object]) -> list[int]:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         # Accelerate warns where nobody has said how many threads a process may use
         threads = {"OMP_NUM_THREADS": "1"}
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         os.environ |= address | threads
         work(rank)
 
-    return [fork(lambda rank=rank: child(rank)) for rank in range(2)]
+    return [fork(lambda rank=rank: child(rank)) for rank in range(world)]
 
 
 def killed(pid: int) -> bool:

@@ -32,8 +32,25 @@ Dataset = Annotated[str, typer.Option(help="A data set with a section in params.
 Strategy = Annotated[str, typer.Option(help="How source classes are selected.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draws the labelled images, order and weights.")]
 Processes = Annotated[
-    int, typer.Option(min=1, help="Training processes; one a GPU, or on the CPU.")
+    int, typer.Option(min=1, help="Training processes of all machines; one a GPU, or on the CPU.")
 ]
+Machines = Annotated[int, typer.Option(min=1, help="Machines that share the processes.")]
+MachineRank = Annotated[int, typer.Option(min=0, help="This machine; 0 prepares and tracks.")]
+MainIp = Annotated[str, typer.Option(help="The address of machine 0.")]
+MainPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port of machine 0.")]
+
+
+@app.command()
+def init(
+    source: Annotated[str, typer.Option(help="The folder of old images, to reuse some of.")],
+    target: Annotated[str, typer.Option(help="The folder of your labelled images.")],
+    preset: Annotated[str, typer.Option(help="The settings to start from.")] = "paper",
+) -> None:
+    """Make this folder a project of its own, on two folders of images: params.yaml, dvc.yaml."""
+    from uotft import stages
+
+    name = stages.init(Path.cwd(), preset, source, target)
+    typer.echo(f"params.yaml has the settings; next: uotft train --dataset {name}, or dvc repro")
 
 
 @app.command()
@@ -46,11 +63,19 @@ def prepare(dataset: Dataset) -> None:
 
 
 @app.command()
-def pretrain(num_processes: Processes = 1) -> None:
+def pretrain(
+    num_processes: Processes = 1,
+    num_machines: Machines = 1,
+    machine_rank: MachineRank = 0,
+    main_process_ip: MainIp = "",
+    main_process_port: MainPort = 29500,
+) -> None:
     """Train the backbone on all source classes: pretrained/SOURCE/."""
-    from uotft import launch
+    from uotft import launch, processes
 
-    typer.echo(launch.pretrain(_workspace(), num_processes))
+    place = num_machines, machine_rank, main_process_ip, main_process_port
+    if line := launch.pretrain(_workspace(), processes.fleet(num_processes, *place)):
+        typer.echo(line)
 
 
 @app.command()
@@ -154,17 +179,35 @@ def select(
 
 @app.command()
 def train(
-    dataset: Dataset, strategy: Strategy = "uot", seed: Seed = 0, num_processes: Processes = 1
+    dataset: Dataset,
+    source: Annotated[
+        str, typer.Option(help="A folder of old images; --dataset is a folder too, then.")
+    ] = "",
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    num_processes: Processes = 1,
+    num_machines: Machines = 1,
+    machine_rank: MachineRank = 0,
+    main_process_ip: MainIp = "",
+    main_process_port: MainPort = 29500,
 ) -> None:
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
     What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
+    With two folders of images, --dataset and --source, in a project of their own: uotft-DATASET/.
     """
-    from uotft import launch
+    from uotft import launch, processes, registry, stages
 
+    if source:
+        registry.check("selectors", strategy, "strategy")  # before anything is made
+        folder, dataset = stages.project(Path.cwd(), source, dataset)
+        typer.echo(f"uotft: in {folder}, with the settings of its params.yaml", err=True)
+        os.chdir(folder)
     ws = _workspace(dataset, strategy)
-    launch.upstream(ws, dataset, strategy, seed)
-    typer.echo(launch.train(ws, dataset, strategy, seed, num_processes))
+    place = num_machines, machine_rank, main_process_ip, main_process_port
+    fleet = processes.fleet(num_processes, *place)
+    if line := launch.train(ws, dataset, strategy, seed, fleet):
+        typer.echo(line)
 
 
 @app.command()

@@ -17,9 +17,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Subset(Settings):
-    """The labelled target images that one seed may train on."""
+    """The labelled target images that one seed may train on: all, or what a setting says."""
 
-    shots: int = Field(ge=1, description="images of each target class")
+    shots: int | None = Field(None, ge=1, description="images of each target class")
 
 
 class Select(Settings):
@@ -66,16 +66,21 @@ class Forecast(Settings):
 class Recipe(Settings):
     """How long and how fast to train; section 4.1 of Liu et al. (2022) unless noted."""
 
-    steps: int = Field(ge=1, description="optimiser steps")
+    steps: int = Field(0, ge=0, description="optimiser steps; 0: epochs says how many")
+    epochs: int = Field(
+        0, ge=0, validate_default=True, description="passes over the target images, if not steps"
+    )
     learning_rate: float = Field(gt=0, description="of the backbone, at the start")
     head_lr_factor: float = Field(10.0, gt=0, description="head learning rate over backbone's")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum; 0 is plain SGD")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty")
     schedule: Literal["steps", "cosine"] = Field("steps", description="how the rate falls")
     drops: list[float] = Field(
-        [0.6, 0.8], description="with schedule steps, shares of the steps where the rate drops"
+        [0.6, 0.8], description="with schedule steps, shares of the training where the rate drops"
     )
-    warmup: int = Field(0, ge=0, description="steps over which the rate rises from near zero")
+    warmup: int = Field(
+        0, ge=0, description="steps, or epochs with epochs, over which the rate rises from near 0"
+    )
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of the weights' running mean that is kept; 0: off"
@@ -89,12 +94,31 @@ class Recipe(Settings):
         100, ge=0, description="steps between checkpoints to resume from; 0: on SIGTERM only"
     )
 
+    @field_validator("epochs")
+    @classmethod
+    def _one_length(cls, value: int, info: ValidationInfo) -> int:
+        if bool(value) == bool(info.data.get("steps", not value)):
+            raise ValueError("steps or epochs, one of the two, says how long training takes")
+        return value
+
     @field_validator("warmup")
     @classmethod
     def _ends(cls, value: int, info: ValidationInfo) -> int:
-        if value and value >= info.data.get("steps", value + 1):
-            raise ValueError("the warm-up must be shorter than steps")
+        length = info.data.get("steps") or info.data.get("epochs") or value + 1
+        if value and value >= length:
+            raise ValueError("the warm-up must be shorter than steps or epochs")
         return value
+
+    def counted(self, images: int, batch_size: int) -> Recipe:
+        """The same with its length and warm-up in steps, for so many target images."""
+        if not self.epochs:
+            return self
+
+        def steps(epochs: int) -> int:
+            return round(epochs * images / (batch_size * self.accumulate))
+
+        length = {"steps": max(1, steps(self.epochs)), "warmup": steps(self.warmup), "epochs": 0}
+        return self.model_copy(update=length)
 
 
 class Augment(Settings):
@@ -145,7 +169,9 @@ class Train(Settings):
     source_batch: int = Field(ge=2, description="source images a step, over all processes")
     batch_norm: Literal["target", "mixed"] = Field(description="whose statistics norm layers keep")
     target_head: Literal["class_means", "random"] = Field(description="how the target head starts")
-    source_head: Literal["classifier", "random"] = Field(description="how the source head starts")
+    source_head: Literal["classifier", "class_means", "random"] = Field(
+        description="how the source head starts"
+    )
     head_scale: float = Field(10.0, gt=0, description="sharpness of a class_means head")
     recipe: Recipe
     augment: Augment = Augment()
@@ -194,7 +220,9 @@ def load(root: Path) -> Params:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run uotft inside a clone of the project") from error
+        raise UserError(
+            f"{path} is missing; run uotft inside a project: a clone, or a folder of `uotft init`"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     params = _check(Params, raw, str(path))

@@ -2,6 +2,7 @@
 
 This process starts the workers, reads what they report, and talks to MLflow. A worker that dies
 leaves a run marked FAILED, an interrupt one marked KILLED, and neither one that runs for ever.
+Of several machines, only the first one prepares and tracks.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from typing import Any
 
 from uotft import config, processes, stages, store, tracking, unfinished
 from uotft.errors import Interrupted, UserError
+from uotft.processes import Fleet
 from uotft.progress import track
 from uotft.stages import Workspace
 
 
-def pretrain(ws: Workspace, num_processes: int) -> str:
+def pretrain(ws: Workspace, fleet: Fleet) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
+    if fleet.rank:
+        return _join(["pretrain"], fleet)
     params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source}
     name = f"pretrain-{ws.params.source}"
-    belongs = stages.pretrain_belongs(ws, num_processes)
-    training = ["pretrain"], num_processes
+    belongs = stages.pretrain_belongs(ws, fleet.processes)
+    training = ["pretrain"], fleet
     with _tracked(ws, ws.pretrained(), training, belongs, ws.params.source, name, params, tags) as (
         run,
         follow,
@@ -37,15 +41,22 @@ def pretrain(ws: Workspace, num_processes: int) -> str:
     return f"pre-trained on {ws.params.source}: {_validation(facts)}"
 
 
-def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: int) -> str:
-    """Fine-tune one cell under one MLflow run; returns a line for the user."""
+def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) -> str:
+    """Fine-tune one cell under one MLflow run; returns a line for the user.
+
+    What is missing upstream is brought up to date first.
+    """
+    cell = [target, strategy, str(seed)]
+    if fleet.rank:
+        return _join(["train", *cell], fleet)
+    upstream(ws, target, strategy, seed)
     chosen = stages.read_selection(ws, target, strategy, seed)
     selector = config.selector_settings(ws.params, strategy).model_dump()
     params = _flat(
         {
             "strategy": strategy,
             "seed": seed,
-            "processes": num_processes,
+            "processes": fleet.processes,
             "backbone": ws.params.backbone,
             "subset": ws.params.subset.model_dump(),
             "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
@@ -62,16 +73,23 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
         "seed": str(seed),
         "selection.sha256": store.fingerprint(folder / "selection.json"),
     }
-    cell = [target, strategy, str(seed)]
     name = "-".join(cell)
-    made, training = ws.cell("models", target, strategy, seed), (["train", *cell], num_processes)
-    belongs = stages.train_belongs(ws, target, strategy, seed, num_processes)
+    made, training = ws.cell("models", target, strategy, seed), (["train", *cell], fleet)
+    belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
         follow(run.log)
         facts = _finish(run, made)
     return f"trained {name}: {_validation(facts)}"
+
+
+def _join(words: list[str], fleet: Fleet) -> str:
+    """Work for a training that another machine prepares and tracks."""
+    with processes.workers(words, fleet) as follow:
+        follow(lambda points: None)
+    said = f"machine {fleet.rank} has finished {' '.join(words)}; machine 0 has the results"
+    return "" if fleet.launched else said
 
 
 def evaluate(ws: Workspace, target: str, strategy: str, progress: stages.Progress) -> list[str]:
@@ -101,7 +119,7 @@ def compare(ws: Workspace) -> dict[str, Any]:
 def _tracked(
     ws: Workspace,
     made: Path,
-    training: tuple[list[str], int],
+    training: tuple[list[str], Fleet],
     belongs: dict[str, Any],
     experiment: str,
     name: str,
@@ -110,7 +128,7 @@ def _tracked(
 ) -> Iterator[tuple[tracking.Run, processes.Follow]]:
     """Workers, started or going on, and the run that tracks them; ``made`` is what they write.
 
-    ``training`` is the worker's words and the number of processes.
+    ``training`` is the worker's words and the processes that hear them.
     """
     left = ws.unfinished(made)
     with (
@@ -175,7 +193,9 @@ def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
     wanted = ["units", f"embed@{target}"]
     wanted += [f"overlap@{target}"] if target in ws.params.targets else []
     print(f"uotft: bringing up to date: dvc repro {' '.join(wanted)}", file=sys.stderr)  # noqa: T201
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # DVC's stages are processes of their own, not of the training that waits for them
+    alone = {k: v for k, v in os.environ.items() if k not in processes.PLACE}
+    environment = {**alone, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "repro", *wanted], cwd=ws.root, env=environment, check=False
     )

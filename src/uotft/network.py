@@ -9,12 +9,18 @@ its running statistics, the ones used at test time, come from target images alon
 
 from __future__ import annotations
 
+from math import sqrt
+from zlib import crc32
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from uotft.errors import UserError
 from uotft.objectives import TARGET, Routes
+
+HEAD_STD = sqrt(2 / 2048)  # of the paper's scripts, for every backbone
 
 
 class TargetBatchNorm2d(nn.BatchNorm2d):
@@ -88,6 +94,16 @@ class Network(nn.Module):
         linear = self.heads[name]
         assert isinstance(linear, nn.Linear)
         return linear
+
+
+def random_rows(head: str, shape: torch.Size, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights from N(0, HEAD_STD^2) and no bias, as the paper's scripts start their heads.
+
+    ``shape`` is (classes, D). Another ``head`` or seed draws anew; nothing else decides.
+    """
+    rng = np.random.default_rng((seed, crc32(f"{head} head".encode())))
+    weight = torch.as_tensor(rng.normal(0, HEAD_STD, shape), dtype=torch.float32)
+    return weight, torch.zeros(len(weight))
 
 
 def nearest_mean_rows(means: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """Worker processes: start one or N, follow the points they report, stop them all.
 
-The workers append to a journal, a file of JSON lines {"step": ..., "numbers": {...}}.
+The workers append to a journal, a file of JSON lines {"step": ..., "numbers": {...}}. On several
+machines each has this process and its share of the workers; so has each process that another
+launcher started, `accelerate launch -m uotft train …`, and its share is one worker.
 """
 
 from __future__ import annotations
@@ -14,32 +16,84 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from uotft.errors import Interrupted, WorkerFailed
+from uotft.errors import Interrupted, UserError, WorkerFailed
 
 POLL_S = 0.2
 GRACE_S = 20  # between asking the workers to stop, which save first, and killing them
 INTERRUPTED = 130  # a worker's exit code after it has saved on SIGTERM
+MEET_S = 3600  # how long the other machines wait for the first one, which prepares meanwhile
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # what a launcher tells each process that it starts
 Points = list[tuple[int, dict[str, float]]]
 Follow = Callable[[Callable[[Points], None]], None]
 
 
+@dataclass(frozen=True)
+class Fleet:
+    """The ``processes`` of a training, over all ``machines``, which have as many each.
+
+    ``rank`` is this machine's number; number 0, at ``address`` and ``port``, tracks the training.
+    ``launched``: another launcher has started ``processes`` of us, and ``rank`` is our number.
+    """
+
+    processes: int = 1
+    machines: int = 1
+    rank: int = 0
+    address: str = ""
+    port: int = 29500
+    launched: bool = False
+
+    def command(self, worker: list[str]) -> list[str]:
+        """The words that start this machine's share of the workers."""
+        if self.launched or self.processes == 1:
+            return worker
+        here = ["--standalone"]
+        if self.machines > 1:
+            here = ["--nnodes", str(self.machines), "--node-rank", str(self.rank)]
+            here += ["--master-addr", self.address, "--master-port", str(self.port)]
+            here += ["--rdzv-conf", f"timeout={MEET_S}"]
+        share = str(self.processes // self.machines)
+        return ["-m", "uotft.launcher", *here, "--nproc-per-node", share, *worker]
+
+
+def fleet(processes: int, machines: int, rank: int, address: str, port: int) -> Fleet:
+    """The fleet that a user's words mean; or that of the launcher that started this process."""
+    if "RANK" in os.environ:
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if max(processes, machines) > 1:
+            raise UserError(
+                f"--num-processes and --num-machines: this is one of {world} processes that "
+                "another launcher has started; leave them out"
+            )
+        return Fleet(world, rank=int(os.environ["RANK"]), launched=True)
+    if processes % machines:
+        raise UserError(
+            f"--num-processes: got {processes}, the number over all machines, which {machines} "
+            f"machines cannot share: choose a multiple of {machines}"
+        )
+    if rank >= machines:
+        raise UserError(f"--machine-rank: got {rank}; with --num-machines {machines} the last "
+                        f"machine is {machines - 1}")  # fmt: skip
+    if (machines > 1) != bool(address):
+        raise UserError("--num-machines above 1 and --main-process-ip, the address of machine 0, "
+                        "go together")  # fmt: skip
+    return Fleet(processes, machines, rank, address, port)
+
+
 @contextmanager
-def workers(words: list[str], processes: int) -> Iterator[Follow]:
+def workers(words: list[str], fleet: Fleet) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished."""
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder, _terminate_as_interrupt():
         journal = Path(folder) / "journal.jsonl"
         journal.touch()
-        module = ["-m", "uotft.worker", str(journal), *words]
-        if processes > 1:
-            launcher = ["-m", "uotft.launcher", "--standalone", "--nproc-per-node"]
-            module = [*launcher, str(processes), *module]
+        command = fleet.command(["-m", "uotft.worker", str(journal), *words])
         # a session of its own: Ctrl-C reaches the workers through this process alone
         worker = subprocess.Popen(
-            [sys.executable, *module], start_new_session=True, preexec_fn=die_with_parent
+            [sys.executable, *command], start_new_session=True, preexec_fn=die_with_parent
         )
         try:
             yield lambda send: _follow(worker, journal, send)

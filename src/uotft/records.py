@@ -112,7 +112,7 @@ class SourcePart:
     """The source images that a selection means: ``rows`` of ``data``, with ``labels`` 0..k-1.
 
     ``names`` (k,) and ``classes`` (k,), the label's row among the source classes; where labels are
-    clusters, ``classes`` is empty. ``means`` (units kept, D) are those that a head starts from.
+    clusters, ``classes`` is empty. ``means`` (k, D) are those that a head can start from.
     """
 
     data: ImageSet

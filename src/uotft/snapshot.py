@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from uotft import store, unfinished
-from uotft.errors import Diverged
+from uotft.errors import Diverged, UserError
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ class Keeper:
     def resume(self, state: State) -> int:
         """Restore the newest checkpoint; returns the step to go on with, 0 without one."""
         found = unfinished.newest(self.folder)
+        mine = torch.tensor([found[1]["step"] if found else 0], device=state.accelerator.device)
+        steps = state.accelerator.gather(mine).unique().tolist()
+        if len(steps) > 1:
+            raise UserError(
+                f"{self.folder}: its newest checkpoint is that of step {steps[0]} for one process "
+                f"and of step {steps[-1]} for another: all machines must share this folder"
+            )
         if found is None:
             return 0
         slot, facts = found

@@ -8,8 +8,13 @@ from numpy.typing import NDArray
 from uotft.errors import UserError
 
 
-def few_shot(labels: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.int64]:
-    """Row numbers of ``shots`` images of every class; fewer shots of a seed are among more."""
+def few_shot(labels: NDArray[np.int64], shots: int | None, seed: int) -> NDArray[np.int64]:
+    """Row numbers of ``shots`` images of every class; fewer shots of a seed are among more.
+
+    None are all of them.
+    """
+    if shots is None:
+        return np.arange(len(labels))
     rng = np.random.default_rng(seed)
     parts = []
     for label in range(int(labels.max()) + 1):

@@ -101,8 +101,10 @@ def fit(
                 terms = objective(outputs, {name: batch.labels for name, batch in batches.items()})
                 loss = torch.stack([weight * term for term, weight in terms.values()]).sum()
                 losses.append(torch.stack([t.detach() for t, _ in terms.values()]))
-                stopping |= _agree(stop(), losses[-1], [*terms], streams, index, step, accelerator)
+                flags = _flags(stop(), losses[-1], accelerator)
                 accelerator.backward(loss / recipe.accumulate)
+            # read while a GPU has the backward pass to do, and before the optimiser steps
+            stopping |= _agree(flags(), [*terms], streams, index, step)
         optimizer.step()
         if ema is not None:
             ema.update_parameters(network)
@@ -144,18 +146,33 @@ def running_mean(network: Network, decay: float, accelerator: Accelerator) -> Av
     return AveragedModel(network, accelerator.device, multi_avg_fn=mean)
 
 
+def _flags(stop: bool, losses: Tensor, accelerator: Accelerator) -> Callable[[], list[float]]:
+    """[how many processes want to stop, how many have each loss not finite], when it is called.
+
+    The numbers set out for the host at once, and the call waits for them alone: whatever a GPU was
+    given meanwhile goes on, so that it never idles for want of the next kernel.
+    """
+    wish = losses.new_full((1,), stop)  # filled there: a copy from the host would wait
+    sums = accelerator.reduce(torch.cat([wish, (~losses.isfinite()).float()]), "sum")
+    host = sums.to("cpu", non_blocking=True)  # pinned, so the copy does not wait either
+    there = torch.cuda.Event() if sums.is_cuda else None  # type: ignore[no-untyped-call]
+    if there:
+        there.record()
+
+    def read() -> list[float]:
+        if there:
+            there.synchronize()
+        numbers: list[float] = host.tolist()
+        return numbers
+
+    return read
+
+
 def _agree(
-    stop: bool,
-    losses: Tensor,
-    names: list[str],
-    streams: dict[str, Stream],
-    index: int,
-    step: int,
-    accelerator: Accelerator,
+    flags: list[float], names: list[str], streams: dict[str, Stream], index: int, step: int
 ) -> bool:
     """Whether any process wants to stop; all raise ``Diverged`` if one has a loss not finite."""
-    flags = torch.cat([torch.tensor([stop], device=losses.device), ~losses.isfinite()]).float()
-    stopping, *bad = accelerator.reduce(flags, "sum").tolist()
+    stopping, *bad = flags
     if any(bad):
         terms = ", ".join(name for name, count in zip(names, bad, strict=True) if count)
         rows = "; ".join(f"{k} rows {s.origin[s.rows(index)].tolist()}" for k, s in streams.items())

@@ -32,6 +32,13 @@ def mistake(root: Path, *words: str) -> str:
         (("train", "--dataset", "digits", "--seed", "-1"), "--seed"),
         (("train", "--dataset", "digits", "--num-processes", "0"), "--num-processes"),
         (
+            ("train", "--dataset", "digits", "--num-processes", "3", "--num-machines", "2"),
+            "--num-processes: got 3, the number over all machines, which 2 machines cannot share",
+        ),
+        (("pretrain", "--num-machines", "2", "--num-processes", "2"), "--main-process-ip"),
+        (("train", "--dataset", "digits", "--source", "old"), "old: no such folder of images"),
+        (("init", "--source", "old", "--target", "new"), "params.yaml is there already"),
+        (
             ("data", "overlap", "--source", "dogz", "--target", "digits"),
             "'dogz' is neither a folder nor a prepared data set: data set 'dogz' has no section",
         ),
@@ -46,7 +53,7 @@ def test_words(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
 
 
 def test_no_project_here(tmp_path: Path) -> None:
-    assert "params.yaml is missing; run uotft inside a clone" in mistake(tmp_path, "compare")
+    assert "params.yaml is missing; run uotft inside a project" in mistake(tmp_path, "compare")
 
 
 def test_a_parameter_of_the_wrong_type(tmp_path: Path) -> None:

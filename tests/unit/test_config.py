@@ -28,6 +28,8 @@ def change(root: Path, path: str, value: object) -> None:
         ("train.batch_norm", False, "train.batch_norm: got False.*'target' or 'mixed'"),
         ("pretrain.recipe.steps", "False", "pretrain.recipe.steps: got 'False'.*integer"),
         ("pretrain.recipe.learning_rate", "1e-4", "got '1e-4'.*write 1.0e-4"),
+        ("train.recipe.epochs", 3, "recipe.epochs: got 3: steps or epochs, one of the two"),
+        ("train.recipe.warmup", 12, "recipe.warmup: got 12: the warm-up must be shorter than st"),
         ("train.labda", 0.3, "train.labda: no such setting; known are.*lambda"),
         ("train.recipe.step", 3, "train.recipe.step: no such setting; known are.*steps"),
         ("train.lambda", -1.0, "train.lambda: got -1.0.*greater than or equal to 0"),
@@ -57,10 +59,31 @@ def test_bad_values_are_named(tmp_path: Path, setting: str, value: object, messa
 
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:
     params = tiny_params()
+    del params["train"]["recipe"]["learning_rate"]
+    write_params(tmp_path, params)
+    with pytest.raises(UserError, match=r"train\.recipe\.learning_rate: missing"):
+        workspace(tmp_path)
+
+
+def test_a_training_without_a_length_is_refused(tmp_path: Path) -> None:
+    params = tiny_params()
     del params["train"]["recipe"]["steps"]
     write_params(tmp_path, params)
-    with pytest.raises(UserError, match=r"train\.recipe\.steps: missing"):
+    with pytest.raises(UserError, match=r"recipe\.epochs: got 0: steps or epochs, one of the two"):
         workspace(tmp_path)
+
+
+def test_epochs_become_steps() -> None:
+    """CUB has 5,994 training images: 100 epochs in batches of 256 are 2,341 steps."""
+    recipe = config.Recipe(epochs=100, warmup=5, learning_rate=0.01)
+    counted = recipe.counted(5994, 256)
+    assert (counted.steps, counted.warmup, counted.epochs) == (2341, 117, 0)
+    assert counted.drops == recipe.drops
+    halves = recipe.model_copy(update={"accumulate": 2}).counted(5994, 128)
+    assert (halves.steps, halves.warmup) == (2341, 117)
+    assert config.Recipe(epochs=1, learning_rate=0.01).counted(3, 256).steps == 1
+    steps = config.Recipe(steps=7, warmup=2, learning_rate=0.01)
+    assert steps.counted(5994, 256) == steps
 
 
 @pytest.mark.parametrize("text", ["a: [", "\xff", "just words"])

@@ -1,10 +1,11 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from uotft.backbones import small_resnet
-from uotft.network import Network, nearest_mean_rows, separate_norms
+from uotft.network import Network, nearest_mean_rows, random_rows, separate_norms
 
 ROUTES = {"target": ("target", "target"), "source": ("source", "source")}
 HALVES, SIXES = {"target": 3, "source": 3}, {"target": 6, "source": 6}
@@ -68,6 +69,18 @@ def test_separate_norms_change_nothing_at_test_time(network: Network) -> None:
     before = network.eval()(images)["target"]
     separate_norms(network)
     assert torch.equal(network.eval()(images)["target"], before)
+
+
+def test_random_heads_are_the_papers() -> None:
+    """N(0, sqrt(2 / 2048)) and no bias; the seed and the head decide."""
+    shape = torch.Size([1000, 512])
+    weight, bias = random_rows("target", shape, 0)
+    assert float(weight.std()) == pytest.approx((2 / 2048) ** 0.5, rel=0.01)
+    assert float(weight.mean()) == pytest.approx(0, abs=1e-3)
+    assert not bias.any()
+    assert torch.equal(weight, random_rows("target", shape, 0)[0])
+    for other in (("source", shape, 0), ("target", shape, 1)):
+        assert abs(np.corrcoef(weight.flatten(), random_rows(*other)[0].flatten())[0, 1]) < 0.01
 
 
 def test_a_nearest_mean_head_of_one_class_is_finite() -> None:

@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, files
 from uotft import registry
 
-COMMANDS = "prepare pretrain embed units select forecast train".split()  # noqa: SIM905
+COMMANDS = "init prepare pretrain embed units select forecast train".split()  # noqa: SIM905
 COMMANDS += ["evaluate", "predict", "export", "compare", "ui", "doctor", "data overlap"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ import pytest
 import torch
 
 from conftest import find_overlap, tiny_params, users_environment, workspace, write_params
-from forks import fork, killed, pair
+from forks import crew, fork, killed, pair
 from uotft import runtime, stages, store, unfinished
-from uotft.errors import Diverged, Interrupted
+from uotft.config import Augment
+from uotft.errors import Diverged, Interrupted, UserError
+from uotft.images import Batch, Stream
 from uotft.snapshot import State, restore, write
 
 STEPS = 24
@@ -288,6 +291,70 @@ def test_two_processes_go_on_to_the_same_bytes(ready: Path) -> None:
     assert unfinished.newest(left(ready))[1]["step"] == 12
     assert not any([killed(pid) for pid in pair(lambda rank: train(ready))])
     assert made(ready) == whole
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_rows_of_a_step_do_not_know_the_number_of_processes(ready: Path, world: int) -> None:
+    """What each process really took of each batch, put together by rank, is the order of one."""
+    expected = {
+        name: Stream(
+            np.zeros((n, 1, 1), np.uint8), np.zeros(n, int), name=name, batch_size=8, seed=0,
+            augment=Augment(),
+        )
+        for name, n in rows_of(ready).items()
+    }  # fmt: skip
+
+    def work(rank: int) -> None:
+        taken, batch = [], Stream.__getitem__
+
+        def note(self: Stream, step: int) -> Batch:
+            mine = self.rows(step)[self.share].tolist()
+            taken.append((self.key[1], step, rank, mine))
+            return batch(self, step)
+
+        Stream.__getitem__ = note
+        train(ready)
+        store.write_json(ready / f"taken-{rank}.json", taken)
+
+    assert not any([killed(pid) for pid in crew(work, world)])
+    taken = [
+        entry for rank in range(world) for entry in store.read_json(ready / f"taken-{rank}.json")
+    ]
+    for stream in expected.values():
+        for step in range(STEPS):
+            mine = [rows for key, at, _, rows in taken if (key, at) == (stream.key[1], step)]
+            assert [len(rows) for rows in mine] == [8 // world] * world
+            assert sum(mine, []) == stream.rows(step).tolist()
+
+
+def rows_of(root: Path) -> dict[str, int]:
+    """How many images the two streams of the tiny training have."""
+    ws = workspace(root)
+    chosen = stages.read_selection(ws, *CELL)
+    kept = np.array([c["row"] for c in chosen["classes"]])
+    classes = len(ws.images("digits").names)
+    return {
+        "target": classes * ws.params.subset.shots,
+        "source": len(stages.source_part(ws, kept).rows),
+    }
+
+
+def test_machines_that_share_no_folder_are_told(ready: Path) -> None:
+    """Each finds other checkpoints there; better no training than half of one."""
+    change(ready, checkpoint_every=5)
+
+    assert killed(fork(lambda: train(ready, progress=dies_at(7))))
+    elsewhere = shutil.copytree(ready, ready.with_name("elsewhere"))
+    shutil.rmtree(left(elsewhere))
+
+    def work(rank: int) -> None:
+        with pytest.raises(UserError, match="step 0 for one process and of step 5 for another"):
+            train(elsewhere if rank else ready)
+
+    facts = store.read_json(left(ready) / "step-000000005" / "state.json")
+    facts["belongs"]["processes"] = 2
+    store.write_json(left(ready) / "step-000000005" / "state.json", facts)
+    assert not any([killed(pid) for pid in pair(work)])
 
 
 def test_a_loss_that_is_not_finite_on_one_process_stops_both(ready: Path) -> None:

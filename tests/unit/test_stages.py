@@ -248,8 +248,53 @@ def test_a_batch_that_processes_cannot_share_is_refused(fresh: Path) -> None:
 
     images = workspace(fresh).images("digits")
     stream = _Stream(Three(), 0, workspace(fresh).params.train.augment)
-    with pytest.raises(UserError, match="target batch of 8 cannot be shared by 3 processes"):
-        stream("target", images, images.rows("train"), images.labels, 8)
+    for batch in (8, 3):  # not divisible; one image for each, of which batch norm knows no variance
+        with pytest.raises(UserError, match=f"target batch of {batch} cannot be shared by 3 proce"):
+            stream("target", images, images.rows("train"), images.labels, batch)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("backbone", r"pretrained/glyphs does not belong to the section backbone of params\.yaml"),
+        ("classes", r"pretrained/glyphs does not belong to the classes of .*glyphs\.npz: run dvc"),
+        (
+            "weights",
+            r"pretrained/glyphs does not belong to .*embeddings/glyphs\.npz: run dvc repro",
+        ),
+    ],
+)
+def test_a_pre_trained_network_of_something_else_is_refused(
+    fresh: Path, what: str, message: str
+) -> None:
+    run_train(fresh)
+    ws = workspace(fresh)
+    network, facts = checkpoint.read(ws.pretrained())
+    facts["validation"] = {}
+    if what == "backbone":
+        params = tiny_params()
+        params["backbone"]["widths"] = [8, 8]
+        write_params(fresh, params)
+    elif what == "classes":
+        facts["classes"] = facts["classes"][::-1]
+    else:
+        network.head("target").weight.data += 1
+    checkpoint.write(ws.pretrained(), network, facts)
+    with pytest.raises(UserError, match=message):
+        run_train(fresh)
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_a_source_smaller_than_its_batch_trains(fresh: Path, kept: int) -> None:
+    """One image, or three of three classes at most: they come again and again."""
+    params = tiny_params()
+    params["select"] |= {"unit": "image", "top_k": kept}
+    write_params(fresh, params)
+    stages.units(workspace(fresh))
+    points = run_train(fresh)
+    assert all(np.isfinite(n["loss/source"]) for _, n in points if "loss/source" in n)
+    facts = store.read_json(workspace(fresh).cell("models", "digits", "uot", 0) / "model.json")
+    assert len(facts["reused"]) <= kept
 
 
 def test_runtime_seeds_torch() -> None:

@@ -110,6 +110,14 @@ def test_learning_rates(words: dict, factors: list[float]) -> None:
     assert rates == pytest.approx([0.04 * factor for factor in factors])
 
 
+def test_the_papers_recipe_drops_at_epochs_60_and_80() -> None:
+    recipe = Recipe(epochs=100, warmup=5, learning_rate=0.01).counted(5994, 256)
+    rates = [learning_rate(recipe, 0.01, step) for step in range(recipe.steps)]
+    drops = [step for step in range(120, recipe.steps) if rates[step] < 0.5 * rates[step - 1]]
+    assert [step * 256 / 5994 for step in drops] == pytest.approx([60, 80], abs=0.05)
+    assert rates[116] == pytest.approx(0.01) == 117 * rates[0]
+
+
 def test_the_rates_are_those_the_optimiser_uses(accelerator: Accelerator) -> None:
     logged: dict[int, float] = {}
     words = {"schedule": "cosine", "warmup": 3, "log_every": 1, "eval_every": 0}
@@ -165,6 +173,24 @@ def test_fp16_without_a_gpu_is_refused() -> None:
         runtime.start(0, 1, "fp16")
 
 
+def test_a_network_in_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="accelerate config: got FSDP, but every process here"):
+        runtime.start(0, 1)
+
+
+def test_what_accelerate_was_told_decides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` puts its settings into the environment; params.yaml has its own."""
+    forget_accelerator()
+    for name, value in {"MIXED_PRECISION": "bf16", "GRADIENT_ACCUMULATION_STEPS": "4"}.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    found = runtime.start(0, 1)
+    assert (found.mixed_precision, found.gradient_accumulation_steps) == ("no", 1)
+    assert found.state.dynamo_plugin.backend == "NO"
+    forget_accelerator()
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_memory_layout(accelerator: Accelerator, wanted: bool) -> None:
     settings = small_resnet.Settings(widths=[4, 8])
@@ -174,6 +200,29 @@ def test_the_memory_layout(accelerator: Accelerator, wanted: bool) -> None:
     weight = next(p for p in net.parameters() if p.shape == (8, 8, 3, 3))
     layout = torch.channels_last if wanted else torch.contiguous_format
     assert weight.is_contiguous(memory_format=layout)
+
+
+def test_every_setting_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs, cosine, warm-up, bf16, channels-last, compile, accumulation and the running mean."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    recipe = Recipe(
+        epochs=3, warmup=1, schedule="cosine", precision="bf16", channels_last=True, compile=True,
+        accumulate=2, ema=0.5, learning_rate=0.1, head_lr_factor=10.0,
+    ).counted(40, 8)  # fmt: skip
+    assert (recipe.steps, recipe.warmup) == (8, 2)
+    settings, kept = small_resnet.Settings(widths=[4, 8]), []
+    for _ in range(2):
+        forget_accelerator()
+        torch.manual_seed(0)
+        net = Network(small_resnet.build(settings), target=4, source=5)
+        net.to(memory_format=torch.channels_last)
+        start = {name: t.detach().clone() for name, t in net.state_dict().items()}
+        kept.append(run(runtime.start(0, 1, "bf16"), net=net, **recipe.model_dump()))
+    forget_accelerator()
+    assert all(bool(t.isfinite().all()) for t in kept[0].values())
+    assert {t.dtype for t in kept[0].values() if t.is_floating_point()} == {torch.float32}
+    assert same(kept[0], kept[1], atol=0)
+    assert not same(kept[0], start, atol=1e-2)
 
 
 def test_compiled_it_learns_the_same(

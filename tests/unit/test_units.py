@@ -8,6 +8,7 @@ import pytest
 from conftest import run_train, tiny_params, workspace, write_params
 from uotft import checkpoint, config, stages, store
 from uotft.errors import UserError
+from uotft.network import random_rows
 from uotft.stages.comparison import _sheets
 
 UNITS = ("class", "cluster", "image")
@@ -137,6 +138,33 @@ def test_the_source_head_starts_from_what_knows_the_unit(fresh: Path, unit: str)
         classifier = checkpoint.read(ws.pretrained())[0].head("target").weight
         expected = classifier[part.classes].detach().numpy()
     assert weight.detach().numpy() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("head", ["class_means", "random"])
+def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, head: str) -> None:
+    """Class means: a row ranks by distance to the mean features of its label's kept images."""
+    params = tiny_params()
+    params["select"] |= {"unit": unit, "top_k": 8}
+    recipe = params["train"]["recipe"] | {"steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+    params["train"] |= {"source_head": head, "recipe": recipe}
+    write_params(fresh, params)
+    ws = workspace(fresh)
+    stages.units(ws)
+    run_train(fresh)
+    weight = checkpoint.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
+    if head == "random":
+        expected = random_rows("source", weight.shape, 0)[0].numpy()
+    else:
+        part, pool = (
+            stages.source_part(ws, chosen_rows(ws)),
+            store.read_arrays(ws.features("glyphs")),
+        )
+        features = pool["features"][np.isin(pool["rows"], part.rows)].astype(np.float64)
+        means = np.array([features[part.labels == c].mean(0) for c in range(len(part.names))])
+        centred = means - means.mean(0)
+        expected = params["train"]["head_scale"] / np.square(centred).sum(1).mean() * centred
+    assert weight.detach().numpy() == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("unit", UNITS)

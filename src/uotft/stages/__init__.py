@@ -17,6 +17,7 @@ from uotft.stages.selecting import (
     source_part,
     target_bank,
 )
+from uotft.stages.starting import init, project
 from uotft.stages.training import (
     evaluate,
     pretrain,
@@ -39,6 +40,7 @@ __all__ = [
     "export",
     "forecast",
     "gradient_products",
+    "init",
     "measured",
     "overlap",
     "overlap_lines",
@@ -46,6 +48,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "pretrain_belongs",
+    "project",
     "ranked",
     "read_overlap",
     "read_selection",

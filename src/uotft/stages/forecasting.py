@@ -68,7 +68,7 @@ def gradient_products(
 
     from uotft import checkpoint, forecast as room, runtime
     from uotft.images import Views
-    from uotft.network import Network, nearest_mean_rows
+    from uotft.network import Network, nearest_mean_rows, random_rows
     from uotft.subset import few_shot
 
     device = runtime.start(0, ws.params.cpu_threads).device
@@ -78,11 +78,13 @@ def gradient_products(
     pool = images.rows("train")
     targets = []
     for seed in seeds:
-        torch.manual_seed(seed)  # a random head starts as it does in training
         network = Network(pretrained.backbone, target=len(images.names)).to(device)
         if settings.target_head == "class_means":
             means = torch.as_tensor(target_bank(ws, target, seed).head_means(), dtype=torch.float32)
-            network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
+            start = nearest_mean_rows(means, settings.head_scale)
+        else:
+            start = random_rows("target", network.head("target").weight.shape, seed)
+        network.start_head("target", *start)
         rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
         found = room.gradients(
             network.backbone, network.head("target"), Views(images, rows), images.labels[rows]

@@ -201,12 +201,15 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
     labels = number[bank.members]
     rows, labels = images.rows("train")[labels >= 0], labels[labels >= 0]
     names, classes = tuple(bank.names[row] for row in kept), kept
+    means = bank.head_means()[kept]
     if bank.unit == "image":
         classes, labels = np.unique(images.labels[rows], return_inverse=True)
         names = tuple(images.names[c] for c in classes)
+        points = bank.head_means()[np.sort(kept)]  # a row an image, in the order of ``rows``
+        means = np.array([points[labels == c].mean(0) for c in range(len(classes))])
     elif bank.unit == "cluster":
         classes = kept[:0]
-    return SourcePart(images, rows, labels, names, classes, bank.head_means()[kept])
+    return SourcePart(images, rows, labels, names, classes, means)
 
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:

@@ -14,7 +14,7 @@ from uotft import config, objectives, store
 from uotft.errors import UserError
 from uotft.records import ImageSet
 from uotft.stages.overlap import read_overlap
-from uotft.stages.selecting import read_selection, source_part, target_bank
+from uotft.stages.selecting import read_selection, source_bank, source_part, target_bank
 from uotft.stages.workspace import Log, Progress, Stop, Workspace
 
 if TYPE_CHECKING:
@@ -61,11 +61,12 @@ def pretrain(
     stream = _Stream(accelerator, settings.seed, settings.augment, network.channels)
     rows = images.rows("train")
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
+    recipe = settings.recipe.counted(len(rows), settings.batch_size)
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
     belongs = pretrain_belongs(ws, accelerator.num_processes)
     _fit_and_write(
         ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), plain.ROUTES,
-        settings.recipe, images, facts, belongs, accelerator, log, progress, stop,
+        recipe, images, facts, belongs, accelerator, log, progress, stop,
     )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def train(
 
     from uotft import checkpoint, train as loop
     from uotft.images import Views
-    from uotft.network import Network, nearest_mean_rows, separate_norms
+    from uotft.network import Network, nearest_mean_rows, random_rows, separate_norms
     from uotft.subset import few_shot
 
     settings = ws.params.train
@@ -139,6 +140,7 @@ def train(
     pretrained, facts = checkpoint.read(ws.pretrained())
     images = ws.images(target)
     part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
+    _must_fit(ws, facts, part.data)
 
     found, left_out = read_overlap(ws, target)["source"], 0
 
@@ -157,25 +159,27 @@ def train(
     network = Network(pretrained.backbone, target=len(images.names), source=len(source_names))
     if settings.batch_norm == "target":
         separate_norms(network)
-    if settings.target_head == "class_means":
-        means = torch.as_tensor(target_bank(ws, target, seed).head_means(), dtype=torch.float32)
-        network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
-    classifier = pretrained.head("target")
-    if "source" in heads and "source" not in parts:
-        network.start_head("source", classifier.weight, classifier.bias)
-    elif "source" in heads and settings.source_head == "classifier":
-        if len(part.classes):
-            start = classifier.weight[part.classes], classifier.bias[part.classes]
-        else:  # no classifier has seen the clusters
-            means = torch.as_tensor(part.means, dtype=torch.float32)
+    classifier, own_rows = pretrained.head("target"), part.classes
+    starts = {"target": settings.target_head, "source": settings.source_head}
+    if "source" not in parts:
+        starts["source"], own_rows = "classifier", np.arange(len(classifier.weight))
+    for head in network.heads:
+        if starts[head] == "random":
+            start = random_rows(head, network.head(head).weight.shape, seed)
+        elif starts[head] == "classifier" and len(own_rows):
+            start = classifier.weight[own_rows], classifier.bias[own_rows]
+        else:  # no classifier has seen clusters
+            bank = target_bank(ws, target, seed).head_means() if head == "target" else part.means
+            means = torch.as_tensor(bank, dtype=torch.float32)
             start = nearest_mean_rows(means, settings.head_scale)
-        network.start_head("source", *start)
+        network.start_head(head, *start)
 
     # ---- streams: the seed's few labelled images, and those of the kept source units
     stream = _Stream(accelerator, seed, settings.augment, network.channels)
     pool = images.rows("train")
     rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
+    recipe = settings.recipe.counted(len(rows), settings.target_batch)
     if "source" in parts:
         keep = np.ones(len(part.rows), bool)
         if settings.overlap == "exclude":
@@ -206,11 +210,11 @@ def train(
             loop.reestimate_norm(network, Views(images, rows))
         if settings.head_steps:
             loop.fit_head(
-                network, streams["target"], settings.recipe, settings.head_steps, accelerator,
+                network, streams["target"], recipe, settings.head_steps, accelerator,
                 log=log, progress=progress,
             )  # fmt: skip
         if settings.reestimate_norm or settings.head_steps:
-            log(settings.recipe.steps + settings.head_steps, validate())
+            log(recipe.steps + settings.head_steps, validate())
 
     facts = {
         "stage": "train",
@@ -229,9 +233,20 @@ def train(
     belongs = train_belongs(ws, target, strategy, seed, accelerator.num_processes)
     _fit_and_write(
         ws, ws.cell("models", target, strategy, seed), network, streams,
-        terms, objective.ROUTES, settings.recipe, images, facts, belongs, accelerator, log,
+        terms, objective.ROUTES, recipe, images, facts, belongs, accelerator, log,
         progress, stop, finish,
     )  # fmt: skip
+
+
+def _must_fit(ws: Workspace, pretrained: dict[str, Any], source: ImageSet) -> None:
+    """Refuse a pre-trained network of another backbone or source, and embeddings of another one."""
+    stale = {
+        "the section backbone of params.yaml": pretrained["backbone"] != ws.params.backbone,
+        f"the classes of {ws.data(ws.params.source)}": tuple(pretrained["classes"]) != source.names,
+        f"{ws.embedding(ws.params.source)}": source_bank(ws).backbone != pretrained["sha256"],
+    }
+    if names := [name for name, bad in stale.items() if bad]:
+        raise UserError(f"{ws.pretrained()} does not belong to {', '.join(names)}: run dvc repro")
 
 
 def pretrain_belongs(ws: Workspace, processes: int) -> dict[str, Any]:
@@ -422,10 +437,10 @@ class _Stream:
         from uotft.images import Stream
 
         world = self.accelerator.num_processes
-        if batch_size % world:
+        if batch_size % world or batch_size // world < 2:  # batch norm needs two images
             raise UserError(
                 f"the {name} batch of {batch_size} cannot be shared by {world} processes: "
-                f"choose a multiple of {world} in params.yaml"
+                f"choose a multiple of {world} in params.yaml, and two images for each at least"
             )
         return Stream(
             images.images, labels, name=name, batch_size=batch_size, seed=self.seed,
