@@ -31,9 +31,7 @@ app.add_typer(data, name="data")
 Dataset = Annotated[str, typer.Option(help="A data set with a section in params.yaml.")]
 Strategy = Annotated[str, typer.Option(help="How source classes are selected.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draws the labelled images, order and weights.")]
-Processes = Annotated[
-    int, typer.Option(min=1, help="Training processes; one a GPU, or on the CPU.")
-]
+Processes = Annotated[int, typer.Option(min=1, help="Worker processes; one a GPU, or on the CPU.")]
 
 
 @app.command()
@@ -54,12 +52,11 @@ def pretrain(num_processes: Processes = 1) -> None:
 
 
 @app.command()
-def embed(dataset: Dataset) -> None:
+def embed(dataset: Dataset, num_processes: Processes = 1) -> None:
     """Compute features of the training images with the pre-trained backbone: embeddings/."""
-    from uotft import stages
-    from uotft.progress import track
+    from uotft import launch
 
-    typer.echo(stages.embed(_workspace(dataset), dataset, progress=track))
+    typer.echo(launch.embed(_workspace(dataset), dataset, num_processes))
 
 
 @app.command()
