@@ -104,7 +104,7 @@ def embed_belongs(ws: Workspace, dataset: str) -> dict[str, Any]:
     return {
         "embed": ws.params.embed.model_dump(),
         "shard": pools.BATCHES,
-        "files": ws.fingerprints([ws.data(dataset), ws.pretrained() / "model.json"]),
+        "files": ws.fingerprints([ws.pretrained() / "model.json", ws.data(dataset)]),
     }
 
 
