@@ -52,23 +52,28 @@ def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtyp
     store.write(_shard(folder, rows), lambda file: np.savez(file, **rounded))
 
 
-def join(folder: Path, made: Path, labels: NDArray[np.int64], **index: Any) -> None:
-    """Put the shards in ``folder`` together as the pool ``made``, whole or not at all.
+def join(
+    folder: Path, shards: list[range], made: Path, labels: NDArray[np.int64], **index: Any
+) -> None:
+    """Put all ``shards``, which are in ``folder``, together as the pool ``made``, or do nothing.
 
     ``labels`` (n,) and what else goes into the index: ``rows`` of the data set, ``names`` of its
     classes, ``backbone``.
     """
-    shards = sorted(folder.glob("shard-*.npz"))
+    files = [_shard(folder, rows) for rows in shards]
     new = made.with_name(f".{made.name}.tmp")
-    shutil.rmtree(new, ignore_errors=True)
-    for name in store.read_arrays(shards[0]):
-        path = new / f"{name}.npy"
-        means, index["counts"] = _join(shards, name, path, labels, len(index["names"]))
-        index |= {f"{name}_means": means, f"{name}_sha256": np.array(store.fingerprint(path))}
-    store.write_arrays(new / INDEX, labels=labels, **index)
-    if made.exists():
-        shutil.rmtree(made)
-    new.rename(made)
+    shutil.rmtree(new, ignore_errors=True)  # of somebody who was killed here
+    try:
+        for name in store.read_arrays(files[0]):
+            path = new / f"{name}.npy"
+            means, index["counts"] = _join(files, name, path, labels, len(index["names"]))
+            index |= {f"{name}_means": means, f"{name}_sha256": np.array(store.fingerprint(path))}
+        store.write_arrays(new / INDEX, labels=labels, **index)
+        if made.exists():
+            shutil.rmtree(made)
+        new.rename(made)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def read(folder: Path) -> dict[str, NDArray[Any]]:
@@ -97,15 +102,15 @@ def class_means(
 
 
 def _join(
-    shards: list[Path], name: str, path: Path, labels: NDArray[np.int64], classes: int
+    files: list[Path], name: str, path: Path, labels: NDArray[np.int64], classes: int
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Write one array of all shards as the npy ``path``; returns its class means, and counts."""
     found = []
 
     def copied(file: BinaryIO) -> Iterator[NDArray[Any]]:
-        for shard in shards:
+        for shard in files:
             part = store.read_arrays(shard)[name]
-            if shard == shards[0]:
+            if shard == files[0]:
                 np.lib.format.write_array_header_1_0(file, {
                     "descr": np.lib.format.dtype_to_descr(part.dtype),
                     "fortran_order": False,
@@ -119,7 +124,6 @@ def _join(
 
 
 def _shard(folder: Path, rows: range) -> Path:
-    """Names whose alphabetical order is that of the rows."""
     return folder / f"shard-{rows.start:012}.npz"
 
 

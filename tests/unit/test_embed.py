@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +115,28 @@ def test_two_processes_make_the_bytes_of_one(ready: Path) -> None:
     assert not any([killed(pid) for pid in pair(lambda rank: embed(ready))])
     assert made(ready) == alone
     assert not left(ready).exists()
+
+
+def test_processes_share_what_was_missing_before_any_of_them_began(ready: Path) -> None:
+    embed(ready)
+    alone = made(ready)
+
+    def work(rank: int) -> None:
+        look = pools.missing
+        pools.missing = lambda *words: (time.sleep(rank), look(*words))[1]
+        embed(ready)
+
+    assert not any([killed(pid) for pid in pair(work)])
+    assert made(ready) == alone
+
+
+def test_a_pool_lacks_no_shard(tmp_path: Path) -> None:
+    shards = pools.cut(9, 1)
+    for rows in (shards[0], shards[2]):
+        pools.keep(tmp_path, rows, {"features": np.ones((len(rows), 2), np.float32)}, "float32")
+    with pytest.raises(UserError, match=r"shard-000000000004\.npz is missing"):
+        pools.join(tmp_path, shards, tmp_path / "made", np.zeros(9, int), names=np.array(["a"]))
+    assert {path.name[:5] for path in tmp_path.iterdir()} == {"shard"}
 
 
 def test_killed_at_any_batch_it_ends_in_the_same_bytes(ready: Path) -> None:
@@ -276,7 +299,8 @@ def test_never_more_than_a_shard_is_in_memory(tmp_path: Path) -> None:
         for rows in shards:
             features = rng.random((len(rows), size), np.float32)
             pools.keep(tmp_path / "left", rows, {"features": features}, "float32")
-        pools.join(tmp_path / "left", tmp_path / "made", labels, names=np.array([*"abcdefg"]))
+        made = tmp_path / "made"
+        pools.join(tmp_path / "left", shards, made, labels, names=np.array([*"abcdefg"]))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

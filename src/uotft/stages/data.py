@@ -74,6 +74,7 @@ def embed(
     if accelerator.is_main_process:
         pools.join(
             left,
+            shards,
             ws.features(dataset),
             images.labels[rows],
             rows=rows,
