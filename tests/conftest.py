@@ -116,7 +116,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages.prepare(ws, dataset, progress=quiet["progress"])
     stages.pretrain(ws, runtime.start(0, 1), **quiet)
     for dataset in ("glyphs", "digits"):
-        stages.embed(ws, dataset, progress=quiet["progress"])
+        stages.embed(ws, dataset, runtime.start(0, 1), progress=quiet["progress"])
     stages.units(ws)
     find_overlap(root)
     return root

@@ -42,7 +42,7 @@ def read(path: Path) -> ClassBank:
     Without names a row's name is its number, without counts its count is one. Whether the means
     are finite is asked where a cost is made of them.
     """
-    arrays = {"means": _mapped(path)} if path.suffix == ".npy" else store.read_arrays(path)
+    arrays = {"means": store.mapped(path)} if path.suffix == ".npy" else store.read_arrays(path)
     if "means" not in arrays:
         held = ", ".join(arrays) or "nothing"
         raise BadBank(f"{path}: no array 'means' (classes x features); it holds {held}")
@@ -79,13 +79,6 @@ def same_backbone(source: ClassBank, target: ClassBank) -> None:
             f"{source.file or 'source'} and {target.file or 'target'} were made with different "
             f"backbones ({source.backbone[:12]}, {target.backbone[:12]}): embed both with one"
         )
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        return np.asarray(np.load(store.need(path), mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
-        raise BadBank(f"{path}: not a readable npy of a plain array ({error})") from error
 
 
 def _column(

@@ -32,7 +32,7 @@ Dataset = Annotated[str, typer.Option(help="A data set with a section in params.
 Strategy = Annotated[str, typer.Option(help="How source classes are selected.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draws the labelled images, order and weights.")]
 Processes = Annotated[
-    int, typer.Option(min=1, help="Training processes of all machines; one a GPU, or on the CPU.")
+    int, typer.Option(min=1, help="Worker processes of all machines; one a GPU, or on the CPU.")
 ]
 Machines = Annotated[int, typer.Option(min=1, help="Machines that share the processes.")]
 MachineRank = Annotated[int, typer.Option(min=0, help="This machine; 0 prepares and tracks.")]
@@ -79,12 +79,11 @@ def pretrain(
 
 
 @app.command()
-def embed(dataset: Dataset) -> None:
+def embed(dataset: Dataset, num_processes: Processes = 1) -> None:
     """Compute features of the training images with the pre-trained backbone: embeddings/."""
-    from uotft import stages
-    from uotft.progress import track
+    from uotft import launch
 
-    typer.echo(stages.embed(_workspace(dataset), dataset, progress=track))
+    typer.echo(launch.embed(_workspace(dataset), dataset, num_processes))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Features -> groups of images: the means of given classes, or clusters found by k-means (FAISS).
+"""Features -> groups of images: clusters found by k-means (FAISS).
 
 Spherical k-means: points and centroids have length one, and nearness is the cosine. FAISS would
 train on 256 points a centroid, from random ones; here every pass reads all of them, and the first
@@ -53,17 +53,7 @@ class Clusters:
         return self.objective - self.history[-1]
 
 
-def class_means(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Means (classes, D) in float64 and the number of images behind each."""
-    counts = np.bincount(labels, minlength=classes)
-    sums = np.zeros((classes, features.shape[1]))
-    np.add.at(sums, labels, features)
-    return sums / np.maximum(counts, 1)[:, None], counts
-
-
-def kmeans(features: NDArray[np.float32], settings: Cluster) -> Clusters:
+def kmeans(features: NDArray[np.floating[Any]], settings: Cluster) -> Clusters:
     """Cluster the directions of ``features`` (n, D), which must not be zero.
 
     FAISS refills a centroid without points by splitting a large cluster. Where points coincide
@@ -112,9 +102,10 @@ def _starts(points: NDArray[np.float32], settings: Cluster) -> NDArray[np.float3
     return np.asarray(found[0], np.float32)
 
 
-def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_rows(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """A copy (n, D) whose rows have length one; a row without a direction is refused."""
-    squares = np.einsum("ij,ij->i", features, features)
+    points = np.array(features, np.float32, order="C")
+    squares = np.einsum("ij,ij->i", points, points)
     wrong = np.flatnonzero(~np.isfinite(squares) | (squares == 0))
     if len(wrong):
         what = "zero" if squares[wrong[0]] == 0 else "not finite"
@@ -122,7 +113,6 @@ def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
             f"row {wrong[0]} of the features is {what} ({len(wrong)} such rows of {len(squares)}): "
             "the cosine needs a direction; look at the backbone that made them"
         )
-    points = np.array(features, np.float32, order="C")
     points /= np.sqrt(squares, dtype=np.float32)[:, None]
     return points
 

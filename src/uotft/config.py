@@ -22,6 +22,13 @@ class Subset(Settings):
     shots: int | None = Field(None, ge=1, description="images of each target class")
 
 
+class Embed(Settings):
+    """How features of all training images are made, and kept."""
+
+    batch_size: int = Field(512, ge=1, description="images that a process embeds at a time")
+    dtype: Literal["float32", "float16"] = Field("float32", description="of the features on disk")
+
+
 class Select(Settings):
     """What is selected, and how much of it is kept."""
 
@@ -198,6 +205,7 @@ class Params(Settings):
     datasets: dict[str, dict[str, Any]]
     backbone: dict[str, Any]
     pretrain: Pretrain
+    embed: Embed = Embed()
     subset: Subset
     select: Select
     cluster: Cluster = Cluster()

@@ -1,8 +1,12 @@
-"""Images + backbone -> features, in evaluation mode, in the order of the images."""
+"""Images + backbone -> features, in evaluation mode, some batches at a time.
+
+Which images make a batch depends on their number alone, so on the CPU any number of processes, and
+any part of the work that is left, gives every image the same bits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,22 +19,37 @@ from uotft.records import Pixels
 
 
 @torch.no_grad()
-def features(
+def shards(
     network: Network,
     images: Pixels,
+    wanted: Sequence[range],
     accelerator: Accelerator,
     *,
     batch_size: int = 512,
-    progress: Callable[..., Iterable[int]] = lambda starts, label: starts,
-) -> NDArray[np.float32]:
-    """uint8 (n, H, W) or (n, H, W, 3) -> (n, D) float32: what the heads see."""
+    progress: Callable[..., Iterable[range]] = lambda batches, label: batches,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[range, NDArray[np.float32]]]:
+    """(rows, their features (len(rows), D) float32: what the heads see) for each of ``wanted``.
+
+    ``images`` are uint8 (n, H, W) or (n, H, W, 3). Ends after the batch in which ``stop`` says so.
+    """
     backbone, device = network.backbone.eval().to(accelerator.device), accelerator.device
-    parts = []
-    starts = progress(range(0, len(images), batch_size), "embedding")
-    for pixels in ahead(lambda i: images[i : i + batch_size], starts):
-        batch = torch.as_tensor(pixels, device=device)
-        parts.append(backbone(to_input(batch, network.channels)))
-    return np.asarray(torch.cat(parts).cpu().numpy())
+    batches = [rows[i : i + batch_size] for rows in wanted for i in range(0, len(rows), batch_size)]
+    made = ahead(lambda rows: images[rows.start : rows.stop], progress(batches, "embedding"))
+    for rows in wanted:
+        parts = []
+        for _ in range(0, len(rows), batch_size):
+            if stop():
+                return
+            batch = torch.as_tensor(next(made), device=device)
+            parts.append(backbone(to_input(batch, network.channels)))
+        yield rows, np.asarray(torch.cat(parts).cpu().numpy())
+
+
+def features(network: Network, images: Pixels, accelerator: Accelerator) -> NDArray[np.float32]:
+    """The features (n, D) of a few images, all at once."""
+    [(_, found)] = shards(network, images, [range(len(images))], accelerator)
+    return found
 
 
 @torch.no_grad()

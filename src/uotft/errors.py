@@ -10,12 +10,12 @@ class Diverged(UserError):
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM ended a training; its workers have stopped and its run is marked KILLED."""
+    """Ctrl-C or SIGTERM ended a command; its workers have stopped, a run of it is marked KILLED."""
 
 
 class WorkerFailed(Exception):
     """A worker ended with an error, which it has printed; ``code`` is its exit code."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"the training process ended with exit code {code}")
+        super().__init__(f"the worker ended with exit code {code}")
         self.code = code

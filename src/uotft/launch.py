@@ -1,4 +1,4 @@
-"""The tracked stages: each under one MLflow run, whatever the number of training processes.
+"""The stages with workers, and the tracked ones: under one MLflow run, however many workers.
 
 This process starts the workers, reads what they report, and talks to MLflow. A worker that dies
 leaves a run marked FAILED, an interrupt one marked KILLED, and neither one that runs for ever.
@@ -39,6 +39,19 @@ def pretrain(ws: Workspace, fleet: Fleet) -> str:
         follow(run.log)
         facts = _finish(run, ws.pretrained())
     return f"pre-trained on {ws.params.source}: {_validation(facts)}"
+
+
+def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
+    """Compute features, which no run tracks; returns a line for the user."""
+    stages.embed_belongs(ws, dataset)  # says what is missing, once and not once a worker
+    try:
+        with processes.workers(["embed", dataset], Fleet(num_processes)) as follow:
+            follow(lambda points: None)
+    except Interrupted as error:
+        raise Interrupted(
+            f"{error}; the same command goes on with the shards that are there"
+        ) from error
+    return stages.embedded(ws, dataset)
 
 
 def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) -> str:
@@ -95,14 +108,15 @@ def _join(words: list[str], fleet: Fleet) -> str:
 def evaluate(ws: Workspace, target: str, strategy: str, progress: stages.Progress) -> list[str]:
     """Read the test part once a seed, and add the metrics to the runs that made the weights."""
     lines = []
-    for seed, m in stages.evaluate(ws, target, strategy, progress=progress).items():
-        numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
-        there = tracking.log_test(ws.root, target, m["model"], numbers)
-        note = "" if there else " (no MLflow run here made these weights)"
-        lines.append(
-            f"{target}-{strategy}-{seed}: test top-1 {m['top1']:.2f} %, "
-            f"mean per class {m['mean_per_class']:.2f} %{note}"
-        )
+    with processes.interruptible():
+        for seed, m in stages.evaluate(ws, target, strategy, progress=progress).items():
+            numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
+            there = tracking.log_test(ws.root, target, m["model"], numbers)
+            note = "" if there else " (no MLflow run here made these weights)"
+            lines.append(
+                f"{target}-{strategy}-{seed}: test top-1 {m['top1']:.2f} %, "
+                f"mean per class {m['mean_per_class']:.2f} %{note}"
+            )
     return lines
 
 

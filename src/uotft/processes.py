@@ -87,7 +87,7 @@ def fleet(processes: int, machines: int, rank: int, address: str, port: int) -> 
 @contextmanager
 def workers(words: list[str], fleet: Fleet) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished."""
-    with tempfile.TemporaryDirectory(prefix="uotft-") as folder, _terminate_as_interrupt():
+    with interruptible(), tempfile.TemporaryDirectory(prefix="uotft-") as folder:
         journal = Path(folder) / "journal.jsonl"
         journal.touch()
         command = fleet.command(["-m", "uotft.worker", str(journal), *words])
@@ -97,8 +97,6 @@ def workers(words: list[str], fleet: Fleet) -> Iterator[Follow]:
         )
         try:
             yield lambda send: _follow(worker, journal, send)
-        except KeyboardInterrupt as error:
-            raise Interrupted("training was interrupted") from error
         finally:
             _stop(worker)
 
@@ -147,8 +145,8 @@ def _stop(worker: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that workers stop and the run is marked KILLED."""
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block alike: what it has opened is closed, then Interrupted."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -156,5 +154,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted") from error
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -81,6 +81,14 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: not a readable npz of plain arrays ({error})") from error
 
 
+def mapped(path: Path) -> NDArray[Any]:
+    """The array of an npy, mapped into memory; pickled objects are refused."""
+    try:
+        return np.asarray(np.load(need(path), mmap_mode="r", allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path}: not a readable npy of a plain array ({error})") from error
+
+
 def write_images(path: Path, images: ImageSet) -> None:
     """An image set as one npz: its pixels, or the columns that say which files hold them."""
     columns = {"images": images.images} if images.files is None else vars(images.files)

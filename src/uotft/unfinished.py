@@ -1,12 +1,13 @@
-"""The folder of a training that has not finished: its checkpoints and its run.
+"""The folder of a training, or embedding, that has not finished: what it has made, and its run.
 
     FOLDER/step-000000200/rank-0.safetensors   one file a process
     FOLDER/step-000000200/state.json           written last: the checkpoint is whole
     FOLDER/run.json                            the MLflow run that goes on
+    FOLDER/belongs.json                        where there is no run: beside the shards of a pool
 
 A checkpoint gets a folder of its own and the one before is removed after it, so a kill at any
-moment leaves a whole one. Both files of JSON name what they belong to: settings and the
-fingerprints of the files that the training reads.
+moment leaves a whole one. All files of JSON name what they belong to: settings and the
+fingerprints of the files that are read.
 """
 
 from __future__ import annotations
@@ -20,22 +21,27 @@ from uotft.errors import UserError
 
 STATE = "state.json"
 RUN = "run.json"
+BELONGS = "belongs.json"
 
 
 def claim(folder: Path, belongs: dict[str, Any]) -> str:
-    """Set the folder aside if it belongs to another training; a line that says so, or ""."""
-    found = [path for path in (folder / RUN, *_slots(folder)) if path.exists()]
-    for path in found:
-        facts = _facts(path if path.name == RUN else path / STATE)
+    """Set the folder aside if it belongs to something else; a line that says so, or ""."""
+    for path in (folder / RUN, folder / BELONGS, *(path / STATE for path in _slots(folder))):
+        facts = _facts(path)
         if facts and (names := _differences(facts["belongs"], belongs)):
             aside = folder.with_name(f"{folder.name}.aside")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
             return (
-                f"the unfinished training in {folder} has other {', '.join(names)}: "
-                f"set aside as {aside.name}, training starts anew"
+                f"what is unfinished in {folder} has other {', '.join(names)}: "
+                f"set aside as {aside.name}, and started anew"
             )
     return ""
+
+
+def begin(folder: Path, belongs: dict[str, Any]) -> None:
+    """Say what the folder belongs to, where no run does."""
+    store.write_json(folder / BELONGS, {"belongs": belongs})
 
 
 def slot(folder: Path, step: int) -> Path:

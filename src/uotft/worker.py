@@ -1,5 +1,6 @@
-"""One training process; `uotft.launch` starts it, and so may `accelerate launch -m uotft.worker`.
+"""One worker process; `uotft.launch` starts it, and so may `accelerate launch -m uotft.worker`.
 
+python -m uotft.worker JOURNAL embed DATASET
 python -m uotft.worker JOURNAL pretrain
 python -m uotft.worker JOURNAL train TARGET STRATEGY SEED
 """
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from uotft.errors import Diverged, Interrupted, UserError
 from uotft.processes import GRACE_S, INTERRUPTED, die_with_parent
@@ -20,19 +22,22 @@ from uotft.progress import track
 
 
 def main(arguments: list[str]) -> None:
-    """Train; only the main process writes the journal and shows progress."""
+    """Embed or train; only the main process writes the journal and shows progress."""
     stop = _stop_on_sigterm()
     die_with_parent()
     from uotft import runtime, stages  # seconds, in which a signal may come
 
     journal, stage, *cell = arguments
     ws = stages.Workspace.find()
-    settings = ws.params.train if stage == "train" else ws.params.pretrain
-    seed = int(cell[2]) if stage == "train" else ws.params.pretrain.seed
-    accelerator = runtime.start(seed, ws.params.cpu_threads, settings.recipe.precision)
+    seed, precision = 0, "no"
+    if stage == "train":
+        seed, precision = int(cell[2]), ws.params.train.recipe.precision
+    elif stage == "pretrain":
+        seed, precision = ws.params.pretrain.seed, ws.params.pretrain.recipe.precision
+    accelerator = runtime.start(seed, ws.params.cpu_threads, precision)
     main_process = accelerator.is_main_process
 
-    def progress(items: Iterable[int], label: str) -> Iterable[int]:
+    def progress(items: Iterable[Any], label: str) -> Iterable[Any]:
         return track(items, label) if main_process else items
 
     with Path(journal).open("a", encoding="utf-8") as file:
@@ -47,6 +52,8 @@ def main(arguments: list[str]) -> None:
             stages.train(
                 ws, target, strategy, seed, accelerator, log=log, progress=progress, stop=stop
             )
+        elif stage == "embed":
+            stages.embed(ws, cell[0], accelerator, progress=progress, stop=stop)
         else:
             stages.pretrain(ws, accelerator, log=log, progress=progress, stop=stop)
     accelerator.end_training()

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import REPOSITORY, call
 from uotft import cluster
-from uotft.cluster import class_means, kmeans, unit_rows
+from uotft.cluster import kmeans, unit_rows
 from uotft.config import Cluster
 from uotft.errors import UserError
 
@@ -132,15 +132,10 @@ def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         kmeans(np.ones((3, 2), np.float32), settings(2))
 
 
-def test_class_means_of_classes_without_images_are_zero() -> None:
-    features = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
-    means, counts = class_means(features, np.array([2, 2, 0]), 4)
-    assert means.tolist() == [[5, 6], [0, 0], [2, 3], [0, 0]]
-    assert counts.tolist() == [1, 0, 2, 0]
-
-
-def test_unit_rows_have_length_one() -> None:
-    rows = unit_rows(RNG.normal(size=(9, 5)).astype(np.float32)[:, ::-1])
+@pytest.mark.parametrize(("dtype", "length"), [(np.float32, 1), (np.float16, 300)])
+def test_unit_rows_have_length_one(dtype: type, length: float) -> None:
+    """The square of a long row is more than float16 holds."""
+    rows = unit_rows((length * RNG.normal(size=(9, 5))).astype(dtype)[:, ::-1])
     assert rows.dtype == np.float32
     assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-6)
 

@@ -1,11 +1,14 @@
 """metrics, statistics, evaluate, compare: the numbers that a table stands on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr, ttest_rel
 from sklearn.metrics import balanced_accuracy_score
 
+from forks import killed, pair
 from uotft import compare, metrics, report, runtime
 from uotft.evaluate import confusion
 from uotft.statistics import correlation, interval, paired
@@ -73,6 +76,25 @@ def test_every_image_is_counted_once() -> None:
         Brightness(), images, labels, runtime.start(0, 1), classes=2, batch_size=4
     )  # 13 is no multiple of 4
     assert matrix.tolist() == [[8, 1], [0, 4]]
+
+
+def test_two_processes_count_every_image_once(tmp_path: Path) -> None:
+    """13 images are no multiple of two processes times three; one image is fewer than two."""
+    images = np.zeros((13, 4, 4), np.uint8)
+    images[:5] = 255
+    labels = np.array([1] * 4 + [0] * 9)
+
+    def work(rank: int) -> None:
+        for n in (13, 1):
+            matrix = confusion(
+                Brightness(), images[:n], labels[:n], runtime.start(0, 1), classes=2, batch_size=3
+            )
+            np.save(tmp_path / f"{n}-{rank}.npy", matrix)
+
+    assert not any([killed(pid) for pid in pair(work)])
+    for rank in range(2):
+        assert np.load(tmp_path / f"13-{rank}.npy").tolist() == [[8, 1], [0, 4]]
+        assert np.load(tmp_path / f"1-{rank}.npy").tolist() == [[0, 0], [0, 1]]
 
 
 def result(top1: float) -> dict:

@@ -11,7 +11,7 @@ import torch
 
 from conftest import run_train, tiny_params, workspace, write_params
 from foreign import moco_file, torchvision_file
-from uotft import banks, checkpoint, runtime, stages, store
+from uotft import banks, checkpoint, pools, runtime, stages, store
 from uotft.records import ImageSet
 
 QUIET = {"progress": lambda items, label: items}
@@ -39,7 +39,7 @@ def run(root: Path, backbone: dict, **pretrain: object) -> list[tuple[int, dict]
         ws, runtime.start(0, 1), log=lambda step, numbers: points.append((step, numbers)), **QUIET
     )
     for dataset in ("glyphs", "digits"):
-        stages.embed(ws, dataset, **QUIET)
+        stages.embed(ws, dataset, runtime.start(0, 1), **QUIET)
     stages.units(ws)
     run_train(root)
     return points
@@ -65,7 +65,7 @@ def test_a_classifier_of_other_classes_is_replaced_by_means(fresh: Path, tmp_pat
     network, facts = checkpoint.read(ws.pretrained())
     assert facts["head"] == "class means"
     means = torch.as_tensor(banks.read(ws.embedding("glyphs")).means).float()
-    pool = store.read_arrays(ws.features("glyphs"))["features"]
+    pool = np.array(pools.read(ws.features("glyphs"))["features"])
     head = network.head("target")
     said = (torch.as_tensor(pool) @ head.weight.T + head.bias).argmax(1)
     nearest = torch.cdist(torch.as_tensor(pool), means).argmin(1)
@@ -80,7 +80,7 @@ def test_moco_selects_in_one_space_and_trains_in_another(fresh: Path, tmp_path: 
         assert bank.means.shape[1] == 16
         assert bank.trunk.shape == (len(bank.names), 2048)
         assert bank.head_means() is bank.trunk
-    pool = store.read_arrays(ws.features("glyphs"))
+    pool = pools.read(ws.features("glyphs"))
     bank = banks.read(ws.embedding("glyphs"))
     rows = pool["labels"] == 3
     assert np.allclose(bank.trunk[3], pool["trunk"][rows].mean(0), atol=1e-4)

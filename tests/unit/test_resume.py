@@ -225,7 +225,7 @@ def test_a_checkpoint_of_something_else_is_set_aside(
     anew = made(ready)
     said = capfd.readouterr().err
     assert f"has other {name}" in said
-    assert ": set aside as 0.aside, training starts anew" in said
+    assert ": set aside as 0.aside, and started anew" in said
     assert unfinished.newest(left(ready).with_name("0.aside"))[1]["step"] == 5
     train(ready)
     assert made(ready) == anew

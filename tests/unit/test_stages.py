@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import find_overlap, run_train, tiny_params, workspace, write_params
-from uotft import banks, checkpoint, runtime, stages, store
+from uotft import banks, checkpoint, pools, runtime, stages, store
 from uotft.errors import UserError
 from uotft.stages.training import _Stream
 from uotft.subset import few_shot
@@ -39,27 +39,28 @@ def test_val_and_test_images_decide_nothing(fresh: Path, split: str) -> None:
     """Scramble a split's pixels and labels: embeddings, selection and weights stay the same."""
     run_train(fresh)
     ws, before = workspace(fresh), weights(fresh)
-    features = store.read_arrays(ws.embedding("digits"))["features"]
+    features = np.array(pools.read(ws.features("digits"))["features"])
     images = ws.images("digits")
     rng = np.random.default_rng(0)
     rows = images.rows(split)
     images.images[rows] = rng.integers(0, 255, images.images[rows].shape)
     images.labels[rows] = rng.permutation(images.labels[rows])
     store.write_images(ws.data("digits"), images)
-    stages.embed(ws, "digits", progress=lambda items, label: items)
+    stages.embed(ws, "digits", runtime.start(0, 1), progress=lambda items, label: items)
     run_train(fresh)
-    assert np.array_equal(features, store.read_arrays(ws.embedding("digits"))["features"])
+    assert np.array_equal(features, pools.read(ws.features("digits"))["features"])
     assert weights(fresh) == before
 
 
 def test_undrawn_training_images_decide_nothing_either(fresh: Path) -> None:
     run_train(fresh)
     ws, before = workspace(fresh), weights(fresh)
-    pool = store.read_arrays(ws.embedding("digits"))
+    pool = pools.read(ws.features("digits"))
     drawn = few_shot(pool["labels"], ws.params.subset.shots, 0)
     others = np.setdiff1d(np.arange(len(pool["labels"])), drawn)
-    pool["features"][others] = 7
-    store.write_arrays(ws.embedding("digits"), **pool)
+    features = np.array(pool["features"])
+    features[others] = 7
+    np.save(ws.features("digits") / "features.npy", features)
     images = ws.images("digits")
     images.images[pool["rows"][others]] = 99
     store.write_images(ws.data("digits"), images)

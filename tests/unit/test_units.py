@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import run_train, tiny_params, workspace, write_params
-from uotft import checkpoint, config, stages, store
+from uotft import checkpoint, config, pools, stages, store
 from uotft.errors import UserError
 from uotft.network import random_rows
 from uotft.stages.comparison import _sheets
@@ -35,7 +35,7 @@ def chosen_rows(ws: stages.Workspace, strategy: str = "uot") -> np.ndarray:
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_training_image_belongs_to_one_unit(fresh: Path, unit: str) -> None:
     ws = remake(fresh, unit)
-    bank, pool = stages.source_bank(ws), store.read_arrays(ws.features("glyphs"))
+    bank, pool = stages.source_bank(ws), pools.read(ws.features("glyphs"))
     assert np.bincount(bank.members, minlength=len(bank.names)).tolist() == bank.counts.tolist()
     assert bank.counts.sum() == len(ws.images("glyphs").rows("train"))
     for row in range(len(bank.names)):

@@ -5,7 +5,7 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 """
 
 from uotft.stages.comparison import compare
-from uotft.stages.data import cluster_bank, embed, prepare, units
+from uotft.stages.data import cluster_bank, embed, embed_belongs, embedded, prepare, units
 from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.overlap import overlap, overlap_lines, read_overlap
 from uotft.stages.selecting import (
@@ -36,6 +36,8 @@ __all__ = [
     "compare",
     "draw",
     "embed",
+    "embed_belongs",
+    "embedded",
     "evaluate",
     "export",
     "forecast",

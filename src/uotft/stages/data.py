@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import banks, config, files, store
-from uotft.errors import UserError
+from uotft import banks, config, files, pools, store, unfinished
+from uotft.errors import Interrupted, UserError
 from uotft.pixels import Store
 from uotft.records import ClassBank
-from uotft.stages.workspace import Progress, Workspace
+from uotft.stages.workspace import Progress, Stop, Workspace, never
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
@@ -37,49 +42,98 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     return f"{dataset}: {len(images.names)} classes, {parts} images"
 
 
-def embed(ws: Workspace, dataset: str, *, progress: Progress) -> str:
-    """Features of every image of the training part."""
-    from uotft import checkpoint, embed as room, runtime
+def embed(
+    ws: Workspace,
+    dataset: str,
+    accelerator: Accelerator,
+    *,
+    progress: Progress,
+    stop: Stop = never,
+) -> None:
+    """Features of every image of the training part; goes on with the shards that are there."""
+    import torch
+
+    from uotft import checkpoint, embed as room
     from uotft.images import Views
 
-    accelerator = runtime.start(0, ws.params.cpu_threads)
     network, facts = checkpoint.read(ws.pretrained())
-    images = ws.images(dataset)
-    rows = images.rows("train")
-    features = room.features(network, Views(images, rows), accelerator, progress=progress)
-    trunk = {}
-    if hasattr(network.backbone, "project"):  # selection compares other features than heads see
-        features, trunk = room.projected(network, features), {"trunk": features}
-    store.write_arrays(
-        ws.features(dataset),
-        features=features,
-        labels=images.labels[rows],
-        rows=rows,
-        names=np.array(images.names),
-        backbone=np.array(facts["sha256"]),
-        **trunk,
-    )
-    return f"{dataset}: {features.shape[0]} training images, {features.shape[1]} features"
+    images, size = ws.images(dataset), ws.params.embed.batch_size
+    rows, left = images.rows("train"), ws.unfinished(ws.features(dataset))
+    shards = pools.cut(len(rows), size)
+    for part, features in room.shards(
+        network, Views(images, rows), _share(left, shards, embed_belongs(ws, dataset), accelerator),
+        accelerator, batch_size=size, progress=progress, stop=stop,
+    ):  # fmt: skip
+        arrays = {"features": features}
+        if hasattr(network.backbone, "project"):  # selection compares others than heads see
+            arrays = {"features": room.projected(network, features), "trunk": features}
+        pools.keep(left, part, arrays, ws.params.embed.dtype)
+    asked = torch.tensor(float(stop()), device=accelerator.device)
+    if accelerator.reduce(asked, "sum").item():  # a process waits here until all others are done
+        raise Interrupted("embedding was interrupted")
+    if accelerator.is_main_process:
+        pools.join(
+            left,
+            shards,
+            ws.features(dataset),
+            images.labels[rows],
+            rows=rows,
+            names=np.array(images.names),
+            backbone=np.array(facts["sha256"]),
+        )
+        shutil.rmtree(left)
+
+
+def _share(
+    left: Path, shards: list[range], belongs: dict[str, Any], accelerator: Accelerator
+) -> list[range]:
+    """This process's share of the shards that are not in the unfinished folder ``left`` yet."""
+    if accelerator.is_main_process:
+        if aside := unfinished.claim(left, belongs):
+            print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
+        unfinished.begin(left, belongs)
+    accelerator.wait_for_everyone()
+    missing = pools.missing(left, shards)
+    accelerator.wait_for_everyone()  # until all have seen the same
+    if accelerator.is_main_process and (there := len(shards) - len(missing)):
+        print(f"uotft: going on with {there} of {len(shards)} shards", file=sys.stderr)  # noqa: T201
+    return missing[accelerator.process_index :: accelerator.num_processes]
+
+
+def embed_belongs(ws: Workspace, dataset: str) -> dict[str, Any]:
+    """What shards of features belong to: settings, and fingerprints of data and weights."""
+    return {
+        "embed": ws.params.embed.model_dump(),
+        "shard": pools.BATCHES,
+        "files": ws.fingerprints([ws.pretrained() / "model.json", ws.data(dataset)]),
+    }
+
+
+def embedded(ws: Workspace, dataset: str) -> str:
+    """A line that says what ``embed`` made."""
+    images, size = pools.read(ws.features(dataset))["features"].shape
+    return f"{dataset}: {images} training images, {size} features"
 
 
 def units(ws: Workspace) -> str:
     """Make what strategies score, as select.unit says: classes, clusters or single images."""
-    from uotft import cluster
-
-    pool, unit = store.read_arrays(ws.features(ws.params.source)), ws.params.select.unit
+    pool, unit = pools.read(ws.features(ws.params.source)), ws.params.select.unit
     features, names = pool["features"], tuple(pool["names"].tolist())
-    members, labels, backbone = pool["labels"], (), str(pool["backbone"])
-    if unit == "cluster":
+    members, note, backbone = pool["labels"], "", str(pool["backbone"])
+    if unit == "class":
+        means, counts = pool["features_means"], pool["counts"]
+        bank = ClassBank(means, names, counts, backbone, "", unit, members)
+    elif unit == "cluster":
         bank, note = _clustered(features, ws.params.cluster, backbone)
     else:
-        note = ""
-        if unit == "image":
-            labels = tuple(pool["names"][members].tolist())
-            members, names = np.arange(len(features)), _numbered("image ", len(features))
-        means, counts = cluster.class_means(features, members, len(names))
-        bank = ClassBank(means, names, counts, backbone, "", unit, members, labels)
+        labels, one = tuple(pool["names"][members].tolist()), np.arange(len(features))
+        means, counts = pools.class_means([features], one, len(one))
+        names = _numbered("image ", len(one))
+        bank = ClassBank(means, names, counts, backbone, "", unit, one, labels)
     if "trunk" in pool:
-        trunk, _ = cluster.class_means(pool["trunk"], bank.members, len(bank.names))
+        trunk = pool["trunk_means"]
+        if unit != "class":
+            trunk, _ = pools.class_means([pool["trunk"]], bank.members, len(bank.names))
         bank = replace(bank, trunk=trunk)
     banks.write(ws.embedding(ws.params.source), bank)
     made = f"{len(bank.names)} x {unit} of {len(features)} training images"
@@ -99,14 +153,14 @@ def cluster_bank(features: str, output: str, wanted: dict[str, Any]) -> str:
 
 
 def _clustered(
-    features: NDArray[np.float32], settings: config.Cluster, backbone: str
+    features: NDArray[Any], settings: config.Cluster, backbone: str
 ) -> tuple[ClassBank, str]:
     """Clusters as a bank of their means, and a note on how good they are."""
     from uotft import cluster
 
     found = cluster.kmeans(features, settings)
     names = _numbered("cluster ", len(found.counts))
-    means, counts = cluster.class_means(features, found.labels, len(names))
+    means, counts = pools.class_means([features], found.labels, len(names))
     note = (
         f", mean cosine {found.objective:.4f} after {found.iterations} iterations, "
         f"the last worth {found.gain:.1e}"

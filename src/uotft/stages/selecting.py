@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import banks, config, registry, report, selection, store
+from uotft import banks, config, pools, registry, report, selection, store
 from uotft.errors import UserError
 from uotft.records import ClassBank, Floats, Selection, SourcePart
 from uotft.stages.workspace import Workspace
@@ -216,13 +216,14 @@ def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     """Class means of the target images that this seed may train on, and of no others."""
     from uotft.subset import few_shot
 
-    pool = store.read_arrays(ws.embedding(target))
+    pool = pools.read(ws.features(target))
     drawn = few_shot(pool["labels"], ws.params.subset.shots, seed)
     labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
     counts = np.bincount(labels, minlength=len(names))
 
-    def means(features: NDArray[np.float32]) -> Floats:
-        parts = [features[drawn][labels == c].mean(0) for c in range(len(names))]
+    def means(pool: NDArray[Any]) -> Floats:
+        features = pool[drawn].astype(np.float32)
+        parts = [features[labels == c].mean(0) for c in range(len(names))]
         return np.stack(parts).astype(np.float64)
 
     return ClassBank(

@@ -15,7 +15,7 @@ from uotft.errors import UserError
 from uotft.records import ImageSet
 from uotft.stages.overlap import read_overlap
 from uotft.stages.selecting import read_selection, source_bank, source_part, target_bank
-from uotft.stages.workspace import Log, Progress, Stop, Workspace
+from uotft.stages.workspace import Log, Progress, Stop, Workspace, never
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 
 
 Finish = Callable[["Network", Log, Callable[[], dict[str, float]]], None]
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 def pretrain(
@@ -84,7 +79,7 @@ def _adopt(
     """
     import torch
 
-    from uotft import cluster, embed
+    from uotft import embed, pools
     from uotft.images import Views
     from uotft.network import Network, nearest_mean_rows
     from uotft.objectives import plain
@@ -98,8 +93,12 @@ def _adopt(
     else:
         head = "class means"
         rows = images.rows("train")
-        features = embed.features(network, Views(images, rows), accelerator, progress=progress)
-        means, _ = cluster.class_means(features, images.labels[rows], classes)
+        size = ws.params.embed.batch_size
+        shards = embed.shards(
+            network, Views(images, rows), pools.cut(len(rows), size), accelerator,
+            batch_size=size, progress=progress,
+        )  # fmt: skip
+        means, _ = pools.class_means((part for _, part in shards), images.labels[rows], classes)
         rows_of_means = nearest_mean_rows(torch.as_tensor(means).float(), settings.head_scale)
         network.start_head("target", *rows_of_means)
     facts = {
@@ -255,7 +254,7 @@ def pretrain_belongs(ws: Workspace, processes: int) -> dict[str, Any]:
         "backbone": ws.params.backbone,
         "pretrain": _decisive(ws.params.pretrain.model_dump()),
         "processes": processes,
-        "files": _fingerprints(ws, [ws.data(ws.params.source)]),
+        "files": ws.fingerprints([ws.data(ws.params.source)]),
     }
 
 
@@ -272,7 +271,7 @@ def train_belongs(
         "train": _decisive(ws.params.train.model_dump(by_alias=True)),
         "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         "processes": processes,
-        "files": _fingerprints(ws, [*files, ws.pretrained() / "model.json"]),
+        "files": ws.fingerprints([*files, ws.pretrained() / "model.json"]),
     }
 
 
@@ -280,10 +279,6 @@ def _decisive(section: dict[str, Any]) -> dict[str, Any]:
     """A section without what decides nothing about the weights."""
     recipe = {k: v for k, v in section["recipe"].items() if k != "checkpoint_every"}
     return {**section, "recipe": recipe}
-
-
-def _fingerprints(ws: Workspace, files: list[Path]) -> dict[str, str]:
-    return {str(path.relative_to(ws.root)): store.fingerprint(path) for path in files}
 
 
 def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -> dict[str, Any]:

@@ -8,12 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from uotft import config, store
+from uotft import config, pools, store
 from uotft.records import ImageSet
 
 Progress = Callable[..., Any]
 Log = Callable[[int, dict[str, float]], None]
 Stop = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,14 @@ class Workspace:
         return self.root / "pretrained" / self.params.source
 
     def features(self, dataset: str) -> Path:
-        """Features of every training image of a data set."""
-        return self.root / "embeddings" / f"{dataset}-images.npz"
+        """The folder of the features of every training image of a data set."""
+        return self.root / "embeddings" / f"{dataset}-images"
 
     def embedding(self, dataset: str) -> Path:
-        """What selection compares: the units of the source, features of a target's pool."""
+        """What selection compares: the units of the source, the index of a target's features."""
         if dataset == self.params.source:
             return self.root / "embeddings" / f"{dataset}.npz"
-        return self.features(dataset)
+        return self.features(dataset) / pools.INDEX
 
     def overlap(self, target: str) -> Path:
         """Which of the target's test images are in the source too."""
@@ -58,7 +63,7 @@ class Workspace:
         return self.root / kind / target / strategy / str(seed)
 
     def unfinished(self, made: Path) -> Path:
-        """Where a training that is to make the folder ``made`` keeps checkpoints until then.
+        """Where a training keeps checkpoints, or an embedding shards, until ``made`` is there.
 
         DVC removes what a stage makes before it runs the stage, so they cannot be in there.
         """
@@ -71,6 +76,10 @@ class Workspace:
     def metrics(self, target: str, strategy: str) -> Path:
         """Test metrics of all seeds of one strategy."""
         return self.root / "metrics" / target / f"{strategy}.json"
+
+    def fingerprints(self, files: list[Path]) -> dict[str, str]:
+        """{path from the root: SHA-256} of some files."""
+        return {str(path.relative_to(self.root)): store.fingerprint(path) for path in files}
 
     def images(self, dataset: str) -> ImageSet:
         """The prepared images of a data set; those of files are decoded when they are asked for."""
