@@ -24,7 +24,7 @@ from uotft.stages import Workspace
 def pretrain(ws: Workspace, num_processes: int) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
     params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
-    tags = {"stage": "pretrain", "source": ws.params.source}
+    tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
     belongs = stages.pretrain_belongs(ws, num_processes)
     training = ["pretrain"], num_processes
@@ -61,6 +61,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
         "strategy": strategy,
         "seed": str(seed),
         "selection.sha256": store.fingerprint(folder / "selection.json"),
+        **_left_out(ws, ws.params.source, target),
     }
     cell = [target, strategy, str(seed)]
     name = "-".join(cell)
@@ -187,6 +188,13 @@ def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
         )
     print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
     stages.select(ws, target, strategy, seed)
+
+
+def _left_out(ws: Workspace, *datasets: str) -> dict[str, str]:
+    """Tags that count the files of data sets that cannot be read, where there are any."""
+    summaries = {name: store.read_json(ws.data(name).with_suffix(".json")) for name in datasets}
+    counts = {name: summary["images"].get("unreadable", 0) for name, summary in summaries.items()}
+    return {f"unreadable.{name}": str(count) for name, count in counts.items() if count}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
