@@ -7,7 +7,6 @@ seeded stratified hold-out where a data set has no official one.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -20,11 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from uotft.errors import UserError
-from uotft.pixels import pool
+from uotft.pixels import pool, upright_size
 from uotft.records import Files, ImageSet, Settings
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-ROTATED = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 CHUNK = 1024
 TOLERATED = 0.01  # share of the files that may be skipped
 
@@ -124,17 +122,8 @@ def hold_out(
 
 
 def _facts(root: Path, path: bytes) -> tuple[int, bytes, int, int]:
-    """(bytes, SHA-256, height, width) of a file; 1 x 1 where its head cannot be read."""
-    from PIL import Image
-
-    try:
+    """(bytes, SHA-256, height, width) of a file; decoding says why one cannot be read."""
+    content = b""
+    with suppress(OSError):
         content = Path(root, os.fsdecode(path)).read_bytes()
-    except OSError as error:
-        raise UserError(f"{root / os.fsdecode(path)}: {error.strerror}") from error
-    height = width = 1
-    unreadable = OSError, SyntaxError, ValueError, Image.DecompressionBombError
-    with suppress(*unreadable), Image.open(io.BytesIO(content)) as picture:
-        width, height = picture.size
-        if picture.getexif().get(0x0112) in ROTATED:
-            width, height = height, width
-    return len(content), hashlib.sha256(content).digest(), height, width
+    return len(content), hashlib.sha256(content).digest(), *upright_size(content)

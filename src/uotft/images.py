@@ -8,7 +8,7 @@ and two views are the same images in the same order, distorted apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from uotft.config import Augment
-from uotft.pixels import pool
+from uotft.pixels import Store, pool, scaled
 from uotft.records import Files, Floats, ImageSet, Pixels
 
 LUMA = (0.299, 0.587, 0.114)
+AT_ONCE, IN_CACHE = 1024, 4  # images that go to a GPU together; that stay in a CPU's cache
 RATIO = 3 / 4  # of a random crop's sides, or its inverse, at most
+Squares = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]  # n times (S, S, 3)
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -69,9 +71,14 @@ class Views:
         rows = self.rows[part]
         if self.files is None:
             return self.pixels[rows]
-        read = getattr(self.pixels, "read", self.pixels.__getitem__)
-        boxes = _centres(self.files.sizes[rows], self.files.share)
-        return np.asarray(_crops(read(rows), boxes, self.files.size))
+        return views(
+            _squares(self.pixels, rows), self.files.sizes[rows], self.files.share, self.files.size
+        )
+
+
+def views(squares: Squares, sizes: NDArray[np.int32], share: float, size: int) -> NDArray[np.uint8]:
+    """Of pictures of ``sizes`` (n, 2), kept as squares, what tests see: (n, size, size, 3)."""
+    return np.asarray(_crops(squares, _centres(sizes, share), size))
 
 
 def ahead(make: Callable[[K], T], keys: Iterable[K]) -> Iterator[T]:
@@ -142,12 +149,11 @@ class Stream:
             1 - self.augment.contrast, 1 + self.augment.contrast, self.batch_size
         )
         corner = rng.random((2, self.batch_size))
-        images = self._cropped(rows, mine, rng)
+        boxes = self._boxes(rows, rng)
+        turned = np.zeros(self.batch_size, bool)
         if self.augment.flip:
-            turned = torch.as_tensor(rng.integers(2, size=self.batch_size) == 1)[self.share]
-            images = torch.where(
-                turned.to(images.device)[:, None, None, None], images.flip(3), images
-            )
+            turned = rng.integers(2, size=self.batch_size) == 1
+        images = self._images(rows[self.share], boxes[self.share], turned[self.share])
         if self.augment.operations:
             from uotft.randaugment import randaugment
 
@@ -160,28 +166,49 @@ class Stream:
             images = _cut_out(images, corner[:, self.share], self.augment.cutout)
         return Batch(images, self.labels[mine])
 
-    def _cropped(self, rows: NDArray[np.int64], mine: Tensor, rng: np.random.Generator) -> Tensor:
-        """(n, C, H, W) in [-1, 1] of this process's share; of files, a box of each picture."""
+    def _boxes(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+        """What is cropped of each picture of the global batch; nothing where there are no files."""
         if self.files is None:
-            assert self.held is not None
-            return to_input(self.held[mine], self.channels)
-        sizes, smallest = self.files.sizes[self.origin[rows]], self.augment.crop
-        boxes = (
-            _random_boxes(sizes, smallest, rng) if smallest else _centres(sizes, self.files.share)
-        )[self.share]
-        if self.held is not None:
-            return _crops_at_once(to_input(self.held[mine], self.channels), boxes, self.files.size)
-        crops = _crops(self.images[self.origin[rows[self.share]]], boxes, self.files.size)
-        return to_input(crops.to(self.device), self.channels)
+            return np.empty((0, 4))
+        sizes = self.files.sizes[self.origin[rows]]
+        if self.augment.crop:
+            return _random_boxes(sizes, self.augment.crop, rng)
+        return _centres(sizes, self.files.share)
+
+    def _images(self, rows: NDArray[np.int64], boxes: Floats, turned: NDArray[np.bool_]) -> Tensor:
+        """Some images (n, C, H, W) in [-1, 1], cropped and, where ``turned``, left to right."""
+        if self.files is not None and self.held is None:
+            crops = _crops(_squares(self.images, self.origin[rows]), boxes, self.files.size)
+            for row in np.flatnonzero(turned).tolist():
+                crops[row] = crops[row].flip(1)
+            if self.device.type == "cpu":
+                return _to_input_in_parts(crops, self.channels)
+            return to_input(crops.to(self.device), self.channels)
+        assert self.held is not None
+        held = self.held[torch.as_tensor(rows, device=self.device)]
+        images = to_input(held, self.channels)
+        if self.files is not None:
+            images = _crops_at_once(images, boxes, self.files.size)
+        if turned.any():
+            mirrored = torch.as_tensor(turned, device=self.device)[:, None, None, None]
+            images = torch.where(mirrored, images.flip(3), images)
+        return images
 
     def _hold(self) -> Tensor | None:
         """All images on the device, where they are small or it is a GPU with room for them."""
-        if self.files is not None:
-            needed = len(self.origin) * int(np.prod(self.images.shape[1:]))
-            cuda = self.device.type == "cuda"
-            if not cuda or 2 * needed > torch.cuda.mem_get_info(self.device)[0]:
-                return None
-        return torch.as_tensor(self.images[self.origin], device=self.device)
+        if self.files is None:
+            return torch.as_tensor(self.images[self.origin], device=self.device)
+        needed = len(self.origin) * int(np.prod(self.images.shape[1:]))
+        cuda = self.device.type == "cuda"
+        if not cuda or 2 * needed > torch.cuda.mem_get_info(self.device)[0]:
+            return None
+        parts = np.array_split(self.origin, -(-len(self.origin) // AT_ONCE))
+        return torch.cat([torch.as_tensor(self.images[p], device=self.device) for p in parts])
+
+
+def _squares(pixels: Pixels, rows: NDArray[np.int64]) -> Squares:
+    """The kept squares of some rows, not copied where they need not be."""
+    return pixels.read(rows) if isinstance(pixels, Store) else pixels[rows]
 
 
 def _centres(sizes: NDArray[np.int32], share: float) -> Floats:
@@ -213,23 +240,36 @@ def _random_boxes(sizes: NDArray[np.int32], smallest: float, rng: np.random.Gene
     return np.concatenate([corner * (1 - extent), extent], 1)
 
 
-def _crops(pixels: NDArray[np.uint8], boxes: Floats, size: int) -> Tensor:
-    """A box of each image (n, H, W, 3), scaled with antialiasing: uint8 (n, size, size, 3)."""
-    sides = np.array(pixels.shape[1:3])
-    extent = np.maximum(np.rint(boxes[:, 2:] * sides), 1).astype(int)
-    start = np.minimum(np.rint(boxes[:, :2] * sides).astype(int), sides - extent)
-    crops = torch.empty((len(pixels), size, size, pixels.shape[3]), dtype=torch.uint8)
+def _to_input_in_parts(pixels: Tensor, channels: int) -> Tensor:
+    """``to_input`` of colour, a few images at a time, which a CPU's cache holds.
+
+    The memory is NumPy's, which asks for huge pages: tens of megabytes of small ones cost more.
+    """
+    images = np.empty((*pixels.shape[:3], channels), np.float32)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+    for start in range(0, len(pixels), IN_CACHE):
+        part = slice(start, start + IN_CACHE)
+        batch[part] = to_input(pixels[part], channels)
+    return batch
+
+
+def _crops(squares: Squares, boxes: Floats, size: int) -> Tensor:
+    """A box of each square, scaled: uint8 (n, size, size, 3)."""
+    crops = np.empty((len(squares), size, size, 3), np.uint8)
+    side = len(squares[0]) if len(squares) else 1
+    first, last = boxes[:, :2] * side, (boxes[:, :2] + boxes[:, 2:]) * side
+    start = np.minimum(np.rint(first).astype(int), side - 1)
+    stop = np.maximum(np.rint(last).astype(int), start + 1)
 
     def one(row: int) -> None:
-        (top, left), (height, width) = start[row], extent[row]
-        box = torch.as_tensor(pixels[row, top : top + height, left : left + width])
-        crops[row] = functional.interpolate(
-            box.permute(2, 0, 1)[None], (size, size), mode="bilinear", antialias=True
-        )[0].permute(1, 2, 0)
+        (top, left), (bottom, right) = start[row], stop[row]
+        # a copy of its own: what is kept is mapped read-only
+        box = squares[row][top:bottom, left:right].copy()
+        crops[row] = scaled(box, size)
 
-    for _ in pool().map(one, range(len(pixels))):
+    for _ in pool().map(one, range(len(squares))):
         pass
-    return crops
+    return torch.from_numpy(crops)
 
 
 def _crops_at_once(images: Tensor, boxes: Floats, size: int) -> Tensor:

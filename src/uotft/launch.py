@@ -28,7 +28,7 @@ def pretrain(ws: Workspace, fleet: Fleet) -> str:
     if fleet.rank:
         return _join(["pretrain"], fleet)
     params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
-    tags = {"stage": "pretrain", "source": ws.params.source}
+    tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
     belongs = stages.pretrain_belongs(ws, fleet.processes)
     training = ["pretrain"], fleet
@@ -85,6 +85,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
         "strategy": strategy,
         "seed": str(seed),
         "selection.sha256": store.fingerprint(folder / "selection.json"),
+        **_left_out(ws, ws.params.source, target),
     }
     name = "-".join(cell)
     made, training = ws.cell("models", target, strategy, seed), (["train", *cell], fleet)
@@ -221,6 +222,13 @@ def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
         )
     print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
     stages.select(ws, target, strategy, seed)
+
+
+def _left_out(ws: Workspace, *datasets: str) -> dict[str, str]:
+    """Tags that count the files of data sets that cannot be read, where there are any."""
+    summaries = {name: store.read_json(ws.data(name).with_suffix(".json")) for name in datasets}
+    counts = {name: summary["images"].get("unreadable", 0) for name, summary in summaries.items()}
+    return {f"unreadable.{name}": str(count) for name, count in counts.items() if count}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

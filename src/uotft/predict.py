@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from uotft.errors import UserError
-from uotft.images import to_input
+from uotft.files import View
+from uotft.images import to_input, views
 from uotft.network import Network
-from uotft.pixels import picture_of
+from uotft.pixels import picture_of, square, upright_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,17 +39,28 @@ def read(path: Path, shape: list[int], resize: Callable[[Image], Pixels] | None 
     """
     from PIL.Image import Resampling
 
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    picture = picture_of(content, path, "L" if len(shape) == 2 else "RGB")
+    picture = picture_of(_content(path), path, "L" if len(shape) == 2 else "RGB")
     size = (shape[1], shape[0])
     if picture.size != size and resize is not None:
         return resize(picture)
     if picture.size != size:
         picture = picture.resize(size, Resampling.BICUBIC)
     return np.asarray(picture)
+
+
+def see(path: Path, view: View) -> Pixels:
+    """An image file as tests see it in a data set of files: (size, size, 3)."""
+    content = _content(path)
+    kept, size = square(content, view.stored, path), np.array([upright_size(content)])
+    pixels: Pixels = views([kept], size, view.share, view.size)[0]
+    return pixels
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
 
 
 @torch.no_grad()

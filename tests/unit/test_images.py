@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import pictures
 from uotft.config import Augment
-from uotft.images import Stream, to_input
+from uotft.images import Stream, Views, _crops, _crops_at_once, _random_boxes, to_input
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 12, 12), dtype=np.uint8)
 STILL = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0)
@@ -128,3 +131,125 @@ def test_a_colour_stream_warps_all_channels_alike() -> None:
     grey = Stream(IMAGES, np.arange(10), **settings)[0].images
     assert colour.shape == (4, 3, 12, 12)
     assert torch.allclose(colour, grey.expand(-1, 3, -1, -1), atol=1e-6)
+
+
+# ---- of files: views of tests and random crops
+
+
+def test_the_view_of_tests_is_resize_and_centre_crop(tmp_path: Path) -> None:
+    """Beside torchvision's Resize(256), CenterCrop(224) of the same picture."""
+    from torchvision.transforms import v2
+
+    theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
+    for size in ((500, 375), (375, 500), (480, 320), (300, 300)):
+        images = pictures.scenes(tmp_path / str(size), 3, size)
+        seen = Views(images, np.arange(3))
+        assert seen.shape == (3, 224, 224, 3)
+        for row, view in enumerate(seen[:]):
+            expected = np.asarray(theirs(pictures.scene(row, size)), np.int64)
+            assert np.abs(view - expected).mean() < 0.9, "of 255; a shift by one pixel is 1.5"
+            assert np.abs(view - expected).max() <= 12
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (300, 300), (900, 100), (100, 900)])
+def test_random_boxes_are_torchvisions_random_resized_crop(size: tuple[int, int]) -> None:
+    from scipy.stats import ks_2samp
+    from torchvision.transforms.v2 import RandomResizedCrop
+
+    torch.manual_seed(0)
+    width, height = size
+    crop, n = RandomResizedCrop(224), 3000
+    drawn = [crop.make_params([torch.empty(3, height, width)]) for _ in range(n)]
+    theirs = np.array([[p[k] for k in ("top", "left", "height", "width")] for p in drawn], float)
+    sizes = np.tile([[height, width]], (n, 1))
+    boxes = _random_boxes(sizes, 0.08, np.random.default_rng(0))
+    ours = np.rint(boxes * [height, width, height, width])  # theirs are of whole pixels
+    assert boxes.min() >= 0
+    assert (boxes[:, :2] + boxes[:, 2:]).max() <= 1 + 1e-9
+    measures = {
+        "area": lambda b: b[:, 2] * b[:, 3],
+        "ratio": lambda b: b[:, 3] / b[:, 2],
+        "middle from the top": lambda b: b[:, 0] + b[:, 2] / 2,
+        "middle from the left": lambda b: b[:, 1] + b[:, 3] / 2,
+    }
+    for name, measure in measures.items():
+        assert ks_2samp(measure(ours), measure(theirs)).statistic < 0.05, name
+
+
+def test_a_picture_too_long_for_any_box_gives_its_middle() -> None:
+    sizes = np.array([[100, 1000], [1000, 100]])
+    boxes = _random_boxes(sizes, 1.0, np.random.default_rng(0)) * np.tile(sizes, 2)
+    assert np.allclose(boxes, [[0, 1300 / 3, 100, 400 / 3], [1300 / 3, 0, 400 / 3, 100]])
+
+
+PAPER = STILL.model_copy(update={"crop": 0.08, "flip": True})
+
+
+def of_files(tmp_path: Path, augment: Augment = PAPER, **changes: object) -> Stream:
+    images = pictures.scenes(tmp_path, 12, (60, 45), stored=48, size=32)
+    settings = {"name": "source", "batch_size": 8, "seed": 3, "channels": 3, "augment": augment}
+    origin = np.array([1, 3, 5, 7, 9, 11, 2, 4])
+    return Stream(
+        images.images, np.arange(8), origin=origin, files=images.files, **settings | changes
+    )
+
+
+def test_without_a_crop_files_are_seen_as_in_tests(tmp_path: Path) -> None:
+    still = of_files(tmp_path, STILL)
+    images = pictures.scenes(tmp_path, 12, (60, 45), stored=48, size=32)
+    expected = Views(images, still.origin[still.rows(2)])[:]
+    assert still.held is None
+    assert torch.equal(still[2].images, to_input(torch.as_tensor(expected), 3))
+    grey = of_files(tmp_path, STILL, channels=1)[2].images
+    assert torch.equal(grey, to_input(torch.as_tensor(expected), 1))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("augment", [PAPER, PAPER.model_copy(update={"operations": 2})])
+def test_processes_share_the_crops_of_one(tmp_path: Path, augment: Augment, world: int) -> None:
+    whole = of_files(tmp_path, augment)[3]
+    shares = [of_files(tmp_path, augment, rank=r, world=world)[3] for r in range(world)]
+    assert torch.equal(torch.cat([s.labels for s in shares]), whole.labels)
+    assert torch.allclose(torch.cat([s.images for s in shares]), whole.images, atol=1e-6)
+
+
+def test_crops_repeat_exactly_and_every_epoch_has_others(tmp_path: Path) -> None:
+    stream = of_files(tmp_path)
+    assert torch.equal(stream[0].images, of_files(tmp_path)[0].images)
+    first, second = (stream[step] for step in (0, 1))
+    assert sorted(first.labels.tolist()) == sorted(second.labels.tolist()) == [*range(8)]
+    again = second.images[second.labels.argsort()]
+    assert not torch.allclose(first.images[first.labels.argsort()], again, atol=0.1)
+
+
+def test_every_second_image_is_flipped(tmp_path: Path) -> None:
+    turned = 0
+    for step in range(10):
+        plain = of_files(tmp_path, STILL)[step].images
+        flipped = of_files(tmp_path, STILL.model_copy(update={"flip": True}))[step].images
+        for a, b in zip(plain, flipped, strict=True):
+            assert torch.equal(a, b) or torch.equal(a.flip(2), b)
+            turned += not torch.equal(a, b)
+    assert 25 < turned < 55, "of 80"
+
+
+def test_a_gpu_crops_as_the_cpu_does(tmp_path: Path) -> None:
+    """All squares at once, as a GPU holds them, beside image by image; here both on the CPU."""
+    squares = pictures.scenes(tmp_path, 3, stored=48).images[np.arange(3)]
+    boxes = np.array([[4, 8, 20, 24], [0, 0, 48, 48], [28, 30, 20, 18]]) / 48  # whole pixels
+    one_by_one = to_input(_crops(squares, boxes, 60), 3)
+    at_once = _crops_at_once(to_input(torch.as_tensor(squares), 3), boxes, 60)
+    # at its edge a box on the GPU sees the pixels around it
+    inside = slice(None), slice(None), slice(2, -2), slice(2, -2)
+    assert (at_once - one_by_one)[inside].abs().max() < 1.5 / 127.5
+
+
+def test_a_stream_that_is_held_gives_the_same_batches(tmp_path: Path) -> None:
+    stream = of_files(tmp_path)
+    one_by_one = stream[1].images
+    stream.held = torch.as_tensor(stream.images[stream.origin])
+    at_once = stream[1].images
+    assert at_once.shape == one_by_one.shape
+    difference = (at_once - one_by_one).abs().mean((1, 2, 3))
+    assert difference.max() < 0.1, "boxes of whole pixels against shares of them"
+    assert difference.max() < (one_by_one - one_by_one.roll(1, 0)).abs().mean((1, 2, 3)).min() / 4

@@ -11,22 +11,11 @@ import pytest
 from PIL import Image
 
 from conftest import call
+from pictures import encoded, scene
 from uotft import overlap, stages, store
 from uotft.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def scene(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
-    """A colour picture of soft blobs; every seed another one."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: int) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
 
 
 def save(path: Path, image: Image.Image, **options: int) -> None:

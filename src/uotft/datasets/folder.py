@@ -38,7 +38,7 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]]) -> ImageSet
     if not root.is_dir():
         raise UserError(f"{root}: no such folder (path in the data set's section of params.yaml)")
     paths = list(files.below(root))
-    pieces = [path.decode("utf-8", "surrogateescape").split("/") for path in paths]
+    pieces = [path.decode(errors="backslashreplace").split("/") for path in paths]
     whole = any(p[0] in PARTS and len(p) > 2 for p in pieces)  # it has parts of its own
     parted = [(PARTS.get(p[0], ""), p[1:]) if whole else ("train", p) for p in pieces]
     good = [i for i, (part, rest) in enumerate(parted) if part and len(rest) > 1]

@@ -117,19 +117,24 @@ def _sheets(ws: Workspace, target: str) -> dict[str, list[tuple[str, NDArray[np.
 
     images, source, bank = ws.images(target), ws.images(ws.params.source), source_bank(ws)
 
-    def first(images: ImageSet, members: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
-        """{unit: its first training image}, where ``members`` is the unit of each."""
+    def first(
+        images: ImageSet, members: NDArray[np.int64], wanted: list[int]
+    ) -> list[NDArray[np.uint8]]:
+        """The first training image of each unit wanted, where ``members`` is the unit of each."""
         found, rows = np.unique(members, return_index=True)
-        views = Views(images, images.rows("train")[rows])
-        return dict(zip(found.tolist(), views[:], strict=True))
+        views = Views(images, images.rows("train")[rows[np.searchsorted(found, wanted)]])
+        return [*views[:]]
 
-    classes = first(images, images.labels[images.rows("train")])
-    units, names = first(source, bank.members), bank.labels or bank.names
-    sheets = {target: [(images.names[c], image) for c, image in classes.items()]}
+    labels, names = images.labels[images.rows("train")], bank.labels or bank.names
+    classes = np.unique(labels).tolist()
+    shown = first(images, labels, classes)
+    sheets = {target: [(images.names[c], x) for c, x in zip(classes, shown, strict=True)]}
     for strategy in ws.params.strategies:
         chosen = read_selection(ws, target, strategy, ws.params.seeds[0])
         if chosen["classes"]:
-            sheets[strategy] = [(names[c["row"]], units[c["row"]]) for c in chosen["classes"]]
+            rows = [c["row"] for c in chosen["classes"]]
+            shown = first(source, bank.members, rows)
+            sheets[strategy] = [(names[r], image) for r, image in zip(rows, shown, strict=True)]
     return sheets
 
 

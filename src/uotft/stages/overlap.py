@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 
 from uotft import config, overlap as room, store
 from uotft.errors import UserError
+from uotft.files import SUFFIXES
+from uotft.pixels import content_of, picture_of
 from uotft.stages.workspace import Progress, Workspace
-
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def overlap(
@@ -121,6 +120,9 @@ def _side(
     return _Prepared(ws, word, part, progress)
 
 
+SMALL = 64  # pixels a side at least, of a JPEG that is decoded smaller than it is
+
+
 class _Prepared:
     """One part of data/NAME.npz; the key of an image is its row, its bytes are its pixels."""
 
@@ -140,9 +142,9 @@ class _Prepared:
                 yield room.picture(Image.fromarray(pixels), row, digest)
                 continue
             path = self.images.files.path(row)
-            with Image.open(path) as image:
-                digest = self.images.files.sha256[row].tobytes().hex()
-                yield room.picture(image, row, digest, path.stem)
+            content = content_of(self.images.files, row)
+            digest = hashlib.sha256(content).hexdigest()
+            yield room.picture(picture_of(content, path, "L", SMALL), row, digest, path.stem)
 
     def facts(self) -> dict[str, Any]:
         """What was compared."""
@@ -180,20 +182,17 @@ class _Folder:
 
     def pictures(self) -> Iterator[room.Picture]:
         """Every image that can be read; the others are listed in ``unreadable``."""
-        from PIL import Image
-
         for name in self.progress(self.files, f"{self.name}: {self.part}"):
             shown = os.fsencode(name).decode(errors="replace")  # JSON holds Unicode only
             try:
                 content = (self.root / name).read_bytes()
                 digest = hashlib.sha256(content).hexdigest()
-                with Image.open(io.BytesIO(content)) as image:
-                    found = room.picture(image, shown, digest, Path(shown).stem)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+                image = picture_of(content, Path(shown), "L", SMALL)
+            except (OSError, UserError):
                 self.unreadable.append(shown)
                 continue
             self.digest.update(f"{shown}\0{digest}\n".encode())
-            yield found
+            yield room.picture(image, shown, digest, Path(shown).stem)
 
     def facts(self) -> dict[str, Any]:
         """What was compared."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft import config, objectives, store
-from uotft.errors import UserError
+from uotft.errors import Interrupted, UserError
+from uotft.pixels import Store
 from uotft.records import ImageSet
 from uotft.stages.overlap import read_overlap
 from uotft.stages.selecting import read_selection, source_bank, source_part, target_bank
@@ -53,7 +54,7 @@ def pretrain(
         return
     torch.manual_seed(settings.seed)
     network = checkpoint.build(ws.params.backbone, len(images.names))
-    stream = _Stream(accelerator, settings.seed, settings.augment, network.channels)
+    stream = _Stream(accelerator, settings.seed, settings.augment, network.channels, progress, stop)
     rows = images.rows("train")
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
     recipe = settings.recipe.counted(len(rows), settings.batch_size)
@@ -174,7 +175,7 @@ def train(
         network.start_head(head, *start)
 
     # ---- streams: the seed's few labelled images, and those of the kept source units
-    stream = _Stream(accelerator, seed, settings.augment, network.channels)
+    stream = _Stream(accelerator, seed, settings.augment, network.channels, progress, stop)
     pool = images.rows("train")
     rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
@@ -290,6 +291,7 @@ def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -
     images = ws.images(target)
     dirty = read_overlap(ws, target)["target"]
     rows, results = np.setdiff1d(images.rows("test"), dirty), {}
+    _decode(images, images.rows("test"), accelerator, progress)
     for seed in progress(ws.params.seeds, "evaluating"):
         network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
         if facts["data"] != store.fingerprint(ws.data(target)):
@@ -350,6 +352,7 @@ def _fit_and_write(
     from uotft.images import Views
 
     rows = images.rows("val")
+    _decode(images, rows, accelerator, progress, stop)
     seen = Views(images, rows)
     history: dict[int, dict[str, float]] = {}
     left = ws.unfinished(folder)
@@ -411,14 +414,45 @@ def _seen(
         return pretrained.head("target")(features), torch.as_tensor(images.labels[rows])
 
 
+def _decode(
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    accelerator: Accelerator,
+    progress: Progress,
+    stop: Stop = never,
+) -> None:
+    """Have the pixels of files kept that all processes are going to read, each decoded once."""
+    if not isinstance(images.images, Store):
+        return
+
+    def bar(starts: Iterable[int], label: str) -> Iterator[int]:
+        for start in progress(starts, label):
+            if stop():
+                raise Interrupted("training was interrupted before its images were decoded")
+            yield start
+
+    # every process its share; then one on each machine what others, which keep theirs, have done
+    images.images.hold(rows[accelerator.process_index :: accelerator.num_processes], bar)
+    accelerator.wait_for_everyone()
+    with accelerator.local_main_process_first():
+        images.images.hold(rows, bar)
+
+
 class _Stream:
     """Makes the streams of one run: what they share is said once."""
 
     def __init__(
-        self, accelerator: Accelerator, seed: int, augment: config.Augment, channels: int = 1
+        self,
+        accelerator: Accelerator,
+        seed: int,
+        augment: config.Augment,
+        channels: int = 1,
+        progress: Progress = lambda items, label: items,
+        stop: Stop = never,
     ) -> None:
         self.accelerator, self.seed = accelerator, seed
         self.augment, self.channels = augment, channels
+        self.progress, self.stop = progress, stop
 
     def __call__(
         self,
@@ -437,6 +471,7 @@ class _Stream:
                 f"the {name} batch of {batch_size} cannot be shared by {world} processes: "
                 f"choose a multiple of {world} in params.yaml, and two images for each at least"
             )
+        _decode(images, rows, self.accelerator, self.progress, self.stop)
         return Stream(
             images.images, labels, name=name, batch_size=batch_size, seed=self.seed,
             augment=strong or self.augment, view=2 if strong else 1, channels=self.channels,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from uotft import config, store
 from uotft.errors import UserError
+from uotft.files import View
 
 if TYPE_CHECKING:
     from uotft.predict import Answer
@@ -15,25 +21,38 @@ if TYPE_CHECKING:
 
 def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
     """The likeliest classes of each image file, and why the others cannot be read."""
-    import numpy as np
-
     from uotft import checkpoint, predict as room
 
     network, facts = checkpoint.read(model)
-    resize = None
-    if "dataset" in facts:
-        module, settings = config.dataset_section(facts["dataset"], "the model's data set")
-        if hasattr(module, "from_picture"):
-            resize = partial(module.from_picture, settings=settings)
-    pixels, bad = {}, []
+    read, pixels, bad = _reader(facts), {}, []
     for file in files:
         try:
-            pixels[file] = room.read(Path(file), facts["image_size"], resize)
+            pixels[file] = read(Path(file))
         except UserError as error:
             bad.append(str(error))
     if not pixels:
         return [], bad
     return room.best(network, np.stack([*pixels.values()]), facts["classes"], [*pixels]), bad
+
+
+def _reader(facts: dict[str, Any]) -> Callable[[Path], NDArray[np.uint8]]:
+    """What makes pixels of an image file as the model's data set made those of its images."""
+    from uotft import predict as room
+
+    module, settings = _dataset(facts)
+    if isinstance(settings, View):
+        return partial(room.see, view=settings)
+    resize = getattr(module, "from_picture", None)
+    return partial(
+        room.read, shape=facts["image_size"], resize=resize and partial(resize, settings=settings)
+    )
+
+
+def _dataset(facts: dict[str, Any]) -> tuple[ModuleType | None, Any]:
+    """The module and the settings of the data set that a model was trained on, if it says so."""
+    if "dataset" not in facts:
+        return None, None
+    return config.dataset_section(facts["dataset"], "the model's data set")
 
 
 def export(model: Path, form: str, output: Path) -> dict[str, Any]:
@@ -44,9 +63,12 @@ def export(model: Path, form: str, output: Path) -> dict[str, Any]:
         raise UserError(f"--format: got {form!r}; known are {', '.join(room.FORMATS)}")
     network, facts = checkpoint.read(model)
     content, difference = room.export(network, facts["image_size"], form)
+    _, settings = _dataset(facts)
+    # of files, the centred square of this share of the shorter side is what the model saw in tests
+    seen = {"share": settings.share} if isinstance(settings, View) else {}
     about = {
         "format": form,
-        "input": {"pixels": "uint8", "shape": ["images", *facts["image_size"]]},
+        "input": {"pixels": "uint8", "shape": ["images", *facts["image_size"]], **seen},
         "output": {"logits": "float32", "shape": ["images", len(facts["classes"])]},
         "classes": facts["classes"],
         "model": facts["sha256"],

@@ -1,0 +1,261 @@
+"""The input pipeline: does training wait for images, and what does one cost?
+
+python benchmarks/pipeline.py steps      # steps a second, beside tensors already on the device
+python benchmarks/pipeline.py crops      # JPEGs into training crops, beside torchvision
+python benchmarks/pipeline.py features   # features from files, beside the backbone alone
+
+Sides take turns in one process; each figure is the median of --repeats turns. ``crops`` counts the
+seconds of the processor on all threads, so that it is a figure for one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from uotft import checkpoint, files
+from uotft.config import Augment
+from uotft.images import Stream, Views, to_input
+from uotft.network import Network
+from uotft.objectives import joint, plain
+from uotft.pixels import Store
+from uotft.records import ImageSet
+from uotft.stages import Workspace
+from uotft.train import fit
+
+HEIGHT, WIDTH, QUALITY, BATCH = 375, 500, 92, 64
+PAPER = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0, crop=0.08, flip=True)
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG of 500 x 375 with the spectrum of photos: amplitude as 1/f, correlated colours."""
+    rng = np.random.default_rng(seed)
+    y, x = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)
+    falling = 1 / np.maximum(np.hypot(y, x), 1 / WIDTH)
+    noise = rng.standard_normal((3, *falling.shape)) + 1j * rng.standard_normal((3, *falling.shape))
+    grey, *colours = np.fft.irfft2(noise * falling, s=(HEIGHT, WIDTH))
+    planes = np.stack([grey, grey + 0.3 * colours[0], grey + 0.3 * colours[1]], 2)
+    file = io.BytesIO()
+    pixels = (128 + 50 * planes / planes.std()).clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def photos(folder: Path, count: int) -> ImageSet:
+    """``count`` photos of 10 classes as a data set of files, FOLDER/CLASS/NUMBER.jpg."""
+    paths = [f"{i % 10}/{i:04}.jpg" for i in range(count)]
+    for i, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(photo(i))
+    return files.image_set(
+        folder,
+        [path.encode() for path in paths],
+        np.arange(count) % 10,
+        np.full(count, "train"),
+        tuple(map(str, range(10))),
+        files.View(),
+        lambda items, label: items,
+    )
+
+
+def stored(images: ImageSet, folder: Path) -> ImageSet:
+    """The set with its pixels kept below ``folder``."""
+    return ImageSet(
+        Store(images.files, folder), images.labels, images.splits, images.names, images.files
+    )
+
+
+def turns(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """The median figure of each side; the first turn, which imports and warms up, is left out."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        order = [*sides] if turn % 2 else [*reversed(sides)]
+        for name in order:
+            value = sides[name]()
+            if turn:
+                found[name].append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+# ---- steps
+
+
+class Synthetic:
+    """A stream that has one batch on the device and gives it again and again."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.batch, self.origin, self.rows = stream[0], stream.origin, stream.rows
+
+    def __getitem__(self, step: int) -> object:
+        return self.batch
+
+
+def steps(repeats: int) -> None:
+    """Steps a second of the embedded default's two trainings, random pixels of its sizes."""
+    params, rng = Workspace.find().params, np.random.default_rng(0)
+    torch.set_num_threads(params.cpu_threads or torch.get_num_threads())
+    side = params.datasets["glyphs"]["size"]
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+
+    def stream(name: str, count: int, classes: int, batch: int, augment: Augment) -> Stream:
+        return Stream(
+            rng.integers(0, 255, (count, side, side), dtype=np.uint8),
+            rng.integers(0, classes, count),
+            name=name, batch_size=batch, seed=0, augment=augment, device=accelerator.device,
+        )  # fmt: skip
+
+    pre, fine = params.pretrain, params.train
+    cases = {
+        "pretrain": (
+            {"target": stream("target", 18_900, 450, pre.batch_size, pre.augment)},
+            (450, 0), plain.ROUTES, pre.recipe,
+            lambda o, b: plain.terms(o, b, 0),
+        ),
+        "train": (
+            {"target": stream("target", 20, 10, fine.target_batch, fine.augment),
+             "source": stream("source", 2_520, 60, fine.source_batch, fine.augment)},
+            (10, 60), joint.ROUTES, fine.recipe,
+            lambda o, b: joint.terms(o, b, 1.0),
+        ),
+    }  # fmt: skip
+    for name, (streams, heads, routes, recipe, terms) in cases.items():
+        count = 200
+        recipe = recipe.model_copy(update={"steps": count, "eval_every": 0})
+
+        def run(given: dict, heads=heads, routes=routes, recipe=recipe, terms=terms) -> float:  # noqa: ANN001
+            backbone = checkpoint.build(params.backbone, heads[0]).backbone
+            network = Network(backbone, target=heads[0], source=heads[1]).to(accelerator.device)
+            start = time.perf_counter()
+            fit(network, given, terms, recipe, accelerator, routes=routes)
+            return recipe.steps / (time.perf_counter() - start)
+
+        synthetic = {k: Synthetic(s) for k, s in streams.items()}
+        sides = {"uotft": lambda s=streams: run(s), "synthetic": lambda s=synthetic: run(s)}
+        found = turns(sides, repeats)
+        report(f"{name}, steps a second", found, "uotft", "synthetic")
+
+
+# ---- crops
+
+
+def crops(repeats: int) -> None:
+    """Images a second of processor time, 500 x 375 JPEGs into batches of crops of 224 x 224."""
+    torch.set_num_threads(1)
+    from torchvision import transforms as t
+    from torchvision.datasets import ImageFolder
+
+    count = 4 * BATCH
+    with tempfile.TemporaryDirectory() as name:
+        images = photos(Path(name, "photos"), count)
+        print(f"{count} files of {images.files.bytes.mean() / 1000:.0f} kB")
+        rival = ImageFolder(
+            Path(name, "photos"),
+            t.Compose([
+                t.RandomResizedCrop(224), t.RandomHorizontalFlip(), t.ToTensor(),
+                t.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            ]),
+        )  # fmt: skip
+        full = stored(images, Path(name, "full"))
+        full.images.fill(np.arange(count))
+
+        def batches(given: ImageSet) -> Iterable[object]:
+            stream = Stream(
+                given.images, given.labels, name="target", batch_size=BATCH, seed=0,
+                augment=PAPER, channels=3, files=given.files,
+            )  # fmt: skip
+            return (stream[step] for step in range(count // BATCH))
+
+        def theirs() -> Iterable[object]:
+            order = np.random.default_rng(0).permutation(count)
+            for rows in order.reshape(-1, BATCH).tolist():
+                yield torch.utils.data.default_collate([rival[row] for row in rows])
+
+        def filling() -> Iterable[object]:
+            folder = Path(name, "new")
+            yield from batches(stored(images, folder))
+            shutil.rmtree(folder)
+
+        def rate(made: Callable[[], Iterable[object]]) -> float:
+            start = time.process_time()
+            for _ in made():
+                pass
+            return count / (time.process_time() - start)
+
+        sides = {
+            "uotft, store filled": lambda: rate(lambda: batches(full)),
+            "uotft, store being filled": lambda: rate(filling),
+            "torchvision": lambda: rate(theirs),
+        }
+        found = turns(sides, repeats)
+        for side in list(sides)[:2]:
+            report("images a second of one core", found, side, "torchvision")
+
+
+# ---- features
+
+
+def features(repeats: int) -> None:
+    """Images a second through ResNet18 at 224 pixels, from files and from one tensor."""
+    from uotft import embed
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    count = 8 * BATCH if torch.cuda.is_available() else 2 * BATCH
+    network = checkpoint.build({"name": "resnet18", "weights": "none"}, 10)
+    network = network.to(accelerator.device).eval()
+    with tempfile.TemporaryDirectory() as name:
+        images = photos(Path(name, "photos"), count)
+        full = stored(images, Path(name, "full"))
+        full.images.fill(np.arange(count))
+        ready = to_input(torch.as_tensor(Views(full, np.arange(BATCH))[:]), 3)
+        ready = ready.to(accelerator.device)
+
+        def wait() -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+
+        def from_files(given: ImageSet) -> float:
+            start = time.perf_counter()
+            embed.features(network, Views(given, np.arange(count)), accelerator, batch_size=BATCH)
+            return count / (time.perf_counter() - start)
+
+        def alone() -> float:
+            start = time.perf_counter()
+            with torch.no_grad():
+                for _ in range(count // BATCH):
+                    network.backbone(ready)
+            wait()
+            return count / (time.perf_counter() - start)
+
+        found = turns({"uotft": lambda: from_files(full), "backbone": alone}, repeats)
+        report("features, images a second", found, "uotft", "backbone")
+
+
+def report(title: str, found: dict[str, float], ours: str, theirs: str) -> None:
+    """One line: both figures and their ratio."""
+    ratio = found[ours] / found[theirs]
+    print(f"{title}: {ours} {found[ours]:.1f}, {theirs} {found[theirs]:.1f}, ratio {ratio:.3f}")
+
+
+def main() -> None:
+    """Run one of the three parts."""
+    parser = argparse.ArgumentParser()
+    parts = {"steps": steps, "crops": crops, "features": features}
+    parser.add_argument("part", choices=[*parts])
+    parser.add_argument("--repeats", type=int, default=5)
+    words = parser.parse_args()
+    parts[words.part](words.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""A folder of files becomes the columns of a data set; bad files are an error or counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pictures
+from uotft import files, store
+from uotft.datasets import folder
+from uotft.errors import UserError
+
+SMALL = {"stored": 16, "size": 12}
+
+
+def quiet(items: range, label: str) -> range:
+    return items
+
+
+def load(root: Path, **settings: object) -> object:
+    return folder.load(folder.Settings(path=str(root), **SMALL, **settings), quiet)
+
+
+def tree(root: Path, *names: str) -> Path:
+    return pictures.write(root, {n: pictures.encoded(pictures.scene(0)) for n in names})
+
+
+def many(part: str, classes: str, n: int) -> list[str]:
+    return [f"{part}{c}/{i}.png" for c in classes for i in range(n)]
+
+
+# ---- which files
+
+
+def test_images_are_found_in_order_and_hidden_files_are_not(tmp_path: Path) -> None:
+    names = "b/2.JPG", "b/10.png", "a/x.jpeg", "b/c/1.webp", ".git/1.png", "b/.1.png", "b/1.txt"
+    tree(tmp_path, *names)
+    (tmp_path / "b" / "folder.png").mkdir()
+    assert [*files.below(tmp_path)] == [b"a/x.jpeg", b"b/10.png", b"b/2.JPG", b"b/c/1.webp"]
+
+
+def test_columns_say_what_the_files_are(tmp_path: Path) -> None:
+    contents = {"a.png": pictures.encoded(pictures.scene(0)), **pictures.bad_files()}
+    contents["b.png"] = pictures.turned(pictures.scene(1), 6)
+    found = pictures.image_set(tmp_path, contents).files
+    for row, content in enumerate(contents.values()):
+        assert found.bytes[row] == len(content)
+        assert found.sha256[row].tobytes() == hashlib.sha256(content).digest()
+    sizes = dict(zip(contents, found.sizes.tolist(), strict=True))
+    assert sizes["a.png"] == sizes["b.png"] == [72, 96], "upright"
+    assert sizes["empty.jpg"] == sizes["page.jpg"] == [1, 1]
+
+
+def test_the_manifest_comes_back_from_disk(tmp_path: Path) -> None:
+    images = pictures.image_set(tmp_path, pictures.odd_files(), unreadable="skip", share=0.5)
+    store.write_images(tmp_path / "a.npz", images)
+    again = store.read_images(tmp_path / "a.npz")
+    assert vars(again.files).keys() == vars(images.files).keys()
+    for name, value in vars(images.files).items():
+        assert np.array_equal(getattr(again.files, name), value), name
+    assert again.files.path(1) == images.files.path(1) == tmp_path.resolve() / "cmyk.jpg"
+
+
+# ---- parts
+
+
+def test_a_hold_out_is_stratified_and_follows_its_seed() -> None:
+    labels = np.repeat([0, 1, 2, 3], [40, 10, 2, 1])
+    kept, held = files.hold_out(labels, 0.2, 0)
+    assert np.bincount(labels[held], minlength=4).tolist() == [8, 2, 1, 0]
+    assert sorted([*kept, *held]) == [*range(53)]
+    assert np.array_equal(held, files.hold_out(labels, 0.2, 0)[1])
+    assert not np.array_equal(held, files.hold_out(labels, 0.2, 1)[1])
+
+
+def test_a_folder_with_parts_of_its_own_keeps_them(tmp_path: Path) -> None:
+    tree(tmp_path, *many("train/", "ab", 5), *many("valid/", "ab", 2), *many("test/", "b", 3))
+    images = load(tmp_path)
+    assert images.names == ("a", "b")
+    assert [len(images.rows(part)) for part in ("train", "val", "test")] == [10, 4, 3]
+    assert set(images.labels[images.rows("test")]) == {1}
+    assert images.files.path(images.rows("val")[0]).parent == tmp_path / "valid/a"
+
+
+@pytest.mark.parametrize("part", ["train/", ""])
+def test_a_folder_without_parts_is_cut(tmp_path: Path, part: str) -> None:
+    tree(tmp_path, *many(part, "ab", 10))
+    images = load(tmp_path, test=0.2, val=0.25)
+    counts = [np.bincount(images.labels[images.rows(p)]).tolist() for p in ("train", "val", "test")]
+    assert counts == [[6, 6], [2, 2], [2, 2]]
+
+
+def test_class_names_need_not_be_text(tmp_path: Path) -> None:
+    for name in (b"bl\xe9", b"bl\xe8"):
+        (tmp_path / os.fsdecode(name)).mkdir()
+        path = os.path.join(os.fsencode(tmp_path), name, b"1.png")
+        Path(os.fsdecode(path)).write_bytes(pictures.encoded(pictures.scene(0)))
+    images = load(tmp_path)
+    assert images.names == ("bl\\xe8", "bl\\xe9")
+    store.write_json(tmp_path / "a.json", {"names": images.names, "why": str(images.files.path(0))})
+    assert json.loads((tmp_path / "a.json").read_text())["why"] == str(images.files.path(0))
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    ([], "no image in a folder named after its class"),
+    (["1.png", "2.png"], "no image in a folder named after its class"),
+    (["train/a/1.png", "test/b/1.png"], "class 'b' has no training image"),
+])  # fmt: skip
+def test_folders_that_are_no_data_set_are_refused(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    tree(tmp_path, *names)
+    with pytest.raises(UserError, match=f"{tmp_path}: {message}"):
+        load(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: no such folder \(path in"):
+        load(tmp_path / "nowhere")
+
+
+# ---- files that cannot be read
+
+
+def hundreds(root: Path, bad: int, **view: object) -> object:
+    """200 files of one class, the first ``bad`` of them no pictures."""
+    good = pictures.encoded(pictures.scene(0))
+    contents = {f"{i:03}.png": b"<html>" if i < bad else good for i in range(200)}
+    return pictures.image_set(root, contents, **SMALL, **view)
+
+
+def test_bad_files_are_an_error_that_names_five(tmp_path: Path) -> None:
+    images = hundreds(tmp_path, 7)
+    with pytest.raises(UserError) as caught:
+        files.without(images, {row: f"{row}.png: why" for row in range(7)})
+    lines = str(caught.value).split("\n")
+    assert lines[0].startswith("7 of 200 image files cannot be read; unreadable: skip in")
+    assert [line.strip() for line in lines[1:]] == [
+        *(f"{row}.png: why" for row in range(5)), "and 2 more"
+    ]  # fmt: skip
+
+
+def test_bad_files_are_left_out_up_to_one_percent(tmp_path: Path) -> None:
+    images = hundreds(tmp_path, 2, unreadable="skip")
+    bad = {0: "0.png: why", 1: "1.png: why"}
+    left = files.without(images, bad)
+    assert left.rows("unreadable").tolist() == [0, 1]
+    assert left.rows("train").tolist() == [*range(2, 200)]
+    assert left.labels is images.labels
+    with pytest.raises(UserError, match="3 of 200"):
+        files.without(images, {**bad, 2: "2.png: why"})
+
+
+def test_a_class_must_not_lose_its_last_training_image(tmp_path: Path) -> None:
+    tree(tmp_path, *many("", "a", 150), *many("", "b", 1))
+    images = load(tmp_path, unreadable="skip")
+    row = int(np.flatnonzero(images.labels == 1)[0])
+    with pytest.raises(UserError, match="class 'b' has no training image"):
+        files.without(images, {row: "why"})

@@ -1,0 +1,197 @@
+"""Image files become squares of uint8, each decoded once, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pictures
+from forks import fork
+from uotft import pixels
+from uotft.errors import UserError
+
+SIDE = {"stored": 32, "size": 24}
+ALL = np.arange(8)
+
+
+def child(work: Callable[[], object]) -> int:
+    """Run ``work`` in a process of its own; returns how it ended."""
+
+    def fresh() -> None:
+        pixels.pool.cache_clear()  # threads stay behind in a fork
+        work()
+
+    return os.waitpid(fork(fresh), 0)[1]
+
+
+def whole(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), np.int64)
+
+
+def test_each_file_is_decoded_once(tmp_path: Path) -> None:
+    images = pictures.scenes(tmp_path, 8, **SIDE)
+    first = images.images[ALL]
+    for path in (tmp_path / "pictures").iterdir():
+        path.unlink()
+    again = pixels.Store(images.files, tmp_path / "store")
+    assert first.shape == (8, 32, 32, 3)
+    assert np.array_equal(again[ALL], first)
+    assert np.array_equal(again[::-1][0], first[7])
+    assert all(np.array_equal(a, b) for a, b in zip(again.read(ALL), first, strict=True))
+    assert all(np.abs(a - whole(pictures.scene(i))).max() <= 1 for i, a in enumerate(first))
+
+
+def test_only_the_rows_asked_for_are_decoded(tmp_path: Path) -> None:
+    images = pictures.scenes(tmp_path, 8, stored=256)
+    assert images.images[[3]].shape == (1, 256, 256, 3)
+    assert images.images.there.tolist() == [row == 3 for row in range(8)]
+    assert (tmp_path / "store/pixels.npy").stat().st_blocks * 512 < 2.2 * 256 * 256 * 3
+
+
+def test_a_large_data_set_keeps_only_what_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pictures.scenes(tmp_path, 8, **SIDE).images
+    monkeypatch.setattr(pixels, "WHOLE", 0)
+    seen = store.read(ALL)
+    assert not store.there.any()
+    store.hold(ALL[:2])
+    assert store.there.tolist() == [True] * 2 + [False] * 6
+    assert np.array_equal(store[ALL], seen)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_camera_says_which_side_is_up(orientation: int) -> None:
+    content = pictures.turned(pictures.scene(0), orientation)
+    found = pixels.square(content, 32, Path("a.png"))
+    assert np.abs(found - whole(pictures.scene(0))).max() <= 1, "as Pillow would, but for rounding"
+    assert pixels.upright_size(content) == (72, 96)
+
+
+@pytest.mark.parametrize("name", [*pictures.odd_files()])
+def test_odd_files_are_pictures_all_the_same(name: str) -> None:
+    found = pixels.square(pictures.odd_files()[name], 32, Path(name)).astype(int)
+    if name == "one.png":
+        assert (found == (10, 200, 30)).all()
+        return
+    expected = whole(pictures.scene(2))
+    if name == "grey16.png":
+        expected = whole(pictures.scene(2).convert("L"))[..., None]
+    assert np.abs(found - expected).mean() < 8, "colours of a palette are coarse"
+
+
+@pytest.mark.parametrize(("name", "why"), [
+    ("empty.jpg", "not an image that Pillow can read"),
+    ("cut.jpg", "truncated"),
+    ("page.jpg", "not an image that Pillow can read"),
+    ("bomb.png", "decompression bomb"),
+])  # fmt: skip
+def test_bad_files_are_named(name: str, why: str) -> None:
+    with pytest.raises(UserError, match=f"{name}: .*{why}"):
+        pixels.square(pictures.bad_files()[name], 32, Path(name))
+
+
+def test_filling_says_which_rows_are_bad_and_keeps_the_others(tmp_path: Path) -> None:
+    contents = {**pictures.bad_files(), **pictures.odd_files()}
+    store = pictures.kept(pictures.image_set(tmp_path, contents, **SIDE), tmp_path / "s").images
+    bad = store.fill(np.arange(len(contents)))
+    assert [Path(why.split(": ")[0]).name for why in bad.values()] == [*pictures.bad_files()]
+    assert store.there.tolist() == [row not in bad for row in range(len(contents))]
+    good = pixels.square(contents["plain.png"], 32, Path("a"))
+    assert np.array_equal(store[[4]][0], good), "rows keep their places"
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+def test_a_file_that_changed_since_it_was_prepared_is_named(tmp_path: Path, change: str) -> None:
+    store = pictures.scenes(tmp_path, 3, **SIDE).images
+    path = tmp_path / "pictures/001.png"
+    path.write_bytes(pictures.encoded(pictures.scene(9))) if change == "other" else path.unlink()
+    assert store[[0, 2]].any()
+    with pytest.raises(UserError, match=r"001\.png: .*(changed|No such file).*prepare"):
+        store[[0, 1]]
+
+
+def test_processes_may_fill_one_store_at_once(tmp_path: Path) -> None:
+    images = pictures.image_set(
+        tmp_path, {f"{i:03}.png": pictures.encoded(pictures.scene(i)) for i in range(40)}, **SIDE
+    )
+
+    def work() -> None:
+        pixels.pool.cache_clear()
+        pixels.CHUNK = 4
+        pixels.Store(images.files, tmp_path / "cache" / "one").fill(np.arange(40))
+
+    workers = [fork(work) for _ in range(4)]
+    assert [os.waitpid(pid, 0)[1] for pid in workers] == [0] * 4
+    left = pixels.Store(images.files, tmp_path / "cache" / "one")
+    assert left.there.all()
+    assert np.array_equal(left.kept, pixels.Store(images.files, tmp_path / "alone")[np.arange(40)])
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("moment", ["between chunks", "before the flush", "after the flush"])
+def test_a_kill_while_a_store_is_filled_loses_no_more_than_a_chunk(
+    tmp_path: Path, moment: str
+) -> None:
+    images = pictures.scenes(tmp_path, 8, **SIDE)
+    folder = tmp_path / "store"
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def work() -> None:
+        pixels.CHUNK = 4
+        calls = []
+
+        def flush(number: int) -> None:
+            calls.append(number)
+            if len(calls) == 2:
+                if moment == "after the flush":
+                    flushed(number)
+                die()
+            flushed(number)
+
+        def bar(starts: range, label: str) -> object:
+            for start in starts:
+                if start and moment == "between chunks":
+                    die()
+                yield start
+
+        flushed, pixels.os.fsync = os.fsync, flush
+        pixels.Store(images.files, folder).fill(ALL, bar)
+
+    assert os.WTERMSIG(child(work)) == signal.SIGKILL
+    left = pixels.Store(images.files, folder)
+    assert left.there.tolist() == [True] * 4 + [False] * 4
+    assert np.array_equal(left[ALL], pixels.Store(images.files, tmp_path / "other")[ALL])
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_declared_to_be_there(tmp_path: Path) -> None:
+    images = pictures.scenes(tmp_path, 8, **SIDE)
+    room = (tmp_path / "store/pixels.npy").stat().st_size - 100
+
+    def work() -> None:  # a limit on the size of files stops writing in the middle of the last row
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        with pytest.raises(UserError, match=f"{tmp_path / 'store'}: File too large: make room"):
+            images.images.fill(ALL)
+
+    assert child(work) == 0
+    assert not pixels.Store(images.files, tmp_path / "store").there.any()
+
+
+def test_a_store_that_cannot_fit_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pictures.scenes(tmp_path, 8, **SIDE).images
+    usage = pixels.shutil.disk_usage(tmp_path)._replace(free=8 * 32 * 32 * 3 - 1)
+    monkeypatch.setattr(pixels.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match="GiB are needed for the pixels of 8 images"):
+        store.hold(ALL)
+    store.hold(ALL[:7])
