@@ -47,7 +47,8 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
             "seed": seed,
             "processes": num_processes,
             "backbone": ws.params.backbone,
-            "subset": ws.params.subset.model_dump(),
+            "source_fraction": ws.params.source_fraction,
+            "subset": ws.params.subset.words,
             "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
@@ -62,7 +63,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, num_processes: i
         "seed": str(seed),
         "selection.sha256": store.fingerprint(folder / "selection.json"),
     }
-    cell = [target, strategy, str(seed)]
+    cell = [target, strategy, str(seed), *([Path(ws.variant).name] if ws.variant else [])]
     name = "-".join(cell)
     made, training = ws.cell("models", target, strategy, seed), (["train", *cell], num_processes)
     belongs = stages.train_belongs(ws, target, strategy, seed, num_processes)

@@ -1,7 +1,7 @@
 """One training process; `uotft.launch` starts it, and so may `accelerate launch -m uotft.worker`.
 
 python -m uotft.worker JOURNAL pretrain
-python -m uotft.worker JOURNAL train TARGET STRATEGY SEED
+python -m uotft.worker JOURNAL train TARGET STRATEGY SEED [SUBSET]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     from uotft import runtime, stages  # seconds, in which a signal may come
 
     journal, stage, *cell = arguments
-    ws = stages.Workspace.find()
+    ws = stages.Workspace.find().with_subset("".join(cell[3:]))
     settings = ws.params.train if stage == "train" else ws.params.pretrain
     seed = int(cell[2]) if stage == "train" else ws.params.pretrain.seed
     accelerator = runtime.start(seed, ws.params.cpu_threads, settings.recipe.precision)
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
                 file.flush()
 
         if stage == "train":
-            target, strategy, _ = cell
+            target, strategy = cell[:2]
             stages.train(
                 ws, target, strategy, seed, accelerator, log=log, progress=progress, stop=stop
             )

@@ -115,7 +115,7 @@ def _sheets(ws: Workspace, target: str) -> dict[str, list[tuple[str, NDArray[np.
     """The target's classes, then the first seed's selected units of every strategy."""
     from uotft.images import Views
 
-    images, source, bank = ws.images(target), ws.images(ws.params.source), source_bank(ws)
+    images, source, bank = ws.images(target), ws.source(), source_bank(ws)
 
     def first(images: ImageSet, members: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """{unit: its first training image}, where ``members`` is the unit of each."""

@@ -44,7 +44,7 @@ def embed(ws: Workspace, dataset: str, *, progress: Progress) -> str:
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     network, facts = checkpoint.read(ws.pretrained())
-    images = ws.images(dataset)
+    images = ws.source() if dataset == ws.params.source else ws.images(dataset)
     rows = images.rows("train")
     features = room.features(network, Views(images, rows), accelerator, progress=progress)
     trunk = {}

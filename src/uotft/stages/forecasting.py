@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import selection, store
+from uotft import selection, store, subset
 from uotft.records import Scores
 from uotft.stages.selecting import read_selection, source_bank, target_bank
 from uotft.stages.workspace import Progress, Workspace
@@ -69,7 +69,6 @@ def gradient_products(
     from uotft import checkpoint, forecast as room, runtime
     from uotft.images import Views
     from uotft.network import Network, nearest_mean_rows
-    from uotft.subset import few_shot
 
     device = runtime.start(0, ws.params.cpu_threads).device
     pretrained, _ = checkpoint.read(ws.pretrained())
@@ -83,12 +82,12 @@ def gradient_products(
         if settings.target_head == "class_means":
             means = torch.as_tensor(target_bank(ws, target, seed).head_means(), dtype=torch.float32)
             network.start_head("target", *nearest_mean_rows(means, settings.head_scale))
-        rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
+        rows = pool[subset.draw(images.labels[pool], ws.params.subset, seed)]
         found = room.gradients(
             network.backbone, network.head("target"), Views(images, rows), images.labels[rows]
         )
         targets.append(found.mean())
-    source = ws.images(ws.params.source)
+    source = ws.source()
     rows = source.rows("train")
     of_source = room.gradients(
         pretrained.backbone, pretrained.head("target"), Views(source, rows), source.labels[rows],

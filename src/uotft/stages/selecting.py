@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import banks, config, registry, report, selection, store
+from uotft import banks, config, registry, report, selection, store, subset
 from uotft.errors import UserError
 from uotft.records import ClassBank, Floats, Selection, SourcePart
 from uotft.stages.workspace import Workspace
@@ -195,11 +195,17 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
 
     Kept classes and clusters are numbered by rank, the classes of kept images in their own order.
     """
-    bank, images = source_bank(ws), ws.images(ws.params.source)
+    bank, images = source_bank(ws), ws.source()
     number = np.full(len(bank.names), -1)
     number[kept] = np.arange(len(kept))
     labels = number[bank.members]
-    rows, labels = images.rows("train")[labels >= 0], labels[labels >= 0]
+    rows = images.rows("train")
+    if len(rows) != len(labels):  # the draw is nested, so as many are the same
+        raise UserError(
+            f"{ws.embedding(ws.params.source)} is of {len(labels)} images, source_fraction: "
+            f"{ws.params.source_fraction:g} means {len(rows)}: run dvc repro"
+        )
+    rows, labels = rows[labels >= 0], labels[labels >= 0]
     names, classes = tuple(bank.names[row] for row in kept), kept
     if bank.unit == "image":
         classes, labels = np.unique(images.labels[rows], return_inverse=True)
@@ -211,10 +217,8 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     """Class means of the target images that this seed may train on, and of no others."""
-    from uotft.subset import few_shot
-
     pool = store.read_arrays(ws.embedding(target))
-    drawn = few_shot(pool["labels"], ws.params.subset.shots, seed)
+    drawn = subset.draw(pool["labels"], ws.params.subset, seed)
     labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
     counts = np.bincount(labels, minlength=len(names))
 
