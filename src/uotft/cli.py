@@ -34,6 +34,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Draws the labelled images, order
 Processes = Annotated[
     int, typer.Option(min=1, help="Training processes; one a GPU, or on the CPU.")
 ]
+Subset = Annotated[
+    str,
+    typer.Option(help="shots=N, fraction=SHARE or longtail=IMBALANCE, not params.yaml's subset."),
+]
 
 
 @app.command()
@@ -154,15 +158,20 @@ def select(
 
 @app.command()
 def train(
-    dataset: Dataset, strategy: Strategy = "uot", seed: Seed = 0, num_processes: Processes = 1
+    dataset: Dataset,
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    num_processes: Processes = 1,
+    subset: Subset = "",
 ) -> None:
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
     What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
+    With --subset, on other labelled images than the pipeline's: variants/SUBSET/models/.
     """
     from uotft import launch
 
-    ws = _workspace(dataset, strategy)
+    ws = _workspace(dataset, strategy).with_subset(subset)
     launch.upstream(ws, dataset, strategy, seed)
     typer.echo(launch.train(ws, dataset, strategy, seed, num_processes))
 
@@ -185,12 +194,16 @@ def forecast(dataset: Dataset) -> None:
 
 
 @app.command()
-def evaluate(dataset: Dataset, strategy: Strategy = "uot") -> None:
-    """Read the test part once for every seed of a strategy: metrics/."""
+def evaluate(dataset: Dataset, strategy: Strategy = "uot", subset: Subset = "") -> None:
+    """Read the test part once for every seed of a strategy: metrics/.
+
+    With --subset, of the models that train --subset made: variants/SUBSET/metrics/.
+    """
     from uotft import launch
     from uotft.progress import track
 
-    for line in launch.evaluate(_workspace(dataset, strategy), dataset, strategy, track):
+    ws = _workspace(dataset, strategy).with_subset(subset)
+    for line in launch.evaluate(ws, dataset, strategy, track):
         typer.echo(line)
 
 
@@ -295,6 +308,39 @@ def overlap(
     result = stages.overlap(source, target, output, progress=track)
     for line in stages.overlap_lines(result):
         typer.echo(line)
+
+
+@data.command("subset")
+def data_subset(
+    dataset: Annotated[str, typer.Argument(metavar="NAME", help="A prepared data set.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="The CSV file.")],
+    subset: Annotated[str, typer.Option(help="shots=N, fraction=SHARE or longtail=IMBALANCE.")],
+    seed: Annotated[int, typer.Option(min=0, help="Draws the images.")] = 0,
+) -> None:
+    """Write the images that a seed may train on, and those of val and test, as a manifest.
+
+    One line an image: its path (of sets without files, its row in data/NAME.npz), label and split.
+    """
+    from uotft import stages
+
+    typer.echo(stages.write_subset(_workspace(dataset), dataset, subset, seed, output))
+
+
+@data.command("export")
+def data_export(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(file_okay=False, help="A new or empty folder.")],
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    per_shard: Annotated[int, typer.Option(min=1, help="Most images in one tar file.")] = 1000,
+) -> None:
+    """Write the source images that training reuses as WebDataset shards: tar files."""
+    from uotft import stages
+    from uotft.progress import track
+
+    ws = _workspace(dataset, strategy)
+    said = stages.export_source(ws, dataset, strategy, seed, output, per_shard, progress=track)
+    typer.echo(said)
 
 
 @app.command()

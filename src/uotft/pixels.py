@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Uint8 = NDArray[np.uint8]
+T = TypeVar("T")
 
-CHUNK = 256  # rows between two writes of the states, which a power cut can take back
+CHUNK = 48 * 2**20  # bytes between two writes of the states, which a power cut can take back
 WHOLE = (
     16 * 2**30
 )  # bytes up to which all pixels of a data set are kept, not the selected ones only
@@ -72,9 +73,10 @@ class Store:
         if keep:
             self._need_space(len(todo))
         bad: dict[int, str] = {}
-        starts: Iterable[int] = range(0, len(todo), CHUNK)
-        for start in progress(starts, "decoding") if len(todo) > CHUNK else starts:
-            part = todo[start : start + CHUNK]
+        step = max(1, CHUNK // int(np.prod(self.shape[1:])))
+        starts: Iterable[int] = range(0, len(todo), step)
+        for start in progress(starts, "decoding") if len(todo) > step else starts:
+            part = todo[start : start + step]
             found, reasons = self._decoded(part)
             bad |= reasons
             if keep:
@@ -92,13 +94,13 @@ class Store:
         def one(row: int) -> Uint8 | str:
             path = self.files.path(row)
             try:
-                return square(path.read_bytes(), self.files.stored, path)
+                return square(self.files.content(row), self.files.stored, path)
             except OSError as error:
                 return f"{path}: {error.strerror}"
             except UserError as error:
                 return str(error)
 
-        found = [*zip(rows.tolist(), pool().map(one, rows.tolist()), strict=True)]
+        found = [*zip(rows.tolist(), in_parts(one, rows.tolist()), strict=True)]
         good = [pixels for _, pixels in found if not isinstance(pixels, str)]
         return good, {row: why for row, why in found if isinstance(why, str)}
 
@@ -172,6 +174,16 @@ def in_mode(picture: Image, mode: str) -> Image:
 def pool() -> ThreadPoolExecutor:
     """A thread a core, for whatever lets other threads run: Pillow's decoders, torch's scaling."""
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+
+def in_parts(make: Callable[[int], T], rows: Iterable[int]) -> list[T]:
+    """``make`` of every row in order, by all threads, each of which takes some at a time."""
+    every = list(rows)
+    step = max(1, len(every) // (8 * len(os.sched_getaffinity(0))))
+    parts = [every[start : start + step] for start in range(0, len(every), step)]
+    return [
+        made for part in pool().map(lambda part: [make(r) for r in part], parts) for made in part
+    ]
 
 
 def _create(folder: Path, shape: tuple[int, ...]) -> None:

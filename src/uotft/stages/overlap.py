@@ -139,10 +139,10 @@ class _Prepared:
                 digest = hashlib.sha256(pixels.tobytes()).hexdigest()
                 yield room.picture(Image.fromarray(pixels), row, digest)
                 continue
-            path = self.images.files.path(row)
-            with Image.open(path) as image:
-                digest = self.images.files.sha256[row].tobytes().hex()
-                yield room.picture(image, row, digest, path.stem)
+            files = self.images.files
+            with Image.open(io.BytesIO(files.content(row))) as image:
+                digest = files.sha256[row].tobytes().hex()
+                yield room.picture(image, row, digest, files.path(row).stem)
 
     def facts(self) -> dict[str, Any]:
         """What was compared."""
