@@ -2,8 +2,9 @@
 
 prepare hashes (SHA-256), measures and decodes every file and writes its manifest and its pixels;
 `dvc add` hashes (MD5), copies every file into its cache and writes a list of them, with
---no-commit it hashes only. Each turn starts without caches, on files that have just been read. The
-memory is the largest of the process; the sides take turns, every second time in reverse.
+--no-commit it hashes only. A fourth side prepares the same images from shards of 10,000. Each turn
+starts without caches, on files that have just been read. The memory is the largest of the process;
+the sides take turns, every second time in reverse.
 
 python benchmarks/folders.py --repetitions 5                # 100,000 PNGs of 32 x 32 pixels
 python benchmarks/folders.py --files 10000 --format jpeg
@@ -26,9 +27,12 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from uotft import shards
+
 REPOSITORY = Path(__file__).parents[1]
 CLASSES = 100
-SIDES = ("uotft prepare", "dvc add", "dvc add --no-commit")
+SIDES = ("uotft prepare", "dvc add", "dvc add --no-commit", "uotft prepare, shards")
+PER_SHARD = 10_000
 
 
 def make(folder: Path, files: int, side: int, form: str) -> None:
@@ -43,17 +47,36 @@ def make(folder: Path, files: int, side: int, form: str) -> None:
         (place / f"{i:07d}.{form}").write_bytes(content.getvalue())
 
 
+def pack(images: Path, root: Path) -> Path:
+    """The same images as shards."""
+    files = sorted(path for path in images.rglob("*") if path.is_file())
+    folder = root / "shards"
+    folder.mkdir()
+    for start in range(0, len(files), PER_SHARD):
+        some = files[start : start + PER_SHARD]
+        pairs = ((p, str(int(p.parent.name[-3:])).encode()) for p in some)
+        members = (m for p, c in pairs for m in ((f"{p.stem}.cls", c), (p.name, p.read_bytes())))
+        with (folder / f"part-{start // PER_SHARD:03d}.tar").open("wb") as file:
+            shards.write(file, members)
+    return folder
+
+
 def project(root: Path, images: Path, side: str, stored: int) -> list[str]:
     """A fresh project in which one side runs; returns its command."""
-    if side != SIDES[0]:
+    if side.startswith("dvc"):
         subprocess.run(
             [sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=root, check=True
         )
         shutil.copytree(images, root / "images")
         return [sys.executable, "-m", "dvc", "add", "-q", "images", *side.split()[2:]]
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    settings = {"kind": "folder", "path": str(images), "stored": stored, "size": stored}
-    params["datasets"]["many"] = settings
+    kind, path = ("shards", pack(images, root)) if side == SIDES[3] else ("folder", images)
+    params["datasets"]["many"] = {
+        "kind": kind,
+        "path": str(path),
+        "stored": stored,
+        "size": stored,
+    }
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     return [sys.executable, "-m", "uotft", "prepare", "--dataset", "many"]
 
