@@ -42,14 +42,3 @@ def test_sizes_are_those_of_the_upright_picture(
     found = files.image_set(tmp_path, [name], *one, files.View(), lambda items, label: items)
     assert found.files is not None
     assert found.files.sizes.tolist() == [size]
-
-
-def test_a_png_is_not_decoded_to_know_its_size(tmp_path: Path) -> None:
-    """Its pixels may be damaged: only decoding finds that out."""
-    whole = picture("PNG", "")
-    start = whole.index(b"IDAT") + 6
-    (tmp_path / "a.png").write_bytes(whole[:start] + b"\0\0\0" + whole[start + 3 :])
-    one = np.zeros(1, np.int64), np.array(["train"]), ("a",)
-    found = files.image_set(tmp_path, [b"a.png"], *one, files.View(), lambda items, label: items)
-    assert found.files is not None
-    assert found.files.sizes.tolist() == [[6, 8]]

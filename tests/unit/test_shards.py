@@ -293,7 +293,8 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     for name in ("web", "birds"):
         stages.embed(ws, name, progress=quiet)
     stages.units(ws)
-    stages.select(ws, "birds", "uot", 0)
+    for strategy in ("uot", "all"):
+        stages.select(ws, "birds", strategy, 0)
     found = stages.overlap(
         "web", "birds", ws.overlap("birds"), progress=quiet, workspace=lambda: ws
     )
@@ -312,3 +313,11 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     assert tested.files is not None
     secret = {tested.files.content(row) for row in tested.rows("test").tolist()}
     assert not contents & secret
+
+    row = int(stages.source_part(ws, np.arange(3)).rows[-1])
+    with source.files.path(row).parents[1].open("r+b") as file:
+        file.seek(int(source.files.offsets[row]) + 50)
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"\.PNG: it changed since `uotft prepare` read it"):
+        stages.export_source(ws, "birds", "all", 0, tmp_path / "all", 4, progress=quiet)
+    assert not [path for path in tmp_path.iterdir() if "all" in path.name], "nothing is left"

@@ -161,8 +161,11 @@ def test_half_of_the_source(fresh: Path) -> None:
     ws = workspace(fresh)
     with pytest.raises(UserError, match=r"glyphs\.npz is of 72 images, .* 0.5 means 36: run dvc"):
         stages.source_part(ws, np.array([0]))
+    with pytest.raises(UserError, match="72 images"):
+        stages.gradient_products(ws, "digits", [0], progress=quiet)
     stages.embed(ws, "glyphs", progress=quiet)
     stages.units(ws)
+    stages.gradient_products(ws, "digits", [0], progress=quiet)
     pool, bank = store.read_arrays(ws.features("glyphs")), stages.source_bank(ws)
     rows = pool["rows"]
     assert len(rows) == 36 == len(pool["features"])

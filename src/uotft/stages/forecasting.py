@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from uotft import selection, store, subset
 from uotft.records import Scores
-from uotft.stages.selecting import read_selection, source_bank, target_bank
+from uotft.stages.selecting import read_selection, source_bank, source_images, target_bank
 from uotft.stages.workspace import Progress, Workspace
 from uotft.statistics import Interval, interval
 
@@ -87,11 +87,12 @@ def gradient_products(
             network.backbone, network.head("target"), Views(images, rows), images.labels[rows]
         )
         targets.append(found.mean())
-    source = ws.source()
+    bank = source_bank(ws)
+    source = source_images(ws, bank)
     rows = source.rows("train")
     of_source = room.gradients(
         pretrained.backbone, pretrained.head("target"), Views(source, rows), source.labels[rows],
-        groups=source_bank(ws).members, progress=progress,
+        groups=bank.members, progress=progress,
     )  # fmt: skip
     return dict(zip(seeds, room.products(targets, of_source), strict=True))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -77,15 +79,19 @@ def export_source(
     keep = np.ones(len(part.rows), bool)
     if ws.params.train.overlap == "exclude":
         keep = ~np.isin(part.rows, read_overlap(ws, target)["source"])
-    order = np.argsort(part.rows[keep])
-    rows, labels = part.rows[keep][order], part.labels[keep][order]
+    rows, labels = part.rows[keep], part.labels[keep]
     starts = range(0, len(rows), per_shard)
-    for start in progress(starts, "writing shards"):
-        some = slice(start, start + per_shard)
-        members = _members(part.data, rows[some], labels[some])
-        path = output / f"part-{start // per_shard:06d}.tar"
-        store.write(path, partial(shards.write, members=members))
-    store.write_bytes(output / "classes.txt", "".join(f"{n}\n" for n in part.names).encode())
+    made = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        for start in progress(starts, "writing shards"):
+            some = slice(start, start + per_shard)
+            members = _members(part.data, rows[some], labels[some])
+            path = made / f"part-{start // per_shard:06d}.tar"
+            store.write(path, partial(shards.write, members=members))
+        store.write_bytes(made / "classes.txt", "".join(f"{n}\n" for n in part.names).encode())
+        made.rename(output)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return f"{output}: {len(rows)} images of {len(part.names)} classes in {len(starts)} tar files"
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from uotft import banks, config, registry, report, selection, store, subset
 from uotft.errors import UserError
-from uotft.records import ClassBank, Floats, Selection, SourcePart
+from uotft.records import ClassBank, Floats, ImageSet, Selection, SourcePart
 from uotft.stages.workspace import Workspace
 
 
@@ -190,22 +190,29 @@ def source_bank(ws: Workspace) -> ClassBank:
     return bank
 
 
+def source_images(ws: Workspace, bank: ClassBank) -> ImageSet:
+    """The source whose training images are the bank's, refused when params.yaml means others."""
+    images = ws.source()
+    here, there = len(images.rows("train")), len(bank.members)
+    if here != there:  # the draw is nested, so as many are the same
+        raise UserError(
+            f"{ws.embedding(ws.params.source)} is of {there} images, source_fraction: "
+            f"{ws.params.source_fraction:g} means {here}: run dvc repro"
+        )
+    return images
+
+
 def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
     """The training images of the units kept: a label is a class, but for clusters a cluster.
 
     Kept classes and clusters are numbered by rank, the classes of kept images in their own order.
     """
-    bank, images = source_bank(ws), ws.source()
+    bank = source_bank(ws)
+    images = source_images(ws, bank)
     number = np.full(len(bank.names), -1)
     number[kept] = np.arange(len(kept))
     labels = number[bank.members]
-    rows = images.rows("train")
-    if len(rows) != len(labels):  # the draw is nested, so as many are the same
-        raise UserError(
-            f"{ws.embedding(ws.params.source)} is of {len(labels)} images, source_fraction: "
-            f"{ws.params.source_fraction:g} means {len(rows)}: run dvc repro"
-        )
-    rows, labels = rows[labels >= 0], labels[labels >= 0]
+    rows, labels = images.rows("train")[labels >= 0], labels[labels >= 0]
     names, classes = tuple(bank.names[row] for row in kept), kept
     if bank.unit == "image":
         classes, labels = np.unique(images.labels[rows], return_inverse=True)
