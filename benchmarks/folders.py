@@ -81,14 +81,15 @@ def project(root: Path, images: Path, side: str, stored: int) -> list[str]:
     return [sys.executable, "-m", "uotft", "prepare", "--dataset", "many"]
 
 
-def measure(command: list[str], root: Path) -> tuple[float, float]:
-    """(seconds, MiB at most) of a command; its output is on standard error."""
+def measure(command: list[str], root: Path) -> tuple[float, float, float]:
+    """(seconds, seconds of all cores, MiB at most) of a command; it may talk on standard error."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=root, stdout=sys.stderr)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    seconds = time.perf_counter() - start
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     words = parser.parse_args()
-    results: dict[str, list[tuple[float, float]]] = {side: [] for side in words.sides}
+    results: dict[str, list[tuple[float, float, float]]] = {side: [] for side in words.sides}
     with tempfile.TemporaryDirectory(prefix="uotft-folders-") as folder:
         images = Path(folder, "images")
         make(images, words.files, words.side, words.format)
@@ -114,10 +115,11 @@ def main() -> None:
     print(
         f"{words.files} {words.format} of {words.side} px, {words.repetitions} turns, {cores} cores"
     )
-    first = statistics.median(seconds for seconds, _ in results[words.sides[0]])
+    first = statistics.median(seconds for seconds, *_ in results[words.sides[0]])
     for side, found in results.items():
-        seconds, memory = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"{side}: {seconds:.1f} s, x{seconds / first:.2f}, {memory:.0f} MiB at most")
+        seconds, cpu, memory = (statistics.median(column) for column in zip(*found, strict=True))
+        ratio = f"x{seconds / first:.2f}"
+        print(f"{side}: {seconds:.1f} s, {ratio}, {cpu:.1f} s of cores, {memory:.0f} MiB at most")
 
 
 if __name__ == "__main__":

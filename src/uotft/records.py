@@ -72,11 +72,13 @@ class Files:
         return Path(self.root, os.fsdecode(self.archives[row]), name.lstrip("/"))
 
     def content(self, row: int) -> Content:
-        """The bytes of a row's file."""
-        if not len(self.archives):
-            return self.path(row).read_bytes()
-        with Path(self.root, os.fsdecode(self.archives[row])).open("rb") as tar:
-            return os.pread(tar.fileno(), int(self.bytes[row]), int(self.offsets[row]))
+        """The bytes of a row's file; a Path would take half as long again, of a small one."""
+        inside = len(self.archives) > 0
+        name = self.archives[row] if inside else self.paths[row]
+        with open(os.path.join(os.fsencode(self.root), name), "rb", buffering=0) as file:
+            if inside:
+                return os.pread(file.fileno(), int(self.bytes[row]), int(self.offsets[row]))
+            return file.readall()
 
 
 @dataclass(frozen=True)
