@@ -38,6 +38,10 @@ Machines = Annotated[int, typer.Option(min=1, help="Machines that share the proc
 MachineRank = Annotated[int, typer.Option(min=0, help="This machine; 0 prepares and tracks.")]
 MainIp = Annotated[str, typer.Option(help="The address of machine 0.")]
 MainPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port of machine 0.")]
+Subset = Annotated[
+    str,
+    typer.Option(help="shots=N, fraction=SHARE or longtail=IMBALANCE, not params.yaml's subset."),
+]
 
 
 @app.command()
@@ -189,11 +193,13 @@ def train(
     machine_rank: MachineRank = 0,
     main_process_ip: MainIp = "",
     main_process_port: MainPort = 29500,
+    subset: Subset = "",
 ) -> None:
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
     What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
     With two folders of images, --dataset and --source, in a project of their own: uotft-DATASET/.
+    With --subset, on other labelled images than the pipeline's: variants/SUBSET/models/.
     """
     from uotft import launch, processes, registry, stages
 
@@ -202,7 +208,7 @@ def train(
         folder, dataset = stages.project(Path.cwd(), source, dataset)
         typer.echo(f"uotft: in {folder}, with the settings of its params.yaml", err=True)
         os.chdir(folder)
-    ws = _workspace(dataset, strategy)
+    ws = _workspace(dataset, strategy).with_subset(subset)
     place = num_machines, machine_rank, main_process_ip, main_process_port
     fleet = processes.fleet(num_processes, *place)
     if line := launch.train(ws, dataset, strategy, seed, fleet):
@@ -227,12 +233,16 @@ def forecast(dataset: Dataset) -> None:
 
 
 @app.command()
-def evaluate(dataset: Dataset, strategy: Strategy = "uot") -> None:
-    """Read the test part once for every seed of a strategy: metrics/."""
+def evaluate(dataset: Dataset, strategy: Strategy = "uot", subset: Subset = "") -> None:
+    """Read the test part once for every seed of a strategy: metrics/.
+
+    With --subset, of the models that train --subset made: variants/SUBSET/metrics/.
+    """
     from uotft import launch
     from uotft.progress import track
 
-    for line in launch.evaluate(_workspace(dataset, strategy), dataset, strategy, track):
+    ws = _workspace(dataset, strategy).with_subset(subset)
+    for line in launch.evaluate(ws, dataset, strategy, track):
         typer.echo(line)
 
 
@@ -337,6 +347,39 @@ def overlap(
     result = stages.overlap(source, target, output, progress=track)
     for line in stages.overlap_lines(result):
         typer.echo(line)
+
+
+@data.command("subset")
+def data_subset(
+    dataset: Annotated[str, typer.Argument(metavar="NAME", help="A prepared data set.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="The CSV file.")],
+    subset: Annotated[str, typer.Option(help="shots=N, fraction=SHARE or longtail=IMBALANCE.")],
+    seed: Annotated[int, typer.Option(min=0, help="Draws the images.")] = 0,
+) -> None:
+    """Write the images that a seed may train on, and those of val and test, as a manifest.
+
+    One line an image: its path (of sets without files, its row in data/NAME.npz), label and split.
+    """
+    from uotft import stages
+
+    typer.echo(stages.write_subset(_workspace(dataset), dataset, subset, seed, output))
+
+
+@data.command("export")
+def data_export(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(file_okay=False, help="A new or empty folder.")],
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    per_shard: Annotated[int, typer.Option(min=1, help="Most images in one tar file.")] = 1000,
+) -> None:
+    """Write the source images that training reuses as WebDataset shards: tar files."""
+    from uotft import stages
+    from uotft.progress import track
+
+    ws = _workspace(dataset, strategy)
+    said = stages.export_source(ws, dataset, strategy, seed, output, per_shard, progress=track)
+    typer.echo(said)
 
 
 @app.command()

@@ -7,7 +7,14 @@ from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from uotft import registry
 from uotft.errors import UserError
@@ -17,9 +24,24 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Subset(Settings):
-    """The labelled target images that one seed may train on: all, or what a setting says."""
+    """The labelled target images that one seed may train on: all, or what one setting says."""
 
     shots: int | None = Field(None, ge=1, description="images of each target class")
+    fraction: float | None = Field(None, gt=0, le=1, description="of each target class")
+    longtail: float | None = Field(
+        None, ge=1, description="the largest class over the smallest, Pareto-shaped"
+    )
+
+    @model_validator(mode="after")
+    def _one_at_most(self) -> Subset:
+        if len(self.words) > 1:
+            raise ValueError(f"one of {', '.join(self.words)} is needed, or none for all images")
+        return self
+
+    @property
+    def words(self) -> dict[str, float]:
+        """What is set."""
+        return self.model_dump(exclude_none=True)
 
 
 class Embed(Settings):
@@ -198,6 +220,9 @@ class Params(Settings):
     """The whole of params.yaml."""
 
     source: str
+    source_fraction: float = Field(
+        1.0, gt=0, le=1, description="of each source class, what is embedded, selected and reused"
+    )
     targets: list[str] = Field(min_length=1)
     strategies: list[str] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
@@ -284,6 +309,19 @@ def objective(params: Params, name: str) -> tuple[ModuleType, Any]:
     module = registry.load("objectives", name, "train.objective")
     raw = params.objectives.get(name, {})
     return module, _check(module.Settings, raw, f"params.yaml: objectives.{name}")
+
+
+def subset_settings(text: str) -> Subset:
+    """A subset from one of its settings: NAME=VALUE."""
+    name, _, value = text.partition("=")
+    wrong = f"--subset: got {text!r}; shots=N, fraction=SHARE or longtail=IMBALANCE is needed"
+    try:
+        wanted = _check(Subset, {name: yaml.safe_load(value)}, "subset")
+    except (UserError, yaml.YAMLError) as error:
+        raise UserError(f"{wrong}\n{error}") from error
+    if not wanted.words:
+        raise UserError(wrong)
+    return wanted
 
 
 def cluster_settings(raw: dict[str, Any]) -> Cluster:

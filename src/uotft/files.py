@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from uotft.errors import UserError
-from uotft.pixels import pool, upright_size
+from uotft.pixels import in_parts, upright_size
 from uotft.records import Files, ImageSet, Settings
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -58,26 +59,34 @@ def below(folder: Path) -> Iterator[bytes]:
 
 def image_set(
     root: Path,
-    paths: list[bytes],
+    paths: Sequence[bytes] | NDArray[np.bytes_],
     labels: NDArray[np.int64],
     splits: NDArray[np.str_],
     names: tuple[str, ...],
     view: View,
     progress: Callable[..., Iterable[int]],
+    **inside: NDArray[Any],
 ) -> ImageSet:
-    """The set of some files below ``root``: each is read once for its hash and its size."""
-    columns: list[tuple[int, bytes, int, int]] = []
-    for start in progress(range(0, len(paths), CHUNK), f"reading {root.name}"):
-        columns += pool().map(lambda path: _facts(root, path), paths[start : start + CHUNK])
-    size, digest, height, width = zip(*columns, strict=True)
+    """The set of some files below ``root``: each is read once for its hash and its size.
+
+    ``inside``: the columns archives, offsets and bytes, where the files are inside tar files.
+    """
+    n = len(paths)
+    columns: dict[str, Any] = {"bytes": np.empty(n, np.int64), **inside}
     files = Files(
         root=str(root.resolve()),
-        paths=np.array(paths),
-        bytes=np.array(size),
-        sha256=np.frombuffer(b"".join(digest), np.uint8).reshape(-1, 32),
-        sizes=np.array([height, width], np.int32).T,
+        paths=np.asarray(paths, np.bytes_),
+        sha256=np.empty((n, 32), np.uint8),
+        sizes=np.empty((n, 2), np.int32),
+        **columns,
         **view.model_dump(include=set(View.model_fields)),
     )
+    for start in progress(range(0, n, CHUNK), f"reading {root.name}"):
+        part = slice(start, min(start + CHUNK, n))
+        size, digest, *sides = zip(*in_parts(partial(_facts, files), range(n)[part]), strict=True)
+        files.bytes[part] = size
+        files.sha256[part] = np.frombuffer(b"".join(digest), np.uint8).reshape(-1, 32)
+        files.sizes[part] = np.array(sides).T
     return ImageSet(np.empty(0, np.uint8), labels, splits, names, files)
 
 
@@ -121,9 +130,9 @@ def hold_out(
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
-def _facts(root: Path, path: bytes) -> tuple[int, bytes, int, int]:
+def _facts(files: Files, row: int) -> tuple[int, bytes, int, int]:
     """(bytes, SHA-256, height, width) of a file; decoding says why one cannot be read."""
     content = b""
     with suppress(OSError):
-        content = Path(root, os.fsdecode(path)).read_bytes()
+        content = files.content(row)
     return len(content), hashlib.sha256(content).digest(), *upright_size(content)

@@ -59,7 +59,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
 
     What is missing upstream is brought up to date first.
     """
-    cell = [target, strategy, str(seed)]
+    cell = [target, strategy, str(seed), *([Path(ws.variant).name] if ws.variant else [])]
     if fleet.rank:
         return _join(["train", *cell], fleet)
     upstream(ws, target, strategy, seed)
@@ -71,7 +71,8 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
             "seed": seed,
             "processes": fleet.processes,
             "backbone": ws.params.backbone,
-            "subset": ws.params.subset.model_dump(),
+            "source_fraction": ws.params.source_fraction,
+            "subset": ws.params.subset.words,
             "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),

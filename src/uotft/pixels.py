@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 ORIENTATION = 0x0112  # the tag of EXIF that says how the camera was held, and what turns it back
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
          6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
+TURNING = b"eXIf", b"exif", b"adobe.xmp"  # in a PNG that may hold an orientation
 Uint8 = NDArray[np.uint8]
+T = TypeVar("T")
 Bar = Callable[..., Iterable[int]]
 
-CHUNK = 256  # rows that are decoded, written and declared to be there together
+CHUNK = 48 * 2**20  # bytes of pixels that are decoded, written and declared to be there together
 WHOLE = 16 * 2**30  # bytes up to which all pixels of a data set are kept, not only those selected
 
 
@@ -84,9 +86,10 @@ class Store:
         if keep:
             self._need_space(len(todo))
         bad: dict[int, str] = {}
-        starts: Iterable[int] = range(0, len(todo), CHUNK)
-        for start in progress(starts, "decoding") if len(todo) > CHUNK else starts:
-            part = todo[start : start + CHUNK]
+        step = max(1, CHUNK // int(np.prod(self.shape[1:])))
+        starts: Iterable[int] = range(0, len(todo), step)
+        for start in progress(starts, "decoding") if len(todo) > step else starts:
+            part = todo[start : start + step]
             found, reasons = self._decoded(part)
             bad |= reasons
             if keep:
@@ -108,7 +111,7 @@ class Store:
             except UserError as error:
                 return str(error)
 
-        found = [*zip(rows.tolist(), pool().map(one, rows.tolist()), strict=True)]
+        found = [*zip(rows.tolist(), in_parts(one, rows.tolist()), strict=True)]
         good = [pixels for _, pixels in found if not isinstance(pixels, str)]
         return good, {row: why for row, why in found if isinstance(why, str)}
 
@@ -149,7 +152,7 @@ def content_of(files: Files, row: int) -> bytes:
     """The bytes of a file, which must be those that `uotft prepare` read."""
     path = files.path(row)
     try:
-        content = path.read_bytes()
+        content = files.content(row)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if hashlib.sha256(content).digest() != files.sha256[row].tobytes():
@@ -182,8 +185,14 @@ def upright_size(content: bytes) -> tuple[int, int]:
 
     with suppress(*_faults()), Image.open(io.BytesIO(content)) as picture:
         width, height = picture.size
-        return (width, height) if _orientation(picture) > 4 else (height, width)
+        turned = _may_turn(content) and _orientation(picture) > 4
+        return (width, height) if turned else (height, width)
     return 1, 1
+
+
+def _may_turn(content: bytes) -> bool:
+    """Whether a file may say that it is to be turned; of a PNG, Pillow would decode it to know."""
+    return content[:4] != b"\x89PNG" or any(word in content for word in TURNING)
 
 
 def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
@@ -240,6 +249,16 @@ def in_mode(picture: Image, mode: str) -> Image:
 def pool() -> ThreadPoolExecutor:
     """A thread a core, for whatever lets other threads run: Pillow's decoders, torch's scaling."""
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+
+def in_parts(make: Callable[[int], T], rows: Iterable[int]) -> list[T]:
+    """``make`` of every row in order, by all threads, each of which takes some at a time."""
+    every = list(rows)
+    step = max(1, len(every) // (8 * len(os.sched_getaffinity(0))))
+    parts = [every[start : start + step] for start in range(0, len(every), step)]
+    return [
+        made for part in pool().map(lambda part: [make(r) for r in part], parts) for made in part
+    ]
 
 
 def _create(folder: Path, shape: tuple[int, ...]) -> None:

@@ -17,7 +17,7 @@ from uotft.backbones import small_resnet
 from uotft.images import to_input
 from uotft.network import Network
 from uotft.stages import forecasting
-from uotft.subset import few_shot
+from uotft.subset import draw
 
 LABELS = np.repeat([0, 1, 2, 3], [3, 5, 2, 4])
 KEPT = np.array([3, 1])
@@ -163,7 +163,7 @@ def test_only_the_drawn_images_decide(selected: Path) -> None:
     ws = workspace(selected)
     images = ws.images("digits")
     pool = images.rows("train")
-    drawn = [pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)] for seed in (0, 1)]
+    drawn = [pool[draw(images.labels[pool], ws.params.subset, seed)] for seed in (0, 1)]
     others = np.setdiff1d(np.arange(len(images.labels)), np.concatenate(drawn))
     images.images[others] = 99
     store.write_images(ws.data("digits"), images)

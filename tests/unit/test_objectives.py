@@ -17,7 +17,7 @@ from uotft import checkpoint, objectives, registry, stages, store
 from uotft.errors import UserError
 from uotft.images import to_input
 from uotft.objectives import Context, co_tuning, joint, l2_sp, plain, pseudo_label
-from uotft.subset import few_shot
+from uotft.subset import draw
 
 NAMES = registry.names("objectives")
 LOGS = {
@@ -234,7 +234,7 @@ def test_co_tuning_knows_the_drawn_images_alone(fresh: Path) -> None:
     ws, made = workspace(fresh), []
     images = ws.images("digits")
     pool = images.rows("train")
-    drawn = few_shot(images.labels[pool], ws.params.subset.shots, 0)
+    drawn = draw(images.labels[pool], ws.params.subset, 0)
     others = np.setdiff1d(pool, pool[drawn])
     for rows in (others[:0], others, pool[drawn][:1]):
         images.images[rows] = 99
@@ -286,7 +286,7 @@ def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
                for name in changed)  # fmt: skip
     ws = workspace(fresh)
     images, pool = ws.images("digits"), ws.images("digits").rows("train")
-    rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, 0)]
+    rows = pool[draw(images.labels[pool], ws.params.subset, 0)]
     network, _ = checkpoint.read(ws.cell("models", "digits", "uot", 0))
     with torch.no_grad():
         found = network.backbone.layers[0](to_input(torch.as_tensor(images.images[rows])))

@@ -10,7 +10,7 @@ from conftest import find_overlap, run_train, tiny_params, workspace, write_para
 from uotft import banks, checkpoint, pools, runtime, stages, store
 from uotft.errors import UserError
 from uotft.stages.training import _Stream
-from uotft.subset import few_shot
+from uotft.subset import draw
 
 
 def weights(root: Path, strategy: str = "uot") -> str:
@@ -56,7 +56,7 @@ def test_undrawn_training_images_decide_nothing_either(fresh: Path) -> None:
     run_train(fresh)
     ws, before = workspace(fresh), weights(fresh)
     pool = pools.read(ws.features("digits"))
-    drawn = few_shot(pool["labels"], ws.params.subset.shots, 0)
+    drawn = draw(pool["labels"], ws.params.subset, 0)
     others = np.setdiff1d(np.arange(len(pool["labels"])), drawn)
     features = np.array(pool["features"])
     features[others] = 7

@@ -8,6 +8,7 @@ from uotft.stages.comparison import compare
 from uotft.stages.data import cluster_bank, embed, embed_belongs, embedded, prepare, units
 from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.overlap import overlap, overlap_lines, read_overlap
+from uotft.stages.parts import export_source, write_subset
 from uotft.stages.selecting import (
     draw,
     read_selection,
@@ -40,6 +41,7 @@ __all__ = [
     "embedded",
     "evaluate",
     "export",
+    "export_source",
     "forecast",
     "gradient_products",
     "init",
@@ -62,4 +64,5 @@ __all__ = [
     "train",
     "train_belongs",
     "units",
+    "write_subset",
 ]

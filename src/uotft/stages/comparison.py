@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from uotft import store
 from uotft.records import ImageSet
 from uotft.stages.forecasting import hindsight
-from uotft.stages.selecting import read_selection, source_bank
+from uotft.stages.selecting import read_selection, source_bank, source_images
 from uotft.stages.workspace import Workspace
 from uotft.statistics import Interval, interval, paired
 
@@ -115,7 +115,8 @@ def _sheets(ws: Workspace, target: str) -> dict[str, list[tuple[str, NDArray[np.
     """The target's classes, then the first seed's selected units of every strategy."""
     from uotft.images import Views
 
-    images, source, bank = ws.images(target), ws.images(ws.params.source), source_bank(ws)
+    images, bank = ws.images(target), source_bank(ws)
+    source = source_images(ws, bank)
 
     def first(
         images: ImageSet, members: NDArray[np.int64], wanted: list[int]

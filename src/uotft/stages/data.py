@@ -57,7 +57,8 @@ def embed(
     from uotft.images import Views
 
     network, facts = checkpoint.read(ws.pretrained())
-    images, size = ws.images(dataset), ws.params.embed.batch_size
+    images = ws.source() if dataset == ws.params.source else ws.images(dataset)
+    size = ws.params.embed.batch_size
     rows, left = images.rows("train"), ws.unfinished(ws.features(dataset))
     shards = pools.cut(len(rows), size)
     for part, features in room.shards(
@@ -105,6 +106,7 @@ def embed_belongs(ws: Workspace, dataset: str) -> dict[str, Any]:
     return {
         "embed": ws.params.embed.model_dump(),
         "shard": pools.BATCHES,
+        "fraction": ws.params.source_fraction if dataset == ws.params.source else 1,
         "files": ws.fingerprints([ws.pretrained() / "model.json", ws.data(dataset)]),
     }
 

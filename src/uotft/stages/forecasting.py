@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import selection, store
+from uotft import selection, store, subset
 from uotft.records import Scores
-from uotft.stages.selecting import read_selection, source_bank, target_bank
+from uotft.stages.selecting import read_selection, source_bank, source_images, target_bank
 from uotft.stages.workspace import Progress, Workspace
 from uotft.statistics import Interval, interval
 
@@ -69,7 +69,6 @@ def gradient_products(
     from uotft import checkpoint, forecast as room, runtime
     from uotft.images import Views
     from uotft.network import Network, nearest_mean_rows, random_rows
-    from uotft.subset import few_shot
 
     device = runtime.start(0, ws.params.cpu_threads).device
     pretrained, _ = checkpoint.read(ws.pretrained())
@@ -85,16 +84,17 @@ def gradient_products(
         else:
             start = random_rows("target", network.head("target").weight.shape, seed)
         network.start_head("target", *start)
-        rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
+        rows = pool[subset.draw(images.labels[pool], ws.params.subset, seed)]
         found = room.gradients(
             network.backbone, network.head("target"), Views(images, rows), images.labels[rows]
         )
         targets.append(found.mean())
-    source = ws.images(ws.params.source)
+    bank = source_bank(ws)
+    source = source_images(ws, bank)
     rows = source.rows("train")
     of_source = room.gradients(
         pretrained.backbone, pretrained.head("target"), Views(source, rows), source.labels[rows],
-        groups=source_bank(ws).members, progress=progress,
+        groups=bank.members, progress=progress,
     )  # fmt: skip
     return dict(zip(seeds, room.products(targets, of_source), strict=True))
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import banks, config, pools, registry, report, selection, store
+from uotft import banks, config, pools, registry, report, selection, store, subset
 from uotft.errors import UserError
-from uotft.records import ClassBank, Floats, Selection, SourcePart
+from uotft.records import ClassBank, Floats, ImageSet, Selection, SourcePart
 from uotft.stages.workspace import Workspace
 
 
@@ -190,12 +190,25 @@ def source_bank(ws: Workspace) -> ClassBank:
     return bank
 
 
+def source_images(ws: Workspace, bank: ClassBank) -> ImageSet:
+    """The source whose training images are the bank's, refused when params.yaml means others."""
+    images = ws.source()
+    here, there = len(images.rows("train")), len(bank.members)
+    if here != there:  # the draw is nested, so as many are the same
+        raise UserError(
+            f"{ws.embedding(ws.params.source)} is of {there} images, source_fraction: "
+            f"{ws.params.source_fraction:g} means {here}: run dvc repro"
+        )
+    return images
+
+
 def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
     """The training images of the units kept: a label is a class, but for clusters a cluster.
 
     Kept classes and clusters are numbered by rank, the classes of kept images in their own order.
     """
-    bank, images = source_bank(ws), ws.images(ws.params.source)
+    bank = source_bank(ws)
+    images = source_images(ws, bank)
     number = np.full(len(bank.names), -1)
     number[kept] = np.arange(len(kept))
     labels = number[bank.members]
@@ -214,10 +227,8 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     """Class means of the target images that this seed may train on, and of no others."""
-    from uotft.subset import few_shot
-
     pool = pools.read(ws.features(target))
-    drawn = few_shot(pool["labels"], ws.params.subset.shots, seed)
+    drawn = subset.draw(pool["labels"], ws.params.subset, seed)
     labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
     counts = np.bincount(labels, minlength=len(names))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import config, objectives, store
+from uotft import config, objectives, store, subset
 from uotft.errors import Interrupted, UserError
 from uotft.pixels import Store
 from uotft.records import ImageSet
@@ -133,7 +133,6 @@ def train(
     from uotft import checkpoint, train as loop
     from uotft.images import Views
     from uotft.network import Network, nearest_mean_rows, random_rows, separate_norms
-    from uotft.subset import few_shot
 
     settings = ws.params.train
     chosen = read_selection(ws, target, strategy, seed)
@@ -177,7 +176,7 @@ def train(
     # ---- streams: the seed's few labelled images, and those of the kept source units
     stream = _Stream(accelerator, seed, settings.augment, network.channels, progress, stop)
     pool = images.rows("train")
-    rows = pool[few_shot(images.labels[pool], ws.params.subset.shots, seed)]
+    rows = pool[subset.draw(images.labels[pool], ws.params.subset, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
     recipe = settings.recipe.counted(len(rows), settings.target_batch)
     if "source" in parts:
@@ -268,7 +267,7 @@ def train_belongs(
     files += [ws.embedding(ws.params.source), ws.embedding(target)]
     return {
         "backbone": ws.params.backbone,
-        "subset": ws.params.subset.model_dump(),
+        "subset": ws.params.subset.words,
         "train": _decisive(ws.params.train.model_dump(by_alias=True)),
         "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         "processes": processes,
@@ -292,7 +291,7 @@ def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -
     dirty = read_overlap(ws, target)["target"]
     rows, results = np.setdiff1d(images.rows("test"), dirty), {}
     _decode(images, images.rows("test"), accelerator, progress)
-    for seed in progress(ws.params.seeds, "evaluating"):
+    for seed in progress(ws.seeds(target, strategy), "evaluating"):
         network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
         if facts["data"] != store.fingerprint(ws.data(target)):
             raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")

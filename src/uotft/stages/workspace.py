@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from uotft import config, pools, store
+from uotft import config, pools, store, subset
+from uotft.errors import UserError
 from uotft.records import ImageSet
 
 Progress = Callable[..., Any]
@@ -27,6 +28,7 @@ class Workspace:
 
     root: Path
     params: config.Params
+    variant: str = ""
 
     @classmethod
     def find(cls) -> Workspace:
@@ -35,6 +37,18 @@ class Workspace:
         found = (folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file())
         root = next(found, here)
         return cls(root, config.load(root))
+
+    def with_subset(self, words: str) -> Workspace:
+        """The same with another ``subset``, NAME=VALUE; without words, itself.
+
+        Its cells lie in variants/NAME=VALUE/, since those of params.yaml are DVC's.
+        """
+        if not words:
+            return self
+        wanted = config.subset_settings(words)
+        name = "".join(f"{key}={value:.15g}" for key, value in wanted.words.items())
+        params = self.params.model_copy(update={"subset": wanted})
+        return replace(self, params=params, variant=f"variants/{name}")
 
     def data(self, dataset: str) -> Path:
         """The images of a data set."""
@@ -60,7 +74,7 @@ class Workspace:
 
     def cell(self, kind: str, target: str, strategy: str, seed: int) -> Path:
         """The folder of one cell of the matrix; ``kind`` is selections or models."""
-        return self.root / kind / target / strategy / str(seed)
+        return self.root / self.variant / kind / target / strategy / str(seed)
 
     def unfinished(self, made: Path) -> Path:
         """Where a training keeps checkpoints, or an embedding shards, until ``made`` is there.
@@ -75,7 +89,17 @@ class Workspace:
 
     def metrics(self, target: str, strategy: str) -> Path:
         """Test metrics of all seeds of one strategy."""
-        return self.root / "metrics" / target / f"{strategy}.json"
+        return self.root / self.variant / "metrics" / target / f"{strategy}.json"
+
+    def seeds(self, target: str, strategy: str) -> list[int]:
+        """The seeds of a strategy: those of params.yaml, or those that a variant has."""
+        if not self.variant:
+            return self.params.seeds
+        cells = self.cell("models", target, strategy, 0).parent
+        found = sorted(int(path.parent.name) for path in cells.glob("*/model.json"))
+        if not found:
+            raise UserError(f"{cells}: no model yet; `uotft train --subset …` makes them")
+        return found
 
     def fingerprints(self, files: list[Path]) -> dict[str, str]:
         """{path from the root: SHA-256} of some files."""
@@ -85,6 +109,20 @@ class Workspace:
         """The prepared images of a data set; those of files are decoded when they are asked for."""
         return self.decoding(dataset, store.read_images(self.data(dataset)))
 
+    def source(self) -> ImageSet:
+        """The source as it is embedded, selected from and reused: ``source_fraction`` of a class.
+
+        The rows left out of the training part are in no part. The draw has a seed of its own, 0.
+        """
+        images, fraction = self.images(self.params.source), self.params.source_fraction
+        if fraction == 1:
+            return images
+        rows, splits = images.rows("train"), images.splits.astype("U10")
+        kept = subset.draw(images.labels[rows], config.Subset(fraction=fraction), 0)
+        splits[rows] = "unused"
+        splits[rows[kept]] = "train"
+        return replace(images, splits=splits)
+
     def decoding(self, dataset: str, images: ImageSet) -> ImageSet:
         """The set whose files, if it is one of files, give pixels; they are kept in cache/."""
         if images.files is None:
@@ -92,6 +130,7 @@ class Workspace:
         from uotft.pixels import Store
 
         files = images.files
-        held = hashlib.sha256(files.paths.tobytes() + files.sha256.tobytes()).hexdigest()
-        folder = self.root / "cache" / f"{dataset}-{files.stored}-{held[:16]}"
+        held = hashlib.sha256(files.paths.data)
+        held.update(files.sha256.data)
+        folder = self.root / "cache" / f"{dataset}-{files.stored}-{held.hexdigest()[:16]}"
         return replace(images, images=Store(files, folder))

@@ -1,0 +1,157 @@
+"""WebDataset shards: many images in few tar files, read where they lie, nothing unpacked.
+
+    FOLDER/photos-000.tar …    with KEY.jpg (.png, …) and KEY.cls, KEY.txt or KEY.json for each
+
+In params.yaml any name will do, as for a folder of images:
+
+    datasets: {web: {kind: shards, path: /data/web, train_tars: "photos-{000..127}.tar", test: 0.0}}
+
+    uotft prepare --dataset web
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from uotft import files, shards
+from uotft.errors import UserError
+from uotft.records import ImageSet
+
+
+class Settings(files.View):
+    """Settings of a set of shards."""
+
+    path: str = Field(description="the folder of the tar files")
+    train_tars: str = Field(
+        "*.tar", description="those to train on, {000..127} and * stand for many; less the others"
+    )
+    val_tars: str = Field("", description="those of the validation part, if it has its own")
+    test_tars: str = Field("", description="those of the test part, if it has its own")
+    label: str = Field(
+        "cls", description="the member with the class: cls, txt, or json.FIELD for a field of json"
+    )
+    names: str = Field("", description="a file of class names, where labels are its line numbers")
+    val: float = Field(
+        0.2, ge=0, lt=1, description="share for validation, where there are no val_tars"
+    )
+    test: float = Field(
+        0.2, ge=0, lt=1, description="share for tests, where there are no test_tars; 0 for a source"
+    )
+    seed: int = Field(0, ge=0, description="seed of the cut into parts")
+
+
+def load(
+    settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
+) -> ImageSet:
+    """Index, read and cut; a relative ``path`` is one from ``root``."""
+    folder = _folder(settings.path, root)
+    patterns = {"val": settings.val_tars, "test": settings.test_tars, "train": settings.train_tars}
+    found: dict[Path, str] = {}
+    for part, pattern in patterns.items():
+        for tar in _matching(folder, pattern):
+            found.setdefault(tar, part)
+    tars = sorted(found)
+    steps = progress(range(len(tars)), "indexing shards")
+    indices = [_index(tars[i], folder, settings.label) for i in steps]
+    paths, archives, offsets, sizes, words = (
+        np.concatenate(column) for column in zip(*indices, strict=True)
+    )
+    splits = np.repeat(
+        np.array([found[tar] for tar in tars], "U5"), [len(index[0]) for index in indices]
+    )
+    labels, names = _numbered(words, splits == "train", folder)
+    if settings.names:
+        names = _named(names, root / Path(settings.names).expanduser())
+    for part, share in (("test", settings.test), ("val", settings.val)):
+        if share and not patterns[part]:
+            rows = np.flatnonzero(splits == "train")
+            splits[rows[files.hold_out(labels[rows], share, settings.seed)[1]]] = part
+    return files.image_set(
+        folder, paths, labels, splits, names, settings, progress,
+        archives=archives, offsets=offsets, bytes=sizes,
+    )  # fmt: skip
+
+
+def _folder(path: str, root: Path) -> Path:
+    if "://" in path:  # a download would go here: training reads at random, over and over
+        raise UserError(f"{path}: shards are read from the disk; download them, name their folder")
+    folder = root / Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder (path in the data set's section)")
+    return folder
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """The tar files that a setting names; each of its names must be there."""
+    found = {name: sorted(folder.glob(name)) for name in shards.expand(pattern) if name}
+    missing = [name for name, tars in found.items() if not tars]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{folder}: there is no {missing[0]}{more}, of {len(found)} named")
+    return [tar for tars in found.values() for tar in tars]
+
+
+def _index(tar: Path, root: Path, label: str) -> tuple[NDArray[np.generic], ...]:
+    """Columns of one shard: names, the shard's own name, offsets, bytes, labels as text."""
+    extension, _, field = label.partition(".")
+    found = [*shards.pictures(tar, files.SUFFIXES, extension)]
+    if not found:
+        raise UserError(
+            f"{tar}: no KEY.jpg or another picture of {', '.join(sorted(files.SUFFIXES))}"
+        )
+    names, offsets, sizes, labels = zip(*found, strict=True)
+    return (
+        np.array([os.fsencode(name) for name in names]),
+        np.full(len(names), os.fsencode(tar.relative_to(root))),
+        np.array(offsets),
+        np.array(sizes),
+        np.array([_word(text, field, tar, name) for text, name in zip(labels, names, strict=True)]),
+    )
+
+
+def _word(text: bytes, field: str, tar: Path, name: str) -> str:
+    """The label in a member's bytes."""
+    try:
+        value = json.loads(text)[field] if field else text.decode().strip()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{tar}: the label of {name} has no {field or 'text'} ({error!r})"
+        ) from error
+    if isinstance(value, str | int) and str(value):
+        return str(value)
+    raise UserError(f"{tar}: the label of {name} is {value!r}; a number or a name is needed")
+
+
+def _numbered(
+    words: NDArray[np.generic], trained: NDArray[np.bool_], folder: Path
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels 0..C-1 and the classes' names: numbers in order of size, others alphabetically."""
+    found, labels = np.unique(words, return_inverse=True)
+    known: list[str] = found.tolist()
+    if all(word.isdecimal() for word in known):
+        order = np.argsort([int(word) for word in known], kind="stable")
+        labels, known = np.argsort(order)[labels], [known[i] for i in order]
+    counts = np.bincount(labels[trained], minlength=len(known))
+    if not counts.all():
+        raise UserError(f"{folder}: class {known[int(counts.argmin())]!r} has no training image")
+    return labels.astype(np.int64), tuple(known)
+
+
+def _named(numbers: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    """The lines of a file that labels are the numbers of."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        names = tuple(lines[int(number)] for number in numbers)
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: no line for a label ({error})") from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path}: the class {twice!r} stands there twice")
+    return names
