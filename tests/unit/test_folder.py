@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages.prepare(ws, name, **QUIET)
     stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
     for name in ("things", "mine"):
-        stages.embed(ws, name, **QUIET)
+        stages.embed(ws, name, runtime.start(0, 1), **QUIET)
     stages.units(ws)
     stages.overlap("things", "mine", ws.overlap("mine"), **QUIET, workspace=lambda: ws)
     for strategy in ("none", "uot"):

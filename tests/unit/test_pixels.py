@@ -125,7 +125,7 @@ def test_processes_may_fill_one_store_at_once(tmp_path: Path) -> None:
 
     def work() -> None:
         pixels.pool.cache_clear()
-        pixels.CHUNK = 4
+        pixels.CHUNK = 4 * 3 * images.files.stored**2
         pixels.Store(images.files, tmp_path / "cache" / "one").fill(np.arange(40))
 
     workers = [fork(work) for _ in range(4)]
@@ -147,7 +147,7 @@ def test_a_kill_while_a_store_is_filled_loses_no_more_than_a_chunk(
         os.kill(os.getpid(), signal.SIGKILL)
 
     def work() -> None:
-        pixels.CHUNK = 4
+        pixels.CHUNK = 4 * 3 * images.files.stored**2
         calls = []
 
         def flush(number: int) -> None:

@@ -291,7 +291,7 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
         stages.prepare(ws, name, progress=quiet)
     stages.pretrain(ws, runtime.start(0, 1), **main)
     for name in ("web", "birds"):
-        stages.embed(ws, name, progress=quiet)
+        stages.embed(ws, name, runtime.start(0, 1), progress=quiet)
     stages.units(ws)
     for strategy in ("uot", "all"):
         stages.select(ws, "birds", strategy, 0)

@@ -162,7 +162,7 @@ def test_the_paper_trains(
         stages.prepare(ws, dataset, **QUIET)
     stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
     for dataset in ("old", "my-birds"):
-        stages.embed(ws, dataset, **QUIET)
+        stages.embed(ws, dataset, runtime.start(0, 1), **QUIET)
     stages.units(ws)
     stages.overlap("old", "my-birds", ws.overlap("my-birds"), workspace=lambda: ws, **QUIET)
     stages.select(ws, "my-birds", "uot", 0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import run_train, tiny_params, workspace, write_params
-from uotft import config, runtime, stages, store
+from uotft import config, pools, runtime, stages, store
 from uotft.config import Subset
 from uotft.errors import UserError
 from uotft.subset import draw, longtail, sizes
@@ -163,10 +163,10 @@ def test_half_of_the_source(fresh: Path) -> None:
         stages.source_part(ws, np.array([0]))
     with pytest.raises(UserError, match="72 images"):
         stages.gradient_products(ws, "digits", [0], progress=quiet)
-    stages.embed(ws, "glyphs", progress=quiet)
+    stages.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
     stages.units(ws)
     stages.gradient_products(ws, "digits", [0], progress=quiet)
-    pool, bank = store.read_arrays(ws.features("glyphs")), stages.source_bank(ws)
+    pool, bank = pools.read(ws.features("glyphs")), stages.source_bank(ws)
     rows = pool["rows"]
     assert len(rows) == 36 == len(pool["features"])
     assert np.isin(rows, everything).all()
@@ -176,7 +176,7 @@ def test_half_of_the_source(fresh: Path) -> None:
     assert part.labels.tolist() == ws.images("glyphs").labels[rows].tolist()
     assert len(ws.images("glyphs").rows("train")) == 72
     before = store.fingerprint(ws.embedding("digits"))
-    stages.embed(ws, "digits", progress=quiet)
+    stages.embed(ws, "digits", runtime.start(0, 1), progress=quiet)
     assert store.fingerprint(ws.embedding("digits")) == before, "the target is embedded whole"
     assert run_train(fresh)[-1][1]["val/top1"] >= 0
 
@@ -193,7 +193,7 @@ def test_images_left_out_of_the_source_decide_nothing(fresh: Path) -> None:
             assert len(others) == 36
             images.images[others] = value
             store.write_images(ws.data("glyphs"), images)
-        stages.embed(ws, "glyphs", progress=quiet)
+        stages.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
         stages.units(ws)
         run_train(fresh)
         made.append(store.fingerprint(ws.cell("models", "digits", "uot", 0) / "model.safetensors"))
