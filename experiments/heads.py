@@ -22,10 +22,8 @@ VARIATIONS = (
     f"uot {MEANS}",
     f"uot {RANDOM}",
     f"uot {TARGET}",
-    f"uot {TARGET} {MEANS}",
     f"uot {TARGET} {RANDOM}",  # the paper's heads
     f"uot {MIXED}",
-    f"uot {MIXED} {MEANS}",
     f"uot {MIXED} {TARGET} {RANDOM}",  # the paper's heads and norms
 )
 

@@ -249,14 +249,19 @@ def test_how_often_it_saves_decides_nothing(ready: Path) -> None:
     assert not left(ready).with_name("0.aside").exists()
 
 
-def test_an_infinite_loss_stops_within_its_step(ready: Path) -> None:
+def test_an_infinite_loss_stops_within_its_step(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change(ready, learning_rate=1e18, eval_every=0)
     ran: list[int] = []
+    stepped, steps = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *w: (stepped.append(1), steps(*w)))
     with pytest.raises(
         Diverged, match=r"step \d: the loss .*target rows \[\d+, .*source rows \["
     ) as e:
         train(ready, progress=lambda items, label: (ran.append(i) or i for i in items))
     assert f"step {ran[-1]}:" in str(e.value)
+    assert len(stepped) == ran[-1], "the optimiser never steps on it"
     images = workspace(ready).images("digits")
     named = [int(n) for n in str(e.value).split("target rows [")[1].split("]")[0].split(",")]
     assert set(named) <= set(images.rows("train").tolist()), "rows of data/digits.npz"

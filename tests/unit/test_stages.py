@@ -285,6 +285,17 @@ def test_a_pre_trained_network_of_something_else_is_refused(
         run_train(fresh)
 
 
+def test_a_source_without_validation_images_is_refused(fresh: Path) -> None:
+    ws, quiet = workspace(fresh), {"log": lambda *_: None, "progress": lambda items, label: items}
+    images = ws.images("glyphs")
+    images.splits[images.rows("val")] = "test"
+    store.write_images(ws.data("glyphs"), images)
+    with pytest.raises(
+        UserError, match=r"data/glyphs\.npz has no validation image: a folder needs"
+    ):
+        stages.pretrain(ws, runtime.start(0, 1), **quiet)
+
+
 @pytest.mark.parametrize("kept", [1, 3])
 def test_a_source_smaller_than_its_batch_trains(fresh: Path, kept: int) -> None:
     """One image, or three of three classes at most: they come again and again."""

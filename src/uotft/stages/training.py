@@ -351,6 +351,11 @@ def _fit_and_write(
     from uotft.images import Views
 
     rows = images.rows("val")
+    if not len(rows):
+        raise UserError(
+            f"{ws.data(facts.get('target', ws.params.source))} has no validation image: a folder "
+            "needs a val/, or a class with two training images, of which one can be cut off"
+        )
     _decode(images, rows, accelerator, progress, stop)
     seen = Views(images, rows)
     history: dict[int, dict[str, float]] = {}
