@@ -84,5 +84,5 @@ class Workspace:
 
         files = images.files
         held = hashlib.sha256(files.paths.tobytes() + files.sha256.tobytes()).hexdigest()
-        folder = self.root / "cache" / f"{dataset}-{files.stored}-{held[:16]}"
+        folder = self.root / "cache" / dataset / f"{files.stored}-{held[:16]}"
         return replace(images, images=Store(files, folder))
