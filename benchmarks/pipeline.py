@@ -3,9 +3,11 @@
 python benchmarks/pipeline.py steps      # steps a second, beside tensors already on the device
 python benchmarks/pipeline.py crops      # JPEGs into training crops, beside torchvision
 python benchmarks/pipeline.py features   # features from files, beside the backbone alone
+python benchmarks/pipeline.py decoder    # JPEGs into squares of 256, by Pillow and by torchvision
 
 Sides take turns in one process; each figure is the median of --repeats turns. ``crops`` counts the
-seconds of the processor on all threads, so that it is a figure for one core.
+seconds of the processor on all threads, so that it is a figure for one core, and so does
+``decoder``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -29,7 +32,7 @@ from uotft.config import Augment
 from uotft.images import Stream, Views, to_input
 from uotft.network import Network
 from uotft.objectives import joint, plain
-from uotft.pixels import Store
+from uotft.pixels import Store, picture_of, scaled, square
 from uotft.records import ImageSet
 from uotft.stages import Workspace
 from uotft.train import fit
@@ -38,13 +41,13 @@ HEIGHT, WIDTH, QUALITY, BATCH = 375, 500, 92, 64
 PAPER = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0, crop=0.08, flip=True)
 
 
-def photo(seed: int) -> bytes:
-    """A JPEG of 500 x 375 with the spectrum of photos: amplitude as 1/f, correlated colours."""
+def photo(seed: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    """A JPEG with the spectrum of photos: amplitude as 1/f, correlated colours."""
     rng = np.random.default_rng(seed)
-    y, x = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)
-    falling = 1 / np.maximum(np.hypot(y, x), 1 / WIDTH)
+    y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
+    falling = 1 / np.maximum(np.hypot(y, x), 1 / width)
     noise = rng.standard_normal((3, *falling.shape)) + 1j * rng.standard_normal((3, *falling.shape))
-    grey, *colours = np.fft.irfft2(noise * falling, s=(HEIGHT, WIDTH))
+    grey, *colours = np.fft.irfft2(noise * falling, s=(height, width))
     planes = np.stack([grey, grey + 0.3 * colours[0], grey + 0.3 * colours[1]], 2)
     file = io.BytesIO()
     pixels = (128 + 50 * planes / planes.std()).clip(0, 255).astype(np.uint8)
@@ -202,6 +205,47 @@ def crops(repeats: int) -> None:
             report("images a second of one core", found, side, "torchvision")
 
 
+# ---- decoder
+
+
+def decoder(repeats: int) -> None:
+    """Milliseconds of processor time for a JPEG, decoded, and scaled to a square of 256."""
+    torch.set_num_threads(1)
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    warnings.simplefilter("ignore")  # decode_jpeg is deprecated
+
+    def by_pillow(content: bytes) -> Image.Image:
+        return picture_of(content, Path(), "RGB", 256)
+
+    def by_torchvision(content: bytes) -> np.ndarray:
+        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return decode_jpeg(encoded, ImageReadMode.RGB).permute(1, 2, 0).numpy()
+
+    ways = {
+        "Pillow decodes": by_pillow,
+        "Pillow decodes, Pillow scales": lambda c: np.asarray(
+            by_pillow(c).resize((256, 256), Image.Resampling.BILINEAR)
+        ),
+        "Pillow decodes, torch scales (uotft)": lambda c: square(c, 256, Path()),
+        "torchvision decodes": by_torchvision,
+        "torchvision decodes, torch scales": lambda c: scaled(by_torchvision(c), 256),
+    }
+
+    def cost(way: Callable[[bytes], object], contents: list[bytes]) -> float:
+        start = time.process_time()
+        for content in contents:
+            way(content)
+        return 1000 * (time.process_time() - start) / len(contents)
+
+    for size, count in ((WIDTH, HEIGHT), BATCH), ((4000, 3000), 2):
+        encoded = [photo(i, *size) for i in range(count)]
+        found = turns({k: lambda w=w, f=encoded: cost(w, f) for k, w in ways.items()}, repeats)
+        print(f"{size[0]} x {size[1]}")
+        for name, value in found.items():
+            print(f"  {name}: {value:.2f} ms")
+
+
 # ---- features
 
 
@@ -248,9 +292,9 @@ def report(title: str, found: dict[str, float], ours: str, theirs: str) -> None:
 
 
 def main() -> None:
-    """Run one of the three parts."""
+    """Run one part."""
     parser = argparse.ArgumentParser()
-    parts = {"steps": steps, "crops": crops, "features": features}
+    parts = {"steps": steps, "crops": crops, "features": features, "decoder": decoder}
     parser.add_argument("part", choices=[*parts])
     parser.add_argument("--repeats", type=int, default=5)
     words = parser.parse_args()

@@ -273,4 +273,4 @@ def _create(folder: Path, shape: tuple[int, ...]) -> None:
     try:
         made.rename(folder)
     except OSError:  # somebody else was first
-        shutil.rmtree(made)
+        shutil.rmtree(made, ignore_errors=True)

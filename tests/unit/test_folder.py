@@ -236,7 +236,9 @@ def test_a_file_that_changes_before_training_is_named(copy: Path, made: Path) ->
     sections = {name: {**VIEW, "path": str(copy / "own" / name)} for name in ("things", "mine")}
     write_params(copy, params(sections))
     ws = workspace(copy)
+    (copy / "cache/mine/40-another").mkdir()
     stages.prepare(ws, "mine", **QUIET)
+    assert "40-another" not in [path.name for path in (copy / "cache/mine").iterdir()]
     shutil.rmtree(copy / "cache")
     ws.images("mine").files.path(0).write_bytes(pictures.encoded(pictures.scene(50)))
     with pytest.raises(UserError, match="it changed since `uotft prepare` read it"):

@@ -30,6 +30,8 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
         bad = images.images.fill(everything, progress, keep=images.images.is_small)
         images = files.without(images, bad)
     store.write_images(ws.data(dataset), images)
+    if isinstance(images.images, Store):
+        _remove_others(images.images.folder)
     counts = {split: len(images.rows(split)) for split in dict.fromkeys(images.splits.tolist())}
     summary = {
         "classes": len(images.names),
@@ -40,6 +42,13 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     store.write_json(ws.data(dataset).with_suffix(".json"), summary)
     parts = ", ".join(f"{n} {split}" for split, n in counts.items())
     return f"{dataset}: {len(images.names)} classes, {parts} images"
+
+
+def _remove_others(folder: Path) -> None:
+    """What is kept of the data set as it was before, and what a kill has left."""
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def embed(

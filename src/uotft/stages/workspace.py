@@ -132,5 +132,5 @@ class Workspace:
         files = images.files
         held = hashlib.sha256(files.paths.data)
         held.update(files.sha256.data)
-        folder = self.root / "cache" / f"{dataset}-{files.stored}-{held.hexdigest()[:16]}"
+        folder = self.root / "cache" / dataset / f"{files.stored}-{held.hexdigest()[:16]}"
         return replace(images, images=Store(files, folder))
