@@ -7,6 +7,7 @@ asks for are decoded: the file is sparse, and costs S * S * 3 bytes for each of 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -92,7 +93,10 @@ class Store:
         def one(row: int) -> Uint8 | str:
             path = self.files.path(row)
             try:
-                return square(path.read_bytes(), self.files.stored, path)
+                content = path.read_bytes()
+                if hashlib.sha256(content).digest() != self.files.sha256[row].tobytes():
+                    return f"{path}: other bytes"
+                return square(content, self.files.stored, path)
             except OSError as error:
                 return f"{path}: {error.strerror}"
             except UserError as error:
