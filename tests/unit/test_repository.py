@@ -13,7 +13,8 @@ from conftest import REPOSITORY, files
 from uotft import registry
 
 COMMANDS = "prepare pretrain embed units select forecast train".split()  # noqa: SIM905
-COMMANDS += ["evaluate", "predict", "export", "compare", "ui", "doctor", "data overlap"]
+COMMANDS += ["evaluate", "predict", "export", "compare", "ui", "doctor"]
+COMMANDS += [f"data {verb}" for verb in ("list", "overlap", "prepare", "show", "verify")]
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-tools.lock"])
@@ -57,7 +58,7 @@ def test_no_command_is_missing_from_the_list() -> None:
     names = [c.callback.__name__ for c in app.registered_commands]
     for group in app.registered_groups:
         inside = group.typer_instance.registered_commands
-        names += [f"{group.name} {c.callback.__name__}" for c in inside]
+        names += [f"{group.name} {c.name or c.callback.__name__}" for c in inside]
     assert sorted(names) == sorted(COMMANDS)
 
 

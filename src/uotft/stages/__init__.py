@@ -17,6 +17,7 @@ from uotft.stages.selecting import (
     source_part,
     target_bank,
 )
+from uotft.stages.shelf import fetch, listing, show, verify
 from uotft.stages.training import (
     evaluate,
     pretrain,
@@ -37,8 +38,10 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "fetch",
     "forecast",
     "gradient_products",
+    "listing",
     "measured",
     "overlap",
     "overlap_lines",
@@ -52,9 +55,11 @@ __all__ = [
     "select",
     "select_banks",
     "source_bank",
+    "show",
     "source_part",
     "target_bank",
     "train",
     "train_belongs",
     "units",
+    "verify",
 ]
