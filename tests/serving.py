@@ -14,7 +14,8 @@ class Server(ThreadingHTTPServer):
 
     /good honours Range, /whole ignores it, /cut stops in the middle of what is left, /cutwhole in
     the middle of everything, /other sends other bytes, /page a web page, /moved leads to /good,
-    /gone answers 404, /slow sends a byte and waits, /short says that the file is shorter.
+    /gone answers 404, /stuck sends a byte and waits, /slow sends one every 0.1 s, /short says that
+    the file is shorter.
     """
 
     daemon_threads = True
@@ -23,6 +24,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.contents, self.asked = contents, list[tuple[str, str]]()
         self.address = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *args: object) -> None:
+        """Say nothing of a client that went away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -50,11 +54,16 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[:-1]
         start = int(asked[6:-1]) if asked and manner not in ("whole", "cutwhole") else 0
         left = content[start:]
-        stop = {"cut": len(left) // 2, "cutwhole": len(left) // 2, "slow": 1}.get(manner, len(left))
+        stop = {"cut": len(left) // 2, "cutwhole": len(left) // 2, "slow": 1, "stuck": 1}.get(
+            manner, len(left)
+        )
         code = 206 if start else 200
         self._answer(code, left, "application/x-tar", stop, f"bytes {start}-{len(content) - 1}")
-        if manner == "slow":
-            time.sleep(1.5)
+        if manner == "stuck":
+            time.sleep(1)
+        for byte in left[1:15] if manner == "slow" else b"":
+            time.sleep(0.1)
+            self.wfile.write(bytes([byte]))
 
     def _answer(self, code: int, body: bytes, kind: str, stop: int = -1, part: str = "") -> None:
         self.send_response(code)

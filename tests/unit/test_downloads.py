@@ -103,12 +103,13 @@ def test_what_came_is_kept_for_the_next_time(server: Server, tmp_path: Path) -> 
     assert len(part) == len(BYTES) // 2
 
 
-def test_a_server_that_trickles_is_left(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("manner", "why"), [("stuck", "timed out"), ("slow", "slower than")])
+def test_a_server_that_takes_too_long_is_left(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manner: str, why: str
 ) -> None:
     monkeypatch.setattr(downloads, "PATIENCE", 0.3)
-    assert "timed out" in refused(server, tmp_path, "slow")
-    assert fetch(server, tmp_path, "slow", "good").read_bytes() == BYTES
+    assert why in refused(server, tmp_path, manner)
+    assert fetch(server, tmp_path, manner, "good").read_bytes() == BYTES
 
 
 def test_nobody_answers(server: Server, tmp_path: Path) -> None:
