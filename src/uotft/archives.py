@@ -27,6 +27,7 @@ Progress = Callable[..., Iterable[int]]
 CHUNK = 2**24  # bytes that are hashed or copied at a time
 FILES = 1_000_000  # an archive of more is refused, unless its data set says how many it has
 RATIO = 100  # unpacked bytes for each byte of an archive; a bomb has a thousand
+BLOCK = 2**12  # bytes that even an empty file is counted as, since a disk needs them
 SLACK = 2**26  # bytes that any archive may hold, so that small ones of text are no bombs
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)
@@ -162,7 +163,7 @@ class _Room:
 
     def admit(self, name: str, size: int, kind: str) -> None:
         """Refuse a member that is no plain file inside, or one too many."""
-        self.files, self.bytes = self.files - 1, self.bytes - size
+        self.files, self.bytes = self.files - 1, self.bytes - max(size, BLOCK)
         why = ""
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             why = "its path leaves the folder"

@@ -121,6 +121,12 @@ def test_a_bomb_in_an_archive_in_an_archive(
     assert "100 times" in refused(official.tar({"inner.tgz": inner}), "a.tar", tmp_path)
 
 
+def test_a_bomb_of_empty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "SLACK", 0)
+    many = official.tgz({f"{i}": b"" for i in range(2000)})
+    assert "100 times its own size" in refused(many, "a.tgz", tmp_path, files=2000)
+
+
 def test_too_many_files(tmp_path: Path) -> None:
     many = official.tar({f"{i}": b"" for i in range(101)})
     assert "more than 100 files" in refused(many, "a.tar", tmp_path)
