@@ -17,8 +17,11 @@ TINY = {
     "strategies": ["none", "uot"],
     "seeds": [0, 1],
     "datasets": {
-        "glyphs": {"classes": 12, "per_class": 8, "held_out": 0.25, "size": 16, "seed": 0},
-        "digits": {"size": 16, "margin": 1, "val": 100, "test": 1000, "seed": 0},
+        name: {"path": f"src/uotft/datasets/{name}.py", "size": 16, "seed": 0, **settings}
+        for name, settings in {
+            "glyphs": {"classes": 12, "per_class": 8, "held_out": 0.25},
+            "digits": {"margin": 1, "val": 100, "test": 1000},
+        }.items()
     },
     "backbone": {"name": "small_resnet", "widths": [4, 8], "blocks": 1},
     "select": {"unit": "class", "top_k": 5},

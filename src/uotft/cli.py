@@ -323,6 +323,76 @@ def compare() -> None:
     typer.echo(f"pictures and tables: {ws.root / 'reports' / 'index.html'}")
 
 
+Named = Annotated[
+    str, typer.Argument(metavar="NAME", help="A set of `uotft data list`, or one of params.yaml.")
+]
+
+
+@data.command("list")
+def list_() -> None:
+    """Say which data sets there are, how large they are, and how far each is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from uotft import stages
+
+    header, *rows = stages.listing(_workspace())
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 140, markup=False).print(table)
+
+
+@data.command("prepare")
+def prepare_(
+    name: Named,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", file_okay=False, exists=True, help="A folder with its archives."),
+    ] = None,
+) -> None:
+    """Fetch a data set's archives, check and unpack them, and make data/NAME.npz.
+
+    Says first what it takes on the disk. A broken download goes on where it stopped. What must be
+    fetched by hand is named, with the place to put it.
+    """
+    from uotft import stages
+    from uotft.progress import track
+
+    ws = _workspace()
+    for line in stages.fetch(ws, name, from_, track):
+        typer.echo(line)
+    typer.echo(stages.prepare(ws, name, progress=track))
+
+
+@data.command()
+def verify(name: Named) -> None:
+    """Hash every file of a data set again: what is missing, changed, added or unreadable.
+
+    Exit code 1 if anything is.
+    """
+    from uotft import stages
+    from uotft.progress import track
+
+    looked, bad = stages.verify(_workspace(), name, track)
+    for line in bad:
+        typer.echo(line)
+    typer.echo(f"{looked}; {len(bad)} not as they should be")
+    raise typer.Exit(1 if bad else 0)
+
+
+@data.command()
+def show(
+    name: Named,
+    output: Annotated[Path, typer.Option(dir_okay=False, help="A PNG file.")],
+    classes: Annotated[int, typer.Option(min=1, max=100, help="Lines of the sheet.")] = 20,
+) -> None:
+    """Draw a contact sheet: a line a class, with its first training images."""
+    from uotft import stages
+
+    typer.echo(stages.show(_workspace(), name, output, classes))
+
+
 @data.command()
 def overlap(
     source: Annotated[

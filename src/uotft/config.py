@@ -286,6 +286,13 @@ def dataset(params: Params, name: str) -> tuple[ModuleType, Any]:
     return dataset_section({"kind": name, **params.datasets[name]}, f"datasets.{name}")
 
 
+def known_dataset(params: Params, name: str) -> tuple[ModuleType, Any]:
+    """As ``dataset``, but a set of the shelf needs no section: its defaults hold then."""
+    if name in params.datasets or name not in registry.names("datasets"):
+        return dataset(params, name)
+    return dataset_section({"kind": name}, f"datasets.{name}")
+
+
 def dataset_section(section: dict[str, Any], where: str) -> tuple[ModuleType, Any]:
     """The module and the settings that a section with its ``kind`` means."""
     settings = dict(section)

@@ -1,7 +1,7 @@
 """A folder of image files -> the columns of `records.Files`, and the cut into parts.
 
-What the data sets of files share: which files are images, their bytes, hashes and sizes, and a
-seeded stratified hold-out where a data set has no official one.
+What the data sets of files share: which files are images, their bytes, hashes and sizes, a seeded
+stratified hold-out where a data set has no official one, and the official lists.
 """
 
 from __future__ import annotations
@@ -39,6 +39,19 @@ class View(Settings):
     unreadable: Literal["error", "skip"] = Field(
         "error", description="files that cannot be read: an error, or left out and counted"
     )
+
+
+class Shelf(View):
+    """Settings of every public data set; each has its own ``path``."""
+
+    path: str = Field(description="the folder of its archives, or of what they unpack to")
+    val: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the training part for validation, if none is official",
+    )
+    seed: int = Field(0, ge=0, description="seed of that cut")
 
 
 def below(folder: Path) -> Iterator[bytes]:
@@ -88,6 +101,76 @@ def image_set(
         files.sha256[part] = np.frombuffer(b"".join(digest), np.uint8).reshape(-1, 32)
         files.sizes[part] = np.array(sides).T
     return ImageSet(np.empty(0, np.uint8), labels, splits, names, files)
+
+
+def listed(
+    root: Path,
+    rows: list[tuple[str, Any, str]],
+    names: dict[Any, str],
+    settings: Shelf,
+    progress: Callable[..., Iterable[int]],
+) -> ImageSet:
+    """The set of an official list of (path below ``root``, class, part); ``names`` orders classes.
+
+    Where no part is val, a share of every class is held out of train.
+    """
+    number = {key: label for label, key in enumerate(names)}
+    strange = next((row for row in rows if row[1] not in number), None)
+    if strange or not rows:
+        what = f"{strange[0]} is of an unknown class, {strange[1]!r}" if strange else "no image"
+        raise UserError(f"{root}: {what}; the lists and the images of the set do not go together")
+    paths, keys, parts = zip(*rows, strict=True)
+    labels, splits = np.array([number[key] for key in keys]), np.array(parts, "U5")
+    if "val" not in parts:
+        trained = np.flatnonzero(splits == "train")
+        splits[trained[hold_out(labels[trained], settings.val, settings.seed)[1]]] = "val"
+    content = [os.fsencode(path) for path in paths]
+    return image_set(root, content, labels, splits, tuple(names.values()), settings, progress)
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a list, without those that are empty."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: a list that is needed cannot be read ({error})") from error
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def mat(path: Path, name: str) -> NDArray[Any]:
+    """One variable of a MATLAB file, a row an entry; nothing in such a file is executed."""
+    from scipy.io import loadmat
+
+    try:
+        found = loadmat(path, squeeze_me=True, variable_names=[name])[name]
+    except Exception as error:  # noqa: BLE001  a broken file raises nearly anything
+        raise UserError(f"{path}: {name!r} cannot be read ({error})") from error
+    return np.atleast_1d(found)
+
+
+def differences(files: Files, progress: Callable[..., Iterable[int]]) -> list[str]:
+    """What is no longer as the columns say, a file a line: missing, changed or unreadable."""
+
+    def one(row: int) -> str:
+        path = files.path(row)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return f"{shown(path)}: missing"
+        except OSError as error:
+            return f"{shown(path)}: unreadable ({error.strerror})"
+        same = hashlib.sha256(content).digest() == files.sha256[row].tobytes()
+        return "" if same else f"{shown(path)}: changed"
+
+    found: list[str] = []
+    for start in progress(range(0, len(files.paths), CHUNK), "hashing"):
+        found += in_parts(one, range(start, min(start + CHUNK, len(files.paths))))
+    return [line for line in found if line]
+
+
+def shown(path: Path | bytes) -> str:
+    """A path in characters that every terminal takes."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def without(images: ImageSet, bad: dict[int, str]) -> ImageSet:

@@ -64,7 +64,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file with a header."""
-    with need(path).open(newline="", encoding="utf-8") as file:
+    with need(path).open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 

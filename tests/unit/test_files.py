@@ -122,7 +122,7 @@ def test_folders_that_are_no_data_set_are_refused(
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: no such folder \(path in"):
+    with pytest.raises(UserError, match=r"nowhere: no such folder or file \(path in"):
         load(tmp_path / "nowhere")
 
 

@@ -59,7 +59,7 @@ def test_digits_are_scaled_as_the_data_set_was(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     settings = digits.Settings(val=100)
-    made = digits.load(settings, lambda items, label: items)
+    made = digits.load(settings, lambda items, label: items, tmp_path)
     raw = (load_digits().images[7] * (255 / 16)).astype(np.uint8)
     resize = partial(digits.from_picture, settings=settings)
     pixels = predict.read(save(tmp_path, raw), [28, 28], resize)

@@ -14,7 +14,10 @@ from uotft import registry
 
 COMMANDS = "init prepare pretrain embed units select forecast train".split()  # noqa: SIM905
 COMMANDS += ["evaluate", "predict", "export", "compare", "ui", "doctor"]
-COMMANDS += ["data overlap", "data subset", "data export"]
+COMMANDS += [
+    f"data {verb}"
+    for verb in "export list overlap prepare show subset verify".split()  # noqa: SIM905
+]
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-tools.lock"])

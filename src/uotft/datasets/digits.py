@@ -11,6 +11,7 @@ draws its few labelled training images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,9 +32,10 @@ class Settings(BaseSettings):
     val: int = Field(400, ge=10, description="images in the validation part")
     test: int = Field(1000, ge=10, description="images in the test part")
     seed: int = Field(0, ge=0, description="seed of the cut into parts")
+    path: str = Field("", description="not read: what DVC watches in its place")
 
 
-def load(settings: Settings, progress: Callable[..., Iterator[int]]) -> ImageSet:
+def load(settings: Settings, progress: Callable[..., Iterator[int]], root: Path) -> ImageSet:
     """Read the set and cut it into train, val and test; uint8, white on black."""
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -55,9 +55,10 @@ class Settings(BaseSettings):
     held_out: float = Field(0.125, gt=0, lt=1, description="share of each class for validation")
     size: int = Field(28, ge=8, description="pixels a side")
     seed: int = Field(0, ge=0, description="seed of the distortions")
+    path: str = Field("", description="not read: what DVC watches in its place")
 
 
-def load(settings: Settings, progress: Callable[..., Iterator[int]]) -> ImageSet:
+def load(settings: Settings, progress: Callable[..., Iterator[int]], root: Path) -> ImageSet:
     """Draw the set: classes * per_class grey images, uint8, white on black."""
     characters = _characters(settings.classes)
     rng = np.random.default_rng(settings.seed)

@@ -18,6 +18,7 @@ from uotft.stages.selecting import (
     source_part,
     target_bank,
 )
+from uotft.stages.shelf import fetch, listing, show, verify
 from uotft.stages.starting import init, project
 from uotft.stages.training import (
     evaluate,
@@ -42,9 +43,11 @@ __all__ = [
     "evaluate",
     "export",
     "export_source",
+    "fetch",
     "forecast",
     "gradient_products",
     "init",
+    "listing",
     "measured",
     "overlap",
     "overlap_lines",
@@ -59,10 +62,12 @@ __all__ = [
     "select",
     "select_banks",
     "source_bank",
+    "show",
     "source_part",
     "target_bank",
     "train",
     "train_belongs",
     "units",
+    "verify",
     "write_subset",
 ]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     """Make data/DATASET.npz and its summary; returns a line that says what was made."""
-    module, settings = config.dataset(ws.params, dataset)
-    images, bad = ws.decoding(dataset, module.load(settings, progress)), {}
+    module, settings = config.known_dataset(ws.params, dataset)
+    images, bad = ws.decoding(dataset, module.load(settings, progress, ws.root)), {}
     if isinstance(images.images, Store):
         everything = np.arange(len(images.labels))
         bad = images.images.fill(everything, progress, keep=images.images.is_small)

@@ -1,0 +1,84 @@
+"""An archive of a data set, from whichever of its addresses gives the right bytes.
+
+A download goes on where it broke off, now or another day, and the file gets its name when size and
+checksum are those that the data set's file states: until then it is a hidden .part.
+"""
+
+from __future__ import annotations
+
+import os
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from time import monotonic
+from urllib.request import Request, urlopen
+
+from uotft.archives import Archive, Progress
+from uotft.errors import UserError
+
+CHUNK = 2**20  # bytes that are asked for at a time
+PATIENCE = 60.0  # seconds; a slower answer, or a chunk that takes longer, counts as broken off
+
+
+def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
+    """Download an archive into ``folder``, from the first address that gives the right bytes."""
+    path, part, tried = folder / archive.name, folder / f".{archive.name}.part", []
+    folder.mkdir(parents=True, exist_ok=True)
+    for url in archive.urls:
+        while True:
+            before = _size(part)
+            try:
+                _go_on(url, part, archive, progress)
+                if not (why := archive.wrong(part, progress)):
+                    return part.replace(path)
+                part.unlink()
+                tried.append(f"{url}: {why}")
+            except (OSError, HTTPException) as error:
+                tried.append(f"{url}: {error or type(error).__name__}")
+            if not _size(part) > before and not (before and not _size(part)):
+                break  # nothing more came, and no wrong half from an earlier day was thrown away
+    raise UserError(
+        f"{archive.name} could not be downloaded:\n  "
+        + "\n  ".join(tried)
+        + f"\nfetch it by other means, put it into {folder}, and give the same command again"
+    )
+
+
+def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
+    """Ask for what is missing of ``part``; a server that sends all of it again is heard too."""
+    start = _size(part)
+    if start >= archive.bytes:
+        return
+    asked = {"User-Agent": "uotft", **({"Range": f"bytes={start}-"} if start else {})}
+    with urlopen(Request(url, headers=asked), timeout=PATIENCE) as answer:
+        if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+            raise ConnectionError("a web page came, not the file: a login, a warning or a limit")
+        if answer.status != 206:
+            start = 0
+        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise ConnectionError(f"another part came than the one from byte {start}")
+        if answer.length is not None and start + answer.length != archive.bytes:
+            raise ConnectionError(f"{start + answer.length:,} bytes offered, not {archive.bytes:,}")
+        with part.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            for at in progress(range(start, archive.bytes, CHUNK), f"downloading {archive.name}"):
+                size = min(CHUNK, archive.bytes - at)
+                file.write(block := _block(answer, size))
+                if len(block) < size:
+                    raise ConnectionError(f"broke off after {at + len(block):,} bytes")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _block(answer: HTTPResponse, size: int) -> bytes:
+    """The next ``size`` bytes, fewer at the end; an error if they take more than PATIENCE."""
+    until, pieces, left = monotonic() + PATIENCE, list[bytes](), size
+    while left and (piece := answer.read1(left)):
+        pieces.append(piece)
+        left -= len(piece)
+        if left and monotonic() > until:
+            raise TimeoutError(f"slower than {size:,} bytes in {PATIENCE:.0f} s")
+    return b"".join(pieces)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,93 @@
+"""A web server on this machine that serves bytes well or badly, as the first folder says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``contents`` by file name; ``asked`` lists (path, Range) of every request.
+
+    /good honours Range, /whole ignores it, /cut stops in the middle of what is left, /cutwhole in
+    the middle of everything, /other sends other bytes, /page a web page, /moved leads to /good,
+    /gone answers 404, /stuck sends a byte and waits, /slow sends one every 0.1 s, /short says that
+    the file is shorter.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.contents, self.asked = contents, list[tuple[str, str]]()
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *args: object) -> None:
+        """Say nothing of a client that went away."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:  # noqa: N802
+        _, manner, name = self.path.split("/", 2)
+        asked = self.headers.get("Range", "")
+        self.server.asked.append((self.path, asked))
+        content = self.server.contents.get(name)
+        if manner == "moved":
+            self.send_response(302)
+            self.send_header("Location", f"/good/{name}")
+            self.end_headers()
+            return
+        if manner == "gone" or content is None:
+            self.send_error(404)
+            return
+        if manner == "page":
+            self._answer(200, b"<!DOCTYPE html><title>Virus scan warning</title>", "text/html")
+            return
+        if manner == "other":
+            content = bytes(len(content))
+        if manner == "short":
+            content = content[:-1]
+        start = int(asked[6:-1]) if asked and manner not in ("whole", "cutwhole") else 0
+        left = content[start:]
+        stop = {"cut": len(left) // 2, "cutwhole": len(left) // 2, "slow": 1, "stuck": 1}.get(
+            manner, len(left)
+        )
+        code = 206 if start else 200
+        self._answer(code, left, "application/x-tar", stop, f"bytes {start}-{len(content) - 1}")
+        if manner == "stuck":
+            time.sleep(1)
+        for byte in left[1:15] if manner == "slow" else b"":
+            time.sleep(0.1)
+            self.wfile.write(bytes([byte]))
+
+    def _answer(self, code: int, body: bytes, kind: str, stop: int = -1, part: str = "") -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if code == 206:
+            self.send_header("Content-Range", f"{part}/{len(body)}")
+        self.end_headers()
+        self.wfile.write(body[: len(body) if stop < 0 else stop])
+        self.wfile.flush()
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(contents: dict[str, bytes]) -> Iterator[Server]:
+    """A server in a thread, as long as the block runs."""
+    server = Server(contents)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
