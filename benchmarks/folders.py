@@ -3,8 +3,8 @@
 prepare hashes (SHA-256), measures and decodes every file and writes its manifest and its pixels;
 `dvc add` hashes (MD5), copies every file into its cache and writes a list of them, with
 --no-commit it hashes only. A fourth side prepares the same images from shards of 10,000. Each turn
-starts without caches, on files that have just been read. The memory is the largest of the process;
-the sides take turns, every second time in reverse.
+starts without caches, on files that have just been read. The memory is the largest of the process,
+and at least that of this script, some 100 MiB; the sides take turns, every second time in reverse.
 
 python benchmarks/folders.py --repetitions 5                # 100,000 PNGs of 32 x 32 pixels
 python benchmarks/folders.py --files 10000 --format jpeg
