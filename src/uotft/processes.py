@@ -62,8 +62,8 @@ class Fleet:
 
 def fleet(processes: int, machines: int, rank: int, address: str, port: int) -> Fleet:
     """The fleet that a user's words mean; or that of the launcher that started this process."""
-    if "RANK" in os.environ:
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and "RANK" in os.environ:
         if max(processes, machines) > 1:
             raise UserError(
                 f"--num-processes and --num-machines: this is one of {world} processes that "
