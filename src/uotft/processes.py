@@ -60,7 +60,9 @@ class Fleet:
         return ["-m", "uotft.launcher", *here, "--nproc-per-node", share, *worker]
 
 
-def fleet(processes: int, machines: int, rank: int, address: str, port: int) -> Fleet:
+def fleet(
+    processes: int, machines: int = 1, rank: int = 0, address: str = "", port: int = 29500
+) -> Fleet:
     """The fleet that a user's words mean; or that of the launcher that started this process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and "RANK" in os.environ:
