@@ -1,6 +1,6 @@
 """Compare head starts and batch norms on validation data; no test image is read.
 
-    dvc repro units embed overlap && nice python experiments/heads.py   # about 25 minutes
+    dvc repro units embed overlap && nice python experiments/heads.py   # 96 trainings
 
 Every training is a line of heads.csv, and one that stands there is not repeated: delete the file to
 measure anew. Prints the mean validation top-1 and the paired differences from the first two lines,

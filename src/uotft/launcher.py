@@ -10,7 +10,7 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Run the workers; returns the exit code of the one that failed first."""
-    from torch.distributed import DistNetworkError, run
+    from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
         run.main(arguments)
     except SignalException:  # it has asked the workers to stop, and waited for them
         return INTERRUPTED
-    except DistNetworkError as error:
+    except DistError as error:
         print(f"uotft: the machines did not meet: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except ChildFailedError as error:  # the worker has said why

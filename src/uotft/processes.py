@@ -60,10 +60,12 @@ class Fleet:
         return ["-m", "uotft.launcher", *here, "--nproc-per-node", share, *worker]
 
 
-def fleet(processes: int, machines: int, rank: int, address: str, port: int) -> Fleet:
+def fleet(
+    processes: int, machines: int = 1, rank: int = 0, address: str = "", port: int = 29500
+) -> Fleet:
     """The fleet that a user's words mean; or that of the launcher that started this process."""
-    if "RANK" in os.environ:
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and "RANK" in os.environ:
         if max(processes, machines) > 1:
             raise UserError(
                 f"--num-processes and --num-machines: this is one of {world} processes that "

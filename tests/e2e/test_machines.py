@@ -16,7 +16,7 @@ import yaml
 
 from conftest import runs, tiny_params, users_environment, workspace, write_params
 from forks import killed, pair
-from uotft import runtime, stages, unfinished
+from uotft import processes, runtime, stages, unfinished
 
 CELL = ("digits", "uot", 0)
 WORDS = ("train", "--dataset", "digits", "--seed", "0")
@@ -61,33 +61,36 @@ def start(root: Path, *words: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def machines(root: Path) -> list[subprocess.Popen[str]]:
-    """Two machines, here, with a process each."""
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = ("--main-process-ip", "127.0.0.1", "--main-process-port", port)
+        return str(probe.getsockname()[1])
+
+
+def machines(root: Path) -> list[subprocess.Popen[str]]:
+    """Two machines, here, with a process each."""
+    place = ("--main-process-ip", "127.0.0.1", "--main-process-port", free_port())
     many = ("--num-processes", "2", "--num-machines", "2", *place)
     return [start(root, "uotft", *WORDS, *many, "--machine-rank", str(rank)) for rank in (0, 1)]
 
 
-def said_by(processes: list[subprocess.Popen[str]], code: int) -> list[str]:
+def said_by(started: list[subprocess.Popen[str]], code: int) -> list[str]:
     """What each printed before it ended with this exit code; none is left when one did not."""
     try:
-        said = ["".join(p.communicate(timeout=240)) for p in processes]
+        said = ["".join(p.communicate(timeout=240)) for p in started]
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
-    assert [p.returncode for p in processes] == [code] * len(processes), said
+    assert [p.returncode for p in started] == [code] * len(started), said
     assert not any("Traceback" in text for text in said), said
     return said
 
 
-def wait(processes: list[subprocess.Popen[str]], ready: Callable[[], bool]) -> None:
+def wait(started: list[subprocess.Popen[str]], ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 240
     while not ready():
         assert time.monotonic() < deadline
-        assert all(p.poll() is None for p in processes), [p.communicate() for p in processes]
+        assert all(p.poll() is None for p in started), [p.communicate() for p in started]
         time.sleep(0.02)
 
 
@@ -99,7 +102,7 @@ def test_two_machines_make_one_run_and_go_on_together(ready: Path) -> None:
 
     both = machines(ready)
     wait(both, lambda: (left / "run.json").exists() and unfinished.newest(left) is not None)
-    both[0].send_signal(signal.SIGTERM)
+    both[1].send_signal(signal.SIGTERM)
     said_by(both, 130)
     [run] = runs(ready)
     assert run.info.status == "KILLED"
@@ -113,6 +116,17 @@ def test_two_machines_make_one_run_and_go_on_together(ready: Path) -> None:
     assert "training" not in second, "no bar"
     assert made(ready) == whole
     assert [(r.info.run_id, r.info.status) for r in runs(ready)] == [(run.info.run_id, "FINISHED")]
+
+
+def test_machines_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine 0 waits for the other, or the other for machine 0: not for ever, and they say so."""
+    monkeypatch.setattr(processes, "MEET_S", 1)
+    worker = ["-m", "uotft.worker", "journal.jsonl", "pretrain"]
+    alone = [
+        processes.fleet(2, 2, r, "127.0.0.1", int(free_port())).command(worker) for r in (0, 1)
+    ]
+    said = said_by([start(tmp_path, *command[1:]) for command in alone], 2)
+    assert all("uotft: the machines did not meet: " in text for text in said)
 
 
 @pytest.mark.slow

@@ -46,6 +46,12 @@ def test_another_launcher_has_started_us(monkeypatch: pytest.MonkeyPatch) -> Non
         of(4)
 
 
+def test_a_launcher_of_one_process_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert of(4) == Fleet(4, port=29511)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

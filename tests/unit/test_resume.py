@@ -345,8 +345,7 @@ def rows_of(root: Path) -> dict[str, int]:
 
 
 def test_machines_that_share_no_folder_are_told(ready: Path) -> None:
-    """Each finds other checkpoints there; better no training than half of one."""
-    change(ready, checkpoint_every=5)
+    """A copy of it on each is enough to train, but each finds other checkpoints in its own."""
 
     assert killed(fork(lambda: train(ready, progress=dies_at(7))))
     elsewhere = shutil.copytree(ready, ready.with_name("elsewhere"))
@@ -360,6 +359,12 @@ def test_machines_that_share_no_folder_are_told(ready: Path) -> None:
     facts["belongs"]["processes"] = 2
     store.write_json(left(ready) / "step-000000005" / "state.json", facts)
     assert not any([killed(pid) for pid in pair(work)])
+
+    shutil.rmtree(left(ready))
+    assert not any([killed(pid) for pid in pair(lambda rank: train(elsewhere if rank else ready))])
+    apart = made(ready)
+    assert not any([killed(pid) for pid in pair(lambda rank: train(ready))])
+    assert made(ready) == apart
 
 
 def test_a_loss_that_is_not_finite_on_one_process_stops_both(ready: Path) -> None:

@@ -167,7 +167,7 @@ def train(
             start = random_rows(head, network.head(head).weight.shape, seed)
         elif starts[head] == "classifier" and len(own_rows):
             start = classifier.weight[own_rows], classifier.bias[own_rows]
-        else:  # no classifier has seen clusters
+        else:  # clusters, too: no classifier has seen them
             bank = target_bank(ws, target, seed).head_means() if head == "target" else part.means
             means = torch.as_tensor(bank, dtype=torch.float32)
             start = nearest_mean_rows(means, settings.head_scale)
