@@ -41,13 +41,14 @@ def workers(words: list[str], processes: int) -> Iterator[Follow]:
         worker = subprocess.Popen(
             [sys.executable, *module], start_new_session=True, preexec_fn=die_with_parent
         )
+        asked: list[int] = []
         try:
-            with _stopped_by_signals(worker) as asked:
+            with _stopped_by_signals(worker, asked):
                 yield lambda send: _follow(worker, journal, send, asked)
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted") from error
         finally:
-            _stop(worker)
+            _stop(worker, asked)
 
 
 def die_with_parent() -> None:
@@ -65,6 +66,8 @@ def _follow(
     with journal.open(encoding="utf-8") as lines:
         code = None
         while code is None:
+            if asked:
+                raise KeyboardInterrupt
             try:
                 code = worker.wait(POLL_S)
             except subprocess.TimeoutExpired:
@@ -72,7 +75,7 @@ def _follow(
             whole = iter(lambda: _whole_line(lines), "")
             if points := [(p["step"], p["numbers"]) for p in map(json.loads, whole)]:
                 send(points)
-    if code == INTERRUPTED or (code and asked):  # 130 also where somebody else has asked the worker
+    if code == INTERRUPTED or (code and asked):  # perhaps somebody else has asked the worker
         raise KeyboardInterrupt
     if code:
         raise WorkerFailed(code)
@@ -88,9 +91,10 @@ def _whole_line(lines: Any) -> str:
     return ""
 
 
-def _stop(worker: subprocess.Popen[bytes]) -> None:
+def _stop(worker: subprocess.Popen[bytes], asked: list[int]) -> None:
     if worker.poll() is None:
-        os.killpg(worker.pid, signal.SIGTERM)
+        if not asked:
+            os.killpg(worker.pid, signal.SIGTERM)
         try:
             worker.wait(GRACE_S)
         except subprocess.TimeoutExpired:
@@ -99,13 +103,12 @@ def _stop(worker: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _stopped_by_signals(worker: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+def _stopped_by_signals(worker: subprocess.Popen[bytes], asked: list[int]) -> Iterator[None]:
     """Ctrl-C and SIGTERM are passed on to the workers, and listed; the second one interrupts here.
 
     An exception from a signal handler comes anywhere: it was lost in destructors of MLflow's
-    database, and taken for other errors. So ``_follow`` interrupts, once the workers have stopped.
+    database. So it is ``_follow`` that interrupts after the first one.
     """
-    asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
@@ -116,7 +119,7 @@ def _stopped_by_signals(worker: subprocess.Popen[bytes]) -> Iterator[list[int]]:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
