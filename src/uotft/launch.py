@@ -110,15 +110,14 @@ def _join(words: list[str], fleet: Fleet) -> str:
 def evaluate(ws: Workspace, target: str, strategy: str, progress: stages.Progress) -> list[str]:
     """Read the test part once a seed, and add the metrics to the runs that made the weights."""
     lines = []
-    with processes.interruptible():
-        for seed, m in stages.evaluate(ws, target, strategy, progress=progress).items():
-            numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
-            there = tracking.log_test(ws.root, target, m["model"], numbers)
-            note = "" if there else " (no MLflow run here made these weights)"
-            lines.append(
-                f"{target}-{strategy}-{seed}: test top-1 {m['top1']:.2f} %, "
-                f"mean per class {m['mean_per_class']:.2f} %{note}"
-            )
+    for seed, m in stages.evaluate(ws, target, strategy, progress=progress).items():
+        numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
+        there = tracking.log_test(ws.root, target, m["model"], numbers)
+        note = "" if there else " (no MLflow run here made these weights)"
+        lines.append(
+            f"{target}-{strategy}-{seed}: test top-1 {m['top1']:.2f} %, "
+            f"mean per class {m['mean_per_class']:.2f} %{note}"
+        )
     return lines
 
 

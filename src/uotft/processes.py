@@ -89,7 +89,7 @@ def fleet(
 @contextmanager
 def workers(words: list[str], fleet: Fleet) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished."""
-    with interruptible(), tempfile.TemporaryDirectory(prefix="uotft-") as folder:
+    with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
         journal = Path(folder) / "journal.jsonl"
         journal.touch()
         command = fleet.command(["-m", "uotft.worker", str(journal), *words])
@@ -97,10 +97,14 @@ def workers(words: list[str], fleet: Fleet) -> Iterator[Follow]:
         worker = subprocess.Popen(
             [sys.executable, *command], start_new_session=True, preexec_fn=die_with_parent
         )
+        asked: list[int] = []
         try:
-            yield lambda send: _follow(worker, journal, send)
+            with _stopped_by_signals(worker, asked):
+                yield lambda send: _follow(worker, journal, send, asked)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted") from error
         finally:
-            _stop(worker)
+            _stop(worker, asked)
 
 
 def die_with_parent() -> None:
@@ -109,10 +113,17 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _follow(worker: subprocess.Popen[bytes], journal: Path, send: Callable[[Points], None]) -> None:
+def _follow(
+    worker: subprocess.Popen[bytes],
+    journal: Path,
+    send: Callable[[Points], None],
+    asked: list[int],
+) -> None:
     with journal.open(encoding="utf-8") as lines:
         code = None
         while code is None:
+            if asked:
+                raise KeyboardInterrupt
             try:
                 code = worker.wait(POLL_S)
             except subprocess.TimeoutExpired:
@@ -120,7 +131,7 @@ def _follow(worker: subprocess.Popen[bytes], journal: Path, send: Callable[[Poin
             whole = iter(lambda: _whole_line(lines), "")
             if points := [(p["step"], p["numbers"]) for p in map(json.loads, whole)]:
                 send(points)
-    if code == INTERRUPTED:  # somebody else has asked the worker to stop
+    if code == INTERRUPTED or (code and asked):  # perhaps somebody else has asked the worker
         raise KeyboardInterrupt
     if code:
         raise WorkerFailed(code)
@@ -136,9 +147,10 @@ def _whole_line(lines: Any) -> str:
     return ""
 
 
-def _stop(worker: subprocess.Popen[bytes]) -> None:
+def _stop(worker: subprocess.Popen[bytes], asked: list[int]) -> None:
     if worker.poll() is None:
-        os.killpg(worker.pid, signal.SIGTERM)
+        if not asked:
+            os.killpg(worker.pid, signal.SIGTERM)
         try:
             worker.wait(GRACE_S)
         except subprocess.TimeoutExpired:
@@ -147,16 +159,23 @@ def _stop(worker: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block alike: what it has opened is closed, then Interrupted."""
+def _stopped_by_signals(worker: subprocess.Popen[bytes], asked: list[int]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM are passed on to the workers, and listed; the second one interrupts here.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    An exception from a signal handler comes anywhere: it was lost in destructors of MLflow's
+    database. So it is ``_follow`` that interrupts after the first one.
+    """
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        if worker.returncode is None:
+            os.killpg(worker.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise Interrupted("interrupted") from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
