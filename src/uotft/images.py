@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -131,13 +132,9 @@ class Stream:
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """The numbers among the labels of the global batch at ``step``."""
-        n = len(self.origin)
-        position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        orders = {
-            epoch: np.random.default_rng((*self.key, 0, epoch)).permutation(n)
-            for epoch in np.unique(position // n).tolist()
-        }
-        return np.array([orders[p // n][p % n] for p in position.tolist()])
+        n, first = len(self.origin), step * self.batch_size
+        position = range(first, first + self.batch_size)
+        return np.array([_order(n, (*self.key, 0, p // n))[p % n] for p in position])
 
     def __getitem__(self, step: int) -> Batch:
         """This process's share of the global batch at ``step``."""
@@ -204,6 +201,12 @@ class Stream:
             return None
         parts = np.array_split(self.origin, -(-len(self.origin) // AT_ONCE))
         return torch.cat([torch.as_tensor(self.images[p], device=self.device) for p in parts])
+
+
+@lru_cache(4)  # to shuffle a large set takes longer than a step
+def _order(n: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
+    """The order of ``n`` labels in one epoch."""
+    return np.random.default_rng(seed).permutation(n)
 
 
 def _squares(pixels: Pixels, rows: NDArray[np.int64]) -> Squares:
@@ -279,13 +282,22 @@ def _crops_at_once(images: Tensor, boxes: Floats, size: int) -> Tensor:
     theta = torch.zeros(len(boxes), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = extent[:, 1], extent[:, 0]
     theta[:, 0, 2], theta[:, 1, 2] = 2 * middle[:, 1] - 1, 2 * middle[:, 0] - 1
-    shape = [*images.shape[:2], size, size]
-    grid = functional.affine_grid(theta.to(images.device), shape, align_corners=False)
+    grid = _grid(theta.to(images.device), size, size)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def _grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """torch's ``affine_grid`` of (n, 2, 3): (n, height, width, 2), but faster on a CPU."""
+    x, y = (
+        torch.linspace(-1, 1, length, device=theta.device) * (length - 1) / length
+        for length in (width, height)
+    )
+    of_x, of_y, shift = theta[:, None, None].unbind(-1)
+    return x[:, None] * of_x + y[:, None, None] * of_y + shift
+
+
 def _affines(augment: Augment, n: int, rng: np.random.Generator) -> Tensor:
-    """n random affine maps, (n, 2, 3), in the coordinates of ``affine_grid``."""
+    """n random affine maps, (n, 2, 3), in the coordinates of torch's ``affine_grid``."""
     angle = rng.normal(0, augment.rotation, n)
     shear = rng.normal(0, augment.shear, n)
     zoom = rng.uniform(1 - augment.zoom, 1 + augment.zoom, (2, n))
@@ -300,7 +312,7 @@ def _affines(augment: Augment, n: int, rng: np.random.Generator) -> Tensor:
 
 def _warp(images: Tensor, theta: Tensor) -> Tensor:
     """Warp (n, C, H, W) by (n, 2, 3); what lies outside is background (-1)."""
-    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    grid = _grid(theta.to(images.device), *images.shape[2:])
     return functional.grid_sample(images + 1, grid, align_corners=False) - 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 import pictures
 from conftest import tiny_params, workspace, write_params
+from forks import pair
 from uotft import export, images, launch, predict, runtime, stages, store
 from uotft.errors import Interrupted, UserError
 
@@ -256,6 +258,33 @@ def test_a_stop_is_heard_while_files_are_decoded(
     with pytest.raises(Interrupted, match="before its images were decoded"):
         stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET, stop=lambda: True)
     assert not ws.images("things").images.there.any()
+
+
+def test_processes_share_the_decoding(tmp_path: Path) -> None:
+    from uotft import pixels
+    from uotft.stages.training import _decode
+
+    images, rows = pictures.scenes(tmp_path, 21, stored=40, size=32), np.arange(1, 20)
+
+    def work(rank: int) -> None:
+        decoded, square = [], pixels.square
+
+        def counted(content: bytes, side: int, path: Path) -> np.ndarray:
+            decoded.append(path.name)
+            return square(content, side, path)
+
+        pixels.pool.cache_clear()  # threads stay behind in a fork
+        pixels.square = counted
+        accelerator = runtime.start(0, 1)
+        assert accelerator.num_processes == 2
+        _decode(images, rows, accelerator, QUIET["progress"])
+        assert images.images.there[rows].all()
+        store.write_json(tmp_path / f"{rank}.json", decoded)
+
+    assert [os.waitpid(pid, 0)[1] for pid in pair(work)] == [0, 0]
+    first, second = (store.read_json(tmp_path / f"{rank}.json") for rank in range(2))
+    assert sorted(first + second) == [f"{row:03}.png" for row in rows]
+    assert abs(len(first) - len(second)) == 1
 
 
 def test_predict_reads_a_view_of_any_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 import pictures
 from uotft.config import Augment
-from uotft.images import Stream, Views, _crops, _crops_at_once, _random_boxes, to_input
+from uotft.images import Stream, Views, _crops, _crops_at_once, _grid, _random_boxes, to_input
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 12, 12), dtype=np.uint8)
 STILL = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0)
@@ -85,6 +85,13 @@ def test_cutout_blanks_one_square_inside_each_picture() -> None:
         assert rows.max() - rows.min() <= 5
         assert columns.max() - columns.min() <= 5
         assert changed.sum() >= 30, "36 pixels, less those that were blank before"
+
+
+def test_a_grid_is_torchs() -> None:
+    theta = torch.as_tensor(np.random.default_rng(0).normal(size=(7, 2, 3)), dtype=torch.float32)
+    for shape in ((28, 28), (5, 9)):
+        expected = torch.nn.functional.affine_grid(theta, [7, 1, *shape], align_corners=False)
+        assert torch.allclose(_grid(theta, *shape), expected, atol=1e-6)
 
 
 def test_contrast_keeps_the_mean_and_scales_the_rest() -> None:

@@ -186,6 +186,13 @@ def test_a_full_disk_is_an_error_and_nothing_is_declared_to_be_there(tmp_path: P
     assert not pixels.Store(images.files, tmp_path / "store").there.any()
 
 
+def test_the_states_have_their_room_from_the_start(tmp_path: Path) -> None:
+    """They are mapped: a page that the disk has no room for would end the process."""
+    pixels._create(tmp_path / "store", (10**6, 8, 8, 3))
+    assert (tmp_path / "store/there.npy").stat().st_blocks * 512 >= 10**6
+    assert (tmp_path / "store/pixels.npy").stat().st_blocks * 512 < 10**5
+
+
 def test_a_store_that_cannot_fit_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
