@@ -4,6 +4,7 @@ python benchmarks/pipeline.py steps      # steps a second, beside tensors alread
 python benchmarks/pipeline.py crops      # JPEGs into training crops, beside torchvision
 python benchmarks/pipeline.py features   # features from files, beside the backbone alone
 python benchmarks/pipeline.py decoder    # JPEGs into squares of 256, by Pillow and by torchvision
+python benchmarks/pipeline.py views      # not speed: how far test views are from torchvision's
 
 Sides take turns in one process; each figure is the median of --repeats turns. ``crops`` counts the
 seconds of the processor on all threads, so that it is a figure for one core, and so does
@@ -27,12 +28,12 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from uotft import checkpoint, files
+from uotft import checkpoint, files, images as room
 from uotft.config import Augment
 from uotft.images import Stream, Views, to_input
 from uotft.network import Network
 from uotft.objectives import joint, plain
-from uotft.pixels import Store, picture_of, scaled, square
+from uotft.pixels import Store, picture_of, scaled, square, upright_size
 from uotft.records import ImageSet
 from uotft.stages import Workspace
 from uotft.train import fit
@@ -79,8 +80,8 @@ def stored(images: ImageSet, folder: Path) -> ImageSet:
     )
 
 
-def turns(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """The median figure of each side; the first turn, which imports and warms up, is left out."""
+def turns(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """The figures of each side; the first turn, which imports and warms up, is left out."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         order = [*sides] if turn % 2 else [*reversed(sides)]
@@ -88,7 +89,7 @@ def turns(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, floa
             value = sides[name]()
             if turn:
                 found[name].append(value)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return found
 
 
 # ---- steps
@@ -242,8 +243,8 @@ def decoder(repeats: int) -> None:
         encoded = [photo(i, *size) for i in range(count)]
         found = turns({k: lambda w=w, f=encoded: cost(w, f) for k, w in ways.items()}, repeats)
         print(f"{size[0]} x {size[1]}")
-        for name, value in found.items():
-            print(f"  {name}: {value:.2f} ms")
+        for name, values in found.items():
+            print(f"  {name}: {statistics.median(values):.2f} ms")
 
 
 # ---- features
@@ -285,16 +286,68 @@ def features(repeats: int) -> None:
         report("features, images a second", found, "uotft", "backbone")
 
 
-def report(title: str, found: dict[str, float], ours: str, theirs: str) -> None:
-    """One line: both figures and their ratio."""
-    ratio = found[ours] / found[theirs]
-    print(f"{title}: {ours} {found[ours]:.1f}, {theirs} {found[theirs]:.1f}, ratio {ratio:.3f}")
+# ---- views
+
+
+def views(repeats: int) -> None:
+    """Mean difference in levels of 255, and PSNR in dB, of 20 test views to another way."""
+    from torchvision.transforms import v2
+
+    del repeats
+    paper = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
+
+    def soft(seed: int) -> bytes:
+        blobs = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(blobs).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(file, "PNG")
+        return file.getvalue()
+
+    def seen(content: bytes, stored: int) -> np.ndarray:
+        size = np.array([upright_size(content)])
+        return room.views([square(content, stored, Path())], size, 0.875, 224)[0]
+
+    def resized(content: bytes) -> np.ndarray:
+        return np.asarray(paper(Image.open(io.BytesIO(content))))
+
+    def exact(content: bytes) -> np.ndarray:
+        picture = Image.open(io.BytesIO(content))
+        side = 0.875 * min(picture.size)
+        left, top = ((length - side) / 2 for length in picture.size)
+        box = (left, top, left + side, top + side)
+        return np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR, box=box))
+
+    def compare(title: str, contents: list[bytes], one: Callable, other: Callable) -> None:
+        found = []
+        for content in contents:
+            difference = one(content).astype(float) - other(content)
+            found.append(
+                (np.abs(difference).mean(), 10 * np.log10(255**2 / (difference**2).mean()))
+            )
+        levels, decibels = np.mean(found, 0)
+        print(f"{title}: {levels:.2f} of 255, {decibels:.1f} dB")
+
+    noise, here = [photo(i) for i in range(20)], lambda content: seen(content, 256)
+    compare("soft, beside torchvision", [soft(i) for i in range(20)], here, resized)
+    compare("noise, beside torchvision", noise, here, resized)
+    compare("noise, torchvision beside the exact box", noise, resized, exact)
+    compare("noise, beside the exact box", noise, here, exact)
+    compare("the same, stored 384", noise, lambda content: seen(content, 384), exact)
+    squares = [photo(i, 320, 320) for i in range(20)]
+    compare("square noise of 320, beside torchvision", squares, here, resized)
+
+
+def report(title: str, found: dict[str, list[float]], ours: str, theirs: str) -> None:
+    """One line: the medians of both sides, and that of the ratios turn by turn."""
+    ratio = statistics.median(a / b for a, b in zip(found[ours], found[theirs], strict=True))
+    figures = ", ".join(f"{side} {statistics.median(found[side]):.1f}" for side in (ours, theirs))
+    print(f"{title}: {figures}, ratio {ratio:.3f}")
 
 
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser()
-    parts = {"steps": steps, "crops": crops, "features": features, "decoder": decoder}
+    parts = {"steps": steps, "crops": crops, "features": features, "decoder": decoder,
+             "views": views}  # fmt: skip
     parser.add_argument("part", choices=[*parts])
     parser.add_argument("--repeats", type=int, default=5)
     words = parser.parse_args()
