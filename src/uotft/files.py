@@ -154,7 +154,7 @@ def differences(files: Files, progress: Callable[..., Iterable[int]]) -> list[st
     def one(row: int) -> str:
         path = files.path(row)
         try:
-            content = path.read_bytes()
+            content = files.content(row)
         except FileNotFoundError:
             return f"{shown(path)}: missing"
         except OSError as error:

@@ -158,7 +158,7 @@ def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, 
     else:
         part, pool = (
             stages.source_part(ws, chosen_rows(ws)),
-            store.read_arrays(ws.features("glyphs")),
+            pools.read(ws.features("glyphs")),
         )
         features = pool["features"][np.isin(pool["rows"], part.rows)].astype(np.float64)
         means = np.array([features[part.labels == c].mean(0) for c in range(len(part.names))])

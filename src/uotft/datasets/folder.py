@@ -14,6 +14,7 @@ these is unpacked once, below cache/. In params.yaml any name will do:
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -77,20 +78,23 @@ def found(
 def _by_folder(folder: Path) -> Rows:
     """CLASS/… is train, PART/CLASS/… the part; images outside such folders are left aside."""
     paths = list(files.below(folder))
-    pieces = [path.decode(errors="backslashreplace").split("/") for path in paths]
-    whole = any(p[0] in PARTS and len(p) > 2 for p in pieces)  # it has parts of its own
-    parted = [(PARTS.get(p[0], ""), p[1:]) if whole else ("train", p) for p in pieces]
-    rows = [
-        (path, rest[0], part)
-        for path, (part, rest) in zip(paths, parted, strict=True)
-        if part and len(rest) > 1
-    ]
+    whole = any(p[0] in PARTS and len(p) > 2 for p in map(_pieces, paths))  # it has its own parts
+    rows: Rows = []
+    for path in paths:
+        first, *rest = _pieces(path)
+        part, words = (PARTS.get(first, ""), rest) if whole else ("train", [first, *rest])
+        if part and len(words) > 1:
+            rows.append((path, sys.intern(words[0]), part))  # a million rows share their words
     if not rows:
         raise UserError(
             f"{folder}: no image in a folder named after its class; looked for "
             f"CLASS/image and train/CLASS/image that end in {', '.join(sorted(files.SUFFIXES))}"
         )
     return rows
+
+
+def _pieces(path: bytes) -> list[str]:
+    return path.decode(errors="backslashreplace").split("/")
 
 
 def _listed(path: Path) -> Rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import shutil
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from uotft import config, shards, store, subset
 from uotft.errors import UserError
+from uotft.pixels import content_of
 from uotft.records import ImageSet
 from uotft.stages.overlap import read_overlap
 from uotft.stages.selecting import read_selection, source_part
@@ -108,9 +108,7 @@ def _members(
             Image.fromarray(images.images[row]).save(picture, "PNG")
             suffix, content = ".png", picture.getvalue()
         else:
-            path, content = images.files.path(row), images.files.content(row)
-            if hashlib.sha256(content).digest() != images.files.sha256[row].tobytes():
-                raise UserError(f"{path}: it changed since `uotft prepare` read it")
-            suffix = path.suffix.lower()
+            content = content_of(images.files, row)
+            suffix = images.files.path(row).suffix.lower()
         yield f"{key}.cls", str(label).encode()
         yield key + suffix, content

@@ -17,6 +17,7 @@ from uotft.errors import UserError
 from uotft.pixels import WHOLE, Store
 from uotft.stages.workspace import Progress, Workspace
 
+OWN = ("folder", "shards")  # what they are, a section says
 SHEET = 10  # images of each class on a contact sheet
 
 
@@ -24,7 +25,7 @@ def listing(ws: Workspace) -> list[tuple[str, ...]]:
     """A header, and a row for each set of the shelf and of params.yaml."""
     rows: list[tuple[str, ...]]
     rows = [("name", "kind", "classes", "images", "metric", "archives", "state")]
-    shelf = [name for name in registry.names("datasets") if name != "folder"]
+    shelf = [name for name in registry.names("datasets") if name not in OWN]
     for name in sorted({*shelf, *ws.params.datasets}):
         module, settings = config.known_dataset(ws.params, name)
         card, images, classes = _card(module), dict[str, int](), 0
