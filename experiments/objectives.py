@@ -4,7 +4,8 @@
 
 Every training is a line of objectives.csv, and one that stands there is not repeated: delete the
 file to measure anew. Prints the mean validation top-1 and the paired differences from the first two
-lines, with 95 % t-intervals. Tuning seeds, as in settings.py.
+lines, with 95 % t-intervals. Tuning seeds, as in settings.py. In objectives.csv random heads
+started as torch's layers do; since then they start as the paper's, and heads.py compares those.
 """
 
 from __future__ import annotations
