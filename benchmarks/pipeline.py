@@ -7,7 +7,7 @@ python benchmarks/pipeline.py decoder    # JPEGs into squares of 256, by Pillow 
 python benchmarks/pipeline.py views      # not speed: how far test views are from torchvision's
 
 Sides take turns in one process; each figure is the median of --repeats turns. ``crops`` counts the
-seconds of the processor on all threads, so that it is a figure for one core, and so does
+seconds of the processor, on one core (two that work at once slow each other down), and so does
 ``decoder``.
 """
 
@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -28,7 +30,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from uotft import checkpoint, files, images as room
+from uotft import checkpoint, files, images as room, runtime
 from uotft.config import Augment
 from uotft.images import Stream, Views, to_input
 from uotft.network import Network
@@ -108,9 +110,8 @@ class Synthetic:
 def steps(repeats: int) -> None:
     """Steps a second of the embedded default's two trainings, random pixels of its sizes."""
     params, rng = Workspace.find().params, np.random.default_rng(0)
-    torch.set_num_threads(params.cpu_threads or torch.get_num_threads())
+    accelerator = runtime.start(0, params.cpu_threads)
     side = params.datasets["glyphs"]["size"]
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
 
     def stream(name: str, count: int, classes: int, batch: int, augment: Augment) -> Stream:
         return Stream(
@@ -155,7 +156,7 @@ def steps(repeats: int) -> None:
 
 def crops(repeats: int) -> None:
     """Images a second of processor time, 500 x 375 JPEGs into batches of crops of 224 x 224."""
-    torch.set_num_threads(1)
+    on_one_core()
     from torchvision import transforms as t
     from torchvision.datasets import ImageFolder
 
@@ -187,7 +188,9 @@ def crops(repeats: int) -> None:
 
         def filling() -> Iterable[object]:
             folder = Path(name, "new")
-            yield from batches(stored(images, folder))
+            new = stored(images, folder)
+            new.images.fill(np.arange(count))  # as a training does before its first step
+            yield from batches(new)
             shutil.rmtree(folder)
 
         def rate(made: Callable[[], Iterable[object]]) -> float:
@@ -211,7 +214,7 @@ def crops(repeats: int) -> None:
 
 def decoder(repeats: int) -> None:
     """Milliseconds of processor time for a JPEG, decoded, and scaled to a square of 256."""
-    torch.set_num_threads(1)
+    on_one_core()
     from torchvision.io import ImageReadMode, decode_jpeg
 
     warnings.simplefilter("ignore")  # decode_jpeg is deprecated
@@ -271,7 +274,8 @@ def features(repeats: int) -> None:
 
         def from_files(given: ImageSet) -> float:
             start = time.perf_counter()
-            embed.features(network, Views(given, np.arange(count)), accelerator, batch_size=BATCH)
+            seen, wanted = Views(given, np.arange(count)), [range(count)]
+            [_] = embed.shards(network, seen, wanted, accelerator, batch_size=BATCH)
             return count / (time.perf_counter() - start)
 
         def alone() -> float:
@@ -334,6 +338,13 @@ def views(repeats: int) -> None:
     compare("the same, stored 384", noise, lambda content: seen(content, 384), exact)
     squares = [photo(i, 320, 320) for i in range(20)]
     compare("square noise of 320, beside torchvision", squares, here, resized)
+
+
+def on_one_core() -> None:
+    """Keep this process, whatever threads it starts, on one core."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
 
 
 def report(title: str, found: dict[str, list[float]], ours: str, theirs: str) -> None:

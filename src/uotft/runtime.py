@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +12,10 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from uotft.errors import UserError
 
 CUT = ("DEEPSPEED", "FSDP", "MEGATRON_LM")  # ways to cut a network in parts
+
+#: Seconds after which Python's lock changes hands, 0.005 by default: the thread that makes the next
+#: batch would hold up the training step for that long (docs/benchmarks.md).
+HAND_OVER = 0.0002
 
 
 def start(seed: int, cpu_threads: int, precision: str = "no") -> Accelerator:
@@ -27,6 +32,7 @@ def start(seed: int, cpu_threads: int, precision: str = "no") -> Accelerator:
         )
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("recipe.precision: got 'fp16', which needs a GPU; bf16 runs anywhere")
+    sys.setswitchinterval(HAND_OVER)
     set_seed(seed)
     if cpu_threads:
         torch.set_num_threads(cpu_threads)
