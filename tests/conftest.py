@@ -109,20 +109,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Copy it before writing into it (`fresh`).
     """
-    from uotft import runtime, stages
-
     root = tmp_path_factory.mktemp("tiny")
     write_params(root, tiny_params())
-    ws = workspace(root)
-    quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-    for dataset in ("glyphs", "digits"):
-        stages.prepare(ws, dataset, progress=quiet["progress"])
-    stages.pretrain(ws, runtime.start(0, 1), **quiet)
-    for dataset in ("glyphs", "digits"):
-        stages.embed(ws, dataset, runtime.start(0, 1), progress=quiet["progress"])
-    stages.units(ws)
+    up_to_units(root)
     find_overlap(root)
     return root
+
+
+def up_to_units(root: Path) -> None:
+    """Prepare, pre-train, embed and make the units of a workspace with one target."""
+    from uotft import runtime, stages
+
+    ws = workspace(root)
+    quiet = {"progress": lambda items, label: items}
+    datasets = ws.params.source, *ws.params.targets
+    for dataset in datasets:
+        stages.prepare(ws, dataset, **quiet)
+    stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **quiet)
+    for dataset in datasets:
+        stages.embed(ws, dataset, runtime.start(0, 1), **quiet)
+    stages.units(ws)
 
 
 @pytest.fixture

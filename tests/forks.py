@@ -45,6 +45,18 @@ def crew(work: Callable[[int], object], world: int) -> list[int]:
     return [fork(lambda rank=rank: child(rank)) for rank in range(world)]
 
 
+def at_call(number: int, work: Callable[[], object]) -> Callable[..., None]:
+    """What does ``work`` at its ``number``-th call, and nothing before."""
+    calls = []
+
+    def count(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == number:
+            work()
+
+    return count
+
+
 def killed(pid: int) -> bool:
     """Wait for a child; whether a signal ended it, and not an error."""
     _, status = os.waitpid(pid, 0)

@@ -122,8 +122,7 @@ def listed(
     paths, keys, parts = zip(*rows, strict=True)
     labels, splits = np.array([number[key] for key in keys]), np.array(parts, "U5")
     if "val" not in parts:
-        trained = np.flatnonzero(splits == "train")
-        splits[trained[hold_out(labels[trained], settings.val, settings.seed)[1]]] = "val"
+        cut(labels, splits, "val", settings.val, settings.seed)
     content = [os.fsencode(path) for path in paths]
     return image_set(root, content, labels, splits, tuple(names.values()), settings, progress)
 
@@ -195,6 +194,14 @@ def without(images: ImageSet, bad: dict[int, str]) -> ImageSet:
         name = images.names[int(trained.argmin())]
         raise UserError(f"{images.files.root}: class {name!r} has no training image")
     return replace(images, splits=splits)
+
+
+def cut(
+    labels: NDArray[np.int64], splits: NDArray[np.str_], part: str, share: float, seed: int
+) -> None:
+    """Make ``share`` of every class's training images the ``part``: changes ``splits``."""
+    trained = np.flatnonzero(splits == "train")
+    splits[trained[hold_out(labels[trained], share, seed)[1]]] = part
 
 
 def hold_out(

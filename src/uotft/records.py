@@ -130,7 +130,8 @@ class SourcePart:
     """The source images that a selection means: ``rows`` of ``data``, with ``labels`` 0..k-1.
 
     ``names`` (k,) and ``classes`` (k,), the label's row among the source classes; where labels are
-    clusters, ``classes`` is empty. ``means`` (k, D) are those that a head can start from.
+    clusters, ``classes`` is empty. ``means`` (k, D) are those that a head can start from,
+    ``backbone`` the fingerprint of the network that made the features.
     """
 
     data: ImageSet
@@ -139,6 +140,7 @@ class SourcePart:
     names: tuple[str, ...]
     classes: NDArray[np.int64]
     means: Floats
+    backbone: str
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ Part = tuple[str, list[tuple[str, ...]] | bytes | str]
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
 color:#222}table{border-collapse:collapse}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;
 text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}"""
-PLAN_LINES = 200  # thousands of images may be kept; a picture has at most 65,535 pixels a side
 
 
 def comparison_picture(

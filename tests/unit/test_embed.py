@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from conftest import run_train, tiny_params, workspace, write_params
-from forks import fork, killed, pair
+from forks import at_call, fork, killed, pair
 from uotft import banks, checkpoint, launch, pools, runtime, stages, store
 from uotft.errors import Interrupted, UserError
 from uotft.images import to_input
@@ -176,15 +176,9 @@ def test_killed_while_it_writes(ready: Path, moment: str) -> None:
     embed(ready)
     whole = made(ready)
     name, number = moment.split()
-    calls = []
-
-    def count(*_: object) -> None:
-        calls.append(1)
-        if len(calls) == int(number):
-            die()
 
     def work() -> None:
-        setattr(os if name == "fsync" else Path, name, count)
+        setattr(os if name == "fsync" else Path, name, at_call(int(number), die))
         embed(ready)
 
     assert killed(fork(work))

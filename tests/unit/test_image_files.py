@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import pictures
-from conftest import tiny_params, workspace, write_params
+from conftest import tiny_params, up_to_units, workspace, write_params
 from forks import pair
 from uotft import export, images, launch, predict, runtime, stages, store
 from uotft.errors import Interrupted, UserError
@@ -74,12 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("folders")
     write_params(root, params(draw(root / "pictures")))
     ws = workspace(root)
-    for name in ("things", "mine"):
-        stages.prepare(ws, name, **QUIET)
-    stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
-    for name in ("things", "mine"):
-        stages.embed(ws, name, runtime.start(0, 1), **QUIET)
-    stages.units(ws)
+    up_to_units(root)
     stages.overlap("things", "mine", ws.overlap("mine"), **QUIET, workspace=lambda: ws)
     for strategy in ("none", "uot"):
         train(root, strategy)

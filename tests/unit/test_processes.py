@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from uotft import launcher
 from uotft.errors import UserError
 from uotft.processes import Fleet, fleet
 
@@ -69,3 +70,21 @@ def test_a_launcher_of_one_process_says_nothing(monkeypatch: pytest.MonkeyPatch)
 def test_words_that_contradict(words: tuple[int, int, int, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         of(*words)
+
+
+def test_a_machine_that_leaves_last_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch prints a traceback where the machine with its store was the first to leave."""
+    from torch.distributed import run
+    from torch.distributed.elastic.agent.server import api
+
+    def leave(arguments: list[str]) -> None:
+        api.logger.error("Error waiting on exit barrier. Elapsed: %s seconds", 1)
+        api.logger.error("something else")
+
+    monkeypatch.setattr(run, "main", leave)
+    monkeypatch.setattr(api.logger, "filters", [])
+    monkeypatch.setattr(api.logger, "handlers", [caplog.handler])
+    assert launcher.main([]) == 0
+    assert [record.getMessage() for record in caplog.records] == ["something else"]

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from conftest import find_overlap, tiny_params, users_environment, workspace, write_params
-from forks import crew, fork, killed, pair
+from forks import at_call, crew, fork, killed, pair
 from uotft import runtime, stages, store, unfinished
 from uotft.config import Augment
 from uotft.errors import Diverged, Interrupted, UserError
@@ -137,15 +137,9 @@ def test_killed_while_a_checkpoint_is_written(ready: Path, moment: str) -> None:
     train(ready)
     whole = made(ready)
     name, number = moment.split()
-    calls = []
-
-    def count(*_: object) -> None:
-        calls.append(1)
-        if len(calls) == int(number):
-            die()
 
     def work() -> None:
-        setattr(os if name == "fsync" else unfinished.shutil, name, count)
+        setattr(os if name == "fsync" else unfinished.shutil, name, at_call(int(number), die))
         train(ready)
 
     assert killed(fork(work))

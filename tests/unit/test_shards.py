@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import find_overlap, tiny_params, workspace, write_params
+from conftest import find_overlap, tiny_params, up_to_units, workspace, write_params
 from uotft import config, runtime, shards, stages, store
 from uotft.errors import UserError
 from uotft.records import ImageSet
@@ -287,12 +287,7 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     params["select"]["top_k"] = 2
     write_params(tmp_path, params)
     ws, main = workspace(tmp_path), {"log": lambda *_: None, "progress": quiet}
-    for name in ("web", "birds"):
-        stages.prepare(ws, name, progress=quiet)
-    stages.pretrain(ws, runtime.start(0, 1), **main)
-    for name in ("web", "birds"):
-        stages.embed(ws, name, runtime.start(0, 1), progress=quiet)
-    stages.units(ws)
+    up_to_units(tmp_path)
     for strategy in ("uot", "all"):
         stages.select(ws, "birds", strategy, 0)
     found = stages.overlap(

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import workspace, write_params
+from conftest import up_to_units, workspace, write_params
 from folders import pictures, small
 from forks import forget_accelerator
 from uotft import checkpoint, config, runtime, stages, store
@@ -158,12 +158,7 @@ def test_the_paper_trains(
     (tmp_path / "project").mkdir()
     write_params(tmp_path / "project", params)
     ws = workspace(tmp_path / "project")
-    for dataset in ("old", "my-birds"):
-        stages.prepare(ws, dataset, **QUIET)
-    stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
-    for dataset in ("old", "my-birds"):
-        stages.embed(ws, dataset, runtime.start(0, 1), **QUIET)
-    stages.units(ws)
+    up_to_units(ws.root)
     stages.overlap("old", "my-birds", ws.overlap("my-birds"), workspace=lambda: ws, **QUIET)
     stages.select(ws, "my-birds", "uot", 0)
     forget_accelerator()

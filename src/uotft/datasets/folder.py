@@ -54,8 +54,7 @@ def load(
     labels = np.array([number[word] for word in words], np.int64)
     for part, share in (("test", settings.test), ("val", settings.val)):
         if part not in splits:
-            trained = np.flatnonzero(splits == "train")
-            splits[trained[files.hold_out(labels[trained], share, settings.seed)[1]]] = part
+            files.cut(labels, splits, part, share, settings.seed)
     paths = [path for path, _, _ in rows]
     return files.image_set(folder, paths, labels, splits, names, settings, progress)
 

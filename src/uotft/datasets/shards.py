@@ -71,8 +71,7 @@ def load(
         names = _named(names, root / Path(settings.names).expanduser())
     for part, share in (("test", settings.test), ("val", settings.val)):
         if share and not patterns[part]:
-            rows = np.flatnonzero(splits == "train")
-            splits[rows[files.hold_out(labels[rows], share, settings.seed)[1]]] = part
+            files.cut(labels, splits, part, share, settings.seed)
     return files.image_set(
         folder, paths, labels, splits, names, settings, progress,
         archives=archives, offsets=offsets, bytes=sizes,

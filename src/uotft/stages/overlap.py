@@ -141,9 +141,8 @@ class _Prepared:
                 digest = hashlib.sha256(pixels.tobytes()).hexdigest()
                 yield room.picture(Image.fromarray(pixels), row, digest)
                 continue
-            path = self.images.files.path(row)
-            content = content_of(self.images.files, row)
-            digest = hashlib.sha256(content).hexdigest()
+            path, content = self.images.files.path(row), content_of(self.images.files, row)
+            digest = self.images.files.sha256[row].tobytes().hex()  # which content_of has checked
             yield room.picture(picture_of(content, path, "L", SMALL), row, digest, path.stem)
 
     def facts(self) -> dict[str, Any]:

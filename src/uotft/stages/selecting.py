@@ -222,7 +222,7 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
         means = np.array([points[labels == c].mean(0) for c in range(len(classes))])
     elif bank.unit == "cluster":
         classes = kept[:0]
-    return SourcePart(images, rows, labels, names, classes, means)
+    return SourcePart(images, rows, labels, names, classes, means, bank.backbone)
 
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:

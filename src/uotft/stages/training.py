@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from uotft import config, objectives, store, subset
 from uotft.errors import Interrupted, UserError
 from uotft.pixels import Store
-from uotft.records import ImageSet
+from uotft.records import ImageSet, SourcePart
 from uotft.stages.overlap import read_overlap
-from uotft.stages.selecting import read_selection, source_bank, source_part, target_bank
+from uotft.stages.selecting import read_selection, source_part, target_bank
 from uotft.stages.workspace import Log, Progress, Stop, Workspace, never
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def train(
     pretrained, facts = checkpoint.read(ws.pretrained())
     images = ws.images(target)
     part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
-    _must_fit(ws, facts, part.data)
+    _must_fit(ws, facts, part)
 
     found, left_out = read_overlap(ws, target)["source"], 0
 
@@ -237,12 +237,13 @@ def train(
     )  # fmt: skip
 
 
-def _must_fit(ws: Workspace, pretrained: dict[str, Any], source: ImageSet) -> None:
+def _must_fit(ws: Workspace, pretrained: dict[str, Any], part: SourcePart) -> None:
     """Refuse a pre-trained network of another backbone or source, and embeddings of another one."""
+    classes = tuple(pretrained["classes"])
     stale = {
         "the section backbone of params.yaml": pretrained["backbone"] != ws.params.backbone,
-        f"the classes of {ws.data(ws.params.source)}": tuple(pretrained["classes"]) != source.names,
-        f"{ws.embedding(ws.params.source)}": source_bank(ws).backbone != pretrained["sha256"],
+        f"the classes of {ws.data(ws.params.source)}": classes != part.data.names,
+        f"{ws.embedding(ws.params.source)}": part.backbone != pretrained["sha256"],
     }
     if names := [name for name, bad in stale.items() if bad]:
         raise UserError(f"{ws.pretrained()} does not belong to {', '.join(names)}: run dvc repro")
