@@ -86,5 +86,6 @@ def test_a_machine_that_leaves_last_is_no_error(
     monkeypatch.setattr(run, "main", leave)
     monkeypatch.setattr(api.logger, "filters", [])
     monkeypatch.setattr(api.logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(api.logger, "propagate", False)
     assert launcher.main([]) == 0
     assert [record.getMessage() for record in caplog.records] == ["something else"]
