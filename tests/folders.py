@@ -28,7 +28,7 @@ def small(params: dict, *, epochs: int = 2) -> dict:
         section |= {"stored": 16, "size": 12}
     params["backbone"] = {"name": "small_resnet", "widths": [4, 8], "blocks": 1}
     for stage in ("pretrain", "train"):
-        params[stage]["recipe"] |= {"epochs": epochs, "log_every": 1, "eval_every": 0}
+        params[stage]["recipe"] |= {"epochs": epochs, "steps": 0, "log_every": 1, "eval_every": 0}
     params["pretrain"]["batch_size"] = 16
     params["train"] |= {"target_batch": 8, "source_batch": 8}
     return params | {"strategies": ["none", "uot"], "seeds": [0, 1], "cpu_threads": 1}

@@ -46,11 +46,11 @@ Subset = Annotated[
 
 @app.command()
 def init(
-    source: Annotated[str, typer.Option(help="The folder of old images, to reuse some of.")],
-    target: Annotated[str, typer.Option(help="The folder of your labelled images.")],
+    source: Annotated[str, typer.Option(help="Old images, to reuse some of: folder, zip or list.")],
+    target: Annotated[str, typer.Option(help="Your labelled images, likewise.")],
     preset: Annotated[str, typer.Option(help="The settings to start from.")] = "paper",
 ) -> None:
-    """Make this folder a project of its own, on two folders of images: params.yaml, dvc.yaml."""
+    """Make this folder a project of its own, on two sets of images: params.yaml, dvc.yaml."""
     from uotft import stages
 
     name = stages.init(Path.cwd(), preset, source, target)
@@ -184,7 +184,7 @@ def select(
 def train(
     dataset: Dataset,
     source: Annotated[
-        str, typer.Option(help="A folder of old images; --dataset is a folder too, then.")
+        str, typer.Option(help="Old images, a folder or zip; --dataset is one too, then.")
     ] = "",
     strategy: Strategy = "uot",
     seed: Seed = 0,
@@ -198,7 +198,7 @@ def train(
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
     What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
-    With two folders of images, --dataset and --source, in a project of their own: uotft-DATASET/.
+    With two sets of images, --dataset and --source, in a project of their own: uotft-DATASET/.
     With --subset, on other labelled images than the pipeline's: variants/SUBSET/models/.
     """
     from uotft import launch, processes, registry, stages

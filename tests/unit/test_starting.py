@@ -1,4 +1,4 @@
-"""`uotft init`: two folders of images become a project whose settings and pipeline fit together."""
+"""`uotft init`: two sets of images become a project whose settings and pipeline fit together."""
 
 from __future__ import annotations
 
@@ -96,6 +96,17 @@ def test_names_fit_stages_and_are_no_folders_of_the_project(tmp_path: Path) -> N
     assert params["datasets"]["photos"]["path"] == str(out)
 
 
+def test_archives_and_lists_are_named_without_their_ending(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("old.v2.tar.gz", "Birds_64px.ZIP", "list.parquet")]
+    for file in files:
+        file.write_bytes(b"")
+    assert names(tmp_path, files[0], files[1]) == ("old-v2", "Birds_64px")
+    assert names(tmp_path, files[1], files[2]) == ("Birds_64px", "list")
+    params = raw("small", tmp_path, (files[0], files[1]))
+    assert params["datasets"]["Birds_64px"]["path"] == "Birds_64px.ZIP"
+    assert params["select"]["top_k"] == "auto", "nobody has counted its classes"
+
+
 def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     (tmp_path / "dvc.yaml").write_text("mine")
     with pytest.raises(UserError, match=r"dvc\.yaml is there already"):
@@ -109,6 +120,10 @@ def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None
         (("papr", "old", "my birds"), "--preset: got 'papr'; known are paper"),
         (("paper", "odl", "my birds"), "odl: no such folder of images"),
         (("paper", "old", "my bird"), "my bird: no such folder of images"),
+        (
+            ("paper", "old", "old/class 0/0.png"),
+            r"0\.png: no such folder of images, nor a file that",
+        ),
     ],
 )
 def test_mistakes_write_nothing(
@@ -132,28 +147,30 @@ def test_the_project_of_two_folders_is_made_once(
     params.write_text(params.read_text().replace("epochs: 100", "epochs: 7"))
     assert project(tmp_path, str(old), str(birds)) == made
     assert "epochs: 7" in params.read_text(), "settings of one's own stay"
-    with pytest.raises(UserError, match="is the project of other folders: .*my birds is not the"):
+    with pytest.raises(UserError, match="is the project of other images: .*my birds is not the"):
         project(tmp_path, str(birds), str(birds))
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("preset", "words"),
     [
-        {},
-        {"schedule": "cosine", "warmup": 1, "precision": "bf16", "channels_last": True,
-         "compile": True, "accumulate": 2, "ema": 0.5},
+        ("small", {}),
+        ("paper", {}),
+        ("paper", {"schedule": "cosine", "warmup": 1, "precision": "bf16", "channels_last": True,
+         "compile": True, "accumulate": 2, "ema": 0.5}),
     ],
-    ids=["as it is", "every setting at once"],
+    ids=["small", "as it is", "every setting at once"],
 )  # fmt: skip
-def test_the_paper_trains(
+def test_a_preset_trains(
     tmp_path: Path,
     folders: tuple[Path, Path],
+    preset: str,
     words: dict,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prepare to train, in this process; the network is traced, but not turned into C++."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    params = small(raw("paper", tmp_path / "project", folders))
+    params = small(raw(preset, tmp_path / "project", folders))
     params["train"]["recipe"] |= words
     (tmp_path / "project").mkdir()
     write_params(tmp_path / "project", params)
@@ -162,7 +179,7 @@ def test_the_paper_trains(
     stages.overlap("old", "my-birds", ws.overlap("my-birds"), workspace=lambda: ws, **QUIET)
     stages.select(ws, "my-birds", "uot", 0)
     forget_accelerator()
-    accelerator, points = runtime.start(0, 1, params["train"]["recipe"]["precision"]), []
+    accelerator, points = runtime.start(0, 1, ws.params.train.recipe.precision), []
     stages.train(
         ws, "my-birds", "uot", 0, accelerator,
         log=lambda step, numbers: points.append((step, numbers)), **QUIET,

@@ -1,7 +1,7 @@
-"""The command init: a preset and two folders of images -> a project that DVC knows, anywhere.
+"""The command init: a preset and two sets of images -> a project that DVC knows, anywhere.
 
 A project outside a clone has no code to depend on, so its dvc.yaml is the clone's without the files
-of src/, and with the folders of images in their place.
+of src/, and with the folders, archives or lists of images in their place.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from uotft import config, store
+from uotft import archives, config, store
+from uotft.datasets.folder import LISTS
 from uotft.errors import UserError
 
 PRESETS = resources.files("uotft") / "presets"
+ENDINGS = (*archives.SUFFIXES, *LISTS)
 PAPERS_K = 100  # source classes that the paper keeps, of a thousand
 
 
@@ -27,7 +29,7 @@ def init(folder: Path, preset: str, source: str, target: str) -> str:
     there = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
     if there:
         raise UserError(f"{folder / there[0]} is there already: init wants a folder without it")
-    paths = _folder(source), _folder(target)
+    paths = _images(source), _images(target)
     params = render(preset, folder, *paths)
     folder.mkdir(parents=True, exist_ok=True)
     _init_dvc(folder)
@@ -41,11 +43,11 @@ def init(folder: Path, preset: str, source: str, target: str) -> str:
 
 
 def project(here: Path, source: str, target: str) -> tuple[Path, str]:
-    """The project on two folders of images below ``here``, made if it is not there.
+    """The project on two sets of images below ``here``, made if it is not there.
 
     Returns its folder and the target's name.
     """
-    paths = _folder(source), _folder(target)
+    paths = _images(source), _images(target)
     folder = here / f"uotft-{_name(here / 'nowhere', paths[1])}"
     if not (folder / "params.yaml").exists():
         return folder, init(folder, "paper", source, target)
@@ -53,14 +55,14 @@ def project(here: Path, source: str, target: str) -> tuple[Path, str]:
     for name, path in zip(wanted, paths, strict=True):
         if params.datasets.get(name, {}).get("path") != _path(folder, path):
             raise UserError(
-                f"{folder / 'params.yaml'} is the project of other folders: {path} is not the path "
+                f"{folder / 'params.yaml'} is the project of other images: {path} is not the path "
                 f"of a data set {name!r} there; remove it, or work inside {folder}"
             )
     return folder, wanted[1]
 
 
 def render(preset: str, folder: Path, source: Path, target: Path) -> str:
-    """The params.yaml of a preset, for two folders of images; paths are from ``folder``."""
+    """The params.yaml of a preset, for two sets of images; paths are from ``folder``."""
     known = sorted(p.name[:-5] for p in PRESETS.iterdir() if p.name.endswith(".yaml"))
     if preset not in known:
         raise UserError(f"--preset: got {preset!r}; known are {', '.join(known)}")
@@ -85,15 +87,24 @@ def names(folder: Path, source: Path, target: Path) -> tuple[str, str]:
     return (first, second) if first != second else (f"{first}-source", second)
 
 
-def _folder(path: str) -> Path:
+def _images(path: str) -> Path:
+    """Where images are, as ``kind: folder`` reads them."""
     found = Path(path).expanduser()
-    if not found.is_dir():
-        raise UserError(f"{path}: no such folder of images")
+    if not found.is_dir() and not (found.is_file() and _stem(found) != found.name):
+        known = ", ".join(ENDINGS)
+        raise UserError(f"{path}: no such folder of images, nor a file that ends in {known}")
     return found
 
 
+def _stem(path: Path) -> str:
+    """The name of an archive or a list without what says its kind."""
+    name = path.resolve().name
+    known = ENDINGS if path.is_file() else ()
+    return next((name[: -len(end)] for end in known if name.lower().endswith(end)), name)
+
+
 def _name(folder: Path, path: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.resolve().name).strip("-") or "images"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", _stem(path)).strip("-") or "images"
     taken = f"/{name}/\n" in _ignore() or (folder / name).exists()
     return f"{name}-images" if taken else name
 
@@ -105,9 +116,10 @@ def _path(folder: Path, path: Path) -> str:
 
 
 def _classes(path: Path) -> int:
-    """How many classes a folder of images seems to have."""
+    """How many classes a folder of images seems to have; 0 of an archive or a list."""
     train = path / "train"
-    return sum(inner.is_dir() for inner in (train if train.is_dir() else path).iterdir())
+    inside = train if train.is_dir() else path
+    return sum(inner.is_dir() for inner in inside.iterdir()) if path.is_dir() else 0
 
 
 def _ignore() -> str:
