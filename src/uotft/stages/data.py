@@ -15,6 +15,7 @@ from uotft import banks, config, files, pools, store, unfinished
 from uotft.errors import Interrupted, UserError
 from uotft.pixels import Store
 from uotft.records import ClassBank
+from uotft.stages.fetching import card_of
 from uotft.stages.workspace import Progress, Stop, Workspace, never
 
 if TYPE_CHECKING:
@@ -41,7 +42,17 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     }
     store.write_json(ws.data(dataset).with_suffix(".json"), summary)
     parts = ", ".join(f"{n} {split}" for split, n in counts.items())
-    return f"{dataset}: {len(images.names)} classes, {parts} images"
+    return f"{dataset}: {len(images.names)} classes, {parts} images{_official(module, counts)}"
+
+
+def _official(module: Any, counts: dict[str, int]) -> str:
+    """What the makers of a public set count, where it is not this: a list may have been cut off."""
+    card = card_of(module)
+    made = card.images if card else counts
+    here = counts | {"train": counts["train"] + counts.get("val", 0) * ("val" not in made)}
+    if all(here.get(part) == n for part, n in made.items()):
+        return ""
+    return f"; its makers count {', '.join(f'{n} {part}' for part, n in made.items())}"
 
 
 def _remove_others(folder: Path) -> None:
