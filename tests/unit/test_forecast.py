@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch.nn import functional
 
-from conftest import workspace, write_params
+from conftest import put_under_features, workspace, write_params
 from uotft import forecast, hindsight, stages, store
 from uotft.backbones import small_resnet
 from uotft.images import to_input
@@ -166,10 +166,10 @@ def test_only_the_drawn_images_decide(selected: Path) -> None:
     drawn = [pool[draw(images.labels[pool], ws.params.subset, seed)] for seed in (0, 1)]
     others = np.setdiff1d(np.arange(len(images.labels)), np.concatenate(drawn))
     images.images[others] = 99
-    store.write_images(ws.data("digits"), images)
+    put_under_features(ws, "digits", images)
     assert run_forecast(selected) == before
     images.images[drawn[0][0]] = 99
-    store.write_images(ws.data("digits"), images)
+    put_under_features(ws, "digits", images)
     after = run_forecast(selected)
     assert after["uot"]["0"] != before["uot"]["0"]
 

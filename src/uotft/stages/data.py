@@ -101,6 +101,7 @@ def embed(
             rows=rows,
             names=np.array(images.names),
             backbone=np.array(facts["sha256"]),
+            data=np.array(store.fingerprint(ws.data(dataset))),
         )
         shutil.rmtree(left)
 
@@ -140,6 +141,8 @@ def embedded(ws: Workspace, dataset: str) -> str:
 def units(ws: Workspace) -> str:
     """Make what strategies score, as select.unit says: classes, clusters or single images."""
     pool, unit = pools.read(ws.features(ws.params.source)), ws.params.select.unit
+    data = str(pool.get("data", ""))
+    ws.must_be_of(ws.params.source, ws.features(ws.params.source), data)
     features, names = pool["features"], tuple(pool["names"].tolist())
     members, note, backbone = pool["labels"], "", str(pool["backbone"])
     if unit == "class":
@@ -157,7 +160,7 @@ def units(ws: Workspace) -> str:
         if unit != "class":
             trunk, _ = pools.class_means([pool["trunk"]], bank.members, len(bank.names))
         bank = replace(bank, trunk=trunk)
-    banks.write(ws.embedding(ws.params.source), bank)
+    banks.write(ws.embedding(ws.params.source), replace(bank, data=data))
     made = f"{len(bank.names)} x {unit} of {len(features)} training images"
     return f"{ws.params.source}: {made}{note}"
 
