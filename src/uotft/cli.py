@@ -46,8 +46,10 @@ Subset = Annotated[
 
 @app.command()
 def init(
-    source: Annotated[str, typer.Option(help="The folder of old images, to reuse some of.")],
-    target: Annotated[str, typer.Option(help="The folder of your labelled images.")],
+    source: Annotated[str, typer.Option(help="The folder (or zip, tar, list) of old images.")],
+    target: Annotated[
+        str, typer.Option(help="The folder (or zip, tar, list) of your labelled images.")
+    ],
     preset: Annotated[str, typer.Option(help="The settings to start from.")] = "paper",
 ) -> None:
     """Make this folder a project of its own, on two folders of images: params.yaml, dvc.yaml."""

@@ -212,6 +212,18 @@ def test_addresses_that_are_none(settings: dict, message: str) -> None:
         config.dataset_section({"kind": "shards", "path": "x", **settings}, "test")
 
 
+def test_verify_lists_an_added_and_a_missing_shard(tmp_path: Path) -> None:
+    root = section(tmp_path, "")
+    for name in NAMES[:2]:
+        store.write_bytes(root / "downloads/web" / name, CONTENTS[name])
+    stages.prepare(workspace(root), "web", progress=quiet)
+    assert stages.verify(workspace(root), "web", quiet)[1] == []
+    (root / "downloads/web" / NAMES[0]).rename(root / "downloads/web" / NAMES[2])
+    bad = stages.verify(workspace(root), "web", quiet)[1]
+    assert f"{root}/downloads/web/{NAMES[2]}: added" in bad
+    assert f"{root}/downloads/web/{NAMES[0]}/0.jpg: missing" in bad
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

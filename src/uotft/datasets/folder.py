@@ -101,8 +101,10 @@ def _pieces(path: bytes) -> list[str]:
 def _listed(path: Path) -> Rows:
     """The rows of a list; every mistake is named with its row."""
     rows: Rows = []
+    parts: dict[str, tuple[str, int]] = {}
     for number, row in enumerate(_table(path), start=1):
-        image, label, part = (str(row.get(c) or "") for c in ("path", "label", "split"))
+        words = [row.get(column) for column in ("path", "label", "split")]
+        image, label, part = ("" if word is None else str(word) for word in words)
         if "row" in row and not image:
             raise UserError(
                 f"{path}: it lists rows of another set and no files; `uotft data subset` with a "
@@ -114,7 +116,13 @@ def _listed(path: Path) -> Rows:
             raise UserError(
                 f"{path}: row {number}: split: got {part!r}; known are {', '.join(PARTS)}"
             )
-        rows.append((os.fsencode(image), label, PARTS.get(part, "train")))
+        part = PARTS.get(part, "train")
+        before, first = parts.setdefault(image, (part, number))
+        if before != part:
+            raise UserError(
+                f"{path}: row {number}: {image} is {part} here, and {before} in row {first}"
+            )
+        rows.append((os.fsencode(image), label, part))
     if not rows:
         raise UserError(f"{path}: it lists no image")
     return rows

@@ -71,7 +71,8 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
         folder, rows = module.found(settings, progress, ws.root)
         if str(folder.resolve()) != images.files.root:
             bad_lines.append(f"{ws.data(name)}: made from {images.files.root}, not from {folder}")
-        known = set(images.files.paths.tolist())
+        inside = len(images.files.archives) > 0
+        known = set((images.files.archives if inside else images.files.paths).tolist())
         bad_lines += [
             f"{files.shown(folder / os.fsdecode(path))}: added"
             for path, _, _ in rows

@@ -15,10 +15,12 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from uotft import config, store
+from uotft import archives, config, store
+from uotft.datasets.folder import LISTS
 from uotft.errors import UserError
 
 PRESETS = resources.files("uotft") / "presets"
+PACKED = (*archives.SUFFIXES, *LISTS)
 PAPERS_K = 100  # source classes that the paper keeps, of a thousand
 
 
@@ -87,13 +89,14 @@ def names(folder: Path, source: Path, target: Path) -> tuple[str, str]:
 
 def _folder(path: str) -> Path:
     found = Path(path).expanduser()
-    if not found.is_dir():
-        raise UserError(f"{path}: no such folder of images")
+    if not found.is_dir() and not (found.is_file() and found.name.lower().endswith(PACKED)):
+        raise UserError(f"{path}: no such folder of images, nor a file {', '.join(PACKED)}")
     return found
 
 
 def _name(folder: Path, path: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.resolve().name).strip("-") or "images"
+    stem = path.name.split(".")[0] if path.is_file() else path.resolve().name
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "images"
     taken = f"/{name}/\n" in _ignore() or (folder / name).exists()
     return f"{name}-images" if taken else name
 
@@ -105,7 +108,9 @@ def _path(folder: Path, path: Path) -> str:
 
 
 def _classes(path: Path) -> int:
-    """How many classes a folder of images seems to have."""
+    """How many classes a folder of images seems to have; of a file of them nobody has counted."""
+    if path.is_file():
+        return 0
     train = path / "train"
     return sum(inner.is_dir() for inner in (train if train.is_dir() else path).iterdir())
 
