@@ -144,6 +144,16 @@ def workspace(root: Path):  # noqa: ANN201
     return stages.Workspace(root, config.load(root))
 
 
+def put_under_features(ws, dataset: str, images) -> None:  # noqa: ANN001
+    """Other images in the place of those that were embedded, unknown to the features."""
+    from uotft import store
+
+    store.write_images(ws.data(dataset), images)
+    for path in {ws.features(dataset) / "index.npz", ws.embedding(dataset)}:
+        arrays = store.read_arrays(path)
+        store.write_arrays(path, **arrays | {"data": store.fingerprint(ws.data(dataset))})
+
+
 def find_overlap(root: Path) -> dict:
     """Compare the digits' test part with the glyphs' training part."""
     from uotft import stages

@@ -238,7 +238,7 @@ NAMES = {
 
 
 def card(name: str, contents: dict[str, bytes], address: str = "") -> Card:
-    """The data set's own card, with the sizes, checksums and addresses of other bytes."""
+    """The data set's own card, with the sizes, checksums, addresses and images of other bytes."""
     real: Card = registry.load("datasets", name, "test").CARD
     made = tuple(
         replace(
@@ -250,4 +250,5 @@ def card(name: str, contents: dict[str, bytes], address: str = "") -> Card:
         )
         for a in real.archives
     )
-    return replace(real, archives=made)
+    images = {part: 3 * EACH[part] for part in real.images}
+    return replace(real, archives=made, images=images)

@@ -12,10 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Server(ThreadingHTTPServer):
     """Serves ``contents`` by file name; ``asked`` lists (path, Range) of every request.
 
-    /good honours Range, /whole ignores it, /cut stops in the middle of what is left, /cutwhole in
-    the middle of everything, /other sends other bytes, /page a web page, /moved leads to /good,
-    /gone answers 404, /stuck sends a byte and waits, /slow sends one every 0.1 s, /short says that
-    the file is shorter.
+    /good honours Range, /whole ignores it, /dated honours it and says that the file is of 2099,
+    /cut stops in the middle of what is left, /cutwhole in the middle of everything, /other sends
+    other bytes, /page a web page, /moved leads to /good, /gone answers 404, /stuck sends a byte and
+    waits, /slow sends one every 0.1 s, /short says that the file is shorter, /untold does not say
+    how large it is.
     """
 
     daemon_threads = True
@@ -68,7 +69,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, code: int, body: bytes, kind: str, stop: int = -1, part: str = "") -> None:
         self.send_response(code)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        if "/untold/" not in self.path:
+            self.send_header("Content-Length", str(len(body)))
+        if "/dated/" in self.path:
+            self.send_header("Last-Modified", "Thu, 01 Jan 2099 00:00:00 GMT")
         if code == 206:
             self.send_header("Content-Range", f"{part}/{len(body)}")
         self.end_headers()

@@ -29,6 +29,7 @@ def write(path: Path, bank: ClassBank) -> None:
         names=np.array(bank.names),
         counts=bank.counts,
         backbone=np.array(bank.backbone),
+        data=np.array(bank.data),
         unit=np.array(bank.unit),
         members=bank.members,
         labels=np.array(bank.labels, np.str_),
@@ -69,6 +70,7 @@ def read(path: Path) -> ClassBank:
         members=arrays.get("members", np.empty(0, np.int64)),
         labels=tuple(np.asarray(arrays.get("labels", ()), np.str_).tolist()),
         trunk=arrays.get("trunk", np.empty((0, 0))),
+        data=str(arrays.get("data", "")),
     )
 
 

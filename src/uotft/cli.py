@@ -422,17 +422,21 @@ def overlap(
 @data.command("subset")
 def data_subset(
     dataset: Annotated[str, typer.Argument(metavar="NAME", help="A prepared data set.")],
-    output: Annotated[Path, typer.Option(dir_okay=False, help="The CSV file.")],
+    output: Annotated[Path, typer.Option(help="FILE.csv, or a new folder for shards.")],
     subset: Annotated[str, typer.Option(help="shots=N, fraction=SHARE or longtail=IMBALANCE.")],
     seed: Annotated[int, typer.Option(min=0, help="Draws the images.")] = 0,
 ) -> None:
-    """Write the images that a seed may train on, and those of val and test, as a manifest.
+    """Write the images that a seed may train on, and those of val and test, as a data set.
 
-    One line an image: its path (of sets without files, its row in data/NAME.npz), label and split.
+    FILE.csv lists them: path (of sets without files, the row in data/NAME.npz), label and split.
+    A folder gets the images themselves, as shards.
     """
     from uotft import stages
+    from uotft.progress import track
 
-    typer.echo(stages.write_subset(_workspace(dataset), dataset, subset, seed, output))
+    words = _workspace(dataset), dataset, subset, seed, output
+    for line in stages.write_subset(*words, progress=track):
+        typer.echo(line)
 
 
 @data.command("export")

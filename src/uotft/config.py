@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -259,6 +260,11 @@ def load(root: Path) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     params = _check(Params, raw, str(path))
+    for name in params.datasets:  # it becomes the name of files, and a word of commands in dvc.yaml
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+            raise UserError(
+                f"{path}: datasets: the name {name!r} has not letters, digits, - and _ alone"
+            )
     for name in (params.source, *params.targets):
         dataset_settings(params, name)
     for name in params.strategies:

@@ -1,12 +1,17 @@
 """An archive of a data set, from whichever of its addresses gives the right bytes.
 
 A download goes on where it broke off, now or another day, and the file gets its name when size and
-checksum are those that the data set's file states: until then it is a hidden .part.
+checksum are those that the data set's file states: until then it is a hidden .part. Where nobody
+states a size, the addresses are asked for it before anything is fetched.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from time import monotonic
@@ -36,7 +41,25 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
                 tried.append(f"{url}: {error or type(error).__name__}")
             if not _size(part) > before and not (before and not _size(part)):
                 break  # nothing more came, and no wrong half from an earlier day was thrown away
-    raise UserError(
+    raise _failed(archive, folder, tried)
+
+
+def sized(archive: Archive, folder: Path) -> Archive:
+    """The archive with the size that the first address which answers says; nothing is fetched."""
+    tried = []
+    for url in archive.urls:
+        try:
+            with _answer(url) as answer:
+                if answer.length is not None:
+                    return replace(archive, bytes=answer.length)
+            tried.append(f"{url}: it does not say how large the file is")
+        except (OSError, HTTPException) as error:
+            tried.append(f"{url}: {error or type(error).__name__}")
+    raise _failed(archive, folder, tried)
+
+
+def _failed(archive: Archive, folder: Path, tried: list[str]) -> UserError:
+    return UserError(
         f"{archive.name} could not be downloaded:\n  "
         + "\n  ".join(tried)
         + f"\nfetch it by other means, put it into {folder}, and give the same command again"
@@ -48,14 +71,14 @@ def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
     start = _size(part)
     if start >= archive.bytes:
         return
-    asked = {"User-Agent": "uotft", **({"Range": f"bytes={start}-"} if start else {})}
-    with urlopen(Request(url, headers=asked), timeout=PATIENCE) as answer:
-        if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise ConnectionError("a web page came, not the file: a login, a warning or a limit")
+    with _answer(url, start) as answer:
         if answer.status != 206:
             start = 0
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             raise ConnectionError(f"another part came than the one from byte {start}")
+        elif not (archive.sha256 or archive.md5) and _newer(answer, part):
+            part.unlink()  # no checksum would tell that its two halves are of two files
+            raise ConnectionError("the file there changed after its first part came")
         if answer.length is not None and start + answer.length != archive.bytes:
             raise ConnectionError(f"{start + answer.length:,} bytes offered, not {archive.bytes:,}")
         with part.open("r+b" if start else "wb") as file:
@@ -67,6 +90,25 @@ def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
                     raise ConnectionError(f"broke off after {at + len(block):,} bytes")
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def _answer(url: str, start: int = 0) -> Iterator[HTTPResponse]:
+    """What an address sends from byte ``start``; a web page is no answer."""
+    asked = {"User-Agent": "uotft", **({"Range": f"bytes={start}-"} if start else {})}
+    with urlopen(Request(url, headers=asked), timeout=PATIENCE) as answer:
+        if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+            raise ConnectionError("a web page came, not the file: a login, a warning or a limit")
+        yield answer
+
+
+def _newer(answer: HTTPResponse, part: Path) -> bool:
+    """Whether the file at an address was changed after ``part`` of it came, as far as it says."""
+    try:
+        changed = parsedate_to_datetime(answer.headers["Last-Modified"])
+    except (TypeError, ValueError):
+        return False
+    return changed.timestamp() > part.stat().st_mtime
 
 
 def _block(answer: HTTPResponse, size: int) -> bytes:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from pydantic import Field
 from uotft.errors import UserError
 from uotft.pixels import in_parts, upright_size
 from uotft.records import Files, ImageSet, Settings
+
+T = TypeVar("T")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 CHUNK = 1024
@@ -59,8 +61,12 @@ def below(folder: Path) -> Iterator[bytes]:
     waiting = [b""]
     while waiting:
         inner = waiting.pop()
-        with os.scandir(os.path.join(os.fsencode(folder), inner)) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        here = os.path.join(os.fsencode(folder), inner)
+        try:
+            with os.scandir(here) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{shown(here).rstrip('/')}: {error.strerror}") from error
         for entry in entries:
             if entry.name.startswith(b"."):
                 continue
@@ -127,24 +133,59 @@ def listed(
     return image_set(root, content, labels, splits, tuple(names.values()), settings, progress)
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a list, without those that are empty."""
+def lines(path: Path, parse: Callable[[str], T]) -> list[T]:
+    """``parse`` of every line of a list that is not empty."""
+
+    def parsed(line: bytes) -> T:
+        return parse(text(line.decode("utf-8-sig")).strip())
+
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: a list that is needed cannot be read ({error})") from error
-    return [line.strip() for line in text.split("\n") if line.strip()]
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: a list that is needed: {error.strerror}") from error
+    numbered = enumerate(content.split(b"\n"), start=1)
+    found = [(number, (line,)) for number, line in numbered if line.strip()]
+    if not found:
+        raise UserError(f"{path}: a list that is needed: it is empty")
+    return _each(path, "line", found, parsed)
 
 
-def mat(path: Path, name: str) -> NDArray[Any]:
-    """One variable of a MATLAB file, a row an entry; nothing in such a file is executed."""
+def mat(path: Path, names: tuple[str, ...], parse: Callable[..., T]) -> list[T]:
+    """``parse`` of every entry of some variables of a MATLAB file, which executes nothing."""
     from scipy.io import loadmat
 
     try:
-        found = loadmat(path, squeeze_me=True, variable_names=[name])[name]
+        found = loadmat(path, squeeze_me=True, variable_names=names)
+        columns = [np.atleast_1d(found[name]) for name in names]
     except Exception as error:  # noqa: BLE001  a broken file raises nearly anything
-        raise UserError(f"{path}: {name!r} cannot be read ({error})") from error
-    return np.atleast_1d(found)
+        raise UserError(f"{path}: {', '.join(names)} cannot be read ({error!r})") from error
+    if len({len(column) for column in columns}) > 1:
+        sizes = ", ".join(f"{len(c)} of {n}" for n, c in zip(names, columns, strict=True))
+        raise UserError(f"{path}: there are {sizes}: it is not as the makers of the set wrote it")
+    return _each(path, "entry", enumerate(zip(*columns, strict=True), start=1), parse)
+
+
+def text(value: Any) -> str:
+    """The value itself, which must be a text that a file name can hold."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("a text is needed")
+    return value
+
+
+def _each(
+    path: Path, word: str, entries: Iterable[tuple[int, Any]], parse: Callable[..., T]
+) -> list[T]:
+    """``parse`` of every (number, arguments); the first one that it stumbles over is named."""
+    made = []
+    for number, entry in entries:
+        try:
+            made.append(parse(*entry))
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            raise UserError(
+                f"{path}: {word} {number} is not as the makers of the set wrote it: got "
+                f"{', '.join(map(repr, entry))[:200]} ({error!r})"
+            ) from error
+    return made
 
 
 def differences(files: Files, progress: Callable[..., Iterable[int]]) -> list[str]:

@@ -11,16 +11,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uotft import config, processes, stages, store, tracking, unfinished
+from uotft import config, locks, processes, stages, store, tracking, unfinished
 from uotft.errors import Interrupted, UserError
 from uotft.processes import Fleet
 from uotft.progress import track
 from uotft.stages import Workspace
+
+POLL_S = 1.0  # between two looks at DVC's lock
 
 
 def pretrain(ws: Workspace, fleet: Fleet) -> str:
@@ -207,21 +210,51 @@ def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
         return
     wanted = ["units", f"embed@{target}"]
     wanted += [f"overlap@{target}"] if target in ws.params.targets else []
-    print(f"uotft: bringing up to date: dvc repro {' '.join(wanted)}", file=sys.stderr)  # noqa: T201
-    # DVC's stages are processes of their own, not of the training that waits for them
-    alone = {k: v for k, v in os.environ.items() if k not in processes.PLACE}
-    environment = {**alone, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", *wanted], cwd=ws.root, env=environment, check=False
-    )
-    if done.returncode:
-        raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
+    if not _made_already(ws, target, wanted):
+        _repro(ws, wanted)
     if target not in ws.params.targets:  # dvc.yaml has no such stage
         stages.overlap(
             ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
         )
     print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
     stages.select(ws, target, strategy, seed)
+
+
+def _made_already(ws: Workspace, target: str, wanted: list[str]) -> bool:
+    """Whether DVC is held by somebody else, and need not be asked; waits for it where it must be.
+
+    What is there is then taken at dvc.lock's word, and the fingerprints in it must go together.
+    """
+    if not (held := locks.holder(ws.root)):
+        return False
+    before = [f"{stage}@{ws.params.source}" for stage in ("prepare", "embed")]
+    unmade = locks.unmade(ws.root, [*before, f"prepare@{target}", "pretrain", *wanted])
+    if not unmade:
+        print(  # noqa: T201
+            f"uotft: process {held} holds DVC's lock; by dvc.lock all is made with the settings of "
+            "params.yaml, and changed images or code are not looked for",
+            file=sys.stderr,
+        )
+        return True
+    print(  # noqa: T201
+        f"uotft: waiting for process {held}, which holds DVC's lock: to be made are "
+        f"{', '.join(unmade)}",
+        file=sys.stderr,
+    )
+    while locks.holder(ws.root):
+        time.sleep(POLL_S)
+    return False
+
+
+def _repro(ws: Workspace, wanted: list[str]) -> None:
+    print(f"uotft: bringing up to date: dvc repro {' '.join(wanted)}", file=sys.stderr)  # noqa: T201
+    # DVC's stages are processes of their own, not of the training that waits for them
+    alone = {k: v for k, v in os.environ.items() if k not in processes.PLACE}
+    environment = {**alone, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *wanted]
+    done = subprocess.run(command, cwd=ws.root, env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
 
 
 def _left_out(ws: Workspace, *datasets: str) -> dict[str, str]:

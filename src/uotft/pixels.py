@@ -150,19 +150,20 @@ class Store:
 
 def content_of(files: Files, row: int) -> bytes:
     """The bytes of a file, which must be those that `uotft prepare` read."""
-    path = files.path(row)
     try:
         content = files.content(row)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError(f"{files.path(row)}: {error.strerror}") from error
     if hashlib.sha256(content).digest() != files.sha256[row].tobytes():
-        raise UserError(f"{path}: it changed since `uotft prepare` read it")
+        raise UserError(f"{files.path(row)}: it changed since `uotft prepare` read it")
     return content
 
 
 def square(content: bytes, side: int, path: Path) -> Uint8:
     """An encoded picture, upright, as uint8 (side, side, 3), stretched to fill it."""
-    return scaled(np.array(picture_of(content, path, "RGB", side)), side)
+    pixels = np.array(picture_of(content, path, "RGB", side))
+    # a picture of that size would come back as it is, and torch takes seconds to import
+    return pixels if pixels.shape == (side, side, 3) else scaled(pixels, side)
 
 
 def scaled(pixels: Uint8, side: int) -> Uint8:

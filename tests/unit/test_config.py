@@ -91,3 +91,12 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=r"params\.yaml"):
         workspace(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "a;b", "a.b", "-a", ""])
+def test_names_of_data_sets_are_plain_words(tmp_path: Path, name: str) -> None:
+    params = tiny_params()
+    params["datasets"][name] = {"kind": "folder", "path": "x"}
+    write_params(tmp_path, params)
+    with pytest.raises(UserError, match="datasets: the name '.*' has not letters, digits"):
+        config.load(tmp_path)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch.nn import functional
 
-from conftest import workspace, write_params
+from conftest import put_under_features, workspace, write_params
 from uotft import forecast, hindsight, stages, store
 from uotft.backbones import small_resnet
 from uotft.images import to_input
@@ -133,10 +133,14 @@ def test_it_repeats_itself_and_leaves_the_network_alone(
 @pytest.fixture
 def selected(fresh: Path) -> Path:
     """A tiny workspace with the selections of two strategies and two seeds."""
+    select(fresh)
+    return fresh
+
+
+def select(root: Path) -> None:
     for strategy in ("none", "uot"):
         for seed in (0, 1):
-            stages.select(workspace(fresh), "digits", strategy, seed)
-    return fresh
+            stages.select(workspace(root), "digits", strategy, seed)
 
 
 def run_forecast(root: Path) -> dict:
@@ -166,10 +170,12 @@ def test_only_the_drawn_images_decide(selected: Path) -> None:
     drawn = [pool[draw(images.labels[pool], ws.params.subset, seed)] for seed in (0, 1)]
     others = np.setdiff1d(np.arange(len(images.labels)), np.concatenate(drawn))
     images.images[others] = 99
-    store.write_images(ws.data("digits"), images)
+    put_under_features(ws, "digits", images)
+    select(selected)
     assert run_forecast(selected) == before
     images.images[drawn[0][0]] = 99
-    store.write_images(ws.data("digits"), images)
+    put_under_features(ws, "digits", images)
+    select(selected)
     after = run_forecast(selected)
     assert after["uot"]["0"] != before["uot"]["0"]
 

@@ -137,6 +137,11 @@ def test_images_outside_the_folder_of_their_list(tmp_path: Path) -> None:
         ("path,label\n", "it lists no image"),
         ("path,label\nnone.jpg,lark\n", "none.jpg: No such file"),
         ("path,label,split\na.jpg,lark,test\n", "class 'lark' has no training image"),
+        ("path,label\na.jpg\0,lark\n", "row 1: path and label are needed"),
+        (
+            "path,label,split\na.jpg,lark,train\na.jpg,lark,test\n",
+            "row 2: a.jpg is test here, and train in row 1",
+        ),
         ("path,label\n\xff,lark\n", "the list cannot be read ('utf-8' codec"),
     ],
 )
@@ -149,6 +154,21 @@ def test_mistakes_in_a_list(tmp_path: Path, text: str, message: str) -> None:
 def test_a_broken_parquet_list(tmp_path: Path) -> None:
     (tmp_path / "list.parquet").write_bytes(b"PAR1 and no more")
     assert "list.parquet: the list cannot be read" in wrong(tmp_path, "list.parquet")
+
+
+def test_labels_of_a_parquet_list_may_be_numbers(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", MEMBERS)
+    listed = table(MEMBERS, "path", "label", "split")
+    listed["label"] = [int(label == "wren") for label in listed["label"]]
+    listed.to_parquet(folder / "list.parquet")
+    assert prepare(tmp_path, folder / "list.parquet").names == ("0", "1")
+
+
+def test_a_source_needs_no_tests(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", MEMBERS)
+    table(MEMBERS, "path", "label").to_csv(folder / "list.csv", index=False)
+    images = prepare(tmp_path, folder / "list.csv", test=0.0)
+    assert (len(images.rows("train")), len(images.rows("test"))) == (14, 0)
 
 
 @pytest.mark.parametrize(

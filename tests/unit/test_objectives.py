@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from conftest import call, run_train, tiny_params, workspace, write_params
+from conftest import call, put_under_features, run_train, tiny_params, workspace, write_params
 from uotft import checkpoint, objectives, registry, stages, store
 from uotft.errors import UserError
 from uotft.images import to_input
@@ -238,7 +238,7 @@ def test_co_tuning_knows_the_drawn_images_alone(fresh: Path) -> None:
     others = np.setdiff1d(pool, pool[drawn])
     for rows in (others[:0], others, pool[drawn][:1]):
         images.images[rows] = 99
-        store.write_images(ws.data("digits"), images)
+        put_under_features(ws, "digits", images)
         run_train(fresh, "none")
         folder = ws.cell("models", "digits", "none", 0)
         made.append(store.fingerprint(folder / "model.safetensors"))

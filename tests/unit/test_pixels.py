@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +48,21 @@ def test_each_file_is_decoded_once(tmp_path: Path) -> None:
     assert np.array_equal(again[::-1][0], first[7])
     assert all(np.array_equal(a, b) for a, b in zip(again.read(ALL), first, strict=True))
     assert all(np.abs(a - whole(pictures.scene(i))).max() <= 1 for i, a in enumerate(first))
+
+
+def test_a_picture_that_has_its_size_is_not_scaled() -> None:
+    """Scaling would give the same pixels, and import torch."""
+    content = pictures.encoded(pictures.scene(0).resize((40, 40)))
+    kept = pixels.square(content, 40, Path("a.png"))
+    assert np.array_equal(kept, pixels.scaled(kept, 40))
+    code = (
+        "import sys; from pathlib import Path; from uotft import pixels; "
+        "pixels.square(sys.stdin.buffer.read(), 40, Path()); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=content, capture_output=True, check=True
+    )
+    assert done.stdout == b"False\n"
 
 
 def test_only_the_rows_asked_for_are_decoded(tmp_path: Path) -> None:

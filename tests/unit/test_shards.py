@@ -240,6 +240,8 @@ def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> No
     planted = int(source.rows("train")[3])
     source.images[planted] = target.images[target.rows("test")[0]]
     store.write_images(ws.data("glyphs"), source)
+    stages.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
+    stages.units(ws)
     find_overlap(fresh)
     said = exported(fresh, output)
     chosen = stages.read_selection(ws, "digits", "uot", 0)

@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import find_overlap, run_train, tiny_params, workspace, write_params
+from conftest import (
+    find_overlap,
+    put_under_features,
+    run_train,
+    tiny_params,
+    workspace,
+    write_params,
+)
 from uotft import banks, checkpoint, pools, runtime, stages, store
 from uotft.errors import UserError
 from uotft.stages.training import _Stream
@@ -63,7 +70,7 @@ def test_undrawn_training_images_decide_nothing_either(fresh: Path) -> None:
     np.save(ws.features("digits") / "features.npy", features)
     images = ws.images("digits")
     images.images[pool["rows"][others]] = 99
-    store.write_images(ws.data("digits"), images)
+    put_under_features(ws, "digits", images)
     run_train(fresh)
     assert weights(fresh) == before
 
@@ -137,6 +144,43 @@ def test_a_stale_selection_is_refused(fresh: Path) -> None:
         stages.read_selection(ws, "digits", "uot", 0)
 
 
+@pytest.mark.parametrize("dataset", ["glyphs", "digits"])
+def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> None:
+    """Wherever they are read: units, selecting, training, forecasting."""
+    run_train(fresh)
+    ws = workspace(fresh)
+    images = ws.images(dataset)
+    images.images[images.rows("train")[0], 3, 3] ^= 1
+    store.write_images(ws.data(dataset), images)
+    readers = [
+        lambda: stages.select(ws, "digits", "uot", 0),
+        lambda: stages.gradient_products(ws, "digits", [0], progress=lambda items, label: items),
+        lambda: run_train_alone(ws),
+    ]
+    if dataset == "glyphs":
+        readers.append(lambda: stages.units(ws))
+    for read in readers:
+        with pytest.raises(UserError, match=rf"is of another .*data/{dataset}\.npz: run dvc repro"):
+            read()
+    stages.embed(ws, dataset, runtime.start(0, 1), progress=lambda items, label: items)
+    stages.units(ws)
+    stages.select(ws, "digits", "uot", 0)
+
+
+def run_train_alone(ws: stages.Workspace) -> None:
+    quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
+    stages.train(ws, "digits", "uot", 0, runtime.start(0, 1), **quiet)
+
+
+def test_features_that_do_not_say_what_they_are_of(fresh: Path) -> None:
+    """Those that were made before this was written down: DVC alone knows them."""
+    ws = workspace(fresh)
+    index = store.read_arrays(ws.embedding("digits"))
+    del index["data"]
+    store.write_arrays(ws.embedding("digits"), **index)
+    stages.select(ws, "digits", "uot", 0)
+
+
 def test_embeddings_of_two_backbones_are_refused(fresh: Path) -> None:
     ws = workspace(fresh)
     pool = store.read_arrays(ws.embedding("digits"))
@@ -175,7 +219,7 @@ def plant(root: Path, rows: np.ndarray, first: int) -> None:
     ws = workspace(root)
     source, target = ws.images("glyphs"), ws.images("digits")
     source.images[rows] = target.images[target.rows("test")[first : first + len(rows)]]
-    store.write_images(ws.data("glyphs"), source)
+    put_under_features(ws, "glyphs", source)
 
 
 @pytest.mark.parametrize("setting", ["exclude", "keep"])

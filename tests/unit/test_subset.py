@@ -1,15 +1,21 @@
 """Draws of labelled images, their manifests, cells of their own, and half of the source."""
 
 import csv
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from conftest import run_train, tiny_params, workspace, write_params
+from folders import pictures
 from uotft import config, pools, runtime, stages, store
 from uotft.config import Subset
+from uotft.datasets import folder
 from uotft.errors import UserError
+from uotft.records import ImageSet
 from uotft.subset import draw, longtail, sizes
 
 LABELS = np.random.default_rng(0).choice(4, 200, p=[0.4, 0.3, 0.2, 0.1])
@@ -106,7 +112,7 @@ def test_words() -> None:
 
 def test_a_manifest_is_what_a_seed_trains_on(tiny: Path, tmp_path: Path) -> None:
     ws, output = workspace(tiny), tmp_path / "subset.csv"
-    said = stages.write_subset(ws, "digits", "fraction=0.2", 1, output)
+    said, again = stages.write_subset(ws, "digits", "fraction=0.2", 1, output, progress=quiet)
     images = ws.images("digits")
     with output.open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -119,6 +125,91 @@ def test_a_manifest_is_what_a_seed_trains_on(tiny: Path, tmp_path: Path) -> None
     assert all(written[s] == images.rows(s).tolist() for s in ("val", "test"))
     assert all(x["label"] == images.names[images.labels[int(x["row"])]] for x in lines)
     assert f"{len(drawn)} of {len(pool)} training images" in said
+    assert "cannot be read as a data set; an --output without .csv writes shards" in again
+    with pytest.raises(UserError, match="it lists rows of another set and no files; `uotft data"):
+        folder.load(folder.Settings(path=str(output)), quiet)
+
+
+def photos(root: Path) -> stages.Workspace:
+    """A project with the set `plain` of image files, and `web` of the same in shards."""
+    pictures(root / "photos", 3, 12)
+    params = tiny_params()
+    view = {"stored": 16, "size": 12, "share": 0.9}
+    params["datasets"]["plain"] = {"kind": "folder", "path": "photos", **view}
+    write_params(root, params)
+    ws = workspace(root)
+    stages.prepare(ws, "plain", progress=quiet)
+    said = stages.write_subset(ws, "plain", "fraction=1", 0, root / "web", progress=quiet)
+    params["datasets"]["web"] = section(said)
+    write_params(root, params)
+    stages.prepare(workspace(root), "web", progress=quiet)
+    return workspace(root)
+
+
+def section(said: list[str]) -> dict:
+    """The section that a user pastes into params.yaml."""
+    return yaml.safe_load(said[1].removeprefix("as a data set: "))
+
+
+def drawn(images: ImageSet, subset: Subset, seed: int) -> dict[str, list[tuple[str, bytes]]]:
+    """{part: (class, picture) of each image} of what a seed trains on, and of val and test."""
+    pool = images.rows("train")
+    parts = {"train": pool[draw(images.labels[pool], subset, seed)]}
+    parts |= {part: images.rows(part) for part in ("val", "test")}
+    return {
+        part: sorted((images.names[images.labels[row]], pixels(images, row)) for row in rows)
+        for part, rows in parts.items()
+    }
+
+
+def pixels(images: ImageSet, row: int) -> bytes:
+    found = images.images[row : row + 1][0]
+    return (found if found.ndim == 3 else np.repeat(found[..., None], 3, 2)).tobytes()
+
+
+@pytest.mark.parametrize("output", ["small.csv", "small"])
+@pytest.mark.parametrize("name", ["plain", "web", "digits"])
+def test_what_is_written_is_a_data_set_again(
+    tiny: Path, tmp_path: Path, name: str, output: str
+) -> None:
+    ws = photos(tmp_path)
+    if name == "digits":
+        ws = workspace(Path(shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)))
+    words = (ws, name, "longtail=3", 1, ws.root / output)
+    said = stages.write_subset(*words, progress=quiet)
+    if output == "small.csv" and name != "plain":
+        assert f"its rows are those of data/{name}.npz and cannot be read" in said[1]
+        return
+    params = yaml.safe_load((ws.root / "params.yaml").read_text())
+    params["datasets"]["small"] = section(said)
+    write_params(ws.root, params)
+    stages.prepare(workspace(ws.root), "small", progress=quiet)
+    again = workspace(ws.root).images("small")
+    expected = drawn(ws.images(name), Subset(longtail=3), 1)
+    assert drawn(again, Subset(), 0) == expected
+    assert again.names == ws.images(name).names
+    if again.files is not None and name != "digits":
+        assert (again.files.size, again.files.share) == (12, 0.9)
+    if output == "small":
+        with pytest.raises(UserError, match="not empty; name a new folder"):
+            stages.write_subset(*words, progress=quiet)
+
+
+def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
+    """No test images are cut from the training part of a part of a source."""
+    ws = photos(tmp_path)
+    images = store.read_images(ws.data("plain"))
+    splits = images.splits.copy()
+    splits[splits == "test"] = "unused"
+    store.write_images(ws.data("plain"), replace(images, splits=splits))
+    for output in ("part.csv", "part"):
+        said = stages.write_subset(ws, "plain", "shots=2", 0, tmp_path / output, progress=quiet)
+        params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+        params["datasets"]["part"] = section(said)
+        write_params(tmp_path, params)
+        stages.prepare(workspace(tmp_path), "part", progress=quiet)
+        again = workspace(tmp_path).images("part")
+        assert (len(again.rows("train")), len(again.rows("test"))) == (6, 0)
 
 
 def train(root: Path, words: str, seed: int = 0) -> stages.Workspace:

@@ -47,10 +47,15 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     """data/images/0034309.jpg; a line of images_variant_train.txt is "0034309 A300B4"."""
     folder = archives.unpacked(CARD, settings.path, root, progress)
     folder = folder / "fgvc-aircraft-2013b" / "data"
-    names = {name: name for name in files.lines(folder / "variants.txt")}
-    rows = []
-    for part in ("train", "val", "test"):
-        for line in files.lines(folder / f"images_variant_{part}.txt"):
-            image, name = line.split(maxsplit=1)
-            rows.append((f"images/{image}.jpg", name, part))
+    names = {name: name for name in files.lines(folder / "variants.txt", str)}
+
+    def image(line: str) -> tuple[str, str]:
+        number, name = line.split(maxsplit=1)
+        return f"images/{number}.jpg", names[name]
+
+    rows = [
+        (path, name, part)
+        for part in ("train", "val", "test")
+        for path, name in files.lines(folder / f"images_variant_{part}.txt", image)
+    ]
     return files.listed(folder, rows, names, settings, progress)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -67,10 +68,14 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     """cars_train/00001.jpg, as devkit/cars_train_annos.mat and the test annotations say."""
     folder = archives.unpacked(CARD, settings.path, root, progress)
     lists = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
+
+    def image(entry: Any) -> tuple[str, int]:
+        return files.text(entry["fname"]), int(entry["class"])
+
     rows = [
-        (f"cars_{part}/{image['fname']}", image["class"], part)
+        (f"cars_{part}/{file}", label, part)
         for part, path in lists.items()
-        for image in files.mat(folder / path, "annotations")
+        for file, label in files.mat(folder / path, ("annotations",), image)
     ]
-    models = files.mat(folder / "devkit/cars_meta.mat", "class_names").tolist()
+    models = files.mat(folder / "devkit/cars_meta.mat", ("class_names",), files.text)
     return files.listed(folder, rows, dict(enumerate(models, 1)), settings, progress)

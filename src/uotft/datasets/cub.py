@@ -15,6 +15,7 @@ from pydantic import Field
 
 from uotft import archives, files
 from uotft.archives import Archive, Card
+from uotft.errors import UserError
 from uotft.records import ImageSet
 
 CARD = Card(
@@ -50,17 +51,20 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     folder = archives.unpacked(CARD, settings.path, root, progress)
     folder = folder / "CUB_200_2011"
 
-    def column(name: str) -> dict[str, str]:
-        pairs = (line.split(maxsplit=1) for line in files.lines(folder / f"{name}.txt"))
-        return {number: value for number, value in pairs}
+    def column(name: str, parse: Callable[[str], str] = str) -> dict[str, str]:
+        def pair(line: str) -> tuple[str, str]:
+            number, value = line.split(maxsplit=1)
+            return number, parse(value)
 
-    label, trained = column("image_class_labels"), column("train_test_split")
-    rows = [
-        (f"images/{path}", label[image], "train" if trained[image] == "1" else "test")
-        for image, path in column("images").items()
-    ]
-    names = {
-        number: name.partition(".")[2].replace("_", " ")
-        for number, name in column("classes").items()
-    }
+        return dict(files.lines(folder / f"{name}.txt", pair))
+
+    names = column("classes", lambda name: name.split(".", 1)[1].replace("_", " "))
+    paths, label = column("images"), column("image_class_labels")
+    part = column("train_test_split", {"1": "train", "0": "test"}.__getitem__)
+    if apart := (paths.keys() ^ label.keys()) | (paths.keys() ^ part.keys()):
+        raise UserError(
+            f"{folder}: image {min(apart)} is not in all of images.txt, "
+            "image_class_labels.txt and train_test_split.txt: one of them is not whole"
+        )
+    rows = [(f"images/{path}", label[image], part[image]) for image, path in paths.items()]
     return files.listed(folder, rows, names, settings, progress)

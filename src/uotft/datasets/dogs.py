@@ -54,11 +54,14 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     """Images/n02085620-Chihuahua/n02085620_10074.jpg, as train_list.mat and test_list.mat say."""
     folder = archives.unpacked(CARD, settings.path, root, progress)
     rows, names = [], {}
+
+    def image(file: str, label: int) -> tuple[str, str, int]:
+        breed, _ = files.text(file).split("/")
+        return file, breed.split("-", 1)[1].replace("_", " "), int(label)
+
     for part in ("train", "test"):
         path = folder / f"{part}_list.mat"
-        for file, label in zip(
-            files.mat(path, "file_list"), files.mat(path, "labels"), strict=True
-        ):
+        for file, breed, label in files.mat(path, ("file_list", "labels"), image):
             rows.append((f"Images/{file}", label, part))
-            names[label] = file.split("/")[0].partition("-")[2].replace("_", " ")
+            names[label] = breed
     return files.listed(folder, rows, dict(sorted(names.items())), settings, progress)

@@ -50,10 +50,15 @@ class Settings(files.Shelf):
 def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> ImageSet:
     """images/banded/banded_0002.jpg, as labels/train1.txt, val1.txt and test1.txt say."""
     folder = archives.unpacked(CARD, settings.path, root, progress) / "dtd"
+
+    def image(line: str) -> tuple[str, str]:
+        word, _ = line.split("/")
+        return f"images/{line}", word
+
     rows = [
-        (f"images/{line}", line.split("/")[0], part)
+        (path, word, part)
         for part in ("train", "val", "test")
-        for line in files.lines(folder / f"labels/{part}{settings.partition}.txt")
+        for path, word in files.lines(folder / f"labels/{part}{settings.partition}.txt", image)
     ]
     names = {word: word for word in sorted({word for _, word, _ in rows})}
     return files.listed(folder, rows, names, settings, progress)

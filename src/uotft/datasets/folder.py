@@ -35,8 +35,10 @@ class Settings(files.View):
     """Settings of a folder of images."""
 
     path: str = Field(description="the folder, its zip or tar, or a CSV or Parquet list")
-    val: float = Field(0.2, gt=0, lt=1, description="share for validation, where there is no val")
-    test: float = Field(0.2, gt=0, lt=1, description="share for tests, where there is no test")
+    val: float = Field(0.2, ge=0, lt=1, description="share for validation, where there is no val")
+    test: float = Field(
+        0.2, ge=0, lt=1, description="share for tests, where there is no test; 0 for a source"
+    )
     seed: int = Field(0, ge=0, description="seed of the cut into parts")
 
 
@@ -53,7 +55,7 @@ def load(
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[word] for word in words], np.int64)
     for part, share in (("test", settings.test), ("val", settings.val)):
-        if part not in splits:
+        if share and part not in splits:
             files.cut(labels, splits, part, share, settings.seed)
     paths = [path for path, _, _ in rows]
     return files.image_set(folder, paths, labels, splits, names, settings, progress)
@@ -99,15 +101,28 @@ def _pieces(path: bytes) -> list[str]:
 def _listed(path: Path) -> Rows:
     """The rows of a list; every mistake is named with its row."""
     rows: Rows = []
+    parts: dict[str, tuple[str, int]] = {}
     for number, row in enumerate(_table(path), start=1):
-        image, label, part = (str(row.get(c) or "") for c in ("path", "label", "split"))
-        if not image or not label:
+        words = [row.get(column) for column in ("path", "label", "split")]
+        image, label, part = ("" if word is None else str(word) for word in words)
+        if "row" in row and not image:
+            raise UserError(
+                f"{path}: it lists rows of another set and no files; `uotft data subset` with a "
+                "folder as --output writes shards, which can be read again"
+            )
+        if not image or not label or "\0" in image:
             raise UserError(f"{path}: row {number}: path and label are needed, got {row}")
         if part and part not in PARTS:
             raise UserError(
                 f"{path}: row {number}: split: got {part!r}; known are {', '.join(PARTS)}"
             )
-        rows.append((os.fsencode(image), label, PARTS.get(part, "train")))
+        part = PARTS.get(part, "train")
+        before, first = parts.setdefault(image, (part, number))
+        if before != part:
+            raise UserError(
+                f"{path}: row {number}: {image} is {part} here, and {before} in row {first}"
+            )
+        rows.append((os.fsencode(image), label, part))
     if not rows:
         raise UserError(f"{path}: it lists no image")
     return rows

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -83,9 +84,15 @@ def _kit(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """(words by WordNet id, WordNet id by validation image); empty where there is no kit."""
     if not folder.is_dir():
         return {}, {}
-    synsets = files.mat(folder / "meta.mat", "synsets")
-    wnid = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets}
-    words = {str(s["WNID"]): str(s["words"]).split(",")[0] for s in synsets}
-    truth = files.lines(folder / "ILSVRC2012_validation_ground_truth.txt")
+
+    def synset(entry: Any) -> tuple[int, str, str]:
+        named = files.text(entry["WNID"]), files.text(entry["words"]).split(",")[0]
+        return int(entry["ILSVRC2012_ID"]), *named
+
+    synsets = files.mat(folder / "meta.mat", ("synsets",), synset)
+    wnid = {number: name for number, name, _ in synsets}
+    truth = files.lines(
+        folder / "ILSVRC2012_validation_ground_truth.txt", lambda line: wnid[int(line)]
+    )
     images = (f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, len(truth) + 1))
-    return words, {image: wnid[int(line)] for image, line in zip(images, truth, strict=True)}
+    return {name: word for _, name, word in synsets}, dict(zip(images, truth, strict=True))

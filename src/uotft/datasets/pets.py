@@ -59,9 +59,14 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     """images/Abyssinian_1.jpg; a line of annotations/trainval.txt is "Abyssinian_1 1 1 1"."""
     folder = archives.unpacked(CARD, settings.path, root, progress)
     rows, names = [], {}
+
+    def image(line: str) -> tuple[str, str, int]:
+        stem, label, _, _ = line.split()
+        breed, _ = stem.rsplit("_", 1)
+        return stem, breed.replace("_", " "), int(label)
+
     for part, name in (("train", "trainval"), ("test", "test")):
-        for line in files.lines(folder / f"annotations/{name}.txt"):
-            stem, label = line.split()[:2]
-            rows.append((f"images/{stem}.jpg", int(label), part))
-            names[int(label)] = stem.rpartition("_")[0].replace("_", " ")
+        for stem, breed, label in files.lines(folder / f"annotations/{name}.txt", image):
+            rows.append((f"images/{stem}.jpg", label, part))
+            names[label] = breed
     return files.listed(folder, rows, dict(sorted(names.items())), settings, progress)

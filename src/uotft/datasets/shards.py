@@ -7,18 +7,22 @@ In params.yaml any name will do, as for a folder of images:
     datasets: {web: {kind: shards, path: /data/web, train_tars: "photos-{000..127}.tar", test: 0.0}}
 
     uotft prepare --dataset web
+
+With ``urls``, the addresses of the tar files, `uotft data prepare web` first fetches them to there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from uotft import files, shards
 from uotft.errors import UserError
@@ -45,18 +49,46 @@ class Settings(files.View):
         0.2, ge=0, lt=1, description="share for tests, where there are no test_tars; 0 for a source"
     )
     seed: int = Field(0, ge=0, description="seed of the cut into parts")
+    urls: str | list[str] = Field(
+        "",
+        description="addresses of the tar files, {000..127} stands for many; path is their place",
+    )
+    mirrors: list[str] = Field([], description="other folders of the web with the same files")
+    sums: str = Field(
+        "",
+        description="a list of their SHA-256, as sha256sum writes it; else that of the first day",
+    )
+
+    @field_validator("urls")
+    @classmethod
+    def _name_tar_files(cls, value: str | list[str]) -> str | list[str]:
+        names = [_file_name(url) for url in _expanded(value)]
+        if len(set(names)) < len(names):
+            raise ValueError("two addresses end in one file name; mirrors holds other addresses")
+        if value and not names:
+            raise ValueError("it names no file")
+        return value
+
+    @field_validator("mirrors")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for mirror in value:
+            _file_name(f"{mirror}/a.tar")
+        return value
+
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """{file name: where it can be fetched}, in their order; empty without ``urls``."""
+        found = {_file_name(url): url for url in _expanded(self.urls)}
+        others = [mirror.rstrip("/") for mirror in self.mirrors]
+        return {n: (url, *(f"{other}/{n}" for other in others)) for n, url in found.items()}
 
 
 def load(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
 ) -> ImageSet:
     """Index, read and cut; a relative ``path`` is one from ``root``."""
-    folder = _folder(settings.path, root)
-    patterns = {"val": settings.val_tars, "test": settings.test_tars, "train": settings.train_tars}
-    found: dict[Path, str] = {}
-    for part, pattern in patterns.items():
-        for tar in _matching(folder, pattern):
-            found.setdefault(tar, part)
+    folder = _folder(settings, root)
+    found = _parts(settings, folder)
     tars = sorted(found)
     steps = progress(range(len(tars)), "indexing shards")
     indices = [_index(tars[i], folder, settings.label) for i in steps]
@@ -69,8 +101,9 @@ def load(
     labels, names = _numbered(words, splits == "train", folder)
     if settings.names:
         names = _named(names, root / Path(settings.names).expanduser())
+    own = {"val": settings.val_tars, "test": settings.test_tars}
     for part, share in (("test", settings.test), ("val", settings.val)):
-        if share and not patterns[part]:
+        if share and not own[part]:
             files.cut(labels, splits, part, share, settings.seed)
     return files.image_set(
         folder, paths, labels, splits, names, settings, progress,
@@ -78,18 +111,73 @@ def load(
     )  # fmt: skip
 
 
-def _folder(path: str, root: Path) -> Path:
-    if "://" in path:  # a download would go here: training reads at random, over and over
-        raise UserError(f"{path}: shards are read from the disk; download them, name their folder")
-    folder = root / Path(path).expanduser()
+def _expanded(urls: str | list[str]) -> list[str]:
+    patterns = [urls] if isinstance(urls, str) else urls
+    return [url for pattern in patterns if pattern for url in shards.expand(pattern)]
+
+
+def _file_name(url: str) -> str:
+    """The name under which the tar file of an address is kept."""
+    parts = urlsplit(url)
+    name = PurePosixPath(unquote(parts.path)).name
+    right = parts.scheme in ("http", "https") and parts.netloc and url.isascii()
+    if not right or not re.fullmatch(r"\w[\w.+=@-]*\.tar", name):
+        raise ValueError(f"{url!r} is not the http(s) address of a file NAME.tar")
+    return name
+
+
+def _folder(settings: Settings, root: Path) -> Path:
+    if "://" in settings.path:  # training reads at random, over and over
+        raise UserError(
+            f"{settings.path}: shards are read from the disk; write the addresses as urls: in the "
+            "data set's section, and as path the folder that `uotft data prepare` puts them into"
+        )
+    folder = root / Path(settings.path).expanduser()
+    absent = [name for name in settings.addresses() if not (folder / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{folder}: {absent[0]} is missing, {len(absent)} in all that urls names; `uotft data "
+            "prepare` with the data set's name fetches them"
+        )
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (path in the data set's section)")
     return folder
 
 
+def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
+    """{tar: its part}; where there are ``urls``, of the tars that they name."""
+    patterns = {"val": settings.val_tars, "test": settings.test_tars, "train": settings.train_tars}
+    named, found = settings.addresses(), dict[Path, str]()
+    for part, pattern in patterns.items():
+        for tar in _matching(folder, pattern):
+            if not named or tar.name in named:
+                found.setdefault(tar, part)
+    if not found:
+        raise UserError(f"{folder}: no tar file is named (train_tars in the data set's section)")
+    return found
+
+
+def found(
+    settings: Settings, progress: Callable[..., Iterable[int]], root: Path
+) -> tuple[Path, list[tuple[bytes, str, str]]]:
+    """(folder, every tar file that the section means and that is there now)."""
+    folder, named = root / Path(settings.path).expanduser(), settings.addresses()
+    patterns = (settings.train_tars, settings.val_tars, settings.test_tars)
+    names = [name for pattern in patterns for name in shards.expand(pattern) if name]
+    tars = sorted({tar for name in names for tar in folder.glob(name)})
+    rows = [os.fsencode(tar.relative_to(folder)) for tar in tars if not named or tar.name in named]
+    return folder, [(row, "", "") for row in rows]
+
+
 def _matching(folder: Path, pattern: str) -> list[Path]:
     """The tar files that a setting names; each of its names must be there."""
-    found = {name: sorted(folder.glob(name)) for name in shards.expand(pattern) if name}
+    names = [name for name in shards.expand(pattern) if name]
+    outside = [name for name in names if name[0] == "/" or ".." in Path(name).parts]
+    if outside:
+        raise UserError(
+            f"{outside[0]}: not below {folder}; name tar files by their path from there"
+        )
+    found = {name: sorted(folder.glob(name)) for name in names}
     missing = [name for name, tars in found.items() if not tars]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

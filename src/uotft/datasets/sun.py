@@ -57,10 +57,17 @@ class Settings(files.Shelf):
 def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> ImageSet:
     """SUN397/a/airport_terminal/sun_*.jpg; lists hold lines like /a/airport_terminal/sun_*.jpg."""
     folder = archives.unpacked(CARD, settings.path, root, progress)
+
+    def image(line: str) -> tuple[str, str]:
+        empty, letter, *words, _ = line.split("/")
+        if empty or len(letter) != 1 or not words:
+            raise ValueError("/LETTER/SCENE/IMAGE is needed")
+        return f"SUN397{line}", line.rpartition("/")[0]
+
     rows = [
-        (f"SUN397{line}", line.rpartition("/")[0], part)
+        (path, scene, part)
         for part, name in (("train", "Training"), ("test", "Testing"))
-        for line in files.lines(folder / f"{name}_{settings.partition:02d}.txt")
+        for path, scene in files.lines(folder / f"{name}_{settings.partition:02d}.txt", image)
     ]
     scenes = sorted({scene for _, scene, _ in rows})
     names = {scene: scene[3:].replace("/", " ").replace("_", " ") for scene in scenes}

@@ -6,6 +6,7 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 
 from uotft.stages.comparison import compare
 from uotft.stages.data import cluster_bank, embed, embed_belongs, embedded, prepare, units
+from uotft.stages.fetching import fetch
 from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.overlap import overlap, overlap_lines, read_overlap
 from uotft.stages.parts import export_source, write_subset
@@ -18,7 +19,7 @@ from uotft.stages.selecting import (
     source_part,
     target_bank,
 )
-from uotft.stages.shelf import fetch, listing, show, verify
+from uotft.stages.shelf import listing, show, verify
 from uotft.stages.starting import init, project
 from uotft.stages.training import (
     evaluate,

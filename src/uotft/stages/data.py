@@ -15,6 +15,7 @@ from uotft import banks, config, files, pools, store, unfinished
 from uotft.errors import Interrupted, UserError
 from uotft.pixels import Store
 from uotft.records import ClassBank
+from uotft.stages.fetching import card_of
 from uotft.stages.workspace import Progress, Stop, Workspace, never
 
 if TYPE_CHECKING:
@@ -41,7 +42,17 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     }
     store.write_json(ws.data(dataset).with_suffix(".json"), summary)
     parts = ", ".join(f"{n} {split}" for split, n in counts.items())
-    return f"{dataset}: {len(images.names)} classes, {parts} images"
+    return f"{dataset}: {len(images.names)} classes, {parts} images{_official(module, counts)}"
+
+
+def _official(module: Any, counts: dict[str, int]) -> str:
+    """What the makers of a public set count, where it is not this: a list may have been cut off."""
+    card = card_of(module)
+    made = card.images if card else counts
+    here = counts | {"train": counts["train"] + counts.get("val", 0) * ("val" not in made)}
+    if all(here.get(part) == n for part, n in made.items()):
+        return ""
+    return f"; its makers count {', '.join(f'{n} {part}' for part, n in made.items())}"
 
 
 def _remove_others(folder: Path) -> None:
@@ -90,6 +101,7 @@ def embed(
             rows=rows,
             names=np.array(images.names),
             backbone=np.array(facts["sha256"]),
+            data=np.array(store.fingerprint(ws.data(dataset))),
         )
         shutil.rmtree(left)
 
@@ -129,6 +141,8 @@ def embedded(ws: Workspace, dataset: str) -> str:
 def units(ws: Workspace) -> str:
     """Make what strategies score, as select.unit says: classes, clusters or single images."""
     pool, unit = pools.read(ws.features(ws.params.source)), ws.params.select.unit
+    data = str(pool.get("data", ""))
+    ws.must_be_of(ws.params.source, ws.features(ws.params.source), data)
     features, names = pool["features"], tuple(pool["names"].tolist())
     members, note, backbone = pool["labels"], "", str(pool["backbone"])
     if unit == "class":
@@ -146,7 +160,7 @@ def units(ws: Workspace) -> str:
         if unit != "class":
             trunk, _ = pools.class_means([pool["trunk"]], bank.members, len(bank.names))
         bank = replace(bank, trunk=trunk)
-    banks.write(ws.embedding(ws.params.source), bank)
+    banks.write(ws.embedding(ws.params.source), replace(bank, data=data))
     made = f"{len(bank.names)} x {unit} of {len(features)} training images"
     return f"{ws.params.source}: {made}{note}"
 

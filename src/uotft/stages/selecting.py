@@ -187,6 +187,7 @@ def source_bank(ws: Workspace) -> ClassBank:
     bank = banks.read(path)
     if bank.unit != unit:
         raise UserError(f"{path} holds units {bank.unit!r}, select.unit is {unit!r}: run dvc repro")
+    ws.must_be_of(ws.params.source, path, bank.data)
     return bank
 
 
@@ -228,6 +229,7 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     """Class means of the target images that this seed may train on, and of no others."""
     pool = pools.read(ws.features(target))
+    ws.must_be_of(target, ws.features(target), str(pool.get("data", "")))
     drawn = subset.draw(pool["labels"], ws.params.subset, seed)
     labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
     counts = np.bincount(labels, minlength=len(names))
@@ -248,10 +250,12 @@ def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
 
 
 def read_selection(ws: Workspace, target: str, strategy: str, seed: int) -> dict[str, Any]:
-    """A selection.json, refused when it was made from other embeddings than today's."""
+    """A selection.json, refused when it was made from other embeddings or images than today's."""
     path = ws.cell("selections", target, strategy, seed) / "selection.json"
     chosen: dict[str, Any] = store.read_json(path)
     for side, dataset in (("source", ws.params.source), ("target", target)):
         if chosen["fingerprints"][side] != store.fingerprint(ws.embedding(dataset)):
             raise UserError(f"{path} belongs to another {ws.embedding(dataset)}: run dvc repro")
+    made_of = store.read_arrays(ws.embedding(target)).get("data", "")
+    ws.must_be_of(target, ws.features(target), str(made_of))
     return chosen

@@ -90,7 +90,7 @@ def names(folder: Path, source: Path, target: Path) -> tuple[str, str]:
 def _images(path: str) -> Path:
     """Where images are, as ``kind: folder`` reads them."""
     found = Path(path).expanduser()
-    if not found.is_dir() and not (found.is_file() and _stem(found) != found.name):
+    if not found.is_dir() and not (found.is_file() and found.name.lower().endswith(ENDINGS)):
         known = ", ".join(ENDINGS)
         raise UserError(f"{path}: no such folder of images, nor a file that ends in {known}")
     return found

@@ -105,6 +105,15 @@ class Workspace:
         """{path from the root: SHA-256} of some files."""
         return {str(path.relative_to(self.root)): store.fingerprint(path) for path in files}
 
+    def must_be_of(self, dataset: str, features: Path, data: str) -> None:
+        """Refuse ``features`` of other images than data/DATASET.npz, whose fingerprint is ``data``.
+
+        Where a file does not say what it is of, or there are no data, nothing can be told.
+        """
+        path = self.data(dataset)
+        if data and path.is_file() and data != store.fingerprint(path):
+            raise UserError(f"{features} is of another {path}: run dvc repro")
+
     def images(self, dataset: str) -> ImageSet:
         """The prepared images of a data set; those of files are decoded when they are asked for."""
         return self.decoding(dataset, store.read_images(self.data(dataset)))
