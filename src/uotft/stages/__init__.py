@@ -29,7 +29,10 @@ from uotft.stages.selecting import (
 from uotft.stages.shelf import fetch, listing, show, verify
 from uotft.stages.starting import init, project
 from uotft.stages.training import (
+    BELONGS,
+    cell_belongs,
     evaluate,
+    finished,
     pretrain,
     pretrain_belongs,
     train,
@@ -39,9 +42,11 @@ from uotft.stages.using import export, predict
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
+    "BELONGS",
     "Log",
     "Progress",
     "Workspace",
+    "cell_belongs",
     "cluster_bank",
     "compare",
     "draw",
@@ -52,6 +57,7 @@ __all__ = [
     "export",
     "export_source",
     "fetch",
+    "finished",
     "forecast",
     "gradient_products",
     "init",
