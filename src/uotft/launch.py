@@ -23,6 +23,7 @@ from uotft.processes import Fleet
 from uotft.progress import track
 from uotft.stages import Workspace
 
+
 def pretrain(ws: Workspace, fleet: Fleet) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
     if fleet.rank:

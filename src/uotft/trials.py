@@ -1,4 +1,4 @@
-"""An experiment of the shelf, and what its cells measured -> words for a source, rows, a picture."""
+"""An experiment of the shelf and what its cells measured -> words for a source, rows, a picture."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ def rows(experiment: Experiment, target: str, results: Results) -> list[Row]:
     return made
 
 
-def cells(
-    experiment: Experiment, target: str, table: list[Row], metric: str = ""
-) -> list[tuple[str, ...]]:
+def cells(experiment: Experiment, table: list[Row], metric: str = "") -> list[tuple[str, ...]]:
     """The table in words, its header first; ``metric``, that of the target's literature, gets a *.
 
     Columns that nothing fills are left out.
@@ -206,9 +204,9 @@ def _lines(
             axes.axhspan(value.mean - value.half, value.mean + value.half, color=color, alpha=0.12)
     for number, line in enumerate(dict.fromkeys(v.line for v in shown if v.x is not None)):
         mine = [v for v in shown if v.line == line and v.x is not None]
-        x, values = [v.x for v in mine], [points[v.label] for v in mine]
+        x, values = np.array([v.x for v in mine], float), [points[v.label] for v in mine]
         mean, half = (np.array([getattr(v, part) for v in values]) for part in ("mean", "half"))
         axes.plot(x, mean, "o-", color=f"C{number}", label=line)
         axes.fill_between(x, mean - half, mean + half, color=f"C{number}", alpha=0.12)
-        there = [v for v in mine if v.label in paper]
-        axes.plot([v.x for v in there], [paper[v.label] for v in there], "x", color=f"C{number}")
+        known = np.array([paper.get(v.label, np.nan) for v in mine])
+        axes.plot(x, known, "x", color=f"C{number}")

@@ -14,7 +14,7 @@ SCALE = "selectors.uot.cost_scale"
 EXPERIMENT = Experiment(
     title="Table 4: distance and method",
     says="UOT with the cosine finds most birds; Greedy-OT misses most of them after "
-    "self-supervised pre-training.",
+    "self-supervised pre-training, where accuracy on CUB is 78.63, 79.32, 78.48 and 80.98 %.",
     variations=(
         Variation("GOT-l2", "greedy_ot", (*HUNDRED, f"{GREEDY}=l2")),
         Variation("GOT-cos", "greedy_ot", (*HUNDRED, f"{GREEDY}=cosine")),

@@ -38,16 +38,30 @@ from uotft.stages.training import (
     train,
     train_belongs,
 )
+from uotft.stages.trials import (
+    Column,
+    bank_results,
+    columns,
+    literature,
+    results,
+    scale,
+    targets,
+    unmeasured,
+    write_trials,
+)
 from uotft.stages.using import export, predict
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
     "BELONGS",
+    "Column",
     "Log",
     "Progress",
     "Workspace",
+    "bank_results",
     "cell_belongs",
     "cluster_bank",
+    "columns",
     "compare",
     "draw",
     "embed",
@@ -62,6 +76,7 @@ __all__ = [
     "gradient_products",
     "init",
     "listing",
+    "literature",
     "measured",
     "overlap",
     "overlap_lines",
@@ -73,6 +88,8 @@ __all__ = [
     "project",
     "ranked",
     "read_overlap",
+    "results",
+    "scale",
     "read_selection",
     "select",
     "select_banks",
@@ -80,9 +97,12 @@ __all__ = [
     "show",
     "source_part",
     "target_bank",
+    "targets",
     "train",
     "train_belongs",
     "units",
+    "unmeasured",
     "verify",
     "write_subset",
+    "write_trials",
 ]
