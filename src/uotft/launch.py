@@ -11,10 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from uotft import config, locks, processes, stages, store, tracking, unfinished
@@ -57,17 +57,26 @@ def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
     return stages.embedded(ws, dataset)
 
 
-def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) -> str:
+def train(
+    ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet, *, current: bool = False
+) -> str:
     """Fine-tune one cell under one MLflow run; returns a line for the user.
 
-    What is missing upstream is brought up to date first.
+    What is missing upstream is brought up to date first, unless the caller says that all is
+    ``current``. Inside a DVC stage DVC has just done so, and selected, and holds its own lock.
     """
-    cell = [target, strategy, str(seed), *([Path(ws.variant).name] if ws.variant else [])]
+    cell = [target, strategy, str(seed)]
+    words, name = ["train", *cell, *ws.words], "-".join([*cell, *Path(ws.variant).parts[1:]])
     if fleet.rank:
-        return _join(["train", *cell], fleet)
-    upstream(ws, target, strategy, seed)
+        return _join(words, fleet)
+    if "DVC_STAGE" not in os.environ:
+        if not current:
+            upstream([ws], [target])
+        print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
+        stages.select(ws, target, strategy, seed)
     chosen = stages.read_selection(ws, target, strategy, seed)
     selector = config.selector_settings(ws.params, strategy).model_dump()
+    unit = ws.params.select.unit
     params = _flat(
         {
             "strategy": strategy,
@@ -76,6 +85,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
             "backbone": ws.params.backbone,
             "source_fraction": ws.params.source_fraction,
             "subset": ws.params.subset.words,
+            "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
             "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
@@ -91,14 +101,18 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
         "selection.sha256": store.fingerprint(folder / "selection.json"),
         **_left_out(ws, ws.params.source, target),
     }
-    name = "-".join(cell)
-    made, training = ws.cell("models", target, strategy, seed), (["train", *cell], fleet)
+    made, training, start = ws.cell("models", target, strategy, seed), (words, fleet), monotonic()
     belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
+    (made / stages.BELONGS).unlink(missing_ok=True)
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
         follow(run.log)
         facts = _finish(run, made)
+    if ws.words:  # of params.yaml's own cells DVC knows what they belong to
+        belongs = stages.cell_belongs(ws, target, strategy, seed, fleet.processes)
+        facts_of = {"belongs": belongs, "seconds": round(monotonic() - start, 3)}
+        store.write_json(made / stages.BELONGS, facts_of)
     return f"trained {name}: {_validation(facts)}"
 
 
@@ -110,10 +124,18 @@ def _join(words: list[str], fleet: Fleet) -> str:
     return "" if fleet.launched else said
 
 
-def evaluate(ws: Workspace, target: str, strategy: str, progress: stages.Progress) -> list[str]:
+def evaluate(
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    progress: stages.Progress,
+    known: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (),
+) -> list[str]:
     """Read the test part once a seed, and add the metrics to the runs that made the weights."""
     lines = []
-    for seed, m in stages.evaluate(ws, target, strategy, progress=progress).items():
+    wanted: dict[str, Any] = {"known": known, "seeds": seeds}
+    for seed, m in stages.evaluate(ws, target, strategy, progress=progress, **wanted).items():
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
         there = tracking.log_test(ws.root, target, m["model"], numbers)
         note = "" if there else " (no MLflow run here made these weights)"
@@ -199,28 +221,28 @@ def _validation(facts: dict[str, Any]) -> str:
     return f"validation top-1 {top1:.2f} %, mean per class {mean:.2f} %"
 
 
-def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
-    """Bring the units, the embeddings and the overlap up to date with DVC, then select.
+def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
+    """Bring units, embeddings and overlaps up to date with DVC, which knows what is stale.
 
-    Does nothing inside DVC.
-
-    DVC knows what is stale. Inside a DVC stage it has just done this, and holds its own lock.
+    ``workspaces`` are variants of one; then come the units of those that need their own.
     """
-    if "DVC_STAGE" in os.environ:
-        return
-    wanted = ["units", f"embed@{target}"]
-    wanted += [f"overlap@{target}"] if target in ws.params.targets else []
-    if not _made_already(ws, target, wanted):
+    ws = workspaces[0]
+    wanted = sorted({f"embed@{w.params.source}" if w.upstream else "units" for w in workspaces})
+    wanted += [f"embed@{target}" for target in targets]
+    wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
+    if not _made_already(ws, targets, wanted):
         _repro(ws, wanted)
-    if target not in ws.params.targets:  # dvc.yaml has no such stage
-        stages.overlap(
-            ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
-        )
-    print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
-    stages.select(ws, target, strategy, seed)
+    for target in targets:
+        if target not in ws.params.targets:  # dvc.yaml has no such stage
+            stages.overlap(
+                ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
+            )
+    for each in workspaces:
+        if said := stages.own_units(each):
+            print(f"uotft: {said}", file=sys.stderr)  # noqa: T201
 
 
-def _made_already(ws: Workspace, target: str, wanted: list[str]) -> bool:
+def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> bool:
     """Whether DVC is held by somebody else, and need not be asked; waits for it where it must be.
 
     What is there is then taken at dvc.lock's word, and the fingerprints in it must go together.
@@ -228,7 +250,8 @@ def _made_already(ws: Workspace, target: str, wanted: list[str]) -> bool:
     if not (held := locks.holder(ws.root)):
         return False
     before = [f"{stage}@{ws.params.source}" for stage in ("prepare", "embed")]
-    unmade = locks.unmade(ws.root, [*before, f"prepare@{target}", "pretrain", *wanted])
+    prepared = [f"prepare@{target}" for target in targets]
+    unmade = locks.unmade(ws.root, [*before, *prepared, "pretrain", *wanted])
     if not unmade:
         print(  # noqa: T201
             f"uotft: process {held} holds DVC's lock; by dvc.lock all is made with the settings of "
@@ -242,7 +265,7 @@ def _made_already(ws: Workspace, target: str, wanted: list[str]) -> bool:
         file=sys.stderr,
     )
     while locks.holder(ws.root):
-        time.sleep(POLL_S)
+        sleep(POLL_S)
     return False
 
 

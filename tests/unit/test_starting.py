@@ -50,22 +50,6 @@ def test_a_preset_is_complete(preset: str, tmp_path: Path, folders: tuple[Path, 
                     section = section[word]
 
 
-@pytest.mark.parametrize("name", ["old.v2.zip", "old.tar.gz", "old.csv", "old.parquet"])
-def test_a_file_of_images_is_as_good_as_a_folder(
-    tmp_path: Path, folders: tuple[Path, Path], name: str
-) -> None:
-    (tmp_path / name).touch()
-    params = raw("paper", tmp_path / "project", (tmp_path / name, folders[1]))
-    assert params["datasets"]["old"]["path"] == str(tmp_path / name)
-    assert params["select"]["top_k"] == "auto"
-
-
-def test_other_files_are_not(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    (tmp_path / "old.docx").touch()
-    with pytest.raises(UserError, match=r"old\.docx: no such folder of images, nor a file \.tar,"):
-        project(tmp_path, str(tmp_path / "old.docx"), str(folders[1]))
-
-
 def _fill(text: str, words: dict[str, str]) -> str:
     return re.sub(r"\$\{(.*?)\}", lambda found: words[found[1]], text)
 

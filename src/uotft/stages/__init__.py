@@ -5,7 +5,15 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 """
 
 from uotft.stages.comparison import compare
-from uotft.stages.data import cluster_bank, embed, embed_belongs, embedded, prepare, units
+from uotft.stages.data import (
+    cluster_bank,
+    embed,
+    embed_belongs,
+    embedded,
+    own_units,
+    prepare,
+    units,
+)
 from uotft.stages.fetching import fetch
 from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.overlap import overlap, overlap_lines, read_overlap
@@ -22,20 +30,39 @@ from uotft.stages.selecting import (
 from uotft.stages.shelf import listing, show, verify
 from uotft.stages.starting import init, project
 from uotft.stages.training import (
+    BELONGS,
+    cell_belongs,
     evaluate,
+    finished,
     pretrain,
     pretrain_belongs,
     train,
     train_belongs,
 )
+from uotft.stages.trials import (
+    Column,
+    bank_results,
+    columns,
+    literature,
+    results,
+    scale,
+    targets,
+    unmeasured,
+    write_trials,
+)
 from uotft.stages.using import export, predict
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
+    "BELONGS",
+    "Column",
     "Log",
     "Progress",
     "Workspace",
+    "bank_results",
+    "cell_belongs",
     "cluster_bank",
+    "columns",
     "compare",
     "draw",
     "embed",
@@ -45,13 +72,16 @@ __all__ = [
     "export",
     "export_source",
     "fetch",
+    "finished",
     "forecast",
     "gradient_products",
     "init",
     "listing",
+    "literature",
     "measured",
     "overlap",
     "overlap_lines",
+    "own_units",
     "predict",
     "prepare",
     "pretrain",
@@ -59,6 +89,8 @@ __all__ = [
     "project",
     "ranked",
     "read_overlap",
+    "results",
+    "scale",
     "read_selection",
     "select",
     "select_banks",
@@ -66,9 +98,12 @@ __all__ = [
     "show",
     "source_part",
     "target_bank",
+    "targets",
     "train",
     "train_belongs",
     "units",
+    "unmeasured",
     "verify",
     "write_subset",
+    "write_trials",
 ]
