@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import sleep
 
-from uotft import launch, processes, stages, trials
+from uotft import designs, launch, processes, stages
 from uotft.errors import Interrupted, UserError, WorkerFailed
 from uotft.processes import GRACE_S, POLL_S, Fleet
 from uotft.progress import track
@@ -36,7 +36,7 @@ def run(
     table: str,
 ) -> tuple[Tables, list[str]]:
     """Bring an experiment to its end; returns its tables in words, and the cells that failed."""
-    experiment, targets = trials.load(name), stages.targets(ws, name, on)
+    experiment, targets = designs.load(name), stages.targets(ws, name, on)
     if not ws.data(ws.params.source).with_suffix(".json").is_file():
         launch.upstream([ws], targets)  # how large the source is decides what is to be run
     columns = stages.columns(ws, experiment, targets, seeds, num_processes, expect, table)
@@ -54,7 +54,7 @@ def run(
     if not found:
         raise UserError("\n  ".join([f"experiment {name}: no cell has a result", *failed]))
     metrics = stages.literature(ws, targets)
-    return stages.write_trials(folder, experiment, found, metrics, stages.scale(ws)), failed
+    return stages.write_results(folder, experiment, found, metrics, stages.scale(ws)), failed
 
 
 def todo(columns: Sequence[Column]) -> list[Cell]:

@@ -472,18 +472,18 @@ def data_export(
 @experiment.command("list")
 def experiment_list() -> None:
     """Say which experiments there are: one a table or figure of the paper."""
-    from uotft import trials
+    from uotft import designs
 
-    for name in trials.names():
-        typer.echo(f"{name:<17} {trials.load(name).title}")
+    for name in designs.names():
+        typer.echo(f"{name:<17} {designs.load(name).title}")
 
 
 @experiment.command("show")
 def experiment_show(name: Annotated[str, typer.Argument(help="One of the list.")]) -> None:
     """Show an experiment's definition, and the paper's numbers where it has some."""
-    from uotft import trials
+    from uotft import designs
 
-    shown = trials.load(name)
+    shown = designs.load(name)
     typer.echo(f"{shown.title}\n{shown.says}\n")
     typer.echo(f"backbone: {shown.backbone}\ntargets: {', '.join(shown.targets) or 'all'}")
     typer.echo(f"seeds: {shown.seeds}\n")
@@ -523,15 +523,15 @@ def experiment_run(
     With --source-bank, --target-bank and --expect: recall from class means, without any training
     and without a params.yaml.
     """
-    from uotft import campaign, stages, trials
+    from uotft import campaign, designs, stages
 
-    shown, wanted = trials.load(name), expect or []
+    shown, wanted = designs.load(name), expect or []
     if source_bank or target_bank:
         found = stages.bank_results(shown, source_bank, target_bank, wanted, table)
-        rows = trials.rows(shown, "", found)
-        _print(shown.title, trials.cells(shown, rows))
+        rows = designs.rows(shown, "", found)
+        _print(shown.title, designs.cells(shown, rows))
         if output:
-            stages.write_trials(output, shown, {"recall": found}, {}, f"From {source_bank}.")
+            stages.write_results(output, shown, {"recall": found}, {}, f"From {source_bank}.")
         return
     ws, number = _workspace(), seeds or shown.seeds
     if dry_run:

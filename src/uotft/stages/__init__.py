@@ -14,6 +14,17 @@ from uotft.stages.data import (
     prepare,
     units,
 )
+from uotft.stages.designs import (
+    Column,
+    bank_results,
+    columns,
+    literature,
+    results,
+    scale,
+    targets,
+    unmeasured,
+    write_results,
+)
 from uotft.stages.fetching import fetch
 from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.overlap import overlap, overlap_lines, read_overlap
@@ -38,17 +49,6 @@ from uotft.stages.training import (
     pretrain_belongs,
     train,
     train_belongs,
-)
-from uotft.stages.trials import (
-    Column,
-    bank_results,
-    columns,
-    literature,
-    results,
-    scale,
-    targets,
-    unmeasured,
-    write_trials,
 )
 from uotft.stages.using import export, predict
 from uotft.stages.workspace import Log, Progress, Workspace
@@ -105,5 +105,5 @@ __all__ = [
     "unmeasured",
     "verify",
     "write_subset",
-    "write_trials",
+    "write_results",
 ]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY, run_train, tiny_params, workspace, write_params
-from uotft import campaign, config, runtime, stages, store, trials
+from uotft import campaign, config, designs, runtime, stages, store
 from uotft.errors import UserError
 from uotft.experiments import Experiment, Variation
 from uotft.statistics import Interval
@@ -22,10 +22,10 @@ PAPER = Path(__file__).parents[3] / "shared" / "paper"
 QUIET = {"log": lambda *_: None, "progress": lambda items, label: items}
 
 
-@pytest.mark.parametrize("name", trials.names())
+@pytest.mark.parametrize("name", designs.names())
 def test_every_definition_is_sound(name: str) -> None:
     """Every word is one of params.yaml's, here and at the paper's size; labels tell rows apart."""
-    experiment = trials.load(name)
+    experiment = designs.load(name)
     ws = stages.Workspace(REPOSITORY, config.load(REPOSITORY))
     labels = [variation.label for variation in experiment.variations]
     assert len(set(labels)) == len(labels)
@@ -36,7 +36,7 @@ def test_every_definition_is_sound(name: str) -> None:
         assert not variation.against or variation.against in labels
         assert bool(variation.line) == (variation.x is not None)
         assert variation.x is None or experiment.axis
-        for words in (variation.words, trials.scaled(variation.words, 12, 72)):
+        for words in (variation.words, designs.scaled(variation.words, 12, 72)):
             changed = ws.with_changes(words)
             config.selector_settings(changed.params, variation.strategy)
             assert (variation.strategy == "none") == (
@@ -57,7 +57,7 @@ def test_the_papers_averages() -> None:
         "table2": [83.04, 83.17],
     }
     for name, expected in averages.items():
-        experiment = trials.load(name)
+        experiment = designs.load(name)
         found = [
             np.mean([experiment.paper[t][v.label] for t in experiment.targets])
             for v in experiment.variations
@@ -67,20 +67,20 @@ def test_the_papers_averages() -> None:
 
 def test_an_experiment_that_is_not_there() -> None:
     with pytest.raises(UserError, match="experiment: got 'table9'; known are beyond, fig3a, "):
-        trials.load("table9")
+        designs.load("table9")
 
 
 def test_the_papers_numbers_are_scaled_to_the_source() -> None:
     words = ("select.unit=class", "select.top_k=100", "selectors.uot.cost_scale=100")
-    assert trials.scaled(words, 1000, 5) == words
-    assert trials.scaled(words, 450, 5)[1:] == ("select.top_k=45", words[2])
-    assert trials.scaled(words, 4, 5)[1] == "select.top_k=1"
+    assert designs.scaled(words, 1000, 5) == words
+    assert designs.scaled(words, 450, 5)[1:] == ("select.top_k=45", words[2])
+    assert designs.scaled(words, 4, 5)[1] == "select.top_k=1"
     clusters = ("select.unit=cluster", "cluster.clusters=2000", "select.top_k=200")
-    assert trials.scaled(clusters, 100, 5)[1:] == ("cluster.clusters=200", "select.top_k=20")
+    assert designs.scaled(clusters, 100, 5)[1:] == ("cluster.clusters=200", "select.top_k=20")
     images = ("select.unit=image", "select.top_k=128117")
-    assert trials.scaled(images, 100, 25_000)[1] == "select.top_k=2500"
+    assert designs.scaled(images, 100, 25_000)[1] == "select.top_k=2500"
     auto = ("select.unit=class", "select.top_k=auto")
-    assert trials.scaled(auto, 10, 10) == auto
+    assert designs.scaled(auto, 10, 10) == auto
 
 
 TOY = Experiment(
@@ -111,19 +111,21 @@ RESULTS = {
 
 
 def test_rows_by_hand() -> None:
-    plain, few, many = trials.rows(TOY, "digits", RESULTS)
+    plain, few, many = designs.rows(TOY, "digits", RESULTS)
     assert (plain.against, plain.difference, plain.paper_difference) == ("", None, None)
     assert plain.values["top1"].mean == 51
     assert few.difference == Interval(2.0, 0.0, 3)
     assert (few.paper, few.paper_difference) == (52.5, 2.5)
     assert (many.against, many.seeds, many.paper) == ("few", 2, None)
     assert many.difference.mean == pytest.approx(7.5), "on the seeds that both have"
-    assert trials.rows(TOY, "pets", RESULTS)[0].paper is None
-    assert [row.label for row in trials.rows(TOY, "digits", {"few": RESULTS["few"]})] == ["few"]
+    assert designs.rows(TOY, "pets", RESULTS)[0].paper is None
+    assert [row.label for row in designs.rows(TOY, "digits", {"few": RESULTS["few"]})] == ["few"]
 
 
 def test_the_table_in_words() -> None:
-    header, plain, few, _ = trials.cells(TOY, trials.rows(TOY, "digits", RESULTS), "mean per class")
+    header, plain, few, _ = designs.cells(
+        TOY, designs.rows(TOY, "digits", RESULTS), "mean per class"
+    )
     assert header == (
         "variation", "seeds", "kept", "top-1 %", "mean per class %*", "Δ top-1", "from",
         "paper %", "paper Δ",
@@ -131,7 +133,7 @@ def test_the_table_in_words() -> None:
     assert plain[:4] == ("plain", "3", "0", "51.00 ± 2.48")
     assert few[5:] == ("+2.00 ± 0.00", "plain", "52.50", "+2.50")
     found = {"few": {0: {"classes": 5, "recall": 75.0}}}
-    assert trials.cells(TOY, trials.rows(TOY, "digits", found)) == [
+    assert designs.cells(TOY, designs.rows(TOY, "digits", found)) == [
         ("variation", "seeds", "kept", "recall %", "paper %", "paper Δ", "paper's recall, model"),
         ("few", "1", "5", "75.00", "52.50", "+2.50", "80.00"),
     ]
@@ -143,7 +145,7 @@ def test_a_picture_is_drawn_with_one_seed_too(tmp_path: Path, axis: str) -> None
 
     some = {label: {1: seeds[1]} for label, seeds in RESULTS.items()}
     found = {"digits": RESULTS, "pets": some}
-    words = stages.write_trials(tmp_path, replace(TOY, axis=axis), found, {}, "A note.")
+    words = stages.write_results(tmp_path, replace(TOY, axis=axis), found, {}, "A note.")
     assert [target for target, _ in words] == ["digits", "pets"]
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     runs = store.read_csv(tmp_path / "runs.csv")
@@ -167,7 +169,7 @@ def test_table_4_is_the_papers(tmp_path: Path, file: str, model: str) -> None:
     banks = str(tmp_path / "imagenet.npz"), str(tmp_path / "cub.npz")
     table = str(PAPER / "imagenet_classes.json")
     for name, rows in (("table4", 4), ("fig4a", 8)):
-        experiment = trials.load(name)
+        experiment = designs.load(name)
         found = stages.bank_results(experiment, *banks, ["bird"], table)
         assert len(found) == rows
         for label, recall in experiment.recalls[model].items():
@@ -180,9 +182,9 @@ def test_recall_from_banks_wants_all_its_words(tmp_path: Path) -> None:
     banks = str(tmp_path / "s.npz"), str(tmp_path / "t.npz")
     for experiment, expect in (("table4", []), ("table1a", ["bird"])):
         with pytest.raises(UserError, match="table4 or fig4a, and with --expect"):
-            stages.bank_results(trials.load(experiment), *banks, expect, "")
+            stages.bank_results(designs.load(experiment), *banks, expect, "")
     with pytest.raises(UserError, match="no such file"):
-        stages.bank_results(trials.load("table4"), banks[0], "", ["1"], "")
+        stages.bank_results(designs.load("table4"), banks[0], "", ["1"], "")
 
 
 def test_targets_that_are_not_here(tiny: Path) -> None:
@@ -199,7 +201,7 @@ def test_targets_that_are_not_here(tiny: Path) -> None:
 def columns(fresh: Path) -> Iterator[list[stages.Column]]:
     """The two cells of table 3 with one seed, trained in this process as the launcher does."""
     ws = workspace(fresh)
-    made = stages.columns(ws, trials.load("table3"), ["digits"], 1, 1, [], "")
+    made = stages.columns(ws, designs.load("table3"), ["digits"], 1, 1, [], "")
     for column in made:
         train(column)
     return made
@@ -221,7 +223,7 @@ def again(root: Path, seeds: int = 1, **sections: dict) -> list[stages.Column]:
         params[name] |= section
     write_params(root, params)
     return stages.columns(
-        workspace(root), trials.load("table3"), ["digits"], seeds, 1, [], ""
+        workspace(root), designs.load("table3"), ["digits"], seeds, 1, [], ""
     )  # fmt: skip
 
 
@@ -240,7 +242,7 @@ def test_cells_are_done_until_what_decides_them_changes(
         campaign.todo(again(fresh, selectors=tiny_params()["selectors"], train={"lambda": 1.0}))
         == []
     )
-    processes = stages.columns(workspace(fresh), trials.load("table3"), ["digits"], 1, 2, [], "")
+    processes = stages.columns(workspace(fresh), designs.load("table3"), ["digits"], 1, 2, [], "")
     assert len(campaign.todo(processes)) == 2
     (uot.folder("models", 0) / "model.json").unlink()
     assert [c[2] for c in campaign.todo(columns)] == ["uot"], "killed before its end"
@@ -288,7 +290,7 @@ def test_results_are_those_of_done_cells(columns: list[stages.Column]) -> None:
 
 
 def test_by_label_only_with_labels(tiny: Path) -> None:
-    ws, experiment = workspace(tiny), trials.load("fig3a")
+    ws, experiment = workspace(tiny), designs.load("fig3a")
     without = stages.columns(ws, experiment, ["digits"], 1, 1, [], "")
     assert "Label" not in {column.variation.label for column in without}
     [column] = [
@@ -301,14 +303,16 @@ def test_by_label_only_with_labels(tiny: Path) -> None:
 
 def test_small_sources_train_the_same_cell_once(tiny: Path) -> None:
     """With twelve classes, K of 50 and 100 are both one class."""
-    columns = stages.columns(workspace(tiny), trials.load("fig3a"), ["digits"], 2, 1, [], "")
+    columns = stages.columns(workspace(tiny), designs.load("fig3a"), ["digits"], 2, 1, [], "")
     assert len({column.variation.label for column in columns}) == 13
     assert len(campaign.todo(columns)) == 2 * (1 + 2 * 4)
 
 
 def test_joint_objectives_of_beyond_train(fresh: Path) -> None:
     """With the words of the definition, on twelve classes."""
-    for column in stages.columns(workspace(fresh), trials.load("beyond"), ["digits"], 1, 1, [], ""):
+    for column in stages.columns(
+        workspace(fresh), designs.load("beyond"), ["digits"], 1, 1, [], ""
+    ):
         if column.ws.params.train.objective.startswith("joint_") or column.ws.upstream.endswith(
             "image"
         ):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from uotft import banks, config, objectives, report, selection, store, subset, trials
+from uotft import banks, config, designs, objectives, report, selection, store, subset
 from uotft.errors import UserError
 from uotft.experiments import CLASSES, IMAGES, Experiment, Variation
 from uotft.records import ClassBank
@@ -77,7 +77,7 @@ def columns(
     size = summary["classes"], summary["images"]["train"]
     found = []
     for variation in experiment.variations:
-        words = trials.scaled(variation.words, *size)
+        words = designs.scaled(variation.words, *size)
         if variation.strategy == "label":
             if not expect:
                 continue
@@ -93,7 +93,7 @@ def columns(
 
 def targets(ws: Workspace, name: str, on: Sequence[str]) -> tuple[str, ...]:
     """The data sets that an experiment runs on: ``on``, or those of its definition."""
-    wanted = tuple(on) or trials.load(name).targets or tuple(ws.params.targets)
+    wanted = tuple(on) or designs.load(name).targets or tuple(ws.params.targets)
     missing = [target for target in wanted if target not in ws.params.datasets]
     if missing:
         raise UserError(
@@ -147,9 +147,9 @@ def _age(path: Path) -> int:
 
 def results(
     all_columns: Sequence[Column], expect: Sequence[str], table: str
-) -> dict[str, trials.Results]:
+) -> dict[str, designs.Results]:
     """{target: {label: {seed: numbers}}} of the cells that are done, or at least selected."""
-    found: dict[str, trials.Results] = {}
+    found: dict[str, designs.Results] = {}
     for column in all_columns:
         there = store.read_json(column.metrics) if column.metrics.is_file() else {}
         rows = np.empty(0, np.int64)
@@ -172,7 +172,7 @@ def results(
 
 def bank_results(
     experiment: Experiment, source: str, target: str, expect: Sequence[str], table: str
-) -> trials.Results:
+) -> designs.Results:
     """{label: {0: kept classes and recall}} from two files of class means, without any training."""
     for path in (source, target):
         if not Path(path).is_file():
@@ -182,7 +182,7 @@ def bank_results(
                         "recall, table4 or fig4a, and with --expect")  # fmt: skip
     means = banks.read(Path(source)), banks.read(Path(target))
     rows = expected(means[0], [*expect], table)
-    found: trials.Results = {}
+    found: designs.Results = {}
     for variation in experiment.variations:
         if variation.strategy != "none":
             kept = _kept(variation, *means)
@@ -193,7 +193,7 @@ def bank_results(
 
 def _kept(variation: Variation, source: ClassBank, target: ClassBank) -> Any:
     """The rows that a variation keeps of a source, best first."""
-    words = config.parsed(trials.scaled(variation.words, len(source.names), IMAGES))
+    words = config.parsed(designs.scaled(variation.words, len(source.names), IMAGES))
     own = {
         name.rpartition(".")[2]: value
         for name, value in words.items()
@@ -205,10 +205,10 @@ def _kept(variation: Variation, source: ClassBank, target: ClassBank) -> Any:
     return choose(source, target, variation.strategy, settings, wanted, uot, 0).kept
 
 
-def write_trials(
+def write_results(
     folder: Path,
     experiment: Experiment,
-    found: dict[str, trials.Results],
+    found: dict[str, designs.Results],
     metrics: dict[str, str],
     note: str,
 ) -> list[tuple[str, list[tuple[str, ...]]]]:
@@ -216,7 +216,9 @@ def write_trials(
 
     ``metrics`` is the one of each target's literature, where it has one.
     """
-    tables = {target: trials.rows(experiment, target, results) for target, results in found.items()}
+    tables = {
+        target: designs.rows(experiment, target, results) for target, results in found.items()
+    }
     legend = (
         "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
         "points. *: the metric of the target's literature. The paper's numbers are the best of "
@@ -224,12 +226,12 @@ def write_trials(
     )
     texts = [f"# {experiment.title}\n\nThe paper: {experiment.says}\n\n{note}\n"]
     said = [
-        (target, trials.cells(experiment, table, metrics.get(target, "")))
+        (target, designs.cells(experiment, table, metrics.get(target, "")))
         for target, table in tables.items()
     ]
     texts += [f"## {target}\n\n{report.markdown(words)}" for target, words in said]
     store.write_bytes(folder / "table.md", "\n".join([*texts, legend, ""]).encode())
-    flat = [trials.flat(target, row) for target, table in tables.items() for row in table]
+    flat = [designs.flat(target, row) for target, table in tables.items() for row in table]
     store.write_csv(folder / "table.csv", flat)
     runs = [
         {"target": target, "variation": label, "seed": seed, **numbers}
@@ -238,5 +240,5 @@ def write_trials(
         for seed, numbers in seeds.items()
     ]
     store.write_csv(folder / "runs.csv", runs)
-    store.write_bytes(folder / "picture.png", trials.picture(experiment, tables))
+    store.write_bytes(folder / "picture.png", designs.picture(experiment, tables))
     return said
