@@ -18,11 +18,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: A heading and what stands below it: table rows (the first is the header), a PNG, or text.
+#: Without a heading it belongs to the part before it.
 Part = tuple[str, list[tuple[str, ...]] | bytes | str]
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
-color:#222}table{border-collapse:collapse}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;
-text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}"""
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
+color:#222;background:#fff}nav{columns:16rem;font-size:.9rem}nav a{display:block}
+.lead{font-size:1.2rem;border-left:.3rem solid #1f77b4;padding-left:.8rem}
+div{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block}"""
+NAMED = 60  # most names along a side of a heat map
+
+
+class Lead(str):
+    """A paragraph that stands out."""
 
 
 def comparison_picture(
@@ -91,7 +100,10 @@ def forecast_picture(
 def classes_picture(
     title: str, sheets: dict[str, list[tuple[str, NDArray[np.uint8]]]], columns: int = 20
 ) -> bytes:
-    """A contact sheet: one line a strategy, its first classes in order, one image each."""
+    """A contact sheet: one line a strategy, its first classes in order, one image each.
+
+    A caption that has lines of its own is taken as it is, of any other the last two words.
+    """
     figure = _figure(1.6 + 0.62 * columns, 0.5 + 0.95 * len(sheets))
     grid = figure.subplots(len(sheets), columns, squeeze=False)
     for line, (strategy, classes) in zip(grid, sheets.items(), strict=True):
@@ -99,7 +111,8 @@ def classes_picture(
             axes.set_axis_off()
         for axes, (name, image) in zip(line, classes, strict=False):
             axes.imshow(image, cmap="gray_r")
-            axes.set_title("\n".join(name.split()[-2:])[:18], fontsize=5, pad=2)
+            caption = name if "\n" in name else "\n".join(name.split()[-2:])[:18]
+            axes.set_title(caption, fontsize=5, pad=2)
         line[0].text(-0.3, 0.5, strategy, transform=line[0].transAxes, ha="right", va="center")
     figure.suptitle(title, fontsize=10)
     return _png(figure)
@@ -115,11 +128,62 @@ def plan_picture(plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]
     axes = figure.subplots()
     picture = axes.imshow(plan_KT, aspect="auto", cmap="viridis", interpolation="nearest")
     axes.set(xlabel="target class", ylabel="source class, best first")
-    for axis, names in ((axes.yaxis, kept), (axes.xaxis, target)):
-        step = -(-len(names) // 60)
-        axis.set_ticks(range(0, len(names), step), [n[:24] for n in names[::step]], fontsize=6)
-    axes.tick_params(axis="x", rotation=90)
+    _name(axes, kept, target, 6)
     figure.colorbar(picture, label="mass")
+    return _png(figure)
+
+
+def wide_plan_picture(
+    title: str, plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]
+) -> bytes:
+    """The same for a page: target classes down, and the kept source classes across."""
+    width, height = (max(2, min(0.17 * n, 10)) for n in plan_KT.shape)
+    figure = _figure(2 + width, 1.8 + height)
+    axes = figure.subplots()
+    picture = axes.imshow(plan_KT.T, aspect="auto", cmap="viridis", interpolation="nearest")
+    axes.set(title=title, ylabel="target class", xlabel="source class, best first")
+    _name(axes, target, kept, 6)
+    figure.colorbar(picture, label="mass")
+    return _png(figure)
+
+
+def square_picture(title: str, values: Floats, words: list[list[str]], names: list[str]) -> bytes:
+    """Rows against the same rows: red below zero, white there, blue above; ``words`` in the cells.
+
+    Up to 20 rows the words stand in their cells.
+    """
+    largest = float(np.nanmax(np.abs(values), initial=1e-9))
+    size = max(3, 0.75 * len(names)) if len(names) <= 20 else 12
+    figure = _figure(2 + size, 1.4 + 0.7 * size)
+    axes = figure.subplots()
+    axes.imshow(values, aspect="auto", cmap="RdBu", vmin=-1.5 * largest, vmax=1.5 * largest)
+    axes.set(title=title)
+    _name(axes, tuple(names), tuple(names), 8)
+    for row, line in enumerate(words if len(names) <= 20 else []):
+        for column, word in enumerate(line):
+            axes.text(column, row, word, ha="center", va="center", fontsize=8)
+    return _png(figure)
+
+
+def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval]]) -> bytes:
+    """Accuracy against a setting: mean over seeds with a 95 % band.
+
+    A row that has one value only is a dashed line over all of them.
+    """
+    figure = _figure(8, 3.8)
+    axes = figure.subplots()
+    for number, (label, line) in enumerate(lines.items()):
+        color, means = f"C{number}", np.array([v.mean for v in line.values()])
+        half = np.array([v.half for v in line.values()])
+        if len(line) == 1:
+            axes.axhline(means[0], color=color, linestyle="--", label=label)
+        else:
+            axes.plot(list(line), means, color=color, marker="o", label=label)
+            axes.fill_between(list(line), means - half, means + half, color=color, alpha=0.12)
+    values = [x for line in lines.values() for x in line]
+    wide = min(values) > 0 and max(values) >= 20 * min(values)
+    axes.set(title=title, xlabel=name, xscale="log" if wide else "linear")
+    axes.legend(frameon=False)
     return _png(figure)
 
 
@@ -171,20 +235,28 @@ def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
 
 
 def page(title: str, parts: list[Part]) -> str:
-    """One HTML page that holds everything it shows."""
-    body = []
+    """One HTML page that holds everything it shows, and opens with its contents."""
+    body: list[str] = []
+    links: list[str] = []
+    last = ""
     for heading, part in parts:
-        body.append(f"<h2>{escape(heading)}</h2>")
+        if heading:
+            last = escape(heading)
+            links.append(f'<a href="#part-{len(links)}">{last}</a>')
+            body.append(f'<h2 id="part-{len(links) - 1}">{last}</h2>')
         if isinstance(part, bytes):
             data = base64.b64encode(part).decode()
-            body.append(f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">')
+            body.append(f'<img alt="{last}" src="data:image/png;base64,{data}">')
         elif isinstance(part, str):
-            body.append(f"<p>{escape(part)}</p>")
+            kind = ' class="lead"' if isinstance(part, Lead) else ""
+            body.append(f"<p{kind}>{escape(part)}</p>")
         else:
-            body.append(_html_table(part))
+            body.append(f"<div>{_html_table(part)}</div>")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{escape(title)}</h1>{''.join(body)}</html>\n"
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
+        f"<nav>{''.join(links)}</nav>{''.join(body)}</html>\n"
     )
 
 
@@ -210,6 +282,14 @@ def _dots(axes: Axes, order: list[str], values: dict[str, Interval]) -> None:
             half = values[name].half
             axes.errorbar(values[name].mean, y, xerr=half, fmt="o", capsize=3, color=color)
     axes.grid(axis="x", alpha=0.3)
+
+
+def _name(axes: Axes, down: tuple[str, ...], across: tuple[str, ...], size: int) -> None:
+    """Names along both sides of a heat map; only some of them where there are many."""
+    for axis, names in ((axes.yaxis, down), (axes.xaxis, across)):
+        step = -(-len(names) // NAMED)
+        axis.set_ticks(range(0, len(names), step), [n[:24] for n in names[::step]], fontsize=size)
+    axes.tick_params(axis="x", rotation=90)
 
 
 def _figure(width: float, height: float) -> Figure:

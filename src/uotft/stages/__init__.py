@@ -4,7 +4,7 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 (`uotft.launch` starts them) and report through ``log``; MLflow is never imported here.
 """
 
-from uotft.stages.comparison import compare
+from uotft.stages.comparison import compare, compare_runs
 from uotft.stages.data import cluster_bank, embed, embed_belongs, embedded, prepare, units
 from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.overlap import overlap, overlap_lines, read_overlap
@@ -36,6 +36,7 @@ __all__ = [
     "Workspace",
     "cluster_bank",
     "compare",
+    "compare_runs",
     "draw",
     "embed",
     "embed_belongs",
