@@ -150,7 +150,7 @@ def verdict(rows: list[Row]) -> str:
         if len(better) > 1:
             said += f" So did {', '.join(row.strategy for row in better[1:])}."
     else:
-        said = f"Reuse is not shown to help: the best, {_said(best)}."
+        said = f"Reuse is not shown to help: at best, {_said(best)}."
     if worse:
         said += f" Shown to hurt: {', '.join(_said(row) for row in worse)}."
     return said
@@ -197,14 +197,17 @@ def _top1(results: Results) -> dict[str, dict[int, float]]:
 
 def _said(row: Row) -> str:
     """A row's difference from none in words."""
-    found = row.against["none"]
+    found, p = row.against["none"], _p(row.p["none"])
+    where = "above" if found.mean >= 0 else "below"
+    test = f", p {p if p.startswith('<') else f'= {p}'}" if p else ""
     return (
-        f"{row.strategy} {found.signed()} points from none ({found.n} seeds, p {_p(row.p['none'])})"
+        f"{row.strategy} is {abs(found.mean):.2f} ± {found.half:.2f} points {where} none "
+        f"({found.n} seeds{test})"
     )
 
 
 def _p(value: float) -> str:
-    """Two digits are enough for a p; none without a test."""
+    """A p in three digits; nothing without a test."""
     if not isfinite(value):
         return ""
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

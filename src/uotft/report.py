@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ color:#222;background:#fff}nav{columns:16rem;font-size:.9rem}nav a{display:block
 .lead{font-size:1.2rem;border-left:.3rem solid #1f77b4;padding-left:.8rem}
 div{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block}"""
+td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block;margin-top:1rem}"""
 NAMED = 60  # most names along a side of a heat map
 
 
@@ -59,11 +60,7 @@ def curves_picture(
         color = f"C{number}"
         left.plot(list(curve), [v.mean for v in curve.values()], color=color, label=strategy)
         if strategy in against_none:
-            steps = list(against_none[strategy])
-            mean = np.array([v.mean for v in against_none[strategy].values()])
-            half = np.array([v.half for v in against_none[strategy].values()])
-            right.plot(steps, mean, color=color)
-            right.fill_between(steps, mean - half, mean + half, color=color, alpha=0.12)
+            _band(right, against_none[strategy], color)
     left.set(title=f"{title}: validation top-1, %, mean over seeds", xlabel="step")
     left.legend(frameon=False)
     right.axhline(0, color="grey", linewidth=1)
@@ -86,10 +83,7 @@ def forecast_picture(
     for axes, (measure, lines) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         for strategy, curve in lines.items():
             color = f"C{strategies.index(strategy)}"
-            mean = np.array([v.mean for v in curve.values()])
-            half = np.array([v.half for v in curve.values()])
-            axes.plot(list(curve), mean, color=color, label=strategy)
-            axes.fill_between(list(curve), mean - half, mean + half, color=color, alpha=0.12)
+            _band(axes, curve, color, strategy)
             axes.plot(*selected[measure][strategy], "o", color=color)
         axes.set(title=f"{title}: {measure}", xlabel="K, source classes kept", xscale="log")
     axes.axhline(0, color="grey", linewidth=1)
@@ -104,17 +98,19 @@ def classes_picture(
 
     A caption that has lines of its own is taken as it is, of any other the last two words.
     """
-    figure = _figure(1.6 + 0.62 * columns, 0.5 + 0.95 * len(sheets))
-    grid = figure.subplots(len(sheets), columns, squeeze=False)
-    for line, (strategy, classes) in zip(grid, sheets.items(), strict=True):
-        for axes in line:
-            axes.set_axis_off()
-        for axes, (name, image) in zip(line, classes, strict=False):
-            axes.imshow(image, cmap="gray_r")
+    figure = _figure(1.6 + 0.66 * columns, 0.5 + 1.05 * len(sheets))
+    axes = figure.subplots()  # one for all: a pair of axes an image takes ten times as long
+    axes.set_axis_off()
+    for line, (strategy, classes) in enumerate(sheets.items()):
+        axes.text(-0.2, line + 0.68, strategy, ha="right", va="center")
+        for column, (name, image) in enumerate(classes[:columns]):
+            axes.imshow(
+                image, cmap="gray_r", extent=(column, column + 0.9, line + 0.95, line + 0.4)
+            )
             caption = name if "\n" in name else "\n".join(name.split()[-2:])[:18]
-            axes.set_title(caption, fontsize=5, pad=2)
-        line[0].text(-0.3, 0.5, strategy, transform=line[0].transAxes, ha="right", va="center")
-    figure.suptitle(title, fontsize=10)
+            axes.text(column + 0.45, line + 0.38, caption, fontsize=6, ha="center", va="bottom")
+    axes.set(xlim=(0, columns), ylim=(len(sheets), 0), aspect="auto")
+    axes.set_title(title, fontsize=10)
     return _png(figure)
 
 
@@ -173,13 +169,11 @@ def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval
     figure = _figure(8, 3.8)
     axes = figure.subplots()
     for number, (label, line) in enumerate(lines.items()):
-        color, means = f"C{number}", np.array([v.mean for v in line.values()])
-        half = np.array([v.half for v in line.values()])
         if len(line) == 1:
-            axes.axhline(means[0], color=color, linestyle="--", label=label)
+            [value] = line.values()
+            axes.axhline(value.mean, color=f"C{number}", linestyle="--", label=label)
         else:
-            axes.plot(list(line), means, color=color, marker="o", label=label)
-            axes.fill_between(list(line), means - half, means + half, color=color, alpha=0.12)
+            _band(axes, line, f"C{number}", label, marker="o")
     values = [x for line in lines.values() for x in line]
     wide = min(values) > 0 and max(values) >= 20 * min(values)
     axes.set(title=title, xlabel=name, xscale="log" if wide else "linear")
@@ -282,6 +276,15 @@ def _dots(axes: Axes, order: list[str], values: dict[str, Interval]) -> None:
             half = values[name].half
             axes.errorbar(values[name].mean, y, xerr=half, fmt="o", capsize=3, color=color)
     axes.grid(axis="x", alpha=0.3)
+
+
+def _band(
+    axes: Axes, values: Mapping[Any, Interval], color: str, label: str = "", marker: str = ""
+) -> None:
+    """A line of means with its intervals as a band."""
+    mean, half = np.array([(v.mean, v.half) for v in values.values()]).T
+    axes.plot(list(values), mean, color=color, label=label, marker=marker)
+    axes.fill_between(list(values), mean - half, mean + half, color=color, alpha=0.1)
 
 
 def _name(axes: Axes, down: tuple[str, ...], across: tuple[str, ...], size: int) -> None:

@@ -103,7 +103,7 @@ def results(rows: list[Line]) -> dict[str, dict[str, dict[str, Any]]]:
     """{row: {seed: test metrics}} for the table."""
     return {
         row.label: {
-            str(seed): {"source_classes": len(trial.kept), **trial.test}
+            str(seed): {"source_classes": _kept(trial), **trial.test}
             for seed, trial in row.trials.items()
         }
         for row in rows
@@ -121,7 +121,7 @@ def images_seen(trial: Trial) -> float:
     if not trial.curve or name not in registry.names("objectives"):
         return float("nan")
     parts = objectives.parts(registry.load("objectives", name, "train.objective"))
-    if not trial.kept and "source" in parts:
+    if not _kept(trial) and "source" in parts:
         parts = {"target"}  # as training does it
     sizes = {
         part: "train.target_batch" if part == "target" else "train.source_batch" for part in parts
@@ -130,6 +130,11 @@ def images_seen(trial: Trial) -> float:
     head = int(settings.get("train.head_steps", 0))
     batches = (max(trial.curve) - head) * int(settings.get("train.recipe.accumulate", 1))
     return float(batches * batch + head * int(settings["train.target_batch"]))
+
+
+def _kept(trial: Trial) -> int:
+    """How many units the selection keeps, also where its file is not there."""
+    return len(trial.kept) or int(trial.settings.get("select.kept", 0))
 
 
 def _fits(row: Line, other: Line) -> bool:

@@ -135,7 +135,11 @@ def compare_runs(
         store.write_csv(output / "table.csv", lines)
         texts = [_text(target, rows, "") for target, rows in found.items()]
         store.write_bytes(output / "table.md", _markdown(texts))
-        store.write_csv(output / "runs.csv", [_run(t) for t in _trials(found)])
+        runs = [
+            _run(t) | {"run": t.origin.run} | {name: t.settings.get(name) for name in told}
+            for t in _trials(found)
+        ]
+        store.write_csv(output / "runs.csv", runs)
         page = report.page("uotft comparison", [*parts, *said])
         store.write_bytes(output / "index.html", page.encode())
     return tables, notes

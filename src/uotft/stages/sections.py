@@ -6,6 +6,7 @@ What a set of trainings lacks is said in a line where its section would stand.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import zip_longest
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,10 @@ def _standing(results: compare.Results) -> list[Part]:
     if not found:
         return [(heading, "Two rows with two seeds in common are needed.")]
     names = [*results]
-    values = np.array([[_mean(found, a, b) for b in names] for a in names])
+    values = np.array([[_shown(found, a, b) for b in names] for a in names])
     words = [[_word(found, a, b) for b in names] for a in names]
-    picture = report.square_picture("row minus column, top-1, points", values, words, names)
+    title = "row minus column, top-1, points; wins and losses in colour"
+    picture = report.square_picture(title, values, words, names)
     rule = (
         "A win is a gain on the same seeds whose p, corrected after Holm for all pairs of rows, is "
         f"below {LEVEL:g}; a loss is the reverse; all others are ties."
@@ -162,12 +164,9 @@ def _classes(target: str, rows: list[Line], ws: Workspace | None) -> list[Part]:
         return [(heading, seed), ("", picture)]
     except UserError as error:
         reason = f"{seed} Without pictures: {error}."
-    header = ("strategy", *(f"{rank}." for rank in range(1, THUMBNAILS + 1)))
-    lines = [
-        (row.label, *(f"{c['name']} ({c['score']:.3g})" for c in row.first.kept[:THUMBNAILS]))
-        for row in chosen
-    ]
-    return [(heading, [header, *lines]), ("", reason)]
+    words = [[f"{c['name']} ({c['score']:.3g})" for c in r.first.kept[:THUMBNAILS]] for r in chosen]
+    lines = [(str(rank), *line) for rank, line in enumerate(zip_longest(*words, fillvalue=""), 1)]
+    return [(heading, [("rank", *(row.label for row in chosen)), *lines]), ("", reason)]
 
 
 def _sheets(
@@ -348,8 +347,10 @@ def _caption(rank: int, score: float, name: str) -> str:
     return f"{rank}. {score:.3g}\n" + "\n".join(word[:12] for word in name.split()[-2:])
 
 
-def _mean(found: dict[tuple[str, str], compare.Pair], a: str, b: str) -> float:
-    return found[a, b].difference.mean if (a, b) in found else 0.0
+def _shown(found: dict[tuple[str, str], compare.Pair], a: str, b: str) -> float:
+    """What colours a cell: a tie has no colour."""
+    pair = found.get((a, b))
+    return pair.difference.mean if pair and pair.outcome != "tie" else 0.0
 
 
 def _word(found: dict[tuple[str, str], compare.Pair], a: str, b: str) -> str:
