@@ -199,10 +199,12 @@ def _said(row: Row) -> str:
     """A row's difference from none in words."""
     found, p = row.against["none"], _p(row.p["none"])
     where = "above" if found.mean >= 0 else "below"
-    test = f", p {p if p.startswith('<') else f'= {p}'}" if p else ""
+    if found.n < 2:
+        return f"{row.strategy} is {abs(found.mean):.2f} points {where} none (one seed)"
+    test = p if p.startswith("<") else f"= {p}"
     return (
         f"{row.strategy} is {abs(found.mean):.2f} ± {found.half:.2f} points {where} none "
-        f"({found.n} seeds{test})"
+        f"({found.n} seeds, p {test})"
     )
 
 

@@ -145,9 +145,9 @@ def _fits(row: Line, other: Line) -> bool:
     return own == others
 
 
-def _natural(value: str) -> tuple[int, float, str]:
-    """Numbers before words, in their own order."""
+def _natural(value: str) -> tuple[bool, float, str]:
+    """Nothing, then numbers in their own order, then words."""
     try:
-        return 0, float(value), ""
+        return False, float(value or "-inf"), ""
     except ValueError:
-        return 1, 0.0, value
+        return True, 0.0, value
