@@ -10,9 +10,9 @@ from itertools import combinations
 from math import isfinite
 from typing import Any
 
+from uotft.records import BASELINES
 from uotft.statistics import LEVEL, Interval, holm, interval, paired, resampled
 
-BASELINES = ("none", "random")
 HEADER = (
     "strategy", "seeds", "classes", "top-1 %", "mean per class %", "Δ none", "p", "Δ random", "p"
 )  # fmt: skip
@@ -138,13 +138,13 @@ def verdict(rows: list[Row]) -> str:
     tested = [row for row in rows if "none" in row.against]
     if not tested:
         return "No row can be compared with plain fine-tuning (the strategy none) on its own seeds."
-    sure = [row for row in tested if row.p["none"] < LEVEL]
+    shown = [row for row in tested if row.p["none"] < LEVEL]
     best = max(tested, key=lambda row: row.against["none"].mean)
     better = sorted(
-        (row for row in sure if row.against["none"].mean > 0),
+        (row for row in shown if row.against["none"].mean > 0),
         key=lambda row: -row.against["none"].mean,
     )
-    worse = [row for row in sure if row.against["none"].mean < 0]
+    worse = [row for row in shown if row.against["none"].mean < 0]
     if better:
         said = f"Reuse helped: {_said(better[0])}."
         if len(better) > 1:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from uotft import objectives, registry
-from uotft.records import Trial
+from uotft.records import BASELINES, Trial
 
-BASELINES = ("none", "random")
 # They tell no rows apart: the columns and the seeds themselves, and what follows from them.
 OWN = ("strategy", "seed", "processes", "select.kept")
 # A baseline with other values of these was trained on other images, or from another start.
@@ -126,6 +125,8 @@ def images_seen(trial: Trial) -> float:
     sizes = {
         part: "train.target_batch" if part == "target" else "train.source_batch" for part in parts
     }
+    if not settings.keys() >= {*sizes.values()}:  # of another version
+        return float("nan")
     batch = sum(int(settings[size]) for size in sizes.values())
     head = int(settings.get("train.head_steps", 0))
     batches = (max(trial.curve) - head) * int(settings.get("train.recipe.accumulate", 1))

@@ -17,8 +17,8 @@ from uotft.records import ImageSet, Origin
 from uotft.stages.sections import sections
 
 HEADINGS = [
-    "pets: did reuse help?",
-    "pets: results",
+    "Did reuse help?",
+    "Results",
     "How sure the differences are",
     "Win, tie, loss",
     "Learning curves",
@@ -206,23 +206,18 @@ def test_the_bootstrap_stands_beside_the_interval_where_seeds_allow_it() -> None
 
 def test_what_reuse_repaired_and_broke() -> None:
     none = {0: answers(1, 1, 1, 1, 2, 2), 1: answers(1, 0, 1, 1, 2, 0)}
-    uot = {0: answers(0, 1, 1, 1, 2, 0), 1: answers(0, 0, 1, 1, 2, 0), 2: answers(0, 0, 0, 0, 0, 0)}
+    uot = {0: answers(0, 0, 1, 1, 2, 0), 1: answers(0, 0, 1, 1, 2, 0), 2: answers(0, 0, 0, 0, 0, 0)}
     both = changes.sides(none, uot)
     assert len(both) == 2
     repaired, broken = changes.turned(both)
-    assert (repaired.mean, broken.mean, repaired.n) == (1.0, 0.5, 2)
-    [image] = changes.changed(both, 5, repaired=True)
-    assert (image.row, image.true, image.before, image.after, image.times) == (
-        10,
-        "cat",
-        "dog",
-        "cat",
-        2,
-    )
+    assert (repaired.mean, broken.mean, repaired.n) == (1.5, 0.5, 2)
+    first, second = changes.changed(both, 5, repaired=True)
+    assert (first.row, first.true, first.before, first.after) == (10, "cat", "dog", "cat")
+    assert (first.times, second.row, second.times) == (2, 11, 1)
     [image] = changes.changed(both, 5, repaired=False)
     assert (image.row, image.before, image.after, image.times) == (15, "cow", "cat", 1)
     better, worse = changes.confused(both, 5)
-    assert (better.true, better.taken_for, better.before, better.after) == ("cat", "dog", 1.5, 0.5)
+    assert (better.true, better.taken_for, better.before, better.after) == ("cat", "dog", 1.5, 0)
     assert (worse.true, worse.taken_for, worse.change.mean) == ("cow", "cat", 0.5)
 
 
@@ -297,6 +292,12 @@ def test_what_runs_lack_is_said_where_it_would_stand(tmp_path: Path) -> None:
         "No run in this MLflow store made these models.",
     ):
         assert words in text, words
+
+
+def test_the_headings_of_several_targets_name_them(tmp_path: Path) -> None:
+    found, text = page([trial("none"), trial("none", target="cars")], tmp_path)
+    assert found.headings == [f"{t}: {h}" for t in ("cars", "pets") for h in HEADINGS]
+    assert "<h1>uotft comparison: cars, pets</h1>" in text
 
 
 def test_thumbnails_are_of_the_images_that_were_tested(tmp_path: Path) -> None:

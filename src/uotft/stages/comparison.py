@@ -54,14 +54,15 @@ def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str
         }
         foretold, lines = hindsight(ws, target, top1)
         versions = made.pop("versions")
-        parts += [*_flat(made), *foretold, *versions]
+        made |= {"forecast": foretold, "versions": versions}
+        parts += _parts(target, made, len(found) > 1)
         texts.append(_text(target, rows, lines))
     folder = ws.root / "reports"
     store.write_csv(folder / "runs.csv", [_run(t) for t in _trials(found)])
     store.write_csv(folder / "curves.csv", points)
     store.write_json(folder / "summary.json", summary)
     store.write_bytes(folder / "comparison.md", _markdown(texts))
-    store.write_bytes(folder / "index.html", report.page("uotft comparison", parts).encode())
+    store.write_bytes(folder / "index.html", report.page(_title(found), parts).encode())
     return tables
 
 
@@ -124,7 +125,7 @@ def compare_runs(
     if output is not None:
         parts: list[Part] = []
         for target, rows in found.items():
-            parts += _flat(sections(target, rows, told, ws))
+            parts += _parts(target, sections(target, rows, told, ws), len(found) > 1)
         said: list[Part] = [("These runs", f"{note}.") for note in notes[:1]]
         said += [("", f"{note}.") for note in notes[1:]]
         lines = [
@@ -140,7 +141,7 @@ def compare_runs(
             for t in _trials(found)
         ]
         store.write_csv(output / "runs.csv", runs)
-        page = report.page("uotft comparison", [*parts, *said])
+        page = report.page(_title(found), [*parts, *said])
         store.write_bytes(output / "index.html", page.encode())
     return tables, notes
 
@@ -176,8 +177,17 @@ def _run(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _flat(made: dict[str, list[Part]]) -> list[Part]:
-    return [part for section in made.values() for part in section]
+def _parts(target: str, made: dict[str, list[Part]], several: bool) -> list[Part]:
+    """Section after section; of several targets, headings say which one is meant."""
+    return [
+        (f"{target}: {heading}" if several and heading else heading, part)
+        for section in made.values()
+        for heading, part in section
+    ]
+
+
+def _title(found: dict[str, list[Line]]) -> str:
+    return f"uotft comparison: {', '.join(found)}"
 
 
 def _numbers(row: Row) -> dict[str, Any]:
