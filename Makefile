@@ -53,4 +53,4 @@ lock: $(UV)  ## choose new exact versions for both lock files
 		--universal --generate-hashes --no-header -o requirements-tools.lock
 
 clean:  ## remove what the pipeline made, but not DVC's cache or MLflow's runs
-	rm -rf data cache pretrained embeddings selections models forecast metrics reports dvc_plots
+	rm -rf data cache pretrained embeddings selections models forecast metrics predictions reports dvc_plots

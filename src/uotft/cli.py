@@ -317,23 +317,48 @@ def export(
 
 
 @app.command()
-def compare() -> None:
-    """Compare strategies over seeds, with intervals: a table, pictures and a page in reports/."""
+def compare(
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="MLflow experiments, by default all.")
+    ] = None,
+    filter_: Annotated[str, typer.Option("--filter", help="A search string of MLflow.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of runs wanted.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Parameters that make rows, by default all that vary.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(file_okay=False, help="A folder for tables and the page.")
+    ] = None,
+) -> None:
+    """Compare strategies over seeds, with intervals: a table, pictures and a page in reports/.
+
+    With any option: finished runs of the MLflow store instead, those of other settings too.
+    """
     from rich.console import Console
     from rich.table import Table
 
     from uotft import launch
     from uotft.compare import HEADER
 
-    ws = _workspace()
-    for target, rows in launch.compare(ws).items():
+    said: list[str] = []
+    if experiment or filter_ or tag or by or output:
+        words = experiment or [], filter_, dict(map(_tag, tag or [])), by or []
+        tables, said = launch.compare_runs(*words, output)
+        page = output / "index.html" if output else None
+    else:
+        ws = _workspace()
+        tables, page = launch.compare(ws), ws.root / "reports" / "index.html"
+    for target, rows in tables.items():
         table = Table(title=f"{target}: test accuracy, mean ± 95 % interval")
         for column in HEADER:
             table.add_column(column, justify="left" if column == "strategy" else "right")
         for row in rows:
             table.add_row(*row.cells())
-        Console(width=None if sys.stdout.isatty() else 110).print(table)
-    typer.echo(f"pictures and tables: {ws.root / 'reports' / 'index.html'}")
+        Console(width=None if sys.stdout.isatty() else 130, markup=False).print(table)
+    for line in said:
+        typer.echo(line)
+    if page:
+        typer.echo(f"pictures and tables: {page}")
 
 
 Named = Annotated[
@@ -597,6 +622,14 @@ def _print(title: str, rows: list[tuple[str, ...]]) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 150, markup=False).print(table)
+
+
+def _tag(text: str) -> tuple[str, str]:
+    """ "a=b" -> ("a", "b")."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise UserError(f"--tag: got {text!r}; NAME=VALUE is needed")
+    return name, value
 
 
 def _few(names: list[str], most: int = 20) -> str:

@@ -420,6 +420,14 @@ def backbone(section: dict[str, Any]) -> tuple[ModuleType, Any]:
     return module, _check(module.Settings, settings, "backbone")
 
 
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, as MLflow's compare page wants parameters."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return found
+
+
 def _check(model: type[Model], raw: Any, where: str) -> Model:
     try:
         return model.model_validate(raw)

@@ -1,4 +1,7 @@
-"""Weights + images -> confusion matrix, every image counted exactly once on any number of ranks."""
+"""Weights + images -> the class predicted for each, and the confusion matrix.
+
+Every image is answered exactly once on any number of ranks.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,36 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
+from uotft import metrics
 from uotft.images import ahead, to_input
 from uotft.network import Network
 from uotft.records import Pixels
 
 
 @torch.no_grad()
+def answers(
+    network: Network, images: Pixels, accelerator: Accelerator, *, batch_size: int = 512
+) -> NDArray[np.int64]:
+    """The target class that the network predicts for each image: (n,).
+
+    Ranks take every world-th image and their answers are added up, zero elsewhere: shares may
+    differ in size, and nothing is padded, as gathering would need.
+    """
+    network.eval()
+    found = torch.zeros(2, len(images), dtype=torch.int64, device=accelerator.device)
+    mine = np.arange(accelerator.process_index, len(images), accelerator.num_processes)
+    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    for rows, part in ahead(lambda rows: (rows, images[rows]), batches):
+        pixels = torch.as_tensor(part, device=accelerator.device)
+        found[0, rows] = network(to_input(pixels, network.channels))["target"].argmax(1)
+        found[1, rows] += 1
+    total: torch.Tensor = accelerator.reduce(found, "sum")
+    predicted, times = total.cpu().numpy()
+    if not (times == 1).all():
+        raise RuntimeError(f"answered {(times == 1).sum()} of {len(images)} images exactly once")
+    return np.asarray(predicted)
+
+
 def confusion(
     network: Network,
     images: Pixels,
@@ -23,16 +50,5 @@ def confusion(
     batch_size: int = 512,
 ) -> NDArray[np.int64]:
     """Predict with the target head; returns the integer matrix (classes, classes)."""
-    network.eval()
-    counts = torch.zeros(classes * classes, dtype=torch.int64, device=accelerator.device)
-    mine = np.arange(accelerator.process_index, len(images), accelerator.num_processes)
-    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    for rows, part in ahead(lambda rows: (rows, images[rows]), batches):
-        pixels = torch.as_tensor(part, device=accelerator.device)
-        true = torch.as_tensor(labels[rows], device=accelerator.device)
-        predicted = network(to_input(pixels, network.channels))["target"].argmax(1)
-        counts += torch.bincount(true * classes + predicted, minlength=classes * classes)
-    total: torch.Tensor = accelerator.reduce(counts, "sum")
-    if int(total.sum()) != len(images):
-        raise RuntimeError(f"evaluated {int(total.sum())} of {len(images)} images")
-    return total.cpu().numpy().reshape(classes, classes)
+    predicted = answers(network, images, accelerator, batch_size=batch_size)
+    return metrics.confusion(labels, predicted, classes)

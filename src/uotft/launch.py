@@ -22,6 +22,7 @@ from uotft.errors import Interrupted, UserError
 from uotft.processes import Fleet
 from uotft.progress import track
 from uotft.stages import Workspace
+from uotft.tracking import finished
 
 POLL_S = 1.0  # between two looks at DVC's lock
 
@@ -30,7 +31,7 @@ def pretrain(ws: Workspace, fleet: Fleet) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
     if fleet.rank:
         return _join(["pretrain"], fleet)
-    params = _flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
+    params = config.flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
     belongs = stages.pretrain_belongs(ws, fleet.processes)
@@ -77,7 +78,7 @@ def train(
     chosen = stages.read_selection(ws, target, strategy, seed)
     selector = config.selector_settings(ws.params, strategy).model_dump()
     unit = ws.params.select.unit
-    params = _flat(
+    params = config.flat(
         {
             "strategy": strategy,
             "seed": seed,
@@ -133,11 +134,13 @@ def evaluate(
     seeds: Sequence[int] = (),
 ) -> list[str]:
     """Read the test part once a seed, and add the metrics to the runs that made the weights."""
-    lines = []
     wanted: dict[str, Any] = {"known": known, "seeds": seeds}
-    for seed, m in stages.evaluate(ws, target, strategy, progress=progress, **wanted).items():
+    results = stages.evaluate(ws, target, strategy, progress=progress, **wanted)
+    answers, lines = store.read_answers(ws.predictions(target, strategy)), []
+    for seed, m in results.items():
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
-        there = tracking.log_test(ws.root, target, m["model"], numbers)
+        said = {int(seed): answers[int(seed)]}
+        there = tracking.log_test(ws.root, target, m["model"], numbers, said, m["confusion"])
         note = "" if there else " (no MLflow run here made these weights)"
         lines.append(
             f"{target}-{strategy}-{seed}: test top-1 {m['top1']:.2f} %, "
@@ -148,11 +151,35 @@ def evaluate(
 
 def compare(ws: Workspace) -> dict[str, Any]:
     """Write reports/, and keep a copy in MLflow as a run of the experiment "reports"."""
-    tables = stages.compare(ws)
+    known = finished.origins(ws.root, ws.params.targets) if tracking.is_there(ws.root) else {}
+    tables = stages.compare(ws, known)
     tags = {"stage": "compare", **tracking.versions(ws.root)}
     with tracking.run(ws.root, "reports", "compare", params={}, tags=tags) as run:
         run.files(ws.root / "reports")
     return tables
+
+
+def compare_runs(
+    experiments: list[str],
+    filter_string: str,
+    tags: dict[str, str],
+    by: list[str],
+    output: Path | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Compare any finished runs of the store; returns the tables and what there is to say of them.
+
+    The store is that of the project around the current folder, which has the images, too.
+    """
+    root = Workspace.nearest()
+    ws = Workspace(root, config.load(root)) if (root / "params.yaml").is_file() else None
+    made, out = finished.trials(root, experiments, filter_string, tags)
+    names = {name for trial in made for name in trial.settings}
+    for name in by:
+        if name not in names:
+            raise UserError(f"--by: got {name!r}; known are {', '.join(sorted(names))}")
+    tables, notes = stages.compare_runs(made, by, output, ws)
+    left = [f"runs left out: {finished.left_out(out)}"] if out else []
+    return tables, [f"{len(made)} runs", *left, *notes]
 
 
 @contextmanager
@@ -285,11 +312,3 @@ def _left_out(ws: Workspace, *datasets: str) -> dict[str, str]:
     summaries = {name: store.read_json(ws.data(name).with_suffix(".json")) for name in datasets}
     counts = {name: summary["images"].get("unreadable", 0) for name, summary in summaries.items()}
     return {f"unreadable.{name}": str(count) for name, count in counts.items() if count}
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, as MLflow's compare page wants parameters."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
-    return flat

@@ -6,6 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def confusion(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """The matrix (classes, classes) of true labels (n,) and predicted ones (n,)."""
+    pairs = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return pairs.reshape(classes, classes)
+
+
 def top1(confusion: NDArray[np.int64]) -> float:
     """The share of all images whose predicted class is right, in percent."""
     return 100 * float(np.trace(confusion) / confusion.sum())

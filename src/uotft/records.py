@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+BASELINES = ("none", "random")  # the strategies that the others are compared with
 Floats = NDArray[np.float64]
 Content = bytes  # `Files` has a column of that name
 
@@ -173,3 +174,55 @@ class Selection:
     settings: dict[str, Any]
     fingerprints: dict[str, str]
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said of test images: ``rows`` (n,) in data/NAME.npz, ``labels`` (n,) and
+    ``predicted`` (n,), numbers of the classes ``names``; ``data`` is the SHA-256 of that file."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    names: tuple[str, ...]
+    data: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The MLflow run that made a model: its id, its start (ms), how long it took, its versions.
+
+    ``seconds`` are those of the whole run, any interruption included; ``versions`` are its tags
+    git.* and dvc.*.
+    """
+
+    run: str = ""
+    started: int = 0
+    seconds: float = float("nan")
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished training, read from the pipeline's files or from MLflow alike.
+
+    ``test`` holds ``top1`` and ``mean_per_class`` in percent, ``settings`` every parameter of the
+    run by its name in MLflow, ``curve`` validation top-1 by step, ``selection`` what
+    selection.json holds, ``plan_KT`` the plan of the kept units, where there is one.
+    """
+
+    target: str
+    strategy: str
+    seed: int
+    test: dict[str, Any]
+    settings: dict[str, str] = field(default_factory=dict)
+    curve: dict[int, float] = field(default_factory=dict)
+    selection: dict[str, Any] = field(default_factory=dict)
+    plan_KT: Floats | None = None
+    answers: Answers | None = None
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The units kept, best first: rank, name, row, score."""
+        return list(self.selection.get("classes", []))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: A heading and what stands below it: table rows (the first is the header), a PNG, or text.
+#: Without a heading it belongs to the part before it.
 Part = tuple[str, list[tuple[str, ...]] | bytes | str]
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
-color:#222}table{border-collapse:collapse}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;
-text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}"""
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
+color:#222;background:#fff}nav{columns:16rem;font-size:.9rem}nav a{display:block}
+.lead{font-size:1.2rem;border-left:.3rem solid #1f77b4;padding-left:.8rem}
+div{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block;margin-top:1rem}"""
+NAMED = 60  # most names along a side of a heat map
+
+
+class Lead(str):
+    """A paragraph that stands out."""
 
 
 def comparison_picture(
@@ -50,11 +60,7 @@ def curves_picture(
         color = f"C{number}"
         left.plot(list(curve), [v.mean for v in curve.values()], color=color, label=strategy)
         if strategy in against_none:
-            steps = list(against_none[strategy])
-            mean = np.array([v.mean for v in against_none[strategy].values()])
-            half = np.array([v.half for v in against_none[strategy].values()])
-            right.plot(steps, mean, color=color)
-            right.fill_between(steps, mean - half, mean + half, color=color, alpha=0.12)
+            _band(right, against_none[strategy], color)
     left.set(title=f"{title}: validation top-1, %, mean over seeds", xlabel="step")
     left.legend(frameon=False)
     right.axhline(0, color="grey", linewidth=1)
@@ -77,10 +83,7 @@ def forecast_picture(
     for axes, (measure, lines) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         for strategy, curve in lines.items():
             color = f"C{strategies.index(strategy)}"
-            mean = np.array([v.mean for v in curve.values()])
-            half = np.array([v.half for v in curve.values()])
-            axes.plot(list(curve), mean, color=color, label=strategy)
-            axes.fill_between(list(curve), mean - half, mean + half, color=color, alpha=0.12)
+            _band(axes, curve, color, strategy)
             axes.plot(*selected[measure][strategy], "o", color=color)
         axes.set(title=f"{title}: {measure}", xlabel="K, source classes kept", xscale="log")
     axes.axhline(0, color="grey", linewidth=1)
@@ -91,17 +94,23 @@ def forecast_picture(
 def classes_picture(
     title: str, sheets: dict[str, list[tuple[str, NDArray[np.uint8]]]], columns: int = 20
 ) -> bytes:
-    """A contact sheet: one line a strategy, its first classes in order, one image each."""
-    figure = _figure(1.6 + 0.62 * columns, 0.5 + 0.95 * len(sheets))
-    grid = figure.subplots(len(sheets), columns, squeeze=False)
-    for line, (strategy, classes) in zip(grid, sheets.items(), strict=True):
-        for axes in line:
-            axes.set_axis_off()
-        for axes, (name, image) in zip(line, classes, strict=False):
-            axes.imshow(image, cmap="gray_r")
-            axes.set_title("\n".join(name.split()[-2:])[:18], fontsize=5, pad=2)
-        line[0].text(-0.3, 0.5, strategy, transform=line[0].transAxes, ha="right", va="center")
-    figure.suptitle(title, fontsize=10)
+    """A contact sheet: one line a strategy, its first classes in order, one image each.
+
+    A caption that has lines of its own is taken as it is, of any other the last two words.
+    """
+    figure = _figure(1.6 + 0.66 * columns, 0.5 + 1.05 * len(sheets))
+    axes = figure.subplots()  # one for all: a pair of axes an image takes ten times as long
+    axes.set_axis_off()
+    for line, (strategy, classes) in enumerate(sheets.items()):
+        axes.text(-0.2, line + 0.68, strategy, ha="right", va="center")
+        for column, (name, image) in enumerate(classes[:columns]):
+            axes.imshow(
+                image, cmap="gray_r", extent=(column, column + 0.9, line + 0.95, line + 0.4)
+            )
+            caption = name if "\n" in name else "\n".join(name.split()[-2:])[:18]
+            axes.text(column + 0.45, line + 0.38, caption, fontsize=6, ha="center", va="bottom")
+    axes.set(xlim=(0, columns), ylim=(len(sheets), 0), aspect="auto")
+    axes.set_title(title, fontsize=10)
     return _png(figure)
 
 
@@ -115,11 +124,60 @@ def plan_picture(plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]
     axes = figure.subplots()
     picture = axes.imshow(plan_KT, aspect="auto", cmap="viridis", interpolation="nearest")
     axes.set(xlabel="target class", ylabel="source class, best first")
-    for axis, names in ((axes.yaxis, kept), (axes.xaxis, target)):
-        step = -(-len(names) // 60)
-        axis.set_ticks(range(0, len(names), step), [n[:24] for n in names[::step]], fontsize=6)
-    axes.tick_params(axis="x", rotation=90)
+    _name(axes, kept, target, 6)
     figure.colorbar(picture, label="mass")
+    return _png(figure)
+
+
+def wide_plan_picture(
+    title: str, plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]
+) -> bytes:
+    """The same for a page: target classes down, and the kept source classes across."""
+    width, height = (max(2, min(0.17 * n, 10)) for n in plan_KT.shape)
+    figure = _figure(2 + width, 1.8 + height)
+    axes = figure.subplots()
+    picture = axes.imshow(plan_KT.T, aspect="auto", cmap="viridis", interpolation="nearest")
+    axes.set(title=title, ylabel="target class", xlabel="source class, best first")
+    _name(axes, target, kept, 6)
+    figure.colorbar(picture, label="mass")
+    return _png(figure)
+
+
+def square_picture(title: str, values: Floats, words: list[list[str]], names: list[str]) -> bytes:
+    """Rows against the same rows: red below zero, white there, blue above; ``words`` in the cells.
+
+    Up to 20 rows the words stand in their cells.
+    """
+    largest = float(np.nanmax(np.abs(values), initial=1e-9))
+    size = max(3, 0.75 * len(names)) if len(names) <= 20 else 12
+    figure = _figure(2 + size, 1.4 + 0.7 * size)
+    axes = figure.subplots()
+    axes.imshow(values, aspect="auto", cmap="RdBu", vmin=-1.5 * largest, vmax=1.5 * largest)
+    axes.set(title=title)
+    _name(axes, tuple(names), tuple(names), 8)
+    for row, line in enumerate(words if len(names) <= 20 else []):
+        for column, word in enumerate(line):
+            axes.text(column, row, word, ha="center", va="center", fontsize=8)
+    return _png(figure)
+
+
+def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval]]) -> bytes:
+    """Accuracy against a setting: mean over seeds with a 95 % band.
+
+    A row that has one value only is a dashed line over all of them.
+    """
+    figure = _figure(8, 3.8)
+    axes = figure.subplots()
+    for number, (label, line) in enumerate(lines.items()):
+        if len(line) == 1:
+            [value] = line.values()
+            axes.axhline(value.mean, color=f"C{number}", linestyle="--", label=label)
+        else:
+            _band(axes, line, f"C{number}", label, marker="o")
+    values = [x for line in lines.values() for x in line]
+    wide = min(values) > 0 and max(values) >= 20 * min(values)
+    axes.set(title=title, xlabel=name, xscale="log" if wide else "linear")
+    axes.legend(frameon=False)
     return _png(figure)
 
 
@@ -171,20 +229,28 @@ def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
 
 
 def page(title: str, parts: list[Part]) -> str:
-    """One HTML page that holds everything it shows."""
-    body = []
+    """One HTML page that holds everything it shows, and opens with its contents."""
+    body: list[str] = []
+    links: list[str] = []
+    last = ""
     for heading, part in parts:
-        body.append(f"<h2>{escape(heading)}</h2>")
+        if heading:
+            last = escape(heading)
+            links.append(f'<a href="#part-{len(links)}">{last}</a>')
+            body.append(f'<h2 id="part-{len(links) - 1}">{last}</h2>')
         if isinstance(part, bytes):
             data = base64.b64encode(part).decode()
-            body.append(f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">')
+            body.append(f'<img alt="{last}" src="data:image/png;base64,{data}">')
         elif isinstance(part, str):
-            body.append(f"<p>{escape(part)}</p>")
+            kind = ' class="lead"' if isinstance(part, Lead) else ""
+            body.append(f"<p{kind}>{escape(part)}</p>")
         else:
-            body.append(_html_table(part))
+            body.append(f"<div>{_html_table(part)}</div>")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{escape(title)}</h1>{''.join(body)}</html>\n"
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
+        f"<nav>{''.join(links)}</nav>{''.join(body)}</html>\n"
     )
 
 
@@ -210,6 +276,23 @@ def _dots(axes: Axes, order: list[str], values: dict[str, Interval]) -> None:
             half = values[name].half
             axes.errorbar(values[name].mean, y, xerr=half, fmt="o", capsize=3, color=color)
     axes.grid(axis="x", alpha=0.3)
+
+
+def _band(
+    axes: Axes, values: Mapping[Any, Interval], color: str, label: str = "", marker: str = ""
+) -> None:
+    """A line of means with its intervals as a band."""
+    mean, half = np.array([(v.mean, v.half) for v in values.values()]).T
+    axes.plot(list(values), mean, color=color, label=label, marker=marker)
+    axes.fill_between(list(values), mean - half, mean + half, color=color, alpha=0.1)
+
+
+def _name(axes: Axes, down: tuple[str, ...], across: tuple[str, ...], size: int) -> None:
+    """Names along both sides of a heat map; only some of them where there are many."""
+    for axis, names in ((axes.yaxis, down), (axes.xaxis, across)):
+        step = -(-len(names) // NAMED)
+        axis.set_ticks(range(0, len(names), step), [n[:24] for n in names[::step]], fontsize=size)
+    axes.tick_params(axis="x", rotation=90)
 
 
 def _figure(width: float, height: float) -> Figure:

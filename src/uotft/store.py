@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.errors import UserError
-from uotft.records import Files, ImageSet
+from uotft.records import Answers, Files, ImageSet
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -107,6 +107,30 @@ def read_images(path: Path) -> ImageSet:
         columns: dict[str, Any] = {k: v if v.ndim else v.item() for k, v in a.items()}
         files = Files(**columns)
     return ImageSet(pixels, labels, splits, names, files)
+
+
+def write_answers(path: Path, answers: dict[int, Answers]) -> None:
+    """{seed: answers} on the same test images: ``seeds`` (m,), ``predicted`` (m, n), the rest."""
+    [first, *_] = answers.values()
+    write_arrays(
+        path,
+        rows=first.rows.astype(np.int32),
+        labels=first.labels.astype(np.int32),
+        names=np.array(first.names),
+        data=first.data,
+        seeds=np.array([*answers]),
+        predicted=np.array([a.predicted for a in answers.values()], np.int32),
+    )
+
+
+def read_answers(path: Path) -> dict[int, Answers]:
+    """The {seed: answers} of ``write_answers``."""
+    a = read_arrays(path)
+    rows, labels, names = a["rows"], a["labels"], tuple(a["names"].tolist())
+    return {
+        seed: Answers(rows, labels, predicted, names, str(a["data"]))
+        for seed, predicted in zip(a["seeds"].tolist(), a["predicted"], strict=True)
+    }
 
 
 def fingerprint(path: Path) -> str:

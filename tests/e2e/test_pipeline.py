@@ -99,7 +99,9 @@ def test_a_run_holds_what_a_comparison_needs(project: Path) -> None:
     assert run.data.metrics["test/top1"] == tested["top1"]
     assert run.data.metrics["test/mean_per_class"] == tested["mean_per_class"]
     names = {a.path for a in client.list_artifacts(run.info.run_id)}
-    assert {"selected_classes.json", "selection"} <= names
+    assert {"selected_classes.json", "selection", "test"} <= names
+    inside = {a.path for a in client.list_artifacts(run.info.run_id, "test")}
+    assert inside == {"test/confusion.json", "test/predictions.npz"}
     inside = {a.path for a in client.list_artifacts(run.info.run_id, "selection")}
     assert {"selection/plan.png", "selection/selection.json"} <= inside
     table = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/selected_classes.json")
@@ -126,7 +128,8 @@ def test_the_model_loads_and_predicts_as_the_weights_do(project: Path) -> None:
 
 
 def test_nothing_is_pickled(project: Path) -> None:
-    made = ("mlruns", "models", "pretrained", "embeddings", "selections", "data", "reports")
+    made = ("mlruns", "models", "pretrained", "embeddings", "selections", "data", "reports",
+            "predictions")  # fmt: skip
     files = [p for folder in made for p in (project / folder).rglob("*") if p.is_file()]
     assert len(files) > 50
     assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib")]
@@ -144,7 +147,7 @@ def test_the_report(project: Path) -> None:
         assert f"| {strategy} | 2 |" in table
     assert "minus_none" in summary["uot"]
     page = (reports / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 7
     assert "forecast δ²" in table
     assert "Did the forecast foretell the gain?" in page
     assert "http" not in page, "it opens without a network"
@@ -152,6 +155,20 @@ def test_the_report(project: Path) -> None:
     [run] = runs(project, "reports")
     artifacts = {a.path for a in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert {"index.html", "comparison.md", "pictures"} <= artifacts
+
+
+def test_the_runs_alone_make_the_same_table(project: Path) -> None:
+    done = call("uotft", "compare", "--experiment", "digits", "--output", "shown", cwd=project)
+    assert "4 runs" in done.stdout, done.stderr
+    table = (project / "reports/comparison.md").read_text()
+    lines = (project / "shown/table.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith(("| none", "| uot"))] == [
+        line for line in table.splitlines() if line.startswith(("| none", "| uot"))
+    ][: 2 * 2]
+    page = (project / "shown/index.html").read_text()
+    assert page.count("data:image/png;base64,") == 6, "all but the forecast's"
+    assert "4 of 4 models have a run in this MLflow store." in page
+    shutil.rmtree(project / "shown")
 
 
 def test_dvc_shows_metrics_plots_and_parameters(project: Path) -> None:

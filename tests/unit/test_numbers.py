@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from forks import killed, pair
 from uotft import compare, metrics, report, runtime
-from uotft.evaluate import confusion
+from uotft.evaluate import answers, confusion
 from uotft.statistics import correlation, interval, paired
 
 
@@ -76,6 +76,8 @@ def test_every_image_is_counted_once() -> None:
         Brightness(), images, labels, runtime.start(0, 1), classes=2, batch_size=4
     )  # 13 is no multiple of 4
     assert matrix.tolist() == [[8, 1], [0, 4]]
+    said = answers(Brightness(), images, runtime.start(0, 1), batch_size=4)
+    assert said.tolist() == [1] * 5 + [0] * 8
 
 
 def test_two_processes_count_every_image_once(tmp_path: Path) -> None:
@@ -90,11 +92,14 @@ def test_two_processes_count_every_image_once(tmp_path: Path) -> None:
                 Brightness(), images[:n], labels[:n], runtime.start(0, 1), classes=2, batch_size=3
             )
             np.save(tmp_path / f"{n}-{rank}.npy", matrix)
+        said = answers(Brightness(), images, runtime.start(0, 1), batch_size=3)
+        np.save(tmp_path / f"said-{rank}.npy", said)
 
     assert not any([killed(pid) for pid in pair(work)])
     for rank in range(2):
         assert np.load(tmp_path / f"13-{rank}.npy").tolist() == [[8, 1], [0, 4]]
         assert np.load(tmp_path / f"1-{rank}.npy").tolist() == [[0, 0], [0, 1]]
+        assert np.load(tmp_path / f"said-{rank}.npy").tolist() == [1] * 5 + [0] * 8
 
 
 def result(top1: float) -> dict:

@@ -212,6 +212,14 @@ def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
     for seed in ("0", "1"):
         assert results[seed]["images"] == 1000 == np.sum(results[seed]["confusion"])
         assert results[seed]["top1"] == pytest.approx(np.trace(results[seed]["confusion"]) / 10)
+    images = ws.images("digits")
+    for seed, said in store.read_answers(ws.predictions("digits", "uot")).items():
+        assert np.array_equal(said.rows, images.rows("test"))
+        assert np.array_equal(said.labels, images.labels[said.rows])
+        matrix = np.zeros((10, 10), int)
+        np.add.at(matrix, (said.labels, said.predicted), 1)
+        assert matrix.tolist() == results[str(seed)]["confusion"]
+        assert said.data == store.fingerprint(ws.data("digits"))
 
 
 def plant(root: Path, rows: np.ndarray, first: int) -> None:

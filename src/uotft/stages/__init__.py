@@ -4,7 +4,7 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 (`uotft.launch` starts them) and report through ``log``; MLflow is never imported here.
 """
 
-from uotft.stages.comparison import compare
+from uotft.stages.comparison import compare, compare_runs
 from uotft.stages.data import (
     cluster_bank,
     embed,
@@ -64,6 +64,7 @@ __all__ = [
     "cluster_bank",
     "columns",
     "compare",
+    "compare_runs",
     "draw",
     "embed",
     "embed_belongs",

@@ -1,143 +1,196 @@
-"""The stage compare: test metrics and histories -> tables, pictures and a page."""
+"""The stage compare: finished trainings -> tables, pictures and a page.
+
+`compare` reads those of params.yaml from the pipeline's files, `compare_runs` takes any.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from uotft import store
-from uotft.records import ImageSet
+from uotft import config, store, trials
+from uotft.records import Origin, Trial
 from uotft.stages.forecasting import hindsight
-from uotft.stages.selecting import read_selection, source_bank, source_images
+from uotft.stages.sections import LEGEND, by_step, curve, sections
+from uotft.stages.selecting import read_selection
 from uotft.stages.workspace import Workspace
-from uotft.statistics import Interval, interval, paired
 
 if TYPE_CHECKING:
     from uotft.compare import Row
+    from uotft.report import Part
+    from uotft.trials import Line
 
-Curves = dict[str, dict[int, dict[int, float]]]
+PICTURES = "comparison", "curves", "classes"  # those that stand in reports/pictures/, too
 
 
-def compare(ws: Workspace) -> dict[str, list[Row]]:
-    """Read metrics and histories of every target; writes tables and pictures to reports/."""
+def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str, list[Row]]:
+    """Read metrics and histories of every target; writes tables and pictures to reports/.
+
+    ``origins`` {SHA-256 of weights: the run that made them}, as far as anybody knows.
+    """
     from uotft import compare as room, report
 
+    found, _ = trials.lines(finished(ws, origins or {}), [])
     tables, summary = {}, {}
-    parts: list[report.Part] = []
-    runs, points, texts = [], [], []
-    for target in ws.params.targets:
-        results = {s: store.read_json(ws.metrics(target, s)) for s in ws.params.strategies}
-        rows = tables[target] = room.table(results)
-        note = room.overlap_note(results)
-        flat = [{"target": target, **room.flat(row)} for row in rows]
-        summary[target] = {row["strategy"]: _numbers(row) for row in flat}
-        curves = _curves(ws, target)
-        pictures = {
-            "comparison": report.comparison_picture(
-                target,
-                {row.strategy: row.top1 for row in rows},
-                {row.strategy: row.against["none"] for row in rows if "none" in row.against},
-            ),
-            "curves": report.curves_picture(
-                target,
-                {s: _by_step(curve) for s, curve in curves.items()},
-                {
-                    s: {step: paired(v, curves["none"][step]) for step, v in curve.items()}
-                    for s, curve in curves.items()
-                    if "none" in curves and s != "none"
-                },
-            ),
-            "classes": report.classes_picture(
-                f"Selected classes, best first (seed {ws.params.seeds[0]})", _sheets(ws, target)
-            ),
-        }
-        for name, picture in pictures.items():
-            store.write_bytes(ws.root / "reports/pictures" / f"{name}-{target}.png", picture)
-        runs += [
-            {"target": target, "strategy": s, "seed": k, "top1": m["top1"],
-             "mean_per_class": m["mean_per_class"]}
-            for s, seeds in results.items() for k, m in seeds.items()
-        ]  # fmt: skip
+    parts: list[Part] = []
+    texts, points = [], []
+    for target, rows in found.items():
+        table = tables[target] = room.table(trials.results(rows), trials.baselines(rows))
+        made = sections(target, rows, [], ws)
+        for name in PICTURES:
+            for picture in (part for _, part in made[name] if isinstance(part, bytes)):
+                store.write_bytes(ws.root / "reports/pictures" / f"{name}-{target}.png", picture)
+        summary[target] = {row.strategy: _numbers(row) for row in table}
+        curves = {row.label: curve(row) for row in rows}
         points += [
             {"target": target, "strategy": s, "step": step, "top1": round(value.mean, 4)}
-            for s, curve in curves.items() for step, value in _by_step(curve).items()
+            for s, found_curve in curves.items() for step, value in by_step(found_curve).items()
         ]  # fmt: skip
-        parts += [
-            (target, room.cells(rows)),
-            *([("Test images in the source", note)] if note else []),
-            ("Accuracy on the test part", pictures["comparison"]),
-            ("Learning curves", pictures["curves"]),
-            ("Selected classes", pictures["classes"]),
-        ]
         top1 = {
-            "validation": {s: curve[max(curve)] for s, curve in curves.items()},
-            "test": {s: {int(k): m["top1"] for k, m in v.items()} for s, v in results.items()},
+            "validation": {s: values[max(values)] for s, values in curves.items()},
+            "test": {
+                row.label: {seed: t.test["top1"] for seed, t in row.trials.items()} for row in rows
+            },
         }
         foretold, lines = hindsight(ws, target, top1)
-        parts += foretold
-        overlap = f"\n{note}\n" if note else ""
-        texts.append(f"## {target}\n\n{report.markdown(room.cells(rows))}{overlap}{lines}")
+        versions = made.pop("versions")
+        made |= {"forecast": foretold, "versions": versions}
+        parts += _parts(target, made, len(found) > 1)
+        texts.append(_text(target, rows, lines))
     folder = ws.root / "reports"
-    store.write_csv(folder / "runs.csv", runs)
+    store.write_csv(folder / "runs.csv", [_run(t) for t in _trials(found)])
     store.write_csv(folder / "curves.csv", points)
     store.write_json(folder / "summary.json", summary)
-    text = "\n".join(texts)
-    legend = (
-        "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
-        "points. Every seed draws its own labelled images."
-    )
-    store.write_bytes(folder / "comparison.md", f"{text}\n{legend}\n".encode())
-    html = report.page("uotft comparison", [*parts, ("How to read this", legend)])
-    store.write_bytes(folder / "index.html", html.encode())
+    store.write_bytes(folder / "comparison.md", _markdown(texts))
+    store.write_bytes(folder / "index.html", report.page(_title(found), parts).encode())
     return tables
 
 
-def _curves(ws: Workspace, target: str) -> Curves:
-    """{strategy: {step: {seed: validation top-1}}} from the runs' histories."""
-    curves: Curves = {}
-    for strategy in ws.params.strategies:
-        curve = curves.setdefault(strategy, {})
-        for seed in ws.params.seeds:
-            history = ws.cell("models", target, strategy, seed) / "history.csv"
-            for row in store.read_csv(history):
-                if row["val/top1"]:
-                    curve.setdefault(int(row["step"]), {})[seed] = float(row["val/top1"])
-    return curves
+def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
+    """Every training of params.yaml, from the pipeline's files."""
+    settings = {k: str(v) for k, v in config.flat(ws.params.model_dump(by_alias=True)).items()}
+    found = []
+    for target in ws.params.targets:
+        for strategy in ws.params.strategies:
+            tested = store.read_json(ws.metrics(target, strategy))
+            answers = store.read_answers(ws.predictions(target, strategy))
+            for seed in map(int, tested):
+                history = ws.cell("models", target, strategy, seed) / "history.csv"
+                plan = ws.cell("selections", target, strategy, seed) / "plan.npz"
+                found.append(
+                    Trial(
+                        target=target,
+                        strategy=strategy,
+                        seed=seed,
+                        test=tested[str(seed)],
+                        settings=settings,
+                        curve={
+                            int(row["step"]): float(row["val/top1"])
+                            for row in store.read_csv(history)
+                            if row["val/top1"]
+                        },
+                        selection=read_selection(ws, target, strategy, seed),
+                        plan_KT=store.read_arrays(plan)["plan"] if plan.is_file() else None,
+                        answers=answers.get(seed),
+                        origin=origins.get(tested[str(seed)]["model"], Origin()),
+                    )
+                )
+    return found
 
 
-def _by_step(curve: dict[int, dict[int, float]]) -> dict[int, Interval]:
-    return {step: interval(list(values.values())) for step, values in curve.items()}
+def compare_runs(
+    made: list[Trial], by: list[str], output: Path | None, ws: Workspace | None
+) -> tuple[dict[str, list[Row]], list[str]]:
+    """Compare any trainings; returns the tables and what there is to say of them.
+
+    Rows are told apart by the parameters ``by``, or by all in which the trainings differ. With
+    ``output``, a folder, it writes table.csv, table.md, runs.csv and index.html there; ``ws`` has
+    the images, where there is one.
+    """
+    from uotft import compare as room, report
+
+    differ = trials.differing(made)
+    told = by or differ
+    ordered = sorted(made, key=lambda t: (t.target, trials.rank(t.strategy), t.strategy))
+    found, older = trials.lines(ordered, told)
+    notes = [f"rows are told apart by {', '.join(told)}"] if told else []
+    if hidden := [name for name in differ if name not in told]:
+        notes.append(f"trainings of one row differ in {', '.join(hidden)}")
+    if older:
+        notes.append(f"{older} left out: a newer training has the same row and seed")
+    tables = {
+        target: room.table(trials.results(rows), trials.baselines(rows))
+        for target, rows in found.items()
+    }
+    if output is not None:
+        parts: list[Part] = []
+        for target, rows in found.items():
+            parts += _parts(target, sections(target, rows, told, ws), len(found) > 1)
+        said: list[Part] = [("These runs", f"{note}.") for note in notes[:1]]
+        said += [("", f"{note}.") for note in notes[1:]]
+        lines = [
+            {"target": target, "strategy": line.strategy, **line.settings, **_numbers(row)}
+            for target, rows in found.items()
+            for line, row in zip(rows, tables[target], strict=True)
+        ]
+        store.write_csv(output / "table.csv", lines)
+        texts = [_text(target, rows, "") for target, rows in found.items()]
+        store.write_bytes(output / "table.md", _markdown(texts))
+        runs = [
+            _run(t) | {"run": t.origin.run} | {name: t.settings.get(name) for name in told}
+            for t in _trials(found)
+        ]
+        store.write_csv(output / "runs.csv", runs)
+        page = report.page(_title(found), [*parts, *said])
+        store.write_bytes(output / "index.html", page.encode())
+    return tables, notes
 
 
-def _sheets(ws: Workspace, target: str) -> dict[str, list[tuple[str, NDArray[np.uint8]]]]:
-    """The target's classes, then the first seed's selected units of every strategy."""
-    from uotft.images import Views
+def _text(target: str, rows: list[Line], more: str) -> str:
+    """The tables of one target in Markdown."""
+    from uotft import compare as room, report
 
-    images, bank = ws.images(target), source_bank(ws)
-    source = source_images(ws, bank)
-
-    def first(
-        images: ImageSet, members: NDArray[np.int64], wanted: list[int]
-    ) -> list[NDArray[np.uint8]]:
-        """The first training image of each unit wanted, where ``members`` is the unit of each."""
-        found, rows = np.unique(members, return_index=True)
-        views = Views(images, images.rows("train")[rows[np.searchsorted(found, wanted)]])
-        return [*views[:]]
-
-    labels, names = images.labels[images.rows("train")], bank.labels or bank.names
-    classes = np.unique(labels).tolist()
-    shown = first(images, labels, classes)
-    sheets = {target: [(images.names[c], x) for c, x in zip(classes, shown, strict=True)]}
-    for strategy in ws.params.strategies:
-        chosen = read_selection(ws, target, strategy, ws.params.seeds[0])
-        if chosen["classes"]:
-            rows = [c["row"] for c in chosen["classes"]]
-            shown = first(source, bank.members, rows)
-            sheets[strategy] = [(names[r], image) for r, image in zip(rows, shown, strict=True)]
-    return sheets
+    results, baselines = trials.results(rows), trials.baselines(rows)
+    note = room.overlap_note(results)
+    standing = room.standing(results, room.pairs(results))
+    tables = report.markdown(room.cells(room.table(results, baselines)))
+    overlap = f"\n{note}\n" if note else ""
+    return f"## {target}\n\n{tables}{overlap}\n{report.markdown(standing)}{more}"
 
 
-def _numbers(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if k not in ("target", "strategy")}
+def _markdown(texts: list[str]) -> bytes:
+    return ("\n".join(texts) + f"\n{LEGEND}\n").encode()
+
+
+def _trials(found: dict[str, list[Line]]) -> list[Trial]:
+    return [t for rows in found.values() for row in rows for t in row.trials.values()]
+
+
+def _run(trial: Trial) -> dict[str, Any]:
+    """One training's line of runs.csv."""
+    return {
+        "target": trial.target,
+        "strategy": trial.strategy,
+        "seed": trial.seed,
+        "top1": trial.test["top1"],
+        "mean_per_class": trial.test["mean_per_class"],
+    }
+
+
+def _parts(target: str, made: dict[str, list[Part]], several: bool) -> list[Part]:
+    """Section after section; of several targets, headings say which one is meant."""
+    return [
+        (f"{target}: {heading}" if several and heading else heading, part)
+        for section in made.values()
+        for heading, part in section
+    ]
+
+
+def _title(found: dict[str, list[Line]]) -> str:
+    return f"uotft comparison: {', '.join(found)}"
+
+
+def _numbers(row: Row) -> dict[str, Any]:
+    from uotft import compare as room
+
+    return {k: v for k, v in room.flat(row).items() if k != "strategy"}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from uotft import config, objectives, store, subset
 from uotft.errors import Interrupted, UserError
 from uotft.pixels import Store
-from uotft.records import ImageSet, SourcePart
+from uotft.records import Answers, ImageSet, SourcePart
 from uotft.stages.overlap import read_overlap
 from uotft.stages.selecting import read_selection, source_part, target_bank
 from uotft.stages.workspace import Log, Progress, Stop, Workspace, never
@@ -323,36 +323,38 @@ def evaluate(
 ) -> dict[str, Any]:
     """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json.
 
-    Or for ``seeds`` alone: ``known`` are the results of the others, which are written with them.
+    What each model says of each image goes to predictions/TARGET/STRATEGY.npz. Or for ``seeds``
+    alone: ``known`` are the results of the others, which are written with them.
     """
-    from uotft import checkpoint, evaluate as room, runtime
+    from uotft import checkpoint, evaluate as room, metrics, runtime
     from uotft.images import Views
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     images = ws.images(target)
-    dirty = read_overlap(ws, target)["target"]
-    rows, results = np.setdiff1d(images.rows("test"), dirty), {**(known or {})}
-    _decode(images, images.rows("test"), accelerator, progress)
+    rows, classes = images.rows("test"), len(images.names)
+    labels, data = images.labels[rows], store.fingerprint(ws.data(target))
+    clean = ~np.isin(rows, read_overlap(ws, target)["target"])
+    before = store.read_answers(ws.predictions(target, strategy)) if known else {}
+    results, answers = {**(known or {})}, {int(seed): before[int(seed)] for seed in known or {}}
+    _decode(images, rows, accelerator, progress)
     for seed in progress(seeds or ws.seeds(target, strategy), "evaluating"):
         network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
-        if facts["data"] != store.fingerprint(ws.data(target)):
+        if facts["data"] != data:
             raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
-        clean, found = (
-            room.confusion(
-                network.to(accelerator.device), Views(images, part), images.labels[part],
-                accelerator, classes=len(images.names),
-            )
-            for part in (rows, dirty)
-        )  # fmt: skip
-        confusion = clean + found
+        network.to(accelerator.device)
+        predicted = room.answers(network, Views(images, rows), accelerator)
+        confusion = metrics.confusion(labels, predicted, classes)
+        others = metrics.confusion(labels[clean], predicted[clean], classes)
+        answers[seed] = Answers(rows, labels, predicted, images.names, data)
         results[str(seed)] = {
             **_accuracy(confusion),
             "source_classes": len(facts["reused"]),
             "model": facts["sha256"],
             "confusion": confusion.tolist(),
             # without the test images that are in the source too
-            **({"clean": _accuracy(clean) if len(rows) else {"images": 0}} if len(dirty) else {}),
+            **({} if clean.all() else {"clean": _accuracy(others)}),
         }
+    store.write_answers(ws.predictions(target, strategy), answers)
     store.write_json(ws.metrics(target, strategy), results)
     return results
 
@@ -360,6 +362,8 @@ def evaluate(
 def _accuracy(confusion: NDArray[np.int64]) -> dict[str, Any]:
     from uotft import metrics
 
+    if not confusion.any():
+        return {"images": 0}
     return {
         "top1": metrics.top1(confusion),
         "mean_per_class": metrics.mean_per_class(confusion),

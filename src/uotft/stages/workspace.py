@@ -38,10 +38,15 @@ class Workspace:
     @classmethod
     def find(cls) -> Workspace:
         """The workspace around the current folder: the nearest one with a params.yaml."""
+        root = cls.nearest()
+        return cls(root, config.load(root))
+
+    @staticmethod
+    def nearest() -> Path:
+        """The current folder or the nearest above it with a params.yaml; without one, itself."""
         here = Path.cwd()
         found = (folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file())
-        root = next(found, here)
-        return cls(root, config.load(root))
+        return next(found, here)
 
     def with_changes(self, words: Sequence[str]) -> Workspace:
         """The same with other settings, SETTING=VALUE each; without words, itself.
@@ -113,6 +118,10 @@ class Workspace:
     def metrics(self, target: str, strategy: str) -> Path:
         """Test metrics of all seeds of one strategy."""
         return self.root / self.variant / "metrics" / target / f"{strategy}.json"
+
+    def predictions(self, target: str, strategy: str) -> Path:
+        """The class that each seed's model of one strategy predicts for each test image."""
+        return self.root / self.variant / "predictions" / target / f"{strategy}.npz"
 
     def seeds(self, target: str, strategy: str) -> list[int]:
         """The seeds of a strategy: those of params.yaml, or those that a variant has."""

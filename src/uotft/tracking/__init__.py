@@ -13,10 +13,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import time
 from typing import Any
 
-from uotft.store import read_json
+from uotft.records import Answers
+from uotft.store import read_json, write_answers, write_json
 
 SERVING = Path(__file__).with_name("serving.py")
 MAX_BATCH = 1000  # metrics that one call of the tracking API takes
@@ -27,17 +29,28 @@ def store_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
-def connect(root: Path, experiment: str) -> Any:
-    """The mlflow module, pointed at the store, with ``experiment`` there and active."""
+def is_there(root: Path) -> bool:
+    """Whether the store is there already; of one that MLFLOW_TRACKING_URI names it is taken so."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlflow.db").is_file()
+
+
+def client(root: Path) -> Any:
+    """The mlflow module, pointed at the store."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
-    from filelock import FileLock
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of what is done on purpose
-    uri = store_uri(root)
+    mlflow.set_tracking_uri(store_uri(root))
+    return mlflow
+
+
+def connect(root: Path, experiment: str) -> Any:
+    """The mlflow module, pointed at the store, with ``experiment`` there and active."""
+    from filelock import FileLock
+
+    mlflow, uri = client(root), store_uri(root)
     with FileLock(root / ".mlflow.lock"):
-        mlflow.set_tracking_uri(uri)
         if mlflow.get_experiment_by_name(experiment) is None:
             local = (root / "mlruns" / experiment).as_uri() if uri.startswith("sqlite:") else None
             mlflow.create_experiment(experiment, artifact_location=local)
@@ -143,18 +156,37 @@ def _existing(mlflow: Any, run_id: str) -> Any:
     return found if found and found.info.lifecycle_stage == "active" else None
 
 
-def log_test(root: Path, experiment: str, model: str, numbers: dict[str, float]) -> bool:
+def log_test(
+    root: Path,
+    experiment: str,
+    model: str,
+    numbers: dict[str, float],
+    answers: dict[int, Answers],
+    confusion: list[list[int]],
+) -> bool:
     """Add test metrics to the newest run that made the weights ``model`` (SHA-256); False if none.
 
-    A stage that DVC took from its cache was not executed here, so there may be no such run.
+    ``answers`` of its one seed and the confusion matrix go to its artifacts, in test/. A stage that
+    DVC took from its cache was not executed here, so there may be no such run.
     """
     mlflow = connect(root, experiment)
     runs = mlflow.search_runs(
         filter_string=f"tags.`model.sha256` = '{model}'", output_format="list", max_results=1
     )
-    if runs and any(runs[0].data.metrics.get(k) != v for k, v in numbers.items()):
-        Run(mlflow, runs[0].info.run_id).log([(0, numbers)])
-    return bool(runs)
+    if not runs:
+        return False
+    run, [said] = runs[0].info.run_id, answers.values()
+    client = mlflow.MlflowClient()
+    if any(runs[0].data.metrics.get(k) != v for k, v in numbers.items()):
+        Run(mlflow, run).log([(0, numbers)])
+    elif "test" in {artifact.path for artifact in client.list_artifacts(run)}:
+        return True
+    with TemporaryDirectory(prefix="uotft-") as name:
+        folder = Path(name)
+        write_answers(folder / "predictions.npz", answers)
+        write_json(folder / "confusion.json", {"classes": said.names, "confusion": confusion})
+        client.log_artifacts(run, name, "test")
+    return True
 
 
 def versions(root: Path) -> dict[str, str]:
