@@ -170,6 +170,26 @@ def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
     return _png(figure)
 
 
+def search_picture(means: dict[int, tuple[float, bool]], importance: dict[str, float]) -> bytes:
+    """Validation top-1 of each trial and the best so far; beside it what each setting explains.
+
+    ``means`` is {trial: (mean over its seeds, whether it has them all)}; ``importance`` {setting:
+    share of the variance}, and may be empty.
+    """
+    figure = _figure(11, 3.6)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    whole = {number: mean for number, (mean, complete) in means.items() if complete}
+    part = {number: mean for number, (mean, complete) in means.items() if not complete}
+    left.plot(list(whole), np.maximum.accumulate(list(whole.values())), color="C1", label="best")
+    left.plot(list(whole), list(whole.values()), "o", color="C0", label="trial")
+    left.plot(list(part), list(part.values()), "x", color="grey", label="pruned or failed")
+    left.set(title="validation top-1, %, mean over seeds", xlabel="trial (0: params.yaml)")
+    left.legend(frameon=False)
+    right.barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
+    right.set(title="share of the variance explained (fANOVA)", xlim=(0, 1))
+    return _png(figure)
+
+
 def page(title: str, parts: list[Part]) -> str:
     """One HTML page that holds everything it shows."""
     body = []
