@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,9 +38,12 @@ Machines = Annotated[int, typer.Option(min=1, help="Machines that share the proc
 MachineRank = Annotated[int, typer.Option(min=0, help="This machine; 0 prepares and tracks.")]
 MainIp = Annotated[str, typer.Option(help="The address of machine 0.")]
 MainPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port of machine 0.")]
-Subset = Annotated[
-    str,
-    typer.Option(help="shots=N, fraction=SHARE or longtail=IMBALANCE, not params.yaml's subset."),
+Subset = Annotated[str, typer.Option(help="Short for --set subset.…, as in fraction=0.2.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="SETTING=VALUE, not params.yaml's, as train.lambda=0.3; repeatable."
+    ),
 ]
 
 
@@ -143,10 +146,10 @@ def select(
     With --source-bank, --target-bank and --output: on any two files of class means (classes x
     features), with the options below; needs neither images nor a params.yaml.
     """
-    from uotft import selection, stages
+    from uotft import config, selection, stages
 
     files = [source_bank, target_bank, output]
-    own = {"metric": metric, "cost_scale": cost_scale} | _words(set_ or [])
+    own = {"metric": metric, "cost_scale": cost_scale} | config.parsed(set_ or [])
     wanted = {"top_k": top_k and (int(top_k) if top_k.isdecimal() else top_k),
               "max_per_class": max_per_class}  # fmt: skip
     given = [{k: v for k, v in words.items() if v is not None} for words in (own, wanted)]
@@ -193,13 +196,14 @@ def train(
     machine_rank: MachineRank = 0,
     main_process_ip: MainIp = "",
     main_process_port: MainPort = 29500,
+    set_: Changes = None,
     subset: Subset = "",
 ) -> None:
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
     What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
     With two folders of images, --dataset and --source, in a project of their own: uotft-DATASET/.
-    With --subset, on other labelled images than the pipeline's: variants/SUBSET/models/.
+    With --set, with other settings than the pipeline's: variants/WORDS/models/.
     """
     from uotft import launch, processes, registry, stages
 
@@ -208,7 +212,7 @@ def train(
         folder, dataset = stages.project(Path.cwd(), source, dataset)
         typer.echo(f"uotft: in {folder}, with the settings of its params.yaml", err=True)
         os.chdir(folder)
-    ws = _workspace(dataset, strategy).with_subset(subset)
+    ws = _workspace(dataset, strategy).with_changes(_changes(set_, subset))
     place = num_machines, machine_rank, main_process_ip, main_process_port
     fleet = processes.fleet(num_processes, *place)
     if line := launch.train(ws, dataset, strategy, seed, fleet):
@@ -233,15 +237,17 @@ def forecast(dataset: Dataset) -> None:
 
 
 @app.command()
-def evaluate(dataset: Dataset, strategy: Strategy = "uot", subset: Subset = "") -> None:
+def evaluate(
+    dataset: Dataset, strategy: Strategy = "uot", set_: Changes = None, subset: Subset = ""
+) -> None:
     """Read the test part once for every seed of a strategy: metrics/.
 
-    With --subset, of the models that train --subset made: variants/SUBSET/metrics/.
+    With --set, of the models that train --set made: variants/WORDS/metrics/.
     """
     from uotft import launch
     from uotft.progress import track
 
-    ws = _workspace(dataset, strategy).with_subset(subset)
+    ws = _workspace(dataset, strategy).with_changes(_changes(set_, subset))
     for line in launch.evaluate(ws, dataset, strategy, track):
         typer.echo(line)
 
@@ -286,11 +292,13 @@ def search(
     )
     fleet = processes.fleet(num_processes)
     where = output or ws.root / "params.best.yaml"
-    header, *rows = tune.search(ws, plan, where, fleet, typer.echo)
+    (header, *rows), lines = tune.search(ws, plan, where, fleet, typer.echo)
     table = Table(*header)
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+    for line in lines:
+        typer.echo(line)
 
 
 @app.command()
@@ -523,20 +531,13 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _words(settings: list[str]) -> dict[str, Any]:
-    """["tau_target=10"] -> {"tau_target": 10}; values are YAML."""
-    import yaml
+def _changes(words: list[str] | None, subset: str) -> list[str]:
+    """The words of --set, that of --subset among them."""
+    from uotft import config
 
-    words: dict[str, Any] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UserError(f"--set: got {text!r}; NAME=VALUE is needed")
-        try:
-            words[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {name}: got {value!r}, which is not YAML") from error
-    return words
+    if subset:
+        config.subset_settings(subset)  # has a message of its own
+    return [*(words or []), *([f"subset.{subset}"] if subset else [])]
 
 
 def _few(names: list[str], most: int = 20) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -21,6 +22,10 @@ from uotft.errors import UserError
 from uotft.records import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
+# what may be changed beside params.yaml: the rest has one place on the disk in a project
+CHANGEABLE = (
+    "source_fraction", "subset", "select", "cluster", "selectors", "objectives", "train"
+)  # fmt: skip
 
 
 class Subset(Settings):
@@ -252,7 +257,7 @@ class Params(Settings):
 
     source: str
     source_fraction: float = Field(
-        1.0, gt=0, le=1, description="of each source class, what is embedded, selected and reused"
+        1.0, gt=0, le=1, description="of each source class, what is selected from and reused"
     )
     targets: list[str] = Field(min_length=1)
     strategies: list[str] = Field(min_length=1)
@@ -300,6 +305,67 @@ def load(root: Path) -> Params:
     for name in params.objectives:
         registry.check("objectives", name, f"{path}: objectives")
     return params
+
+
+def changed(params: Params, words: Sequence[str]) -> tuple[Params, tuple[str, ...]]:
+    """Other settings, SETTING=VALUE each; also the words in one spelling, sorted.
+
+    A setting of ``subset`` replaces the others, since they exclude each other.
+    """
+    values, raw = parsed(words), params.model_dump(by_alias=True)
+    if any(name.startswith("subset.") for name in values):
+        raw["subset"] = {}
+    for name, value in values.items():
+        _put(raw, name, value)
+    where = f"--set {' '.join(words)}"
+    made = _check(Params, raw, where)
+    for shelf, kind in (("selectors", "strategy"), ("objectives", "objective")):
+        for name in {n.split(".")[1] for n in values if n.startswith(f"{shelf}.")}:
+            module = registry.load(shelf, name, f"{where}: {kind}")
+            _check(module.Settings, raw[shelf][name], f"{where}: {shelf}.{name}")
+    registry.check("objectives", made.train.objective, f"{where}: train.objective")
+    return made, tuple(sorted(f"{name}={_spelled(value)}" for name, value in values.items()))
+
+
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """["tau_target=10"] -> {"tau_target": 10}; values are YAML."""
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise UserError(f"--set: got {word!r}; NAME=VALUE is needed")
+        if name in values:
+            raise UserError(f"--set {word}: {name} stands there twice")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {name}: got {value!r}, which is not YAML") from error
+    return values
+
+
+def _put(raw: dict[str, Any], name: str, value: Any) -> None:
+    """Set one setting, by its dotted name, in the sections of params.yaml."""
+    *parents, last = name.split(".")
+    first = (*parents, last)[0]
+    if first not in CHANGEABLE:
+        raise UserError(
+            f"--set {name}: only settings of {', '.join(CHANGEABLE)} can be changed here; for "
+            "others change params.yaml, in a project of its own"
+        )
+    section: Any = raw
+    for parent in parents:
+        section = section.setdefault(parent, {}) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or isinstance(section.get(last), dict):
+        raise UserError(f"--set {name}: the name of one setting is needed, SECTION.SETTING=VALUE")
+    section[last] = value
+
+
+def _spelled(value: Any) -> str:
+    """One spelling of a value, which YAML reads back: 10.0 is 10, for a setting that takes it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9)
+    return text.removesuffix("\n...\n").removesuffix("\n")
 
 
 def dataset_settings(params: Params, name: str) -> Any:

@@ -11,16 +11,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from uotft import config, processes, stages, store, tracking, unfinished
 from uotft.errors import Interrupted, UserError
-from uotft.processes import Fleet
+from uotft.processes import Fleet, Points
 from uotft.progress import track
 from uotft.stages import Workspace
+
+Watch = Callable[[Points], None]
+BELONGS = "belongs.json"  # beside a finished model of a variant: what it belongs to, and seconds
 
 
 def pretrain(ws: Workspace, fleet: Fleet) -> str:
@@ -54,17 +58,34 @@ def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
     return stages.embedded(ws, dataset)
 
 
-def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) -> str:
+def train(
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    seed: int,
+    fleet: Fleet,
+    *,
+    current: bool = False,
+    watch: Watch = lambda points: None,
+) -> str:
     """Fine-tune one cell under one MLflow run; returns a line for the user.
 
-    What is missing upstream is brought up to date first.
+    What is missing upstream is brought up to date first, unless the caller says that all is
+    ``current``. Inside a DVC stage DVC has just done so, and selected, and holds its own lock.
+    ``watch`` gets the points once they are logged; what it raises stops the training.
     """
-    cell = [target, strategy, str(seed), *([Path(ws.variant).name] if ws.variant else [])]
+    cell = [target, strategy, str(seed)]
+    words, name = ["train", *cell, *ws.words], "-".join([*cell, *Path(ws.variant).parts[1:]])
     if fleet.rank:
-        return _join(["train", *cell], fleet)
-    upstream(ws, target, strategy, seed)
+        return _join(words, fleet)
+    if "DVC_STAGE" not in os.environ:
+        if not current:
+            upstream([ws], [target])
+        print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
+        stages.select(ws, target, strategy, seed)
     chosen = stages.read_selection(ws, target, strategy, seed)
     selector = config.selector_settings(ws.params, strategy).model_dump()
+    unit = ws.params.select.unit
     params = _flat(
         {
             "strategy": strategy,
@@ -73,6 +94,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
             "backbone": ws.params.backbone,
             "source_fraction": ws.params.source_fraction,
             "subset": ws.params.subset.words,
+            "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
             "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
@@ -88,15 +110,32 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
         "selection.sha256": store.fingerprint(folder / "selection.json"),
         **_left_out(ws, ws.params.source, target),
     }
-    name = "-".join(cell)
-    made, training = ws.cell("models", target, strategy, seed), (["train", *cell], fleet)
+    made, training, start = ws.cell("models", target, strategy, seed), (words, fleet), monotonic()
     belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
+    (made / BELONGS).unlink(missing_ok=True)
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
-        follow(run.log)
+
+        def send(points: Points) -> None:
+            run.log(points)
+            watch(points)
+
+        follow(send)
         facts = _finish(run, made)
+    if ws.words:  # of params.yaml's own cells DVC knows what they belong to
+        store.write_json(made / BELONGS, {"belongs": belongs, "seconds": monotonic() - start})
     return f"trained {name}: {_validation(facts)}"
+
+
+def done(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) -> bool:
+    """Whether a variant's cell is trained, on the selection, settings and files of today."""
+    found = ws.cell("models", target, strategy, seed) / BELONGS
+    if not found.is_file():
+        return False
+    stages.select(ws, target, strategy, seed)
+    belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
+    return bool(store.read_json(found)["belongs"] == belongs)
 
 
 def _join(words: list[str], fleet: Fleet) -> str:
@@ -196,17 +235,15 @@ def _validation(facts: dict[str, Any]) -> str:
     return f"validation top-1 {top1:.2f} %, mean per class {mean:.2f} %"
 
 
-def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
-    """Bring the units, the embeddings and the overlap up to date with DVC, then select.
+def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
+    """Bring units, embeddings and overlaps up to date with DVC, which knows what is stale.
 
-    Does nothing inside DVC.
-
-    DVC knows what is stale. Inside a DVC stage it has just done this, and holds its own lock.
+    ``workspaces`` are variants of one; then come the units of those that need their own.
     """
-    if "DVC_STAGE" in os.environ:
-        return
-    wanted = ["units", f"embed@{target}"]
-    wanted += [f"overlap@{target}"] if target in ws.params.targets else []
+    ws = workspaces[0]
+    wanted = sorted({f"embed@{w.params.source}" if w.upstream else "units" for w in workspaces})
+    wanted += [f"embed@{target}" for target in targets]
+    wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
     print(f"uotft: bringing up to date: dvc repro {' '.join(wanted)}", file=sys.stderr)  # noqa: T201
     # DVC's stages are processes of their own, not of the training that waits for them
     alone = {k: v for k, v in os.environ.items() if k not in processes.PLACE}
@@ -216,12 +253,14 @@ def upstream(ws: Workspace, target: str, strategy: str, seed: int) -> None:
     )
     if done.returncode:
         raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
-    if target not in ws.params.targets:  # dvc.yaml has no such stage
-        stages.overlap(
-            ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
-        )
-    print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
-    stages.select(ws, target, strategy, seed)
+    for target in targets:
+        if target not in ws.params.targets:  # dvc.yaml has no such stage
+            stages.overlap(
+                ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
+            )
+    for each in workspaces:
+        if said := stages.own_units(each):
+            print(f"uotft: {said}", file=sys.stderr)  # noqa: T201
 
 
 def _left_out(ws: Workspace, *datasets: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import yaml
@@ -270,8 +270,7 @@ def _make(file: Path) -> None:
 def _suggest(trial: optuna.Trial, name: str, axis: Axis) -> Value:
     """A value of an axis, rounded to three digits: it will be read, and be a folder's name."""
     if axis.choices is not None:
-        chosen: Value = trial.suggest_categorical(name, axis.choices)
-        return chosen
+        return cast(Value, trial.suggest_categorical(name, axis.choices))
     low, high = axis.low, axis.high
     assert low is not None
     assert high is not None

@@ -7,6 +7,7 @@ Validation images alone decide. The test part is `uotft evaluate`'s, which is ne
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from uotft.stages import Workspace
 from uotft.statistics import interval
 
 Say = Callable[[str], object]
+Answer = tuple[list[tuple[str, ...]], tuple[str, ...]]
 DECISIVE = ("source", "source_fraction", "backbone", "subset", "select", "cluster", "selectors",
             "objectives", "train")  # fmt: skip
 VALUE = "val/top1"
@@ -45,10 +47,10 @@ class Plan:
     study: str = ""
 
 
-def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> list[Any]:
-    """Run the trials that are missing, write the best settings; returns the table of trials.
+def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> Answer:
+    """Run the trials that are missing, write the best settings.
 
-    The same words go on where they were interrupted.
+    Returns the table of trials and what to say of it. The same words go on after an interruption.
     """
     text = (ws.root / "params.yaml").read_text(encoding="utf-8")
     space = room.deciding(room.read_space(plan.space), plan.strategy)
@@ -83,15 +85,18 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> l
             _conclude(run, folder, study)
     trials = study.trials()
     store.write_bytes(output, room.rewritten(text, room.best(trials).setting).encode())
-    say(f"seeds {', '.join(map(str, plan.seeds))}: {room.verdict(trials)}")
-    say(f"{output} has the settings of trial {room.best(trials).number}")
-    return room.table(trials)
+    return room.table(trials), (
+        f"seeds {', '.join(map(str, plan.seeds))}: {room.verdict(trials)}",
+        f"{output} has the settings of trial {room.best(trials).number}",
+    )
 
 
 def _check(ws: Workspace, plan: Plan, space: room.Space, fleet: Fleet) -> None:
     """Refuse what cannot be searched, before anything long starts."""
     if fleet.launched:
         raise UserError("search starts its own processes: give --num-processes, and no launcher")
+    if not re.fullmatch(r"[\w.-]*", plan.study):
+        raise UserError(f"--study: got {plan.study!r}; letters, digits, - and . make a name")
     if not space:
         raise UserError(f"--space {plan.space}: none of its settings decides anything for the "
                         f"strategy {plan.strategy}")  # fmt: skip
@@ -175,6 +180,8 @@ def _run(
 ) -> room.Trial:
     """Train the seeds of a trial that are missing, until it is complete, pruned or failed."""
     there = ws.with_changes(room.words(trial.setting))
+    if said := stages.own_units(there):
+        print(f"uotft: {said}", file=sys.stderr)  # noqa: T201
     for place, seed in enumerate(plan.seeds):
         if seed in trial.values:
             continue
@@ -205,7 +212,6 @@ def _measure(there: Workspace, plan: Plan, seed: int, fleet: Fleet, watch: launc
     """Validation top-1 in percent after a training; one that is done is not done again."""
     cell = plan.target, plan.strategy, seed
     made = there.cell("models", *cell)
-    stages.select(there, *cell)
     if launch.done(there, *cell, fleet):
         history = store.read_csv(made / "history.csv")
         watch([(int(row["step"]), {VALUE: float(row[VALUE])}) for row in history if row[VALUE]])

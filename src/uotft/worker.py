@@ -2,7 +2,7 @@
 
 python -m uotft.worker JOURNAL embed DATASET
 python -m uotft.worker JOURNAL pretrain
-python -m uotft.worker JOURNAL train TARGET STRATEGY SEED [SUBSET]
+python -m uotft.worker JOURNAL train TARGET STRATEGY SEED [SETTING=VALUE …]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     from uotft import runtime, stages  # seconds, in which a signal may come
 
     journal, stage, *cell = arguments
-    ws = stages.Workspace.find().with_subset("".join(cell[3:]))
+    ws = stages.Workspace.find().with_changes(cell[3:])
     seed, precision = 0, "no"
     if stage == "train":
         seed, precision = int(cell[2]), ws.params.train.recipe.precision

@@ -14,12 +14,14 @@ def test_another_subset_beside_the_pipeline(project: Path, tmp_path: Path) -> No
     before = call("dvc", "status", cwd=project).stdout
     done = call("uotft", "train", *words, "--seed", "0", cwd=project)
     assert done.returncode == 0, done.stderr[-3000:]
-    [run] = [r for r in runs(project) if r.info.run_name == "digits-uot-0-longtail=10"]
+    [run] = [r for r in runs(project) if r.info.run_name == "digits-uot-0-subset.longtail=10"]
     assert run.data.params["subset.longtail"] == "10.0"
     assert run.data.params["source_fraction"] == "1.0"
     done = call("uotft", "evaluate", *words, cwd=project)
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads((project / "variants/longtail=10/metrics/digits/uot.json").read_text())
+    results = json.loads(
+        (project / "variants/subset.longtail=10/metrics/digits/uot.json").read_text()
+    )
     assert list(results) == ["0"]
     assert call("dvc", "status", cwd=project).stdout == before
 

@@ -5,7 +5,15 @@ Nothing heavy is imported before a stage needs it. Training stages run in worker
 """
 
 from uotft.stages.comparison import compare
-from uotft.stages.data import cluster_bank, embed, embed_belongs, embedded, prepare, units
+from uotft.stages.data import (
+    cluster_bank,
+    embed,
+    embed_belongs,
+    embedded,
+    own_units,
+    prepare,
+    units,
+)
 from uotft.stages.forecasting import forecast, gradient_products, measured, ranked
 from uotft.stages.overlap import overlap, overlap_lines, read_overlap
 from uotft.stages.parts import export_source, write_subset
@@ -51,6 +59,7 @@ __all__ = [
     "measured",
     "overlap",
     "overlap_lines",
+    "own_units",
     "predict",
     "prepare",
     "pretrain",

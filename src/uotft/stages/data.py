@@ -66,8 +66,7 @@ def embed(
     from uotft.images import Views
 
     network, facts = checkpoint.read(ws.pretrained())
-    images = ws.source() if dataset == ws.params.source else ws.images(dataset)
-    size = ws.params.embed.batch_size
+    images, size = ws.images(dataset), ws.params.embed.batch_size
     rows, left = images.rows("train"), ws.unfinished(ws.features(dataset))
     shards = pools.cut(len(rows), size)
     for part, features in room.shards(
@@ -115,7 +114,6 @@ def embed_belongs(ws: Workspace, dataset: str) -> dict[str, Any]:
     return {
         "embed": ws.params.embed.model_dump(),
         "shard": pools.BATCHES,
-        "fraction": ws.params.source_fraction if dataset == ws.params.source else 1,
         "files": ws.fingerprints([ws.pretrained() / "model.json", ws.data(dataset)]),
     }
 
@@ -128,7 +126,7 @@ def embedded(ws: Workspace, dataset: str) -> str:
 
 def units(ws: Workspace) -> str:
     """Make what strategies score, as select.unit says: classes, clusters or single images."""
-    pool, unit = pools.read(ws.features(ws.params.source)), ws.params.select.unit
+    pool, unit = _source_pool(ws), ws.params.select.unit
     features, names = pool["features"], tuple(pool["names"].tolist())
     members, note, backbone = pool["labels"], "", str(pool["backbone"])
     if unit == "class":
@@ -146,9 +144,50 @@ def units(ws: Workspace) -> str:
         if unit != "class":
             trunk, _ = pools.class_means([pool["trunk"]], bank.members, len(bank.names))
         bank = replace(bank, trunk=trunk)
+    record = _units_record(ws)
+    record.unlink(missing_ok=True)
     banks.write(ws.embedding(ws.params.source), bank)
+    if ws.upstream:
+        ws.note_words()
+        store.write_json(record, units_belong(ws))
     made = f"{len(bank.names)} x {unit} of {len(features)} training images"
     return f"{ws.params.source}: {made}{note}"
+
+
+def own_units(ws: Workspace) -> str:
+    """Make the units of a variant that needs its own, if need be; a line that says so, or ""."""
+    made, record = ws.embedding(ws.params.source), _units_record(ws)
+    there = made.is_file() and record.is_file() and store.read_json(record) == units_belong(ws)
+    return units(ws) if ws.upstream and not there else ""
+
+
+def units_belong(ws: Workspace) -> dict[str, Any]:
+    """What units belong to: settings, and the fingerprint of the features they are made of."""
+    unit = ws.params.select.unit
+    return {
+        "unit": unit,
+        "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
+        "source_fraction": ws.params.source_fraction,
+        "files": ws.fingerprints([ws.features(ws.params.source) / pools.INDEX]),
+    }
+
+
+def _units_record(ws: Workspace) -> Path:
+    return ws.embedding(ws.params.source).with_suffix(".json")
+
+
+def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
+    """The pool of the source; with a ``source_fraction``, of the rows that it leaves."""
+    pool = pools.read(ws.features(ws.params.source))
+    rows = ws.drawn(pool["labels"])
+    if len(rows) == len(pool["labels"]):
+        return pool  # mapped, and its means are taken
+    pool["labels"] = pool["labels"][rows]
+    for name in (name for name in pools.ARRAYS if name in pool):
+        pool[name] = pool[name][rows]
+        means = pools.class_means([pool[name]], pool["labels"], len(pool["names"]))
+        pool[f"{name}_means"], pool["counts"] = means
+    return pool
 
 
 def cluster_bank(features: str, output: str, wanted: dict[str, Any]) -> str:

@@ -30,6 +30,8 @@ def select(ws: Workspace, target: str, strategy: str, seed: int) -> Selection:
         seed,
     )
     folder = ws.cell("selections", target, strategy, seed)
+    if ws.words:
+        ws.note_words()
     if chosen.scores.log_plan is not None:
         plan_KT = np.exp(chosen.scores.log_plan(chosen.kept)).astype(np.float32)
         store.write_arrays(folder / "plan.npz", plan=plan_KT, kept=chosen.kept)

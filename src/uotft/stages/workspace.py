@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from uotft import config, pools, store, subset
 from uotft.errors import UserError
@@ -15,6 +18,8 @@ from uotft.records import ImageSet
 Progress = Callable[..., Any]
 Log = Callable[[int, dict[str, float]], None]
 Stop = Callable[[], bool]
+UPSTREAM = ("source_fraction=", "cluster.", "select.unit=")  # what decides the units
+LONGEST = 100  # letters of a variant's folder
 
 
 def never() -> bool:
@@ -28,7 +33,7 @@ class Workspace:
 
     root: Path
     params: config.Params
-    variant: str = ""
+    words: tuple[str, ...] = ()
 
     @classmethod
     def find(cls) -> Workspace:
@@ -38,17 +43,35 @@ class Workspace:
         root = next(found, here)
         return cls(root, config.load(root))
 
-    def with_subset(self, words: str) -> Workspace:
-        """The same with another ``subset``, NAME=VALUE; without words, itself.
+    def with_changes(self, words: Sequence[str]) -> Workspace:
+        """The same with other settings, SETTING=VALUE each; without words, itself.
 
-        Its cells lie in variants/NAME=VALUE/, since those of params.yaml are DVC's.
+        Its cells lie in variants/WORDS/, since those of params.yaml are DVC's.
         """
         if not words:
             return self
-        wanted = config.subset_settings(words)
-        name = "".join(f"{key}={value:.15g}" for key, value in wanted.words.items())
-        params = self.params.model_copy(update={"subset": wanted})
-        return replace(self, params=params, variant=f"variants/{name}")
+        params, spelled = config.changed(self.params, words)
+        return replace(self, params=params, words=spelled)
+
+    @property
+    def variant(self) -> str:
+        """The folder of the cells with other settings than those of params.yaml, or ""."""
+        return _folder(self.words)
+
+    def note_words(self) -> None:
+        """Say in a variant's folder which words it belongs to: its name may be cut."""
+        for folder in {self.variant, self.upstream} - {""}:
+            words = self.words if folder == self.variant else self._above
+            store.write_json(self.root / folder / "words.json", {"set": [*words]})
+
+    @property
+    def _above(self) -> tuple[str, ...]:
+        return tuple(word for word in self.words if word.startswith(UPSTREAM))
+
+    @property
+    def upstream(self) -> str:
+        """The folder of a variant with units of its own, or "": others differ downstream alone."""
+        return _folder(self._above)
 
     def data(self, dataset: str) -> Path:
         """The images of a data set."""
@@ -65,7 +88,7 @@ class Workspace:
     def embedding(self, dataset: str) -> Path:
         """What selection compares: the units of the source, the index of a target's features."""
         if dataset == self.params.source:
-            return self.root / "embeddings" / f"{dataset}.npz"
+            return self.root / self.upstream / "embeddings" / f"{dataset}.npz"
         return self.features(dataset) / pools.INDEX
 
     def overlap(self, target: str) -> Path:
@@ -98,7 +121,7 @@ class Workspace:
         cells = self.cell("models", target, strategy, 0).parent
         found = sorted(int(path.parent.name) for path in cells.glob("*/model.json"))
         if not found:
-            raise UserError(f"{cells}: no model yet; `uotft train --subset …` makes them")
+            raise UserError(f"{cells}: no model yet; `uotft train --set …` makes them")
         return found
 
     def fingerprints(self, files: list[Path]) -> dict[str, str]:
@@ -110,18 +133,25 @@ class Workspace:
         return self.decoding(dataset, store.read_images(self.data(dataset)))
 
     def source(self) -> ImageSet:
-        """The source as it is embedded, selected from and reused: ``source_fraction`` of a class.
+        """The source as it is selected from and reused: ``source_fraction`` of a class.
 
-        The rows left out of the training part are in no part. The draw has a seed of its own, 0.
+        The rows left out of the training part are in no part.
         """
-        images, fraction = self.images(self.params.source), self.params.source_fraction
-        if fraction == 1:
-            return images
+        images = self.images(self.params.source)
         rows, splits = images.rows("train"), images.splits.astype("U10")
-        kept = subset.draw(images.labels[rows], config.Subset(fraction=fraction), 0)
         splits[rows] = "unused"
-        splits[rows[kept]] = "train"
+        splits[rows[self.drawn(images.labels[rows])]] = "train"
         return replace(images, splits=splits)
+
+    def drawn(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of the source's training images, of ``labels`` (n,), ``source_fraction`` leaves.
+
+        Ascending. The draw has a seed of its own, 0.
+        """
+        fraction = self.params.source_fraction
+        if fraction == 1:
+            return np.arange(len(labels))
+        return np.sort(subset.draw(labels, config.Subset(fraction=fraction), 0))
 
     def decoding(self, dataset: str, images: ImageSet) -> ImageSet:
         """The set whose files, if it is one of files, give pixels; they are kept in cache/."""
@@ -134,3 +164,13 @@ class Workspace:
         held.update(files.sha256.data)
         folder = self.root / "cache" / dataset / f"{files.stored}-{held.hexdigest()[:16]}"
         return replace(images, images=Store(files, folder))
+
+
+def _folder(words: tuple[str, ...]) -> str:
+    """variants/WORDS, cut and with a digest where that is no name of a folder; "" without words."""
+    if not words:
+        return ""
+    name = ",".join(words)
+    if len(name) > LONGEST or "/" in name:
+        name = f"{name[:LONGEST].replace('/', '_')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"variants/{name}"
