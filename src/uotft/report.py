@@ -176,17 +176,20 @@ def search_picture(means: dict[int, tuple[float, bool]], importance: dict[str, f
     ``means`` is {trial: (mean over its seeds, whether it has them all)}; ``importance`` {setting:
     share of the variance}, and may be empty.
     """
-    figure = _figure(11, 3.6)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure = _figure(11 if importance else 6.6, 3.6)
+    axes = figure.subplots(1, 2 if importance else 1, squeeze=False)[0]
     whole = {number: mean for number, (mean, complete) in means.items() if complete}
     part = {number: mean for number, (mean, complete) in means.items() if not complete}
-    left.plot(list(whole), np.maximum.accumulate(list(whole.values())), color="C1", label="best")
-    left.plot(list(whole), list(whole.values()), "o", color="C0", label="trial")
-    left.plot(list(part), list(part.values()), "x", color="grey", label="pruned or failed")
-    left.set(title="validation top-1, %, mean over seeds", xlabel="trial (0: params.yaml)")
-    left.legend(frameon=False)
-    right.barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
-    right.set(title="share of the variance explained (fANOVA)", xlim=(0, 1))
+    axes[0].plot(list(whole), np.maximum.accumulate(list(whole.values())), color="C1", label="best")
+    axes[0].plot(list(whole), list(whole.values()), "o", color="C0", label="trial")
+    if part:
+        axes[0].plot(list(part), list(part.values()), "x", color="grey", label="pruned, failed")
+    axes[0].set(title="validation top-1, %, mean over seeds", xlabel="trial (0: params.yaml)")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend(frameon=False)
+    if importance:
+        axes[1].barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
+        axes[1].set(title="share of the variance explained (fANOVA)", xlim=(0, 1))
     return _png(figure)
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,14 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
         ) as run:
             unfinished.remember_run(folder, run.id, belongs)
             study = room.Study(folder / "study.db", space, default, tpe=plan.tpe)
+            run.log(_points(study.trials()))  # those that it has are not sent again
             most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
             while trial := study.next(most):
                 if trial.values:
                     say(f"going on with trial {trial.number}, which was left half done")
                 trial = _run(ws, plan, study, trial, fleet)
                 say(_line(trial))
-                if trial.state == "complete":
-                    best = room.best(study.trials()).mean
-                    run.log([(trial.number, {"trial/top1": trial.mean, "best/top1": best})])
+                run.log([p for p in _points(study.trials()) if p[0] == trial.number])
             _conclude(run, folder, study)
     trials = study.trials()
     store.write_bytes(output, room.rewritten(text, room.best(trials).setting).encode())
@@ -235,6 +235,16 @@ def _line(trial: room.Trial) -> str:
     if not trial.values:
         return said
     return f"{said}, validation top-1 {interval(list(trial.values.values()))} %"
+
+
+def _points(trials: list[room.Trial]) -> Points:
+    """What the parent run shows, with the number of a trial as its step."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    best = accumulate((trial.mean for trial in complete), max)
+    return [
+        (trial.number, {"trial/top1": trial.mean, "best/top1": top1})
+        for trial, top1 in zip(complete, best, strict=True)
+    ]
 
 
 def _conclude(run: tracking.Run, folder: Path, study: room.Study) -> None:
