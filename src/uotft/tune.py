@@ -76,8 +76,9 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
             study = room.Study(folder / "study.db", space, default, tpe=plan.tpe)
             run.log(_points(study.trials()))  # those that it has are not sent again
             most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
+            left = {trial.number for trial in study.trials() if trial.state == "running"}
             while trial := study.next(most):
-                if trial.values:
+                if trial.number in left:
                     say(f"going on with trial {trial.number}, which was left half done")
                 trial = _run(ws, plan, study, trial, fleet)
                 say(_line(trial))
@@ -95,8 +96,10 @@ def _check(ws: Workspace, plan: Plan, space: room.Space, fleet: Fleet) -> None:
     """Refuse what cannot be searched, before anything long starts."""
     if fleet.launched:
         raise UserError("search starts its own processes: give --num-processes, and no launcher")
-    if not re.fullmatch(r"[\w.-]*", plan.study):
-        raise UserError(f"--study: got {plan.study!r}; letters, digits, - and . make a name")
+    if not re.fullmatch(r"(\w[\w.-]*)?", plan.study):
+        raise UserError(
+            f"--study: got {plan.study!r}; a name starts with a letter or digit, which - and . may follow"
+        )
     if not space:
         raise UserError(f"--space {plan.space}: none of its settings decides anything for the "
                         f"strategy {plan.strategy}")  # fmt: skip

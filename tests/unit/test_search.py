@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from conftest import REPOSITORY, write_params
-from forks import fork, killed
+from forks import at_call, fork, killed
 from uotft import config, search
 from uotft.errors import UserError
 from uotft.search import Study, Trial
@@ -149,13 +151,14 @@ def test_what_was_killed_anywhere_goes_on_as_if_it_had_not_been(tmp_path: Path) 
     """15 trials: the sampler has begun to learn from the ones before."""
     whole = run(Study(tmp_path / "whole.db", space(WIDE), FAR, tpe=True), 15)
 
-    def some(seconds: float) -> None:
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    def some(commits: int) -> None:
+        """Each commit is a moment: of making the study, drawing a value, keeping a seed's."""
+        die = at_call(commits, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        event.listen(Engine, "commit", die)
         run(Study(tmp_path / "study.db", space(WIDE), FAR, tpe=True), 15)
 
-    deaths = sum(killed(fork(lambda s=s: some(s))) for s in (0.03, 0.1, 0.3, 0.4, 0.5, 0.6))
-    assert deaths >= 3
+    for commits in (1, 3, 8, 9, 10, 11, 12, 13, 14, 30):
+        assert killed(fork(lambda n=commits: some(n)))
     assert run(Study(tmp_path / "study.db", space(WIDE), FAR, tpe=True), 15) == whole
     assert run(Study(tmp_path / "study.db", space(WIDE), FAR, tpe=True), 16)[:15] == whole
 

@@ -22,7 +22,7 @@ CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
         (CHOICES, {"seeds": [100, 1, 0]}, r"\[0, 1\] are seeds of params.yaml"),
         (CHOICES, {"seeds": [100]}, r"--seeds: got \[100\]; two or more different"),
         (CHOICES, {"seeds": [100, 100]}, r"--seeds: got \[100, 100\]; two or more different"),
-        (CHOICES, {"study": "../up"}, "--study: got '../up'"),
+        (CHOICES, {"study": ".."}, r"--study: got '\.\.'"),
         (CHOICES, {"strategy": "none"}, "none of its settings decides anything for the"),
         (CHOICES, {"space": "nowhere.yaml"}, "'nowhere.yaml'; a YAML file is needed, or paper or"),
         (CHOICES.replace("0.3", "-1"), {}, r"space.yaml: .*\n  train.lambda: got -1: .*greater"),
