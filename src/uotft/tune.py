@@ -97,9 +97,7 @@ def _check(ws: Workspace, plan: Plan, space: room.Space, fleet: Fleet) -> None:
     if fleet.launched:
         raise UserError("search starts its own processes: give --num-processes, and no launcher")
     if not re.fullmatch(r"(\w[\w.-]*)?", plan.study):
-        raise UserError(
-            f"--study: got {plan.study!r}; a name starts with a letter or digit, which - and . may follow"
-        )
+        raise UserError(f"--study: got {plan.study!r}; a word is needed, like {plan.target}-2")
     if not space:
         raise UserError(f"--space {plan.space}: none of its settings decides anything for the "
                         f"strategy {plan.strategy}")  # fmt: skip
