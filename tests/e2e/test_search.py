@@ -24,7 +24,9 @@ RANGES = "train.lambda: {low: 0.1, high: 1.0, log: true}\nselect.top_k: {low: 2,
 
 def search(project: Path, space: str, *words: str) -> subprocess.CompletedProcess[str]:
     (project / "space.yaml").write_text(space)
-    done = call("uotft", "search", *WORDS, "--space", "space.yaml", *words, cwd=project)
+    done = call(
+        "uotft", "search", *WORDS, "--space", "space.yaml", *words, cwd=project, timeout=1200
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
