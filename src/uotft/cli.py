@@ -260,6 +260,55 @@ def evaluate(
 
 
 @app.command()
+def search(
+    dataset: Dataset,
+    strategy: Strategy = "uot",
+    space: Annotated[str, typer.Option(help="paper, wide, or a YAML file of settings.")] = "paper",
+    sampler: Annotated[str, typer.Option(help="grid: all choices; tpe: Optuna's.")] = "grid",
+    trials: Annotated[int, typer.Option(min=0, help="Most of them; 0: the grid, or 20.")] = 0,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of each trial, none of them in params.yaml.")
+    ] = "100,101,102,103,104",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Stop trials below the median of the others.")
+    ] = False,
+    study: Annotated[str, typer.Option(help="A name for search/; DATASET-STRATEGY if none.")] = "",
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="The best settings; params.best.yaml.")
+    ] = None,
+    num_processes: Processes = 1,
+) -> None:
+    """Search settings on validation images alone: learning rate, weight decay, lambda, K, any.
+
+    The same words go on after an interruption. The best settings become a params file, and
+    search/ and a run in MLflow with a child a training have all trials. No test image is read.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from uotft import processes, tune
+
+    if sampler not in ("grid", "tpe"):
+        raise UserError(f"--sampler: got {sampler!r}; grid or tpe is needed")
+    numbers = seeds.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise UserError(f"--seeds: got {seeds!r}; whole numbers with commas between are needed")
+    ws = _workspace(dataset, strategy)
+    plan = tune.Plan(
+        dataset, strategy, space, sampler == "tpe", [int(n) for n in numbers], trials, prune, study
+    )
+    fleet = processes.fleet(num_processes)
+    where = output or ws.root / "params.best.yaml"
+    (header, *rows), lines = tune.search(ws, plan, where, fleet, typer.echo)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+    for line in lines:
+        typer.echo(line)
+
+
+@app.command()
 def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
     dataset: Annotated[str, typer.Option(help="The target that the model was trained on.")] = "",

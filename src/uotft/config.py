@@ -222,6 +222,37 @@ class Train(Settings):
     )
 
 
+Value = bool | int | float | str
+
+
+class Axis(Settings):
+    """What a search tries for one setting: some values, or all between two."""
+
+    choices: list[Value] | None = Field(None, min_length=1, description="the values")
+    low: int | float | None = Field(None, description="the least; whole numbers if high is one too")
+    high: int | float | None = Field(None, description="the largest")
+    log: bool = Field(False, description="as many below the geometric mean as above it")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Axis:
+        if (self.choices is None) == (self.low is None) or (self.low is None) != (
+            self.high is None
+        ):
+            raise ValueError("choices are needed, or low and high")
+        if self.choices is not None and (self.log or len(set(self.choices)) < len(self.choices)):
+            raise ValueError("choices differ from each other, and have no log")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError("low must be below high")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError("log needs a low above 0")
+        return self
+
+    @property
+    def ends(self) -> list[Value]:
+        """The values that must be good for all of them to be."""
+        return self.choices or [v for v in (self.low, self.high) if v is not None]
+
+
 class Params(Settings):
     """The whole of params.yaml."""
 
@@ -411,6 +442,15 @@ def cluster_settings(raw: dict[str, Any]) -> Cluster:
 def select_settings(raw: dict[str, Any]) -> Select:
     """A select section from its words."""
     return _check(Select, raw, "select")
+
+
+def space(raw: Any, where: str) -> dict[str, Axis]:
+    """{setting: what a search tries}, from the words of the file ``where``."""
+    if not isinstance(raw, dict) or not raw:
+        raise UserError(
+            f"{where}: got {raw!r}; lines like `train.lambda: {{choices: [0.3, 1.0]}}` are needed"
+        )
+    return {str(name): _check(Axis, axis, f"{where}: {name}") for name, axis in raw.items()}
 
 
 def backbone(section: dict[str, Any]) -> tuple[ModuleType, Any]:

@@ -13,6 +13,10 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM ended a command; its workers have stopped, a run of it is marked KILLED."""
 
 
+class Pruned(Exception):
+    """A search has seen enough of a training; its workers have stopped, its run is KILLED."""
+
+
 class WorkerFailed(Exception):
     """A worker ended with an error, which it has printed; ``code`` is its exit code."""
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -19,11 +19,12 @@ from typing import Any
 
 from uotft import config, locks, processes, stages, store, tracking, unfinished
 from uotft.errors import Interrupted, UserError
-from uotft.processes import Fleet
+from uotft.processes import Fleet, Points
 from uotft.progress import track
 from uotft.stages import Workspace
 from uotft.tracking import finished
 
+Watch = Callable[[Points], None]
 POLL_S = 1.0  # between two looks at DVC's lock
 
 
@@ -59,12 +60,20 @@ def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
 
 
 def train(
-    ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet, *, current: bool = False
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    seed: int,
+    fleet: Fleet,
+    *,
+    current: bool = False,
+    watch: Watch = lambda points: None,
 ) -> str:
     """Fine-tune one cell under one MLflow run; returns a line for the user.
 
     What is missing upstream is brought up to date first, unless the caller says that all is
     ``current``. Inside a DVC stage DVC has just done so, and selected, and holds its own lock.
+    ``watch`` gets the points once they are logged; what it raises stops the training.
     """
     cell = [target, strategy, str(seed)]
     words, name = ["train", *cell, *ws.words], "-".join([*cell, *Path(ws.variant).parts[1:]])
@@ -108,7 +117,12 @@ def train(
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
-        follow(run.log)
+
+        def send(points: Points) -> None:
+            run.log(points)
+            watch(points)
+
+        follow(send)
         facts = _finish(run, made)
     if ws.words:  # of params.yaml's own cells DVC knows what they belong to
         belongs = stages.cell_belongs(ws, target, strategy, seed, fleet.processes)

@@ -228,6 +228,29 @@ def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
     return _png(figure)
 
 
+def search_picture(means: dict[int, tuple[float, bool]], importance: dict[str, float]) -> bytes:
+    """Validation top-1 of each trial and the best so far; beside it what each setting explains.
+
+    ``means`` is {trial: (mean over its seeds, whether it has them all)}; ``importance`` {setting:
+    share of the variance}, and may be empty.
+    """
+    figure = _figure(11 if importance else 6.6, 3.6)
+    axes = figure.subplots(1, 2 if importance else 1, squeeze=False)[0]
+    whole = {number: mean for number, (mean, complete) in means.items() if complete}
+    part = {number: mean for number, (mean, complete) in means.items() if not complete}
+    axes[0].plot(list(whole), np.maximum.accumulate(list(whole.values())), color="C1", label="best")
+    axes[0].plot(list(whole), list(whole.values()), "o", color="C0", label="trial")
+    if part:
+        axes[0].plot(list(part), list(part.values()), "x", color="grey", label="pruned, failed")
+    axes[0].set(title="validation top-1, %, mean over seeds", xlabel="trial (0: params.yaml)")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend(frameon=False)
+    if importance:
+        axes[1].barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
+        axes[1].set(title="share of the variance explained (fANOVA)", xlim=(0, 1))
+    return _png(figure)
+
+
 def page(title: str, parts: list[Part]) -> str:
     """One HTML page that holds everything it shows, and opens with its contents."""
     body: list[str] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from uotft import tracking
+from uotft.errors import Interrupted, Pruned
 
 
 def test_a_run_goes_on_with_each_point_once(
@@ -43,3 +45,29 @@ def test_a_run_goes_on_with_each_point_once(
 
     other = go([(0, {}), (1, {})], "0" * 32)
     assert other != same, "a run that the store does not have is not gone on with"
+
+
+def test_a_run_inside_another_is_its_child_and_a_stop_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    nothing = {"params": {}, "tags": {}}
+
+    def search() -> None:
+        with tracking.run(tmp_path, "digits", "parent", **nothing) as parent:
+            with (
+                suppress(Pruned),
+                tracking.run(tmp_path, "digits", "pruned", **nothing),
+            ):
+                raise Pruned
+            parent.tag({"best": parent.id})
+            with tracking.run(tmp_path, "digits", "stopped", **nothing):
+                raise Interrupted("interrupted")
+
+    with pytest.raises(Interrupted):
+        search()
+    found = tracking.connect(tmp_path, "digits").search_runs(output_format="list")
+    assert {run.info.status for run in found} == {"KILLED"}
+    [parent] = [run.info.run_id for run in found if "best" in run.data.tags]
+    parents = {run.info.run_name: run.data.tags.get("mlflow.parentRunId") for run in found}
+    assert parents == {"parent": None, "pruned": parent, "stopped": parent}

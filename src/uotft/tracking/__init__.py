@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from time import time
 from typing import Any
 
+from uotft.errors import Interrupted, Pruned
 from uotft.records import Answers
 from uotft.store import read_json, write_answers, write_json
 
@@ -127,12 +128,15 @@ def run(
 ) -> Iterator[Run]:
     """A run: FINISHED at the end, KILLED when interrupted, FAILED on any other exception.
 
-    A new one, or the one of ``run_id`` again if the store still has it.
+    A new one, or the one of ``run_id`` again if the store still has it. Inside the block of
+    another one it is that one's child.
     """
     mlflow = connect(root, experiment)
     status, client = "FAILED", mlflow.MlflowClient()
     before = _existing(mlflow, run_id)
-    started = mlflow.start_run(run_id=run_id if before else None, run_name=name, tags=tags)
+    started = mlflow.start_run(
+        run_id=run_id if before else None, run_name=name, nested=True, tags=tags
+    )
     try:
         known = before.data if before else started.data
         mlflow.log_params({k: v for k, v in params.items() if k not in known.params})
@@ -140,7 +144,7 @@ def run(
         seen = [(point.key, point.step) for points in history for point in points]
         yield Run(mlflow, started.info.run_id, seen)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted, Pruned):
         status = "KILLED"
         raise
     finally:
