@@ -21,6 +21,7 @@ from uotft.errors import Interrupted, UserError
 from uotft.processes import Fleet
 from uotft.progress import track
 from uotft.stages import Workspace
+from uotft.tracking import models, notes
 
 
 def pretrain(ws: Workspace, fleet: Fleet) -> str:
@@ -67,13 +68,17 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
     selector = config.selector_settings(ws.params, strategy).model_dump()
     params = _flat(
         {
+            "dataset": target,
+            "source": ws.params.source,
             "strategy": strategy,
             "seed": seed,
             "processes": fleet.processes,
             "backbone": ws.params.backbone,
             "source_fraction": ws.params.source_fraction,
             "subset": ws.params.subset.words,
-            "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
+            "select": ws.params.select.model_dump(),
+            "strategy.kept": len(chosen["classes"]),
+            "strategy.settings": selector,
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         }
@@ -86,6 +91,7 @@ def train(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) ->
         "strategy": strategy,
         "seed": str(seed),
         "selection.sha256": store.fingerprint(folder / "selection.json"),
+        tracking.NOTE: notes.kept(strategy, ws.params.source, target, seed, chosen),
         **_left_out(ws, ws.params.source, target),
     }
     name = "-".join(cell)
@@ -119,6 +125,14 @@ def evaluate(ws: Workspace, target: str, strategy: str, progress: stages.Progres
             f"mean per class {m['mean_per_class']:.2f} %{note}"
         )
     return lines
+
+
+def register(ws: Workspace, name: str, alias: str, run: str, cell: tuple[str, str, int]) -> str:
+    """Put a run's model, or that of a cell, into MLflow's registry; returns a line for the user."""
+    if run:
+        return models.register(ws.root, name, alias, run=run)
+    facts = store.read_json(ws.cell("models", *cell) / "model.json")
+    return models.register(ws.root, name, alias, weights=facts["sha256"])
 
 
 def compare(ws: Workspace) -> dict[str, Any]:
@@ -156,6 +170,7 @@ def _tracked(
             name,
             params=params,
             tags=tags | tracking.versions(ws.root),
+            data={role: tags[role] for role in ("target", "source") if role in tags},
             run_id=run_id,
         ) as run,
     ):
@@ -186,8 +201,10 @@ def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
 def _finish(run: tracking.Run, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = store.read_json(folder / "model.json")
     overlap = {f"overlap.{name}": str(count) for name, count in facts.get("overlap", {}).items()}
-    run.tag({"model.sha256": facts["sha256"], **overlap})
-    run.model(folder, facts["image_size"])
+    run.model(folder)
+    run.tag(
+        {tracking.WEIGHTS: facts["sha256"], **overlap}
+    )  # after the model: who finds it, finds one
     return facts
 
 

@@ -27,7 +27,7 @@ from uotft.stages.training import (
     train,
     train_belongs,
 )
-from uotft.stages.using import export, predict
+from uotft.stages.using import export, predict, reader
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "ranked",
     "read_overlap",
     "read_selection",
+    "reader",
     "select",
     "select_banks",
     "source_bank",
