@@ -13,7 +13,7 @@ from conftest import REPOSITORY, files
 from uotft import registry
 
 COMMANDS = "init prepare pretrain embed units select forecast train".split()  # noqa: SIM905
-COMMANDS += ["evaluate", "predict", "export", "compare", "ui", "doctor"]
+COMMANDS += ["evaluate", "predict", "export", "register", "compare", "ui", "doctor"]
 COMMANDS += [
     f"data {verb}"
     for verb in "export list overlap prepare show subset verify".split()  # noqa: SIM905
