@@ -366,6 +366,27 @@ def export(
 
 
 @app.command()
+def register(
+    name: Annotated[str, typer.Option(help="The model's name in MLflow's registry.")],
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="The id or the name of a run.")] = "",
+    dataset: Annotated[str, typer.Option(help="Or the target of a model in models/.")] = "",
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    alias: Annotated[str, typer.Option(help="A name for this version, such as champion.")] = "",
+) -> None:
+    """Put a run's model into MLflow's registry, with its selection and accuracies.
+
+    The same weights are registered once.
+    """
+    from uotft import launch
+
+    if bool(run) == bool(dataset):
+        raise UserError("register needs RUN, or --dataset (with --strategy and --seed)")
+    ws = _workspace(dataset, strategy) if dataset else _workspace()
+    typer.echo(launch.register(ws, name, alias, run, (dataset, strategy, seed)))
+
+
+@app.command()
 def compare(
     experiment: Annotated[
         list[str] | None, typer.Option(help="MLflow experiments, by default all.")
@@ -629,14 +650,16 @@ def experiment_run(
 
 @app.command()
 def ui(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
-    """Open the MLflow tracking server on this project's runs, for this machine only."""
-    from uotft import tracking
+    """Open the MLflow page on this project's runs, for this machine only, until Ctrl-C."""
+    from uotft.tracking import page
 
-    command = tracking.server(_workspace().root, port)
-    typer.echo(f"MLflow: http://127.0.0.1:{port} (Ctrl-C stops it)")
-    os.execv(command[0], command)
+    if host not in page.HERE:
+        typer.echo(f"uotft: --host {host}: whoever reaches it may read, change and delete runs; "
+                   "MLflow asks for no password", err=True)  # fmt: skip
+    page.serve(_workspace().root, host, port, say=typer.echo)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from uotft.errors import Interrupted, UserError
 from uotft.processes import Fleet, Points
 from uotft.progress import track
 from uotft.stages import Workspace
-from uotft.tracking import finished
+from uotft.tracking import finished, models, notes
 
 Watch = Callable[[Points], None]
 POLL_S = 1.0  # between two looks at DVC's lock
@@ -89,6 +89,8 @@ def train(
     unit = ws.params.select.unit
     params = config.flat(
         {
+            "dataset": target,
+            "source": ws.params.source,
             "strategy": strategy,
             "seed": seed,
             "processes": fleet.processes,
@@ -96,7 +98,9 @@ def train(
             "source_fraction": ws.params.source_fraction,
             "subset": ws.params.subset.words,
             "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
-            "select": {**ws.params.select.model_dump(), "kept": len(chosen["classes"]), **selector},
+            "select": ws.params.select.model_dump(),
+            "strategy.kept": len(chosen["classes"]),
+            "strategy.settings": selector,
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         }
@@ -109,6 +113,7 @@ def train(
         "strategy": strategy,
         "seed": str(seed),
         "selection.sha256": store.fingerprint(folder / "selection.json"),
+        tracking.NOTE: notes.kept(strategy, ws.params.source, target, seed, chosen),
         **_left_out(ws, ws.params.source, target),
     }
     made, training, start = ws.cell("models", target, strategy, seed), (words, fleet), monotonic()
@@ -161,6 +166,14 @@ def evaluate(
             f"mean per class {m['mean_per_class']:.2f} %{note}"
         )
     return lines
+
+
+def register(ws: Workspace, name: str, alias: str, run: str, cell: tuple[str, str, int]) -> str:
+    """Put a run's model, or that of a cell, into MLflow's registry; returns a line for the user."""
+    if run:
+        return models.register(ws.root, name, alias, run=run)
+    facts = store.read_json(ws.cell("models", *cell) / "model.json")
+    return models.register(ws.root, name, alias, weights=facts["sha256"])
 
 
 def compare(ws: Workspace) -> dict[str, Any]:
@@ -222,6 +235,7 @@ def _tracked(
             name,
             params=params,
             tags=tags | tracking.versions(ws.root),
+            data={role: tags[role] for role in ("target", "source") if role in tags},
             run_id=run_id,
         ) as run,
     ):
@@ -252,8 +266,10 @@ def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
 def _finish(run: tracking.Run, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = store.read_json(folder / "model.json")
     overlap = {f"overlap.{name}": str(count) for name, count in facts.get("overlap", {}).items()}
-    run.tag({"model.sha256": facts["sha256"], **overlap})
-    run.model(folder, facts["image_size"])
+    run.model(folder)
+    run.tag(
+        {tracking.WEIGHTS: facts["sha256"], **overlap}
+    )  # after the model: who finds it, finds one
     return facts
 
 

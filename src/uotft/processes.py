@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ def workers(words: list[str], fleet: Fleet) -> Iterator[Follow]:
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted") from error
         finally:
-            _stop(worker, asked)
+            stop(worker, asked)
 
 
 def die_with_parent() -> None:
@@ -147,7 +147,8 @@ def _whole_line(lines: Any) -> str:
     return ""
 
 
-def _stop(worker: subprocess.Popen[bytes], asked: list[int]) -> None:
+def stop(worker: subprocess.Popen[bytes], asked: Sequence[int] = ()) -> None:
+    """End a process and its children; one that was ``asked`` by a signal is only waited for."""
     if worker.poll() is None:
         if not asked:
             os.killpg(worker.pid, signal.SIGTERM)

@@ -13,7 +13,7 @@ from uotft import objectives, registry
 from uotft.records import BASELINES, Trial
 
 # They tell no rows apart: the columns and the seeds themselves, and what follows from them.
-OWN = ("strategy", "seed", "processes", "select.kept")
+OWN = ("dataset", "strategy", "seed", "processes", "strategy.kept")
 # A baseline with other values of these was trained on other images, or from another start.
 SHARED = ("subset.", "backbone.")
 
@@ -135,7 +135,7 @@ def images_seen(trial: Trial) -> float:
 
 def _kept(trial: Trial) -> int:
     """How many units the selection keeps, also where its file is not there."""
-    return len(trial.kept) or int(trial.settings.get("select.kept", 0))
+    return len(trial.kept) or int(trial.settings.get("strategy.kept", 0))
 
 
 def _fits(row: Line, other: Line) -> bool:

@@ -80,15 +80,20 @@ def test_a_run_holds_what_a_comparison_needs(project: Path) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True
     ).stdout.strip()
+    assert run.data.params["dataset"] == "digits"
     assert run.data.params["strategy"] == "uot"
     assert run.data.params["train.lambda"] == str(workspace(project).params.train.source_weight)
-    assert run.data.params["select.cost_scale"] == "0.01"
+    assert run.data.params["strategy.settings.cost_scale"] == "0.01"
     assert run.data.tags["git.commit"] == commit
     assert run.data.tags["overlap.found"] == run.data.tags["overlap.excluded"] == "0"
     lock = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
     for stage in ("prepare@glyphs", "prepare@digits"):
         for out in lock[stage]["outs"]:
             assert run.data.tags[f"dvc.{out['path']}"] == out["md5"]
+    read = {i.dataset.name: i for i in run.inputs.dataset_inputs}
+    assert {name: i.tags[0].value for name, i in read.items()} == {
+        "digits": "target", "glyphs": "source"}  # fmt: skip
+    assert read["digits"].dataset.digest == run.data.tags["dvc.data/digits.npz"]
     client = mlflow.MlflowClient()
     losses = client.get_metric_history(run.info.run_id, "loss/source")
     assert [point.step for point in losses] == [0, 4, 8]
@@ -107,6 +112,7 @@ def test_a_run_holds_what_a_comparison_needs(project: Path) -> None:
     table = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/selected_classes.json")
     assert table["columns"] == ["rank", "name", "score"]
     assert [row[0] for row in table["data"]] == [1, 2, 3, 4, 5]
+    assert f"| 1 | {table['data'][0][1]} |" in run.data.tags["mlflow.note.content"]
     named = {name for name in run.data.params if "class" in name}
     assert named == {"select.max_per_class"}, "the classes are never a parameter"
 

@@ -65,7 +65,7 @@ def test_rows_are_told_apart_by_what_differs_within_a_strategy() -> None:
     made = [
         trial("none", settings={"train.lambda": "1"}),
         *(
-            trial("uot", s, settings={"train.lambda": v, "select.kept": str(s)})
+            trial("uot", s, settings={"train.lambda": v, "strategy.kept": str(s)})
             for s in (0, 1)
             for v in ("0.3", "1", "10")
         ),
@@ -251,7 +251,7 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
     sides = {"none": answers(1, 1, 1, 1, 2, 2), "uot": answers(0, 1, 1, 1, 2, 0)}
     made = [
         trial(s, seed, 80 + 2 * seed, answers=sides[s], plan_KT=plan if s == "uot" else None,
-              settings={"select.cost_scale": scale})
+              settings={"strategy.settings.cost_scale": scale})
         for s in sides for seed in (0, 1) for scale in (["0.01", "0.1"] if s == "uot" else ["0.01"])
     ]  # fmt: skip
     found, text = page([*made, trial("label", 0), trial("label", 1)], tmp_path)
@@ -260,7 +260,7 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
     assert all(a.startswith(("#part-", "data:image/png;base64,")) for a in found.addresses)
     assert sum(a.startswith("data:") for a in found.addresses) == 7
     for words in (
-        "rows are told apart by select.cost_scale",
+        "rows are told apart by strategy.settings.cost_scale",
         "Without pictures: there is no params.yaml here",
         "Without pictures: the images of pets are not here",
         "<td>uot cost_scale=0.01</td><td>1.00 ± 0.00</td><td>1.00 ± 0.00</td><td>6</td><td>2</td>",
@@ -271,7 +271,7 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
     table = (tmp_path / "out/table.md").read_text()
     assert "| uot cost_scale=0.1 | 2 | 2 |" in table
     lines = store.read_csv(tmp_path / "out/table.csv")
-    assert [line["select.cost_scale"] for line in lines] == ["0.01", "", "0.01", "0.1"]
+    assert [line["strategy.settings.cost_scale"] for line in lines] == ["0.01", "", "0.01", "0.1"]
     assert {line["run"] for line in store.read_csv(tmp_path / "out/runs.csv")} >= {"uot0", "none1"}
 
 

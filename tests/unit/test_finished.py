@@ -60,7 +60,9 @@ def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> No
     assert trial.origin.run == run
     assert trial.origin.seconds > 0
     assert trial.origin.versions == {"git.commit": "abc"}
-    confusion = tracking.client(tmp_path).artifacts.load_dict(f"runs:/{run}/test/confusion.json")
+    confusion = tracking.open_store(tmp_path).artifacts.load_dict(
+        f"runs:/{run}/test/confusion.json"
+    )
     assert confusion == {"classes": ["cat", "dog", "cow"], "confusion": [[2]]}
 
 
@@ -134,7 +136,7 @@ def test_runs_of_other_settings_become_a_table_and_a_page(tmp_path: Path) -> Non
 
 def test_tests_are_logged_once(tmp_path: Path) -> None:
     run = log(tmp_path)
-    client = tracking.client(tmp_path).MlflowClient()
+    client = tracking.open_store(tmp_path).MlflowClient()
     numbers = {"test/top1": 80.0, "test/mean_per_class": 79.0}
     said = {0: answers(0, 0, 1, 1, 2, 2)}
     assert tracking.log_test(tmp_path, "pets", "uot-0", numbers, said, [[2]])

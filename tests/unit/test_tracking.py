@@ -1,4 +1,4 @@
-"""A run that goes on after an interruption, in a real store."""
+"""Which store counts, what a run says in words, and one that goes on, in a real store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,52 @@ import pytest
 
 from uotft import tracking
 from uotft.errors import Interrupted, Pruned
+from uotft.tracking import notes
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "sqlite:////project/mlflow.db"),
+        ("sqlite:///runs.db", "sqlite:////project/runs.db"),
+        ("sqlite:////elsewhere/runs.db", "sqlite:////elsewhere/runs.db"),
+        ("http://tracker:5000", "http://tracker:5000"),
+    ],
+)
+def test_the_store(monkeypatch: pytest.MonkeyPatch, given: str, expected: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    monkeypatch.setenv("DVC_ROOT", "/any")  # DVC says it in every stage
+    assert tracking.store_uri(Path("/project")) == expected
+
+    # an experiment in a copy of the project tracks in the project's
+    monkeypatch.setenv("DVC_EXP_NAME", "tubby-lamb")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
+    monkeypatch.setenv("DVC_ROOT", "/project")
+    copy = Path("/project/.dvc/tmp/exps/tmp1")
+    assert tracking.store_uri(copy) == expected
+
+
+def test_an_experiment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    assert not [tag for tag in tracking.versions(tmp_path) if tag.startswith("dvc.exp")]
+    monkeypatch.setenv("DVC_EXP_NAME", "tubby-lamb")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
+    tags = tracking.versions(tmp_path)
+    assert tags["dvc.exp.name"] == "tubby-lamb"
+    assert tags["dvc.exp.baseline"] == "0123abc"
+
+
+def test_a_note_shows_the_best_classes_in_a_small_table() -> None:
+    names = ["a|b", "two\nlines", *map(str, range(20))]
+    classes = [{"rank": i + 1, "name": n, "score": 1 / (i + 1)} for i, n in enumerate(names)]
+    lines = notes.kept("uot", "old", "new", 3, {"classes": classes, "scores": [0] * 50}).split("\n")
+    assert lines[0] == "**uot** keeps 22 of 50 of *old* for *new*, seed 3."
+    assert lines[4:6] == ["| 1 | a\\|b | 1 |", "| 2 | two lines | 0.5 |"]
+    assert lines[-3].startswith(f"| {notes.MOST} |")
+    assert lines[-1] == f"The first {notes.MOST}; `selected_classes.json` has all."
+    none = notes.kept("none", "old", "new", 3, {"classes": [], "scores": [0] * 50})
+    assert none == "**none** keeps 0 of 50 of *old* for *new*, seed 3."
 
 
 def test_a_run_goes_on_with_each_point_once(

@@ -50,7 +50,7 @@ from uotft.stages.training import (
     train,
     train_belongs,
 )
-from uotft.stages.using import export, predict
+from uotft.stages.using import export, predict, reader
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
@@ -93,6 +93,7 @@ __all__ = [
     "results",
     "scale",
     "read_selection",
+    "reader",
     "select",
     "select_banks",
     "source_bank",

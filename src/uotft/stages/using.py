@@ -24,7 +24,7 @@ def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
     from uotft import checkpoint, predict as room
 
     network, facts = checkpoint.read(model)
-    read, pixels, bad = _reader(facts), {}, []
+    read, pixels, bad = reader(facts), {}, []
     for file in files:
         try:
             pixels[file] = read(Path(file))
@@ -35,7 +35,7 @@ def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
     return room.best(network, np.stack([*pixels.values()]), facts["classes"], [*pixels]), bad
 
 
-def _reader(facts: dict[str, Any]) -> Callable[[Path], NDArray[np.uint8]]:
+def reader(facts: dict[str, Any]) -> Callable[[Path], NDArray[np.uint8]]:
     """What makes pixels of an image file as the model's data set made those of its images."""
     from uotft import predict as room
 

@@ -2,7 +2,8 @@
 
 The store is where a bare ``mlflow ui`` in the repository root looks: mlflow.db, with artifacts in
 mlruns/. MLFLOW_TRACKING_URI, when set, names another. Making the database takes seconds and fails
-when two processes try at once, so the first contact is made under a file lock.
+when two processes try at once, so the first contact is made under a file lock. DVC runs queued
+experiments in copies of the project; their runs are in the store of the project itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
@@ -21,41 +22,78 @@ from uotft.errors import Interrupted, Pruned
 from uotft.records import Answers
 from uotft.store import read_json, write_answers, write_json
 
-SERVING = Path(__file__).with_name("serving.py")
+SERVING = Path(__file__).parents[1] / "serving.py"
 MAX_BATCH = 1000  # metrics that one call of the tracking API takes
+WEIGHTS = "model.sha256"  # the tag with the fingerprint of what a run made
+NOTE = "mlflow.note.content"  # the tag that the page shows as the run's description
+EXPERIMENT = {"DVC_EXP_NAME": "dvc.exp.name", "DVC_EXP_BASELINE_REV": "dvc.exp.baseline"}
+
+
+def home(root: Path) -> Path:
+    """The project whose store tracks: ``root``, or what ``root`` is an experiment's copy of.
+
+    DVC names that in DVC_ROOT, in experiments alone.
+    """
+    return Path(os.environ["DVC_ROOT"]) if "DVC_EXP_NAME" in os.environ else root
 
 
 def store_uri(root: Path) -> str:
-    """Where runs are tracked: MLFLOW_TRACKING_URI, or mlflow.db in the repository root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    """Where runs are tracked: MLFLOW_TRACKING_URI, or mlflow.db in the project's root.
+
+    The path of a database counts from the root, wherever the command was given.
+    """
+    scheme, slashes, path = os.environ.get("MLFLOW_TRACKING_URI", "").partition(":///")
+    if scheme in ("", "sqlite"):
+        return f"sqlite:///{home(root) / (path or 'mlflow.db')}"
+    return scheme + slashes + path
+
+
+def make_store(root: Path) -> None:
+    """Make the database if it is not there: a server would not wait for its turn."""
+    uri = store_uri(root)
+    with _turn(root):
+        if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+            _mlflow(uri).search_experiments(max_results=1)
+
+
+def open_store(root: Path) -> Any:
+    """The mlflow module, pointed at the store."""
+    make_store(root)
+    return _mlflow(store_uri(root))
 
 
 def is_there(root: Path) -> bool:
-    """Whether the store is there already; of one that MLFLOW_TRACKING_URI names it is taken so."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlflow.db").is_file()
+    """Whether the store is there already; of one that is no file it is taken so."""
+    uri = store_uri(root)
+    return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
-def client(root: Path) -> Any:
-    """The mlflow module, pointed at the store."""
+def connect(root: Path, experiment: str) -> Any:
+    """The mlflow module, pointed at the store, with ``experiment`` there and active."""
+    uri = store_uri(root)
+    mlflow = _mlflow(uri)
+    with _turn(root):
+        if mlflow.get_experiment_by_name(experiment) is None:
+            artifacts = home(root) / "mlruns" / experiment
+            local = artifacts.as_uri() if uri.startswith("sqlite:") else None
+            mlflow.create_experiment(experiment, artifact_location=local)
+        mlflow.set_experiment(experiment)
+    return mlflow
+
+
+def _turn(root: Path) -> AbstractContextManager[Any]:
+    from filelock import FileLock
+
+    return FileLock(home(root) / ".mlflow.lock")
+
+
+def _mlflow(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of what is done on purpose
-    mlflow.set_tracking_uri(store_uri(root))
-    return mlflow
-
-
-def connect(root: Path, experiment: str) -> Any:
-    """The mlflow module, pointed at the store, with ``experiment`` there and active."""
-    from filelock import FileLock
-
-    mlflow, uri = client(root), store_uri(root)
-    with FileLock(root / ".mlflow.lock"):
-        if mlflow.get_experiment_by_name(experiment) is None:
-            local = (root / "mlruns" / experiment).as_uri() if uri.startswith("sqlite:") else None
-            mlflow.create_experiment(experiment, artifact_location=local)
-        mlflow.set_experiment(experiment)
+    mlflow.set_tracking_uri(uri)
     return mlflow
 
 
@@ -95,13 +133,22 @@ class Run:
         """Every file of a folder as an artifact."""
         self.mlflow.log_artifacts(str(folder), name)
 
-    def model(self, folder: Path, image_size: list[int]) -> None:
-        """The folder's weights as a pyfunc model: safetensors and a script, no pickle."""
-        import numpy as np
-        from mlflow.models import ModelSignature
-        from mlflow.types import ColSpec, Schema, TensorSpec
+    def data(self, name: str, path: str, md5: str, role: str) -> None:
+        """A data set that the run reads, in the file ``path`` with the hash that DVC gave it."""
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.data.sources import LocalArtifactDatasetSource
 
-        images = TensorSpec(np.dtype(np.uint8), (-1, *image_size))
+        data = MetaDataset(LocalArtifactDatasetSource(path), name, md5)
+        self.mlflow.log_input(data, context=role)
+
+    def model(self, folder: Path) -> None:
+        """The folder's weights as a pyfunc model: safetensors and a script, no pickle.
+
+        It takes images or paths of files. A signature can have only one of them, so it has neither.
+        """
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema
+
         answer = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
         # MLflow recommends type hints and an input example, past every warnings filter: the
         # signature says it already, and an example would be run, and so import torch here
@@ -111,7 +158,7 @@ class Run:
                 python_model=str(SERVING),
                 artifacts={"model": str(folder)},
                 code_paths=[str(Path(__file__).parents[1])],
-                signature=ModelSignature(inputs=Schema([images]), outputs=answer),
+                signature=ModelSignature(outputs=answer),
                 pip_requirements=_requirements(folder),
             )
 
@@ -124,16 +171,18 @@ def run(
     *,
     params: dict[str, Any],
     tags: dict[str, str],
+    data: dict[str, str] | None = None,
     run_id: str = "",
 ) -> Iterator[Run]:
     """A run: FINISHED at the end, KILLED when interrupted, FAILED on any other exception.
 
     A new one, or the one of ``run_id`` again if the store still has it. Inside the block of
-    another one it is that one's child.
+    another one it is that one's child. ``data`` are the data sets that it reads, {role: name};
+    those count that ``tags`` have a version of.
     """
     mlflow = connect(root, experiment)
     status, client = "FAILED", mlflow.MlflowClient()
-    before = _existing(mlflow, run_id)
+    before = existing(mlflow, run_id)
     started = mlflow.start_run(
         run_id=run_id if before else None, run_name=name, nested=True, tags=tags
     )
@@ -142,7 +191,12 @@ def run(
         mlflow.log_params({k: v for k, v in params.items() if k not in known.params})
         history = (client.get_metric_history(started.info.run_id, k) for k in known.metrics)
         seen = [(point.key, point.step) for points in history for point in points]
-        yield Run(mlflow, started.info.run_id, seen)
+        run = Run(mlflow, started.info.run_id, seen)
+        for role, dataset in (data or {}).items():
+            path = f"data/{dataset}.npz"
+            if f"dvc.{path}" in tags:
+                run.data(dataset, path, tags[f"dvc.{path}"], role)
+        yield run
         status = "FINISHED"
     except (KeyboardInterrupt, Interrupted, Pruned):
         status = "KILLED"
@@ -151,7 +205,7 @@ def run(
         mlflow.end_run(status)
 
 
-def _existing(mlflow: Any, run_id: str) -> Any:
+def existing(mlflow: Any, run_id: str) -> Any:
     """The run of this id, or nothing if it was deleted or the store is another."""
     try:
         found = mlflow.get_run(run_id) if run_id else None
@@ -174,27 +228,40 @@ def log_test(
     DVC took from its cache was not executed here, so there may be no such run.
     """
     mlflow = connect(root, experiment)
-    runs = mlflow.search_runs(
-        filter_string=f"tags.`model.sha256` = '{model}'", output_format="list", max_results=1
-    )
-    if not runs:
+    run = newest(mlflow, made(model))
+    if run is None:
         return False
-    run, [said] = runs[0].info.run_id, answers.values()
-    client = mlflow.MlflowClient()
-    if any(runs[0].data.metrics.get(k) != v for k, v in numbers.items()):
-        Run(mlflow, run).log([(0, numbers)])
-    elif "test" in {artifact.path for artifact in client.list_artifacts(run)}:
+    (said,), client, run_id = answers.values(), mlflow.MlflowClient(), run.info.run_id
+    if any(run.data.metrics.get(k) != v for k, v in numbers.items()):
+        Run(mlflow, run_id).log([(0, numbers)])
+    elif "test" in {artifact.path for artifact in client.list_artifacts(run_id)}:
         return True
     with TemporaryDirectory(prefix="uotft-") as name:
         folder = Path(name)
         write_answers(folder / "predictions.npz", answers)
         write_json(folder / "confusion.json", {"classes": said.names, "confusion": confusion})
-        client.log_artifacts(run, name, "test")
+        client.log_artifacts(run_id, name, "test")
     return True
 
 
+def newest(mlflow: Any, wanted: str, *, everywhere: bool = False) -> Any:
+    """The newest run that a filter of MLflow's finds, or None; in this experiment, or in all."""
+    runs = mlflow.search_runs(
+        filter_string=wanted,
+        search_all_experiments=everywhere,
+        output_format="list",
+        max_results=1,
+    )
+    return runs[0] if runs else None
+
+
+def made(weights: str) -> str:
+    """The filter for the runs that made these weights (SHA-256)."""
+    return f"tags.`{WEIGHTS}` = '{weights}'"
+
+
 def versions(root: Path) -> dict[str, str]:
-    """Tags that name the code and the data: the git commit and the hashes in dvc.lock."""
+    """Tags that name code and data: git commit, hashes in dvc.lock, the DVC experiment, if any."""
     import subprocess
 
     import yaml
@@ -205,7 +272,8 @@ def versions(root: Path) -> dict[str, str]:
         )
         return done.stdout.strip()
 
-    tags = {"git.commit": git("rev-parse", "--verify", "--quiet", "HEAD") or "none"}
+    tags = {tag: os.environ[name] for name, tag in EXPERIMENT.items() if name in os.environ}
+    tags["git.commit"] = git("rev-parse", "--verify", "--quiet", "HEAD") or "none"
     tags["git.dirty"] = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
     lock = root / "dvc.lock"
     if lock.is_file():
@@ -219,19 +287,8 @@ def versions(root: Path) -> dict[str, str]:
 def _requirements(folder: Path) -> list[str]:
     from importlib.metadata import version
 
-    needed = ["accelerate", "mlflow", "numpy", "pydantic", "safetensors", "torch", "torchvision"]
+    needed = ["accelerate", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml"]
+    needed += ["safetensors", "torch", "torchvision"]
     if "'timm'" in str(read_json(folder / "model.json")["backbone"]):  # inside state_dict too
         needed.append("timm")
     return [f"{name}=={version(name)}" for name in needed]
-
-
-def server(root: Path, port: int) -> list[str]:
-    """The command that serves the store on this machine only: one worker, no job runner."""
-    import sys
-
-    os.environ |= {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    where = ["--backend-store-uri", store_uri(root), "--host", "127.0.0.1", "--port", str(port)]
-    return [sys.executable, "-m", "mlflow", "ui", *where, "--workers", "1"]

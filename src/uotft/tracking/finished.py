@@ -10,7 +10,7 @@ from typing import Any
 from uotft import store
 from uotft.errors import UserError
 from uotft.records import Answers, Floats, Origin, Trial
-from uotft.tracking import client, is_there, store_uri
+from uotft.tracking import is_there, open_store, store_uri
 
 PAGE = 200  # runs asked for at a time
 
@@ -58,7 +58,7 @@ def reader(root: Path) -> Any:
             f"{root / 'mlflow.db'} is missing, so there are no runs: `uotft train` makes some, and "
             "MLFLOW_TRACKING_URI names another store"
         )
-    return client(root)
+    return open_store(root)
 
 
 def _search(mlflow: Any, experiments: list[str], filter_string: str) -> list[Any]:

@@ -1,0 +1,111 @@
+"""MLflow's page in a real browser: two runs are ticked and compared, as a user does it.
+
+UOTFT_SCREENSHOTS=FOLDER keeps pictures of it; UOTFT_PROJECT=FOLDER is another finished project.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pages import served
+from uotft import store
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+WORDS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+NO_ASSISTANT = """
+    localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+    localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
+"""
+RUNS = ("digits-none-0", "digits-uot-0")
+
+
+@pytest.fixture
+def finished(request: pytest.FixtureRequest) -> Path:
+    """A project on which `dvc repro` has been run."""
+    named = os.environ.get("UOTFT_PROJECT")
+    return Path(named) if named else request.getfixturevalue("project")
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator:
+    """An empty page of a Chromium of this machine, with a profile of its own."""
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None and os.environ.get("CI") != "true":
+        pytest.skip("there is no Chromium here; .ci/run would install it")
+    assert program, "CI wants Chromium: .ci/run could not install it"
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=60_000)  # machines that do other work, too
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch_persistent_context(
+            tmp_path / "profile",
+            executable_path=program,
+            args=WORDS.split(),
+            viewport={"width": 1500, "height": 1100},
+        )
+        browser.add_init_script(NO_ASSISTANT)
+        yield browser.pages[0]
+        browser.close()
+
+
+def picture(page, name: str) -> None:  # noqa: ANN001
+    """Keep what the page shows, if that is wanted."""
+    if folder := os.environ.get("UOTFT_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"mlflow-{name}.png")
+
+
+@pytest.mark.slow
+def test_two_runs_are_compared(finished: Path, page) -> None:  # noqa: ANN001
+    from playwright.sync_api import expect
+
+    tested = {
+        s: store.read_json(finished / f"metrics/digits/{s}.json")["0"] for s in ("none", "uot")
+    }
+    kept = store.read_json(finished / "selections/digits/uot/0/selection.json")["classes"]
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    with served(finished) as (process, port):
+        assert process.stdout
+        lines = iter(process.stdout.readline, "")
+        line = next(line for line in lines if line.startswith("digits: "))
+        page.goto(line.split()[1])
+
+        # the table of runs, where MLflow would lead to a page on language models
+        page.get_by_placeholder("metrics.rmse").fill('params.seed = "0"')
+        page.get_by_placeholder("metrics.rmse").press("Enter")
+        for name in RUNS:
+            row = page.get_by_role("row").filter(has_text=name)
+            row.get_by_role("checkbox", name="row selection").check()
+        picture(page, "runs")
+
+        page.get_by_role("button", name="Compare").click()
+        expect(page.get_by_text("Comparing 2 Runs")).to_be_visible()
+
+        # what its first picture shows without being asked
+        axes = page.locator(".parallel-coordinates-plot, .js-plotly-plot").first
+        expect(axes).to_contain_text("strategy")
+        picture(page, "compare")
+
+        both = page.get_by_role("row").filter(has_text=re.compile(r"^strategy(noneuot|uotnone)$"))
+        expect(both.first).to_be_visible()
+        for of_strategy in tested.values():
+            value = page.get_by_text(f"{of_strategy['top1']:g}", exact=True)
+            expect(value.first).to_be_visible()
+
+        page.get_by_text("selected_classes.json").click()
+        for unit in kept[:5]:
+            expect(page.get_by_text(f'"{unit["name"]}"').first).to_be_attached()
+        picture(page, "classes")
+    away = [
+        url for url in asked if not url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:"))
+    ]
+    assert not away, "the page works without a network"
