@@ -164,10 +164,14 @@ def test_recorded_sums_hold_from_then_on(server: Server, tmp_path: Path) -> None
     fetch(root)
     path = root / "downloads/web" / NAMES[1]
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert "delete it, with its line in" in refused(root)
+    assert "delete it to fetch it again\nif its makers have changed it, delete its line" in refused(
+        root
+    )
     path.unlink()
     server.contents[NAMES[1]] = tar({"0.jpg": picture(0, "train"), "0.cls": b"0"})
-    assert f"is not its SHA-256 {SUMS[NAMES[1]]}" in refused(root)
+    said = refused(root)
+    assert f"is not its SHA-256 {SUMS[NAMES[1]]}" in said
+    assert said.endswith(f"delete its line in {path.with_name('SHA256SUMS')}")
     assert not path.exists()
     server.contents[NAMES[1]] = CONTENTS[NAMES[1]]
     assert "1 downloaded" in fetch(root)[1]

@@ -57,7 +57,7 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
             if archive.name in local:
                 _take(archive, local[archive.name], folder, progress)
             else:
-                _download(card, archive, folder, progress)
+                _download(archive, folder, card.by_hand, progress)
             yield f"{archive.name}: {archive.sum()} is right"
 
 
@@ -94,23 +94,20 @@ def _fetch_shards(
     with _alone(ws, name):
         for archive in wanted:
             path = folder / archive.name
+            hint = f"if its makers have changed it, delete its line in {settings.sums or kept}"
+            hint = hint if archive.sha256 else ""
             if archive.name in sized:
-                downloads.fetch(sized[archive.name], folder, progress)
+                _download(sized[archive.name], folder, hint, progress)
             elif given and archive in absent:
                 _take(archive, given / archive.name, folder, progress)
             elif why := archive.wrong(path, progress):
-                raise UserError(f"{path}: {why}; {_what_now(archive, settings, folder)}")
+                raise UserError(f"{path}: {why}; delete it to fetch it again\n{hint}".rstrip())
             if not archive.sha256:
                 known[archive.name] = archives.digest(path, "sha256", progress)
                 lines = (f"{digest}  {file}\n" for file, digest in sorted(known.items()))
                 store.write_bytes(kept, "".join(lines).encode())
     where = settings.sums or kept
     yield f"{name}: {len(wanted)} shards, {len(loaded)} downloaded; their SHA-256 are in {where}"
-
-
-def _what_now(archive: Archive, settings: Any, folder: Path) -> str:
-    line = "" if settings.sums or not archive.sha256 else f", with its line in {folder / SUMS}"
-    return f"delete it{line} to fetch it again"
 
 
 def _by_hand(card: Card, hand: list[Archive], folder: Path, given: Path | None) -> str:
@@ -160,11 +157,12 @@ def _take(archive: Archive, source: Path, folder: Path, progress: Progress) -> N
     temporary.replace(folder / archive.name)
 
 
-def _download(card: Card, archive: Archive, folder: Path, progress: Progress) -> None:
+def _download(archive: Archive, folder: Path, hint: str, progress: Progress) -> None:
+    """Download an archive; the error ends with ``hint``."""
     try:
         downloads.fetch(archive, folder, progress)
     except UserError as error:
-        raise UserError(f"{error}\n{card.by_hand}".rstrip()) from error
+        raise UserError(f"{error}\n{hint}".rstrip()) from error
 
 
 def _alone(ws: Workspace, name: str) -> Any:
