@@ -27,6 +27,10 @@ app = typer.Typer(
 
 data = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look at data.")
 app.add_typer(data, name="data")
+experiment = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="The paper's tables and figures, and beyond."
+)
+app.add_typer(experiment, name="experiment")
 
 Dataset = Annotated[str, typer.Option(help="A data set with a section in params.yaml.")]
 Strategy = Annotated[str, typer.Option(help="How source classes are selected.")]
@@ -198,6 +202,9 @@ def train(
     main_process_port: MainPort = 29500,
     set_: Changes = None,
     subset: Subset = "",
+    current: Annotated[
+        bool, typer.Option("--current", help="Bring nothing up to date: all is.", hidden=True)
+    ] = False,
 ) -> None:
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
@@ -215,7 +222,7 @@ def train(
     ws = _workspace(dataset, strategy).with_changes(_changes(set_, subset))
     place = num_machines, machine_rank, main_process_ip, main_process_port
     fleet = processes.fleet(num_processes, *place)
-    if line := launch.train(ws, dataset, strategy, seed, fleet):
+    if line := launch.train(ws, dataset, strategy, seed, fleet, current=current):
         typer.echo(line)
 
 
@@ -507,6 +514,90 @@ def data_export(
     typer.echo(said)
 
 
+@experiment.command("list")
+def experiment_list() -> None:
+    """Say which experiments there are: one a table or figure of the paper."""
+    from uotft import trials
+
+    for name in trials.names():
+        typer.echo(f"{name:<17} {trials.load(name).title}")
+
+
+@experiment.command("show")
+def experiment_show(name: Annotated[str, typer.Argument(help="One of the list.")]) -> None:
+    """Show an experiment's definition, and the paper's numbers where it has some."""
+    from uotft import trials
+
+    shown = trials.load(name)
+    typer.echo(f"{shown.title}\n{shown.says}\n")
+    typer.echo(f"backbone: {shown.backbone}\ntargets: {', '.join(shown.targets) or 'all'}")
+    typer.echo(f"seeds: {shown.seeds}\n")
+    for variation in shown.variations:
+        typer.echo(f"{variation.label:<18} {variation.strategy} {' '.join(variation.words)}")
+    for numbers in (shown.paper, shown.recalls):
+        for where, values in numbers.items():
+            said = ", ".join(f"{label} {value:.2f}" for label, value in values.items())
+            typer.echo(f"the paper, {where}{', recall' * (numbers is shown.recalls)}: {said}")
+
+
+@experiment.command("run")
+def experiment_run(
+    name: Annotated[str, typer.Argument(help="One of the list.")],
+    on: Annotated[
+        list[str] | None, typer.Option(help="A target, not the definition's; repeatable.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells that are trained at once.")] = 1,
+    num_processes: Processes = 1,
+    no_train: Annotated[
+        bool, typer.Option("--no-train", help="Only select, for the recall of --expect.")
+    ] = False,
+    expect: Annotated[
+        list[str] | None, typer.Option(help="Source classes that should be found; repeatable.")
+    ] = None,
+    table: Annotated[str, typer.Option(help="JSON or CSV of class labels for --expect.")] = "",
+    source_bank: Annotated[str, typer.Option(help="Class means, for recall alone.")] = "",
+    target_bank: Annotated[str, typer.Option(help="The same of the target.")] = "",
+    output: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Of files of class means: a folder.")
+    ] = None,
+) -> None:
+    """Run an experiment on what is here: train what is missing, measure, write the tables.
+
+    With --source-bank, --target-bank and --expect: recall from class means, without any training
+    and without a params.yaml.
+    """
+    from uotft import campaign, stages, trials
+
+    shown, wanted = trials.load(name), expect or []
+    if source_bank or target_bank:
+        found = stages.bank_results(shown, source_bank, target_bank, wanted, table)
+        rows = trials.rows(shown, "", found)
+        _print(shown.title, trials.cells(shown, rows))
+        if output:
+            stages.write_trials(output, shown, {"recall": found}, {}, f"From {source_bank}.")
+        return
+    ws, number = _workspace(), seeds or shown.seeds
+    if dry_run:
+        targets = stages.targets(ws, name, on or [])
+        columns = stages.columns(ws, shown, targets, number, num_processes, wanted, table)
+        for line in (stages.scale(ws), *campaign.forecast(columns, jobs)):
+            typer.echo(line)
+        return
+    tables, failed = campaign.run(
+        ws, name, on or [], number, jobs=jobs, num_processes=num_processes, train=not no_train,
+        expect=wanted, table=table,
+    )  # fmt: skip
+    typer.echo(stages.scale(ws))
+    for target, words in tables:
+        _print(f"{shown.title}: {target}", words)
+    typer.echo(f"tables and a picture: {ws.root / 'reports' / 'experiments' / name}")
+    for line in failed:
+        typer.echo(f"failed: {line}", err=True)
+    raise typer.Exit(1 if failed else 0)
+
+
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
@@ -538,6 +629,19 @@ def _changes(words: list[str] | None, subset: str) -> list[str]:
     if subset:
         config.subset_settings(subset)  # has a message of its own
     return [*(words or []), *([f"subset.{subset}"] if subset else [])]
+
+
+def _print(title: str, rows: list[tuple[str, ...]]) -> None:
+    """A table in the terminal; the first row is its header."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 150, markup=False).print(table)
 
 
 def _few(names: list[str], most: int = 20) -> str:

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -24,7 +24,6 @@ from uotft.progress import track
 from uotft.stages import Workspace
 
 Watch = Callable[[Points], None]
-BELONGS = "belongs.json"  # beside a finished model of a variant: what it belongs to, and seconds
 
 
 def pretrain(ws: Workspace, fleet: Fleet) -> str:
@@ -112,7 +111,7 @@ def train(
     }
     made, training, start = ws.cell("models", target, strategy, seed), (words, fleet), monotonic()
     belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
-    (made / BELONGS).unlink(missing_ok=True)
+    (made / stages.BELONGS).unlink(missing_ok=True)
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
@@ -124,18 +123,10 @@ def train(
         follow(send)
         facts = _finish(run, made)
     if ws.words:  # of params.yaml's own cells DVC knows what they belong to
-        store.write_json(made / BELONGS, {"belongs": belongs, "seconds": monotonic() - start})
+        belongs = stages.cell_belongs(ws, target, strategy, seed, fleet.processes)
+        facts_of = {"belongs": belongs, "seconds": round(monotonic() - start, 3)}
+        store.write_json(made / stages.BELONGS, facts_of)
     return f"trained {name}: {_validation(facts)}"
-
-
-def done(ws: Workspace, target: str, strategy: str, seed: int, fleet: Fleet) -> bool:
-    """Whether a variant's cell is trained, on the selection, settings and files of today."""
-    found = ws.cell("models", target, strategy, seed) / BELONGS
-    if not found.is_file():
-        return False
-    stages.select(ws, target, strategy, seed)
-    belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
-    return bool(store.read_json(found)["belongs"] == belongs)
 
 
 def _join(words: list[str], fleet: Fleet) -> str:
@@ -146,10 +137,18 @@ def _join(words: list[str], fleet: Fleet) -> str:
     return "" if fleet.launched else said
 
 
-def evaluate(ws: Workspace, target: str, strategy: str, progress: stages.Progress) -> list[str]:
+def evaluate(
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    progress: stages.Progress,
+    known: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (),
+) -> list[str]:
     """Read the test part once a seed, and add the metrics to the runs that made the weights."""
     lines = []
-    for seed, m in stages.evaluate(ws, target, strategy, progress=progress).items():
+    wanted: dict[str, Any] = {"known": known, "seeds": seeds}
+    for seed, m in stages.evaluate(ws, target, strategy, progress=progress, **wanted).items():
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
         there = tracking.log_test(ws.root, target, m["model"], numbers)
         note = "" if there else " (no MLflow run here made these weights)"

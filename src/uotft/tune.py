@@ -213,7 +213,7 @@ def _measure(there: Workspace, plan: Plan, seed: int, fleet: Fleet, watch: launc
     """Validation top-1 in percent after a training; one that is done is not done again."""
     cell = plan.target, plan.strategy, seed
     made = there.cell("models", *cell)
-    if launch.done(there, *cell, fleet):
+    if stages.finished(there, *cell, fleet.processes):
         history = store.read_csv(made / "history.csv")
         watch([(int(row["step"]), {VALUE: float(row[VALUE])}) for row in history if row[VALUE]])
     else:

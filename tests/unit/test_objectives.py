@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,16 @@ from conftest import call, run_train, tiny_params, workspace, write_params
 from uotft import checkpoint, objectives, registry, stages, store
 from uotft.errors import UserError
 from uotft.images import to_input
-from uotft.objectives import Context, co_tuning, joint, l2_sp, plain, pseudo_label
+from uotft.objectives import (
+    Context,
+    co_tuning,
+    joint,
+    joint_co_tuning,
+    joint_l2_sp,
+    l2_sp,
+    plain,
+    pseudo_label,
+)
 from uotft.subset import draw
 
 NAMES = registry.names("objectives")
@@ -26,6 +36,8 @@ LOGS = {
     "pseudo_label": {"target", "source"},
     "co_tuning": {"target", "classifier"},
     "l2_sp": {"target", "start", "head"},
+    "joint_co_tuning": {"target", "source", "classifier"},
+    "joint_l2_sp": {"target", "source", "start", "head"},
 }
 CLASSES = {"target": 3, "source": 4}
 LABELS = {name: torch.tensor([0, 2, 1, 0, 2]) for name in ("target", "source", "strong")}
@@ -35,7 +47,8 @@ def context(weight: float = 0.5) -> Context:
     """Two parameters under a head of 3 classes, and a classifier of 4 that saw 5 images."""
     torch.manual_seed(0)
     seen = torch.randn(5, 4), LABELS["target"]
-    return Context(weight, nn.Linear(1, 1), nn.Linear(1, 3), lambda: seen, lambda: seen)
+    kept = np.array([3, 1, 0, 2])  # best first
+    return Context(weight, nn.Linear(1, 1), nn.Linear(1, 3), lambda: seen, lambda: seen, kept)
 
 
 def outputs_of(routes: objectives.Routes) -> dict[str, Tensor]:
@@ -156,6 +169,29 @@ def test_co_tuning_pulls_the_classifier_towards_the_relation() -> None:
     assert outputs["target"].grad is None
 
 
+def test_both_together_have_the_terms_of_each() -> None:
+    given, outputs = context(), outputs_of(joint_l2_sp.ROUTES)
+    made = joint_l2_sp.prepare(given, joint_l2_sp.Settings())(outputs, LABELS)
+    pull = l2_sp.prepare(given, l2_sp.Settings())(outputs, LABELS)
+    assert made == {**pull, **joint.terms(outputs, LABELS, 0.5)}
+
+    outputs = outputs_of(joint_co_tuning.ROUTES)
+    settings = joint_co_tuning.Settings(weight=2.0, calibrate=False)
+    made = joint_co_tuning.prepare(given, settings)(outputs, LABELS)
+    probabilities, seen = given.seen_target()
+    kept = torch.stack([probabilities[seen == c][:, [3, 1, 0, 2]].softmax(1).mean(0)
+                        for c in range(3)])  # fmt: skip
+    assert made["classifier"] == (
+        functional.cross_entropy(outputs["classifier"], kept[LABELS["target"]]), 2.0)  # fmt: skip
+    assert made["source"] == (functional.cross_entropy(outputs["source"], LABELS["source"]), 0.5)
+
+
+def test_clusters_are_none_of_the_classifiers_classes() -> None:
+    given = replace(context(), classes=np.empty(0, int))
+    with pytest.raises(UserError, match="clusters are none; choose select.unit: class or image"):
+        joint_co_tuning.prepare(given, joint_co_tuning.Settings())
+
+
 def test_l2_sp_by_hand_and_its_gradient() -> None:
     given, settings = context(), l2_sp.Settings(alpha=0.2, beta=0.5)
     terms = l2_sp.prepare(given, settings)
@@ -194,7 +230,7 @@ def test_a_short_training_logs_every_term(fresh: Path, name: str, strategy: str)
     network, facts = checkpoint.read(folder)
     assert len(facts["reused"]) == (5 if reads and strategy == "uot" else 0)
     assert facts["objective"] == used
-    heads = {"joint": 5, "co_tuning": 12}.get(used, 0)
+    heads = {"co_tuning": 12}.get(used, 5 * used.startswith("joint"))
     assert len(facts["source_classes"]) == heads
     assert ("source" in network.heads) == (heads > 0)
 

@@ -14,6 +14,7 @@ from uotft import registry
 
 COMMANDS = "init prepare pretrain embed units select forecast train".split()  # noqa: SIM905
 COMMANDS += ["evaluate", "search", "predict", "export", "compare", "ui", "doctor"]
+COMMANDS += [f"experiment {verb}" for verb in ("list", "run", "show")]
 COMMANDS += [
     f"data {verb}"
     for verb in "export list overlap prepare show subset verify".split()  # noqa: SIM905

@@ -10,7 +10,7 @@ from uotft import registry
 from uotft.errors import UserError
 from uotft.records import ClassBank
 from uotft.selection import keep
-from uotft.selectors import all as everything, greedy_ot, label, manual, nearest, uot
+from uotft.selectors import all as everything, band, greedy_ot, label, manual, nearest, uot
 
 RNG = np.random.default_rng(3)
 SOURCE = ClassBank(
@@ -166,3 +166,19 @@ def test_counts_weigh_classes() -> None:
 def test_a_device_needs_the_block_solver() -> None:
     with pytest.raises(UserError, match="'cuda'.*choose solver: blocks"):
         uot.score(SOURCE, TARGET, uot.Settings(device="cuda"), 0)
+
+
+def test_bands_are_the_parts_of_uots_ranking() -> None:
+    ranked = keep(uot.score(SOURCE, TARGET, uot.Settings(), 0), SOURCE.names, 20).tolist()
+    parts = []
+    for number in range(3):
+        scores = band.score(SOURCE, TARGET, band.Settings(band=number, bands=3), 0)
+        parts.append(keep(scores, SOURCE.names, 20).tolist())
+    assert parts == [ranked[:7], ranked[7:14], ranked[14:]]
+
+
+def test_bands_that_are_not_there() -> None:
+    with pytest.raises(ValueError, match="bands count from 0 to 9"):
+        band.Settings(band=10)
+    with pytest.raises(UserError, match=r"selectors\.band\.bands: got 30, .* only 20 .* 1 to 20"):
+        band.score(SOURCE, TARGET, band.Settings(bands=30), 0)

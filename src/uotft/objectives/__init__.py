@@ -14,10 +14,13 @@ objective is loaded, because params.yaml is checked against the names alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +42,8 @@ class Context:
     ``weight`` is lambda; ``backbone`` and ``head`` (of the target) are the network's own, at their
     starting weights. ``seen_target`` and ``seen_source`` give the pre-trained classifier's logits
     (n, all source classes), and the labels (n,), of the seed's labelled target images and of the
-    source images that pre-training held out; they cost a forward pass when called.
+    source images that pre-training held out; they cost a forward pass when called. ``classes`` are
+    the rows of that classifier which a source head over kept classes stands for; none for clusters.
     """
 
     weight: float
@@ -47,6 +51,7 @@ class Context:
     head: nn.Module
     seen_target: Seen
     seen_source: Seen
+    classes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def parts(module: ModuleType) -> set[str]:

@@ -29,20 +29,39 @@ from uotft.stages.selecting import (
 from uotft.stages.shelf import fetch, listing, show, verify
 from uotft.stages.starting import init, project
 from uotft.stages.training import (
+    BELONGS,
+    cell_belongs,
     evaluate,
+    finished,
     pretrain,
     pretrain_belongs,
     train,
     train_belongs,
 )
+from uotft.stages.trials import (
+    Column,
+    bank_results,
+    columns,
+    literature,
+    results,
+    scale,
+    targets,
+    unmeasured,
+    write_trials,
+)
 from uotft.stages.using import export, predict
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
+    "BELONGS",
+    "Column",
     "Log",
     "Progress",
     "Workspace",
+    "bank_results",
+    "cell_belongs",
     "cluster_bank",
+    "columns",
     "compare",
     "draw",
     "embed",
@@ -52,10 +71,12 @@ __all__ = [
     "export",
     "export_source",
     "fetch",
+    "finished",
     "forecast",
     "gradient_products",
     "init",
     "listing",
+    "literature",
     "measured",
     "overlap",
     "overlap_lines",
@@ -67,6 +88,8 @@ __all__ = [
     "project",
     "ranked",
     "read_overlap",
+    "results",
+    "scale",
     "read_selection",
     "select",
     "select_banks",
@@ -74,9 +97,12 @@ __all__ = [
     "show",
     "source_part",
     "target_bank",
+    "targets",
     "train",
     "train_belongs",
     "units",
+    "unmeasured",
     "verify",
     "write_subset",
+    "write_trials",
 ]

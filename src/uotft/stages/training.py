@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from uotft.weights import Pretrained
 
 
+BELONGS = "belongs.json"  # beside a finished model of a variant: what it belongs to, and seconds
 Finish = Callable[["Network", Log, Callable[[], dict[str, float]]], None]
 
 
@@ -199,7 +200,7 @@ def train(
     context = objectives.Context(
         settings.source_weight, network.backbone, network.head("target"),
         lambda: _seen(pretrained, images, rows, accelerator),
-        lambda: _seen(pretrained, part.data, part.data.rows("val"), accelerator),
+        lambda: _seen(pretrained, part.data, part.data.rows("val"), accelerator), part.classes,
     )  # fmt: skip
     terms = objectives.ready(objective, own, context)
 
@@ -276,23 +277,63 @@ def train_belongs(
     }
 
 
+def cell_belongs(
+    ws: Workspace, target: str, strategy: str, seed: int, processes: int
+) -> dict[str, Any]:
+    """What a finished cell belongs to: also the settings that its selection was made with."""
+    wanted = ws.params.select
+    selectors = {strategy, "uot"} if wanted.top_k == "auto" else {strategy}
+    return {
+        **train_belongs(ws, target, strategy, seed, processes),
+        "source_fraction": ws.params.source_fraction,
+        "select": wanted.model_dump(),
+        "selectors": {
+            name: config.selector_settings(ws.params, name).model_dump() for name in selectors
+        },
+    }
+
+
+def finished(
+    ws: Workspace, target: str, strategy: str, seed: int, processes: int
+) -> dict[str, Any] | None:
+    """The facts in a variant's belongs.json, if its model is today's: ``seconds`` it took."""
+    folder = ws.cell("models", target, strategy, seed)
+    try:
+        facts: dict[str, Any] = store.read_json(folder / BELONGS)
+        same = facts["belongs"] == cell_belongs(ws, target, strategy, seed, processes)
+    except UserError:
+        return None
+    return facts if same and (folder / "model.json").is_file() else None
+
+
 def _decisive(section: dict[str, Any]) -> dict[str, Any]:
     """A section without what decides nothing about the weights."""
     recipe = {k: v for k, v in section["recipe"].items() if k != "checkpoint_every"}
     return {**section, "recipe": recipe}
 
 
-def evaluate(ws: Workspace, target: str, strategy: str, *, progress: Progress) -> dict[str, Any]:
-    """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json."""
+def evaluate(
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    *,
+    progress: Progress,
+    known: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json.
+
+    Or for ``seeds`` alone: ``known`` are the results of the others, which are written with them.
+    """
     from uotft import checkpoint, evaluate as room, runtime
     from uotft.images import Views
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     images = ws.images(target)
     dirty = read_overlap(ws, target)["target"]
-    rows, results = np.setdiff1d(images.rows("test"), dirty), {}
+    rows, results = np.setdiff1d(images.rows("test"), dirty), {**(known or {})}
     _decode(images, images.rows("test"), accelerator, progress)
-    for seed in progress(ws.seeds(target, strategy), "evaluating"):
+    for seed in progress(seeds or ws.seeds(target, strategy), "evaluating"):
         network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
         if facts["data"] != store.fingerprint(ws.data(target)):
             raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")

@@ -1,0 +1,70 @@
+"""The shelf of experiments: the tables and figures of Liu et al. (2022), and beyond; one file each.
+
+A file holds ``EXPERIMENT``. Numbers of classes and clusters are those of the paper's 1,000 source
+classes, numbers of single images those of its 1,281,167: `uotft experiment run` scales them to the
+source that is there. What a variation does not set is that of params.yaml: recipe, heads, norms.
+
+    uotft experiment show table1a
+    uotft experiment run table1a --on digits --dry-run
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+CLASSES = 1000  # of the paper's source
+IMAGES = 1_281_167
+EIGHT = ("dogs", "cars", "cub", "pets", "sun", "aircraft", "dtd", "caltech")
+RESNET18 = "supervised ResNet18: backbone: {name: resnet18}"
+MOCO = "MoCo-v2 ResNet50: backbone: {name: moco, weights: PATH}"
+
+PLAIN = ("train.objective=plain",)
+#: Words of joint fine-tuning with K of the source's classes, or with clusters, without labels.
+JOINT = ("train.objective=joint", "select.unit=class")
+UNLABELLED = ("train.objective=pseudo_label", "select.unit=cluster")
+HUNDRED = (*JOINT, "select.top_k=100")
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One row of a table, or one point of a figure: a strategy and other settings.
+
+    ``line`` and ``x`` are its place in a figure; without ``x`` it is a band across. ``against`` is
+    the label that it is compared with, by default the experiment's baseline.
+    """
+
+    label: str
+    strategy: str
+    words: tuple[str, ...]
+    line: str = ""
+    x: float | None = None
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or a figure. ``paper`` is {target: {label: top-1 %}}, the best of three trials.
+
+    Without ``targets`` it runs on those of params.yaml. ``recalls`` is {model: {label: %}}, the
+    paper's recall of the classes that should be found. ``axis`` names a figure's x; ``log``: it is
+    logarithmic.
+    """
+
+    title: str
+    says: str
+    variations: tuple[Variation, ...]
+    baseline: str
+    backbone: str = RESNET18
+    targets: tuple[str, ...] = ()
+    paper: dict[str, dict[str, float]] = field(default_factory=dict)
+    recalls: dict[str, dict[str, float]] = field(default_factory=dict)
+    axis: str = ""
+    log: bool = False
+    seeds: int = 5
+
+
+def by_target(
+    targets: tuple[str, ...], rows: dict[str, tuple[float, ...]]
+) -> dict[str, dict[str, float]]:
+    """A table of the paper, as it stands there: {label: a number a target}."""
+    return {t: {label: row[i] for label, row in rows.items()} for i, t in enumerate(targets)}

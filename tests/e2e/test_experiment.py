@@ -1,0 +1,137 @@
+"""`uotft experiment run` as a user runs it, beside a pipeline that has been run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from conftest import call, runs, users_environment, write_params
+from uotft import store
+
+RUN = ("uotft", "experiment", "run")
+TABLE3 = (*RUN, "table3", "--on", "digits")
+
+
+def models(project: Path) -> dict[str, int]:
+    """When each model of a variant was written."""
+    found = project.glob("variants/*/models/digits/*/*/model.json")
+    return {str(path.relative_to(project)): path.stat().st_mtime_ns for path in found}
+
+
+def tails(project: Path) -> list[str]:
+    """The runs of the long tail in MLflow, by name."""
+    return sorted(r.info.run_name for r in runs(project) if "experiment" not in r.info.run_name
+                  and "subset.longtail=10," in r.info.run_name)  # fmt: skip
+
+
+def test_an_experiment_from_its_estimate_to_its_table(project: Path) -> None:
+    status = call("dvc", "status", cwd=project).stdout
+    # ---- nothing is made before it is known what it takes
+    there = models(project)
+    done = call(*TABLE3, "--seeds", "2", "--dry-run", cwd=project)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "glyphs has 12 classes: K and clusters are 0.012 times the paper's" in done.stdout
+    assert "4 cells to train, 576 images at most; time: unknown" in done.stdout
+    assert models(project) == there
+
+    # ---- stopped after its first cell, it goes on with the others
+    shell = {**users_environment(), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uotft", *TABLE3[1:], "--seeds", "2"], cwd=project, env=shell,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if "cell 2 of 4" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    first = {name: at for name, at in models(project).items() if name not in there}
+    assert len(first) == 1
+    done = call(*TABLE3, "--seeds", "2", cwd=project, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "cell 1 of 3" in done.stderr
+    after = models(project)
+    assert len(after) == len(there) + 4
+    assert first.items() <= after.items(), "what was done is not trained again"
+    assert "Table 3: long-tailed targets: digits" in done.stdout
+    folder = project / "reports/experiments/table3"
+    assert {p.name for p in folder.iterdir()} == {"table.md", "table.csv", "runs.csv",
+                                                  "picture.png"}  # fmt: skip
+    rows = store.read_csv(folder / "table.csv")
+    assert [(r["variation"], r["seeds"]) for r in rows] == [("Fine-Tune", "2"), ("UOT", "2")]
+    assert rows[1]["difference"]
+    names = tails(project)
+    assert len(set(names)) == 4
+
+    # ---- once more: nothing is trained and the test part is not read
+    metrics = [*project.glob("variants/*longtail*/metrics/digits/*.json")]
+    before = {path: path.stat().st_mtime_ns for path in metrics}
+    done = call(*TABLE3, "--seeds", "2", cwd=project, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "cell" not in done.stderr
+    assert models(project) == after
+    assert {path: path.stat().st_mtime_ns for path in metrics} == before
+    assert len(metrics) == 2
+    assert tails(project) == names
+    assert call("dvc", "status", cwd=project).stdout == status
+
+
+def test_cells_at_once_and_one_that_fails(project: Path) -> None:
+    """UOT cannot converge in one sweep: its cells fail, the others are in the table."""
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    broken = params | {"selectors": {**params["selectors"], "uot": {"max_iterations": 1}}}
+    write_params(project, broken)
+    try:
+        words = ("half-source", "--on", "digits", "--seeds", "2", "--jobs", "2")
+        done = call(*RUN, *words, cwd=project, timeout=600)
+    finally:
+        write_params(project, params)
+    assert done.returncode == 1, done.stderr[-3000:]
+    failed = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 4
+    assert "raise max_iterations" in failed[0]
+    assert "Traceback" not in done.stderr
+    [row] = store.read_csv(project / "reports/experiments/half-source/table.csv")
+    assert (row["variation"], row["seeds"]) == ("Fine-Tune", "2")
+
+
+def test_a_stopped_experiment_stops_what_it_has_started(project: Path) -> None:
+    words = [*RUN[1:], "table4", "--on", "digits", "--seeds", "1", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uotft", *words], cwd=project, env=users_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if "cell 2 of 4" in line:
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in said
+    for child in children:
+        try:
+            os.kill(int(child), 0)
+        except ProcessLookupError:
+            continue
+        raise AssertionError(f"{child} is still there")
+
+
+def test_mistakes(project: Path) -> None:
+    for words, message in (
+        (("run", "table9"), "experiment: got 'table9'; known are beyond, "),
+        (("run", "fig3b", "--dry-run"), "its targets cub, caltech have no section"),
+        (("run", "table4", "--source-bank", "s.npz"), "s.npz: no such file"),
+        (("show", "fig9"), "known are beyond"),
+    ):
+        done = call("uotft", "experiment", *words, cwd=project)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,318 @@
+"""The shelf of experiments: definitions against the models, the paper's numbers, the tables."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from conftest import REPOSITORY, run_train, tiny_params, workspace, write_params
+from uotft import campaign, config, runtime, stages, store, trials
+from uotft.errors import UserError
+from uotft.experiments import Experiment, Variation
+from uotft.statistics import Interval
+
+PAPER = Path(__file__).parents[3] / "shared" / "paper"
+QUIET = {"log": lambda *_: None, "progress": lambda items, label: items}
+
+
+@pytest.mark.parametrize("name", trials.names())
+def test_every_definition_is_sound(name: str) -> None:
+    """Every word is one of params.yaml's, here and at the paper's size; labels tell rows apart."""
+    experiment = trials.load(name)
+    ws = stages.Workspace(REPOSITORY, config.load(REPOSITORY))
+    labels = [variation.label for variation in experiment.variations]
+    assert len(set(labels)) == len(labels)
+    assert experiment.baseline in labels
+    assert experiment.seeds >= 5
+    for variation in experiment.variations:
+        assert variation.words, "the cells of params.yaml itself are DVC's"
+        assert not variation.against or variation.against in labels
+        assert bool(variation.line) == (variation.x is not None)
+        assert variation.x is None or experiment.axis
+        for words in (variation.words, trials.scaled(variation.words, 12, 72)):
+            changed = ws.with_changes(words)
+            config.selector_settings(changed.params, variation.strategy)
+            assert (variation.strategy == "none") == (
+                changed.params.train.objective in ("plain", "co_tuning", "l2_sp")
+            ), "what keeps no class reads no source image"
+    for target, numbers in experiment.paper.items():
+        assert target in experiment.targets
+        assert numbers.keys() <= set(labels)
+    assert all(recalls.keys() <= set(labels) for recalls in experiment.recalls.values())
+
+
+def test_the_papers_averages() -> None:
+    """The last column of tables 1 and 2, which the definitions leave out: no number is mistyped."""
+    averages = {
+        "table1a": [78.98, 79.34, 79.32, 79.84, 80.15],
+        "table1b-labels": [81.82, 82.83, 82.76, 84.75],
+        "table1b-clusters": [81.82, 82.56, 83.16, 83.17],
+        "table2": [83.04, 83.17],
+    }
+    for name, expected in averages.items():
+        experiment = trials.load(name)
+        found = [
+            np.mean([experiment.paper[t][v.label] for t in experiment.targets])
+            for v in experiment.variations
+        ]
+        assert found == pytest.approx(expected, abs=0.0051), name
+
+
+def test_an_experiment_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="experiment: got 'table9'; known are beyond, fig3a, "):
+        trials.load("table9")
+
+
+def test_the_papers_numbers_are_scaled_to_the_source() -> None:
+    words = ("select.unit=class", "select.top_k=100", "selectors.uot.cost_scale=100")
+    assert trials.scaled(words, 1000, 5) == words
+    assert trials.scaled(words, 450, 5)[1:] == ("select.top_k=45", words[2])
+    assert trials.scaled(words, 4, 5)[1] == "select.top_k=1"
+    clusters = ("select.unit=cluster", "cluster.clusters=2000", "select.top_k=200")
+    assert trials.scaled(clusters, 100, 5)[1:] == ("cluster.clusters=200", "select.top_k=20")
+    images = ("select.unit=image", "select.top_k=128117")
+    assert trials.scaled(images, 100, 25_000)[1] == "select.top_k=2500"
+    auto = ("select.unit=class", "select.top_k=auto")
+    assert trials.scaled(auto, 10, 10) == auto
+
+
+TOY = Experiment(
+    title="Toy",
+    says="nothing",
+    variations=(
+        Variation("plain", "none", ("train.objective=plain",)),
+        Variation("few", "uot", ("select.top_k=100",), "UOT", 1.0),
+        Variation("many", "uot", ("select.top_k=200",), "UOT", 2.0, against="few"),
+    ),
+    baseline="plain",
+    targets=("digits",),
+    paper={"digits": {"plain": 50.0, "few": 52.5}},
+    recalls={"model": {"few": 80.0}},
+    axis="K",
+)
+
+
+def measured(top1: float, classes: int = 3) -> dict[str, float]:
+    return {"top1": top1, "mean_per_class": top1 - 1, "classes": classes}
+
+
+RESULTS = {
+    "plain": {s: measured(50.0 + s, 0) for s in range(3)},
+    "few": {s: measured(52.0 + s) for s in range(3)},
+    "many": {1: measured(60.0), 2: measured(62.0)},
+}
+
+
+def test_rows_by_hand() -> None:
+    plain, few, many = trials.rows(TOY, "digits", RESULTS)
+    assert (plain.against, plain.difference, plain.paper_difference) == ("", None, None)
+    assert plain.values["top1"].mean == 51
+    assert few.difference == Interval(2.0, 0.0, 3)
+    assert (few.paper, few.paper_difference) == (52.5, 2.5)
+    assert (many.against, many.seeds, many.paper) == ("few", 2, None)
+    assert many.difference.mean == pytest.approx(7.5), "on the seeds that both have"
+    assert trials.rows(TOY, "pets", RESULTS)[0].paper is None
+    assert [row.label for row in trials.rows(TOY, "digits", {"few": RESULTS["few"]})] == ["few"]
+
+
+def test_the_table_in_words() -> None:
+    header, plain, few, _ = trials.cells(TOY, trials.rows(TOY, "digits", RESULTS), "mean per class")
+    assert header == (
+        "variation", "seeds", "kept", "top-1 %", "mean per class %*", "Δ top-1", "from",
+        "paper %", "paper Δ",
+    )  # fmt: skip
+    assert plain[:4] == ("plain", "3", "0", "51.00 ± 2.48")
+    assert few[5:] == ("+2.00 ± 0.00", "plain", "52.50", "+2.50")
+    found = {"few": {0: {"classes": 5, "recall": 75.0}}}
+    assert trials.cells(TOY, trials.rows(TOY, "digits", found)) == [
+        ("variation", "seeds", "kept", "recall %", "paper %", "paper Δ", "paper's recall, model"),
+        ("few", "1", "5", "75.00", "52.50", "+2.50", "80.00"),
+    ]
+
+
+@pytest.mark.parametrize("axis", ["", "K"])
+def test_a_picture_is_drawn_with_one_seed_too(tmp_path: Path, axis: str) -> None:
+    from dataclasses import replace
+
+    some = {label: {1: seeds[1]} for label, seeds in RESULTS.items()}
+    found = {"digits": RESULTS, "pets": some}
+    words = stages.write_trials(tmp_path, replace(TOY, axis=axis), found, {}, "A note.")
+    assert [target for target, _ in words] == ["digits", "pets"]
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    runs = store.read_csv(tmp_path / "runs.csv")
+    assert len(runs) == 8 + 3
+    assert runs[0] == {"target": "digits", "variation": "plain", "seed": "0", "top1": "50.0",
+                       "mean_per_class": "49.0", "classes": "0"}  # fmt: skip
+    table = store.read_csv(tmp_path / "table.csv")
+    assert (table[1]["difference"], table[1]["paper"]) == ("2.0", "52.5")
+    assert "A note." in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.skipif(not PAPER.is_dir(), reason=f"the paper's class means are not at {PAPER}")
+@pytest.mark.parametrize(
+    ("file", "model"),
+    [("resnet18_supervised", "supervised"), ("resnet50_mocov2", "MoCo-v2")],
+)
+def test_table_4_is_the_papers(tmp_path: Path, file: str, model: str) -> None:
+    with np.load(PAPER / f"class_means_{file}.npz") as means:
+        for name in means:
+            np.savez(tmp_path / f"{name}.npz", means=means[name])
+    banks = str(tmp_path / "imagenet.npz"), str(tmp_path / "cub.npz")
+    table = str(PAPER / "imagenet_classes.json")
+    for name, rows in (("table4", 4), ("fig4a", 8)):
+        experiment = trials.load(name)
+        found = stages.bank_results(experiment, *banks, ["bird"], table)
+        assert len(found) == rows
+        for label, recall in experiment.recalls[model].items():
+            assert round(found[label][0]["recall"], 2) == recall
+
+
+def test_recall_from_banks_wants_all_its_words(tmp_path: Path) -> None:
+    for name in ("s", "t"):
+        np.savez(tmp_path / f"{name}.npz", means=np.eye(4))
+    banks = str(tmp_path / "s.npz"), str(tmp_path / "t.npz")
+    for experiment, expect in (("table4", []), ("table1a", ["bird"])):
+        with pytest.raises(UserError, match="table4 or fig4a, and with --expect"):
+            stages.bank_results(trials.load(experiment), *banks, expect, "")
+    with pytest.raises(UserError, match="no such file"):
+        stages.bank_results(trials.load("table4"), banks[0], "", ["1"], "")
+
+
+def test_targets_that_are_not_here(tiny: Path) -> None:
+    ws = workspace(tiny)
+    with pytest.raises(
+        UserError, match=r"its targets cub, caltech have no section .* --on, of dig"
+    ):
+        stages.targets(ws, "fig3b", [])
+    assert stages.targets(ws, "fig3b", ["digits"]) == ("digits",)
+    assert stages.targets(ws, "beyond", []) == ("digits",)
+
+
+@pytest.fixture
+def columns(fresh: Path) -> Iterator[list[stages.Column]]:
+    """The two cells of table 3 with one seed, trained in this process as the launcher does."""
+    ws = workspace(fresh)
+    made = stages.columns(ws, trials.load("table3"), ["digits"], 1, 1, [], "")
+    for column in made:
+        train(column)
+    return made
+
+
+def train(column: stages.Column) -> None:
+    cell = column.ws, column.target, column.strategy, 0
+    stages.own_units(column.ws)
+    stages.select(*cell)
+    stages.train(*cell, runtime.start(0, 1), **QUIET)
+    facts = {"belongs": stages.cell_belongs(*cell, 1), "seconds": 2.0}
+    store.write_json(column.folder("models", 0) / stages.BELONGS, facts)
+
+
+def again(root: Path, seeds: int = 1, **sections: dict) -> list[stages.Column]:
+    """The cells as a new command with other settings in params.yaml would find them."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    for name, section in sections.items():
+        params[name] |= section
+    write_params(root, params)
+    return stages.columns(
+        workspace(root), trials.load("table3"), ["digits"], seeds, 1, [], ""
+    )  # fmt: skip
+
+
+def test_cells_are_done_until_what_decides_them_changes(
+    fresh: Path, columns: list[stages.Column]
+) -> None:
+    plain, uot = columns
+    assert campaign.todo(columns) == []
+    assert [s for *_, s in campaign.todo(again(fresh, seeds=2))] == [1, 1], "another seed"
+    assert campaign.todo(again(fresh, forecast={"points": 3})) == []
+    others = again(fresh, selectors={"uot": {"cost_scale": 0.2}})
+    assert [c[2] for c in campaign.todo(others)] == ["uot"], "not the one that selects nothing"
+    others = again(fresh, selectors={"uot": {}}, train={"lambda": 0.5})
+    assert len(campaign.todo(others)) == 2
+    assert (
+        campaign.todo(again(fresh, selectors=tiny_params()["selectors"], train={"lambda": 1.0}))
+        == []
+    )
+    processes = stages.columns(workspace(fresh), trials.load("table3"), ["digits"], 1, 2, [], "")
+    assert len(campaign.todo(processes)) == 2
+    (uot.folder("models", 0) / "model.json").unlink()
+    assert [c[2] for c in campaign.todo(columns)] == ["uot"], "killed before its end"
+
+
+def test_what_it_takes_is_said_before(fresh: Path, columns: list[stages.Column]) -> None:
+    plain, uot = columns
+    assert (plain.cost, uot.cost) == (12 * 8, 12 * 16)
+    *cells, total = campaign.forecast(columns, 1)
+    assert cells[0].startswith("digits: Fine-Tune: 1 done, 0 to do, 96 images each: none subset.")
+    assert (
+        total
+        == "0 cells to train, 0 images at most; time: about 0 min, at 72 images a second of 2 cells"
+    )
+    *_, total = campaign.forecast(again(fresh, seeds=2, train={"source_batch": 4000}), 1)
+    assert total.startswith("4 cells to train")
+    assert total.endswith("unknown, since no cell of it is finished here")
+
+
+def test_the_test_part_is_read_again_for_new_models_alone(columns: list[stages.Column]) -> None:
+    plain, uot = columns
+    assert stages.unmeasured(plain) == ([0], {})
+    found = stages.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
+    assert stages.unmeasured(plain) == ([], found)
+    (plain.folder("models", 1).parent / "7").mkdir()  # of a training that was stopped
+    assert stages.unmeasured(plain) == ([], found)
+    facts = plain.folder("models", 0) / stages.BELONGS
+    os.utime(facts, (time.time() + 9, time.time() + 9))  # trained again since
+    assert stages.unmeasured(plain) == ([0], {})
+    # metrics of other seeds are kept as they are
+    known = {"5": found["0"] | {"top1": 12.5}}
+    words = {"progress": QUIET["progress"], "known": known, "seeds": [0]}
+    assert stages.evaluate(plain.ws, "digits", "none", **words) == {"0": found["0"], **known}
+
+
+def test_results_are_those_of_done_cells(columns: list[stages.Column]) -> None:
+    plain, uot = columns
+    stages.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
+    found = stages.results(columns, [], "")
+    assert list(found["digits"]) == ["Fine-Tune"], "the other is trained, but not measured"
+    assert found["digits"]["Fine-Tune"][0]["classes"] == 0
+    found = stages.results(columns, ["digit *"], "")
+    assert found["digits"]["UOT"][0].keys() == {"classes", "recall"}
+    assert "recall" not in found["digits"]["Fine-Tune"][0]
+
+
+def test_by_label_only_with_labels(tiny: Path) -> None:
+    ws, experiment = workspace(tiny), trials.load("fig3a")
+    without = stages.columns(ws, experiment, ["digits"], 1, 1, [], "")
+    assert "Label" not in {column.variation.label for column in without}
+    [column] = [
+        c for c in stages.columns(ws, experiment, ["digits"], 1, 1, ["digit *"], "")
+        if c.strategy == "label"
+    ]  # fmt: skip
+    assert column.ws.params.selectors["label"] == {"classes": ["digit *"], "table": ""}
+    assert math.isclose(experiment.variations[-1].x, 300)
+
+
+def test_small_sources_train_the_same_cell_once(tiny: Path) -> None:
+    """With twelve classes, K of 50 and 100 are both one class."""
+    columns = stages.columns(workspace(tiny), trials.load("fig3a"), ["digits"], 2, 1, [], "")
+    assert len({column.variation.label for column in columns}) == 13
+    assert len(campaign.todo(columns)) == 2 * (1 + 2 * 4)
+
+
+def test_joint_objectives_of_beyond_train(fresh: Path) -> None:
+    """With the words of the definition, on twelve classes."""
+    for column in stages.columns(workspace(fresh), trials.load("beyond"), ["digits"], 1, 1, [], ""):
+        if column.ws.params.train.objective.startswith("joint_") or column.ws.upstream.endswith(
+            "image"
+        ):
+            train(column)
+            facts = store.read_json(column.folder("models", 0) / "model.json")
+            assert facts["objective"] == column.ws.params.train.objective
+    assert run_train(fresh), "params.yaml's own cells go on beside them"
