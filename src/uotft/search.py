@@ -165,9 +165,14 @@ class Study:
         return self.trials()[trial.number]
 
     def report(self, number: int, place: int, step: int, top1: float) -> None:
-        """Note a validation before ``step`` of a trial's training with its seed in this place."""
+        """Note a validation before ``step`` of a trial's training with its seed in this place.
+
+        Only in the second half: before, a large learning rate looks worse than it ends, and a head
+        that starts from class means better.
+        """
         at = place * APART + step
-        if at not in self._frozen(number).intermediate_values:  # else it is logged again
+        known = self._frozen(number).intermediate_values
+        if 2 * step > self.length() and at not in known:  # else it is logged again
             self._again(number).report(top1, at)
 
     def length(self) -> int:
@@ -179,14 +184,11 @@ class Study:
     def hopeless(self, number: int) -> bool:
         """Whether the best validation of a trial is below the median of the others' at its place.
 
-        Not before four trials are complete, nor in the first half of the first training, where
-        a large learning rate looks worse than it ends.
+        Not before four trials are complete.
         """
         import optuna
 
-        self.study.pruner = optuna.pruners.MedianPruner(
-            n_startup_trials=UNPRUNED, n_warmup_steps=self.length() // 2 + 1
-        )
+        self.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
         return self._again(number).should_prune()
 
     def measured(self, number: int, seed: int, top1: float) -> Trial:
