@@ -84,6 +84,11 @@ def test_a_setting_that_only_some_trainings_have_tells_them_apart() -> None:
     assert [row.label for row in rows(made)] == ["uot", "uot shots=2"]
 
 
+def test_how_classes_are_selected_tells_no_rows_of_none_apart() -> None:
+    made = [trial(s, settings={"select.top_k": k}) for s in ("none", "uot") for k in "23"]
+    assert [row.label for row in rows(made)] == ["none", "uot top_k=2", "uot top_k=3"]
+
+
 def test_of_two_trainings_of_a_cell_the_newest_counts() -> None:
     new = trial("uot", top1=70.0, origin=Origin("new", 9))
     old = trial("uot", top1=60.0, origin=Origin("old", 3))
@@ -271,7 +276,7 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
     table = (tmp_path / "out/table.md").read_text()
     assert "| uot cost_scale=0.1 | 2 | 2 |" in table
     lines = store.read_csv(tmp_path / "out/table.csv")
-    assert [line["select.cost_scale"] for line in lines] == ["0.01", "", "0.01", "0.1"]
+    assert [line["select.cost_scale"] for line in lines] == ["", "", "0.01", "0.1"]
     assert {line["run"] for line in store.read_csv(tmp_path / "out/runs.csv")} >= {"uot0", "none1"}
 
 
