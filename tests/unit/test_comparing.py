@@ -15,6 +15,7 @@ from trials import answers, trial
 from uotft import changes, compare, report, stages, store, trials
 from uotft.records import ImageSet, Origin
 from uotft.stages.sections import sections
+from uotft.statistics import Interval
 
 HEADINGS = [
     "Did reuse help?",
@@ -327,6 +328,15 @@ def test_thumbnails_are_of_the_images_that_were_tested(tmp_path: Path) -> None:
     assert sum(isinstance(part, bytes) for part in shown(tested)) == 1
     [why] = [p for p in shown("0" * 64) if isinstance(p, str) and "pictures" in p]
     assert why.endswith("pets.npz is not the one that was tested.")
+
+
+def test_a_row_without_the_setting_is_drawn_all_the_same() -> None:
+    line = {20.0: Interval(80, 1, 3), 50.0: Interval(82, 1, 3)}
+    lower, upper = (
+        report.setting_picture("", "K", {"uot": line, "none": {float("nan"): Interval(mean, 1, 3)}})
+        for mean in (80.5, 81.5)
+    )
+    assert lower != upper
 
 
 def test_the_contents_lead_to_every_section() -> None:
