@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Without a heading it belongs to the part before it.
 Part = tuple[str, list[tuple[str, ...]] | bytes | str]
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;
 color:#222;background:#fff}nav{columns:16rem;font-size:.9rem}nav a{display:block}
 .lead{font-size:1.2rem;border-left:.3rem solid #1f77b4;padding-left:.8rem}
 div{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
@@ -164,7 +164,7 @@ def square_picture(title: str, values: Floats, words: list[list[str]], names: li
 def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval]]) -> bytes:
     """Accuracy against a setting: mean over seeds with a 95 % band.
 
-    A row that has one value only is a dashed line over all of them.
+    A row that has one value, or none (NaN), is a dashed line over all of them.
     """
     figure = _figure(8, 3.8)
     axes = figure.subplots()
@@ -174,7 +174,7 @@ def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval
             axes.axhline(value.mean, color=f"C{number}", linestyle="--", label=label)
         else:
             _band(axes, line, f"C{number}", label, marker="o")
-    values = [x for line in lines.values() for x in line]
+    values = [x for line in lines.values() for x in line if np.isfinite(x)]
     wide = min(values) > 0 and max(values) >= 20 * min(values)
     axes.set(title=title, xlabel=name, xscale="log" if wide else "linear")
     axes.legend(frameon=False)

@@ -36,12 +36,12 @@ class Line:
 
 def differing(trials: list[Trial]) -> list[str]:
     """Names of the parameters in which trainings of one target and strategy differ."""
-    values: dict[tuple[str, str, str], set[str | None]] = {}
+    values: dict[tuple[str, str, str], set[str]] = {}
     names = {name for trial in trials for name in trial.settings if name not in OWN}
     for trial in trials:
         for name in names:
             cell = trial.target, trial.strategy, name
-            values.setdefault(cell, set()).add(trial.settings.get(name))
+            values.setdefault(cell, set()).add(_value(trial, name))
     return sorted({name for (*_, name), found in values.items() if len(found) > 1})
 
 
@@ -53,7 +53,7 @@ def lines(trials: list[Trial], by: list[str]) -> tuple[dict[str, list[Line]], in
     """
     cells: dict[tuple[str, str, tuple[str, ...]], dict[int, Trial]] = {}
     for trial in sorted(trials, key=lambda t: t.origin.started):
-        values = tuple(trial.settings.get(name, "") for name in by)
+        values = tuple(_value(trial, name) for name in by)
         cells.setdefault((trial.target, trial.strategy, values), {})[trial.seed] = trial
     strategies = [*dict.fromkeys(t.strategy for t in trials)]
     found: dict[str, list[Line]] = {
@@ -131,6 +131,13 @@ def images_seen(trial: Trial) -> float:
     head = int(settings.get("train.head_steps", 0))
     batches = (max(trial.curve) - head) * int(settings.get("train.recipe.accumulate", 1))
     return float(batches * batch + head * int(settings["train.target_batch"]))
+
+
+def _value(trial: Trial, name: str) -> str:
+    """A parameter of a training; how classes are selected is nothing to one that keeps none."""
+    if trial.strategy == "none" and name.startswith(("select.", "strategy.settings.")):
+        return ""
+    return trial.settings.get(name, "")
 
 
 def _kept(trial: Trial) -> int:

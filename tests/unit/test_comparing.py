@@ -15,6 +15,7 @@ from trials import answers, trial
 from uotft import changes, compare, report, stages, store, trials
 from uotft.records import ImageSet, Origin
 from uotft.stages.sections import sections
+from uotft.statistics import Interval
 
 HEADINGS = [
     "Did reuse help?",
@@ -82,6 +83,11 @@ def test_a_setting_that_only_some_trainings_have_tells_them_apart() -> None:
     made = [trial("uot", 0), trial("uot", 0, settings={"subset.shots": "2"})]
     assert trials.differing(made) == ["subset.shots"]
     assert [row.label for row in rows(made)] == ["uot", "uot shots=2"]
+
+
+def test_how_classes_are_selected_tells_no_rows_of_none_apart() -> None:
+    made = [trial(s, settings={"select.top_k": k}) for s in ("none", "uot") for k in "23"]
+    assert [row.label for row in rows(made)] == ["none", "uot top_k=2", "uot top_k=3"]
 
 
 def test_of_two_trainings_of_a_cell_the_newest_counts() -> None:
@@ -271,7 +277,7 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
     table = (tmp_path / "out/table.md").read_text()
     assert "| uot cost_scale=0.1 | 2 | 2 |" in table
     lines = store.read_csv(tmp_path / "out/table.csv")
-    assert [line["strategy.settings.cost_scale"] for line in lines] == ["0.01", "", "0.01", "0.1"]
+    assert [line["strategy.settings.cost_scale"] for line in lines] == ["", "", "0.01", "0.1"]
     assert {line["run"] for line in store.read_csv(tmp_path / "out/runs.csv")} >= {"uot0", "none1"}
 
 
@@ -322,6 +328,15 @@ def test_thumbnails_are_of_the_images_that_were_tested(tmp_path: Path) -> None:
     assert sum(isinstance(part, bytes) for part in shown(tested)) == 1
     [why] = [p for p in shown("0" * 64) if isinstance(p, str) and "pictures" in p]
     assert why.endswith("pets.npz is not the one that was tested.")
+
+
+def test_a_row_without_the_setting_is_drawn_all_the_same() -> None:
+    line = {20.0: Interval(80, 1, 3), 50.0: Interval(82, 1, 3)}
+    lower, upper = (
+        report.setting_picture("", "K", {"uot": line, "none": {float("nan"): Interval(mean, 1, 3)}})
+        for mean in (80.5, 81.5)
+    )
+    assert lower != upper
 
 
 def test_the_contents_lead_to_every_section() -> None:

@@ -120,7 +120,7 @@ def test_runs_of_other_settings_become_a_table_and_a_page(tmp_path: Path) -> Non
     log(tmp_path, "uot", 0, 90.0, **{"select.top_k": 50})  # again
     tables, said = launch.compare_runs(["pets"], "", {}, [], tmp_path / "out")
     rows = {row.strategy: row for row in tables["pets"]}
-    assert [*rows] == ["none top_k=20", "uot top_k=20", "uot top_k=50"]
+    assert [*rows] == ["none", "uot top_k=20", "uot top_k=50"]
     assert rows["uot top_k=20"].against["none"].mean == pytest.approx(1)
     assert rows["uot top_k=50"].against["none"].mean == pytest.approx((10 + 2 + 2) / 3)
     assert said == [

@@ -132,9 +132,9 @@ def _settings(target: str, rows: list[Line], by: list[str]) -> list[Part]:
         lines: dict[str, dict[float, Interval]] = {}
         for row in rows:
             others = [f"{trials.short(k, by)}={v}" for k, v in row.settings.items() if k != name]
-            if isfinite(x := _number(row.settings.get(name, ""))):
-                top1 = interval([t.test["top1"] for t in row.trials.values()])
-                lines.setdefault(" ".join([row.strategy, *others]), {})[x] = top1
+            top1 = interval([t.test["top1"] for t in row.trials.values()])
+            x = _number(row.settings.get(name, ""))
+            lines.setdefault(" ".join([row.strategy, *others]), {})[x] = top1
         if any(len(line) > 1 for line in lines.values()):
             ordered = {label: dict(sorted(line.items())) for label, line in lines.items()}
             title = f"{target}: test top-1, %"
