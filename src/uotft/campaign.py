@@ -43,13 +43,16 @@ def run(
     folder = ws.root / "reports" / "experiments" / name
     launch.upstream([*{c.ws.upstream: c.ws for c in columns}.values()], targets)
     failed = []
-    if train:
-        failed = _train(todo(columns), jobs, num_processes, folder / "output")
-        for column in columns:
-            _measure(column)
-    else:
-        for cell in todo(columns):
-            stages.select(*cell)
+    try:
+        if train:
+            failed = _train(todo(columns), jobs, num_processes, folder / "output")
+            for column in columns:
+                _measure(column)
+        else:
+            for cell in todo(columns):
+                stages.select(*cell)
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted; the same command goes on") from error
     found = stages.results(columns, expect, table)
     if not found:
         raise UserError("\n  ".join([f"experiment {name}: no cell has a result", *failed]))
@@ -122,8 +125,6 @@ def _at_once(cells: Sequence[Cell], jobs: int, num_processes: int, folder: Path)
                 if process.returncode:
                     last = log.read_text(errors="replace").strip().rpartition("\n")[2]
                     failed.append(f"{_name(cell)}: exit code {process.returncode}: {last} ({log})")
-    except KeyboardInterrupt as error:
-        raise Interrupted("interrupted; the same command goes on") from error
     finally:
         for process in running:
             process.terminate()  # it has a checkpoint written, and says so in its file

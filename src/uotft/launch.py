@@ -118,6 +118,7 @@ def train(
     }
     made, training, start = ws.cell("models", target, strategy, seed), (words, fleet), monotonic()
     belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
+    cell_belongs = stages.cell_belongs(ws, target, strategy, seed, fleet.processes)
     (made / stages.BELONGS).unlink(missing_ok=True)
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
@@ -130,9 +131,8 @@ def train(
         follow(send)
         facts = _finish(run, made)
     if ws.words:  # of params.yaml's own cells DVC knows what they belong to
-        belongs = stages.cell_belongs(ws, target, strategy, seed, fleet.processes)
-        facts_of = {"belongs": belongs, "seconds": round(monotonic() - start, 3)}
-        store.write_json(made / stages.BELONGS, facts_of)
+        whole = {"belongs": cell_belongs, "seconds": round(monotonic() - start, 3)}
+        store.write_json(made / stages.BELONGS, whole)
     return f"trained {name}: {_validation(facts)}"
 
 

@@ -278,7 +278,7 @@ def test_the_test_part_is_read_again_for_new_models_alone(columns: list[stages.C
     assert stages.evaluate(plain.ws, "digits", "none", **words) == {"0": found["0"], **known}
 
 
-def test_results_are_those_of_done_cells(columns: list[stages.Column]) -> None:
+def test_results_are_those_of_done_cells(fresh: Path, columns: list[stages.Column]) -> None:
     plain, uot = columns
     stages.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
     found = stages.results(columns, [], "")
@@ -287,6 +287,7 @@ def test_results_are_those_of_done_cells(columns: list[stages.Column]) -> None:
     found = stages.results(columns, ["digit *"], "")
     assert found["digits"]["UOT"][0].keys() == {"classes", "recall"}
     assert "recall" not in found["digits"]["Fine-Tune"][0]
+    assert stages.results(again(fresh, train={"lambda": 0.5}), [], "") == {}, "of other settings"
 
 
 def test_by_label_only_with_labels(tiny: Path) -> None:
