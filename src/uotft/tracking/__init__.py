@@ -32,9 +32,9 @@ EXPERIMENT = {"DVC_EXP_NAME": "dvc.exp.name", "DVC_EXP_BASELINE_REV": "dvc.exp.b
 def home(root: Path) -> Path:
     """The project whose store tracks: ``root``, or what ``root`` is an experiment's copy of.
 
-    DVC names that in DVC_ROOT, in experiments alone.
+    In experiments DVC_ROOT names that; in other stages of DVC it is the root.
     """
-    return Path(os.environ["DVC_ROOT"]) if "DVC_EXP_NAME" in os.environ else root
+    return Path(os.environ.get("DVC_ROOT", root)) if "DVC_EXP_NAME" in os.environ else root
 
 
 def store_uri(root: Path) -> str:
