@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from uotft import stages
 from uotft.records import Answers, Origin, Trial
+from uotft.trials import Line
 
 NAMES = ("cat", "dog", "cow")
 SETTINGS = {
@@ -37,3 +39,9 @@ def answers(*predicted: int, labels: tuple[int, ...] = (0, 0, 1, 1, 2, 2)) -> An
     """What a model said of the six test images in rows 10 to 15."""
     rows = np.arange(10, 10 + len(labels))
     return Answers(rows, np.array(labels), np.array(predicted), NAMES, "data")
+
+
+def line_of(ws: stages.Workspace, target: str, strategy: str) -> Line:
+    """The row of a strategy, of seed 0 alone, with the selection that is there."""
+    chosen = stages.read_selection(ws, target, strategy, 0)
+    return Line(target, strategy, strategy, {}, {0: trial(strategy, 0, selection=chosen)})

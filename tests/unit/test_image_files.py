@@ -15,8 +15,10 @@ from PIL import Image
 import pictures
 from conftest import tiny_params, up_to_units, workspace, write_params
 from forks import pair
+from trials import line_of
 from uotft import export, images, launch, predict, runtime, stages, store
 from uotft.errors import Interrupted, UserError
+from uotft.stages.gallery import _sheets
 
 VIEW = {"kind": "folder", "stored": 40, "size": 32}
 STILL = {"rotation": 0.0, "shear": 0.0, "zoom": 0.0, "shift": 0.0}
@@ -153,9 +155,8 @@ def test_an_export_says_what_part_of_a_picture_it_wants(made: Path, tmp_path: Pa
 
 
 def test_the_report_shows_files(made: Path) -> None:
-    from uotft.stages.comparison import _sheets
-
-    sheets = _sheets(workspace(made), "mine")
+    ws = workspace(made)
+    sheets = _sheets(ws, "mine", [line_of(ws, "mine", "uot")])
     assert [len(sheet) for sheet in sheets.values()] == [3, 3]
     assert all(image.shape == (32, 32, 3) for sheet in sheets.values() for _, image in sheet)
 
