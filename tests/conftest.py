@@ -149,6 +149,13 @@ def put_under_features(ws, dataset: str, images) -> None:  # noqa: ANN001
     from uotft import store
 
     store.write_images(ws.data(dataset), images)
+    take_for_embedded(ws, dataset)
+
+
+def take_for_embedded(ws, dataset: str) -> None:  # noqa: ANN001
+    """The features of a data set, as if they were of the file that is there now."""
+    from uotft import store
+
     for path in {ws.features(dataset) / "index.npz", ws.embedding(dataset)}:
         arrays = store.read_arrays(path)
         store.write_arrays(path, **arrays | {"data": store.fingerprint(ws.data(dataset))})

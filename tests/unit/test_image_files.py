@@ -128,7 +128,7 @@ def test_a_predicted_file_is_seen_as_test_images_are(made: Path, tmp_path: Path)
     rows = found.rows("test")
     paths = [str(found.files.path(row)) for row in rows]
     tests = images.Views(found, rows)[:]
-    read = stages.using._reader(store.read_json(model / "model.json"))
+    read = stages.using.reader(store.read_json(model / "model.json"))
     assert all(np.array_equal(read(Path(p)), v) for p, v in zip(paths, tests, strict=True))
 
     answers, bad = stages.predict(model, [*paths, str(made / "nowhere.jpg")])

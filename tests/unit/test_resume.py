@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import find_overlap, tiny_params, users_environment, workspace, write_params
+from conftest import (
+    find_overlap,
+    take_for_embedded,
+    tiny_params,
+    users_environment,
+    workspace,
+    write_params,
+)
 from forks import at_call, crew, fork, killed, pair
 from uotft import runtime, stages, store, unfinished
 from uotft.config import Augment
@@ -213,6 +220,9 @@ def test_a_checkpoint_of_something_else_is_set_aside(
             "pretrained": ws.pretrained() / "model.json",
         }[what]
         rewrite(path)
+        if what == "data":
+            take_for_embedded(ws, "glyphs")
+            stages.select(ws, *CELL)
         find_overlap(ready)
         name += str(path.relative_to(ready))
     train(ready)

@@ -335,7 +335,8 @@ def evaluate(
     labels, data = images.labels[rows], store.fingerprint(ws.data(target))
     clean = ~np.isin(rows, read_overlap(ws, target)["target"])
     before = store.read_answers(ws.predictions(target, strategy)) if known else {}
-    results, answers = {**(known or {})}, {int(seed): before[int(seed)] for seed in known or {}}
+    results = {**(known or {})}
+    answers = {seed: said for seed, said in before.items() if str(seed) in results}
     _decode(images, rows, accelerator, progress)
     for seed in progress(seeds or ws.seeds(target, strategy), "evaluating"):
         network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
