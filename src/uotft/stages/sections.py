@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LEGEND = (
     "Mean ± 95 % t-interval over seeds. Δ: paired difference in top-1 on the same seeds, in "
     "points; p: of its t-test, corrected after Holm for the rows that have one. "
-    "Every seed draws its own labelled images."
+    "A seed draws the labelled images that subset leaves, their order and random weights."
 )
 COST = ("strategy", "trainings", "images seen", "x none", "seconds", "x none", "timed")
 
