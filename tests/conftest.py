@@ -84,6 +84,15 @@ def files() -> list[str]:
     return [name for name in listed if (REPOSITORY / name).is_file()]
 
 
+def alone(project: Path, folder: Path) -> Path:
+    """A copy of a project for tests that train variants, with a store of its own.
+
+    MLflow keeps absolute paths: a copied store would write into the first one's mlruns/.
+    """
+    ignored = shutil.ignore_patterns("mlflow.db*", "mlruns", "variants")
+    return Path(shutil.copytree(project, folder / "project", symlinks=True, ignore=ignored))
+
+
 def clone(folder: Path) -> Path:
     """The repository's files as they are now, committed in a git repository of their own."""
     for name in files():

@@ -8,13 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-from conftest import call, runs, users_environment, write_params
+from conftest import alone, call, runs, users_environment, write_params
 from uotft import store
 
 RUN = ("uotft", "experiment", "run")
 TABLE3 = (*RUN, "table3", "--on", "digits")
+
+
+@pytest.fixture(scope="module")
+def project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its own, since others count the runs and the variants of theirs."""
+    return alone(project, tmp_path_factory.mktemp("alone"))
 
 
 def begin(project: Path, *words: str, until: str) -> subprocess.Popen[str]:

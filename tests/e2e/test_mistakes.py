@@ -23,7 +23,10 @@ def mistake(root: Path, *words: str) -> str:
     ("words", "message"),
     [
         (("train", "--dataset", "dogz"), "'dogz' has no section under datasets"),
-        (("train", "--dataset", "digits", "--strategy", "uto"), "'uto'; known are all, greedy_ot,"),
+        (
+            ("train", "--dataset", "digits", "--strategy", "uto"),
+            "'uto'; known are all, band,",
+        ),
         (("select", "--dataset", "digits"), "embeddings/glyphs.npz is missing; `dvc repro` makes"),
         (("embed", "--dataset", "digits"), "model.json is missing; `dvc repro` makes"),
         (("evaluate", "--dataset", "digits"), "digits.npz is missing; `dvc repro` makes"),

@@ -14,12 +14,18 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import call, runs, users_environment, workspace
+from conftest import alone, call, runs, users_environment, workspace
 from uotft import store
 
 WORDS = ("--dataset", "digits", "--strategy", "uot", "--seeds", "100,101")
 GRID = "train.lambda: {choices: [0.3, 1.0]}\nselect.top_k: {choices: [5, auto]}\n"
 RANGES = "train.lambda: {low: 0.1, high: 1.0, log: true}\nselect.top_k: {low: 2, high: 9}\n"
+
+
+@pytest.fixture(scope="module")
+def project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its own, since others count the runs and the variants of theirs."""
+    return alone(project, tmp_path_factory.mktemp("alone"))
 
 
 def search(project: Path, space: str, *words: str) -> subprocess.CompletedProcess[str]:
