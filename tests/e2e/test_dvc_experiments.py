@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from conftest import call, commit, runs
+from conftest import alone, call, commit, runs
 
 WHO = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 CELL = "train@digits-uot-0"
@@ -17,10 +16,8 @@ CELL = "train@digits-uot-0"
 @pytest.fixture
 def committed(project: Path, tmp_path: Path) -> Path:
     """A copy of the finished project, in which no run has been tracked and nothing is changed."""
-    copy = Path(shutil.copytree(project, tmp_path / "copy"))
-    for made in ("mlflow.db", "repro.txt"):
-        (copy / made).unlink()
-    shutil.rmtree(copy / "mlruns")
+    copy = alone(project, tmp_path)
+    (copy / "repro.txt").unlink()
     commit(copy)
     return copy
 

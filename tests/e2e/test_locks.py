@@ -6,10 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import call, users_environment
+import pytest
+
+from conftest import alone, call, users_environment
 from held import holding
 
 WORDS = ("train", "--dataset", "digits", "--strategy", "none", "--seed")
+
+
+@pytest.fixture(scope="module")
+def project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its own, since others count the runs of theirs."""
+    return alone(project, tmp_path_factory.mktemp("alone"))
 
 
 def test_what_is_up_to_date_is_trained_on_without_the_lock(project: Path) -> None:
