@@ -37,6 +37,13 @@ def write(path: Path, bank: ClassBank) -> None:
     )
 
 
+def brought(path: str) -> ClassBank:
+    """A bank that a user names."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; an npz with an array 'means' is needed")
+    return read(Path(path))
+
+
 def read(path: Path) -> ClassBank:
     """A bank, checked: two axes, real numbers, at least one row, no name twice.
 

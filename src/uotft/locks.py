@@ -1,4 +1,4 @@
-"""DVC's locks and its dvc.lock, read without DVC: who holds it up, what is made all the same.
+"""A lock of our own; DVC's, and its dvc.lock, read without DVC: who holds it, what is made anyway.
 
 While a command of DVC looks at the pipeline, .dvc/tmp/lock is locked and names the process; while a
 stage is under way, .dvc/tmp/rwlock lists what the stage reads and writes, with its process. Another
@@ -11,11 +11,32 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from uotft.errors import UserError
+
+
+@contextmanager
+def alone(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file ``path``, which goes with the process; if it is held, say ``busy``."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(busy) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def holder(root: Path) -> str:

@@ -10,16 +10,13 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from uotft import launch, report, search as room, stages, store, tracking, unfinished
+from uotft import launch, locks, report, search as room, stages, store, tracking, unfinished
 from uotft.errors import Pruned, UserError, WorkerFailed
 from uotft.processes import Fleet, Points
 from uotft.stages import Workspace
@@ -59,7 +56,11 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
     _check(ws, plan, space, fleet)
     name = plan.study or f"{plan.target}-{plan.strategy}"
     folder = ws.root / "search" / name
-    with _alone(folder):
+    busy = (
+        f"{folder}: another `uotft search` is at work on this study: wait for it, or give this one "
+        "a name of its own with --study"
+    )
+    with locks.alone(folder.with_name(f".{folder.name}.lock"), busy):
         launch.upstream([ws], [plan.target])
         belongs = _belongs(ws, plan, space)
         if aside := unfinished.claim(folder, belongs):
@@ -117,24 +118,6 @@ def _check(ws: Workspace, plan: Plan, space: room.Space, fleet: Fleet) -> None:
                 raise UserError(f"--space {plan.space}: {error}") from error
     if not plan.tpe:
         room.grid(space)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one search of a study at a time; the lock goes with the process, however it ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"{folder}: another `uotft search` is at work on this study: wait for it, or give "
-            "this one a name of its own with --study"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _belongs(ws: Workspace, plan: Plan, space: room.Space) -> dict[str, Any]:

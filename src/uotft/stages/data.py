@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft import banks, config, files, pools, store, unfinished
-from uotft.errors import Interrupted, UserError
+from uotft.errors import Interrupted
 from uotft.pixels import Store
 from uotft.records import ClassBank
 from uotft.stages.fetching import card_of
@@ -208,9 +208,7 @@ def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
 def cluster_bank(features: str, output: str, wanted: dict[str, Any]) -> str:
     """Clusters of a file of features (n, D), written as a bank; returns a line that says so."""
     settings = config.cluster_settings(wanted)
-    if not Path(features).is_file():
-        raise UserError(f"{features}: no such file; an npz with an array 'means' is needed")
-    pool = banks.read(Path(features))
+    pool = banks.brought(features)
     points = np.asarray(pool.means, np.float32)
     bank, note = _clustered(points, settings, pool.backbone)
     banks.write(Path(output), bank)

@@ -174,13 +174,10 @@ def bank_results(
     experiment: Experiment, source: str, target: str, expect: Sequence[str], table: str
 ) -> designs.Results:
     """{label: {0: kept classes and recall}} from two files of class means, without any training."""
-    for path in (source, target):
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file; an npz with an array 'means' is needed")
+    means = banks.brought(source), banks.brought(target)
     if not experiment.recalls or not expect:
         raise UserError("--source-bank and --target-bank go with an experiment that measures "
                         "recall, table4 or fig4a, and with --expect")  # fmt: skip
-    means = banks.read(Path(source)), banks.read(Path(target))
     rows = expected(means[0], [*expect], table)
     found: designs.Results = {}
     for variation in experiment.variations:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from uotft import archives, config, downloads, store
+from uotft import archives, config, downloads, locks, store
 from uotft.archives import Archive, Card
 from uotft.errors import UserError
 from uotft.pixels import WHOLE
@@ -165,17 +166,10 @@ def _download(archive: Archive, folder: Path, hint: str, progress: Progress) -> 
         raise UserError(f"{error}\n{hint}".rstrip()) from error
 
 
-def _alone(ws: Workspace, name: str) -> Any:
-    """A lock, so that two processes do not fetch one set."""
-    from filelock import FileLock, Timeout
-
+def _alone(ws: Workspace, name: str) -> AbstractContextManager[None]:
+    """Two processes do not fetch one set."""
     path = ws.root / "cache" / f".{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        return lock.acquire()
-    except Timeout as error:
-        raise UserError(f"{name}: another process is fetching it ({path} is locked)") from error
+    return locks.alone(path, f"{name}: another process is fetching it ({path} is locked)")
 
 
 def card_of(module: Any) -> Card | None:

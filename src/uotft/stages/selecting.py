@@ -59,12 +59,9 @@ def select_banks(
     Returns the selection and a line on the recall of the classes that ``expect`` names (patterns,
     matched as by the strategy label), if any.
     """
-    for path in (source_path, target_path):
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file; an npz with an array 'means' is needed")
+    source, target = banks.brought(source_path), banks.brought(target_path)
     settings = config.strategy_settings(strategy, own)
     size = {"top_k": "auto", **({"unit": "image"} if wanted.get("max_per_class") else {}), **wanted}
-    source, target = banks.read(Path(source_path)), banks.read(Path(target_path))
     uot = settings if strategy == "uot" else config.strategy_settings("uot", {})
     chosen = choose(source, target, strategy, settings, config.select_settings(size), uot, seed)
     found = expected(source, expect, table)
