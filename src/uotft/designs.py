@@ -120,7 +120,7 @@ def cells(experiment: Experiment, table: list[Row], metric: str = "") -> list[tu
     ]
     if any("recall" in row.values for row in table):
         for model, recalls in experiment.recalls.items():
-            columns[f"paper's recall, {model}"] = [
+            columns[f"paper's recall of birds, {model}"] = [
                 f"{recalls[row.label]:.2f}" if row.label in recalls else "" for row in table
             ]
     full = {heading: column for heading, column in columns.items() if any(column)}
@@ -162,7 +162,7 @@ def picture(experiment: Experiment, tables: dict[str, list[Row]]) -> bytes:
     for axes, (target, table) in zip(
         figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True
     ):
-        name = "top1" if any("top1" in row.values for row in table) else "recall"
+        name = drawn(experiment, table)
         found = {row.label: row for row in table if name in row.values}
         shown = [v for v in experiment.variations if v.label in found]
         points = {v.label: found[v.label].values[name] for v in shown}
@@ -179,6 +179,13 @@ def picture(experiment: Experiment, tables: dict[str, list[Row]]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def drawn(experiment: Experiment, table: list[Row]) -> str:
+    """What a picture is of: recall, if the paper's is and it is known, or if nothing else is."""
+    measured = {name for row in table for name in row.values}
+    recall = "recall" in measured and (experiment.recalls or "top1" not in measured)
+    return "recall" if recall else "top1"
 
 
 def _dots(

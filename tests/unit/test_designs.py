@@ -134,9 +134,31 @@ def test_the_table_in_words() -> None:
     assert few[5:] == ("+2.00 ± 0.00", "plain", "52.50", "+2.50")
     found = {"few": {0: {"classes": 5, "recall": 75.0}}}
     assert designs.cells(TOY, designs.rows(TOY, "digits", found)) == [
-        ("variation", "seeds", "kept", "recall %", "paper %", "paper Δ", "paper's recall, model"),
+        (
+            "variation",
+            "seeds",
+            "kept",
+            "recall %",
+            "paper %",
+            "paper Δ",
+            "paper's recall of birds, model",
+        ),
         ("few", "1", "5", "75.00", "52.50", "+2.50", "80.00"),
     ]
+
+
+@pytest.mark.parametrize("recalls", [{}, {"model": {"few": 80.0}}])
+@pytest.mark.parametrize("measured", [["top1"], ["recall"], ["top1", "recall"]])
+def test_recall_is_drawn_where_the_papers_picture_is_of_it(
+    measured: list[str], recalls: dict[str, dict[str, float]]
+) -> None:
+    from dataclasses import replace
+
+    experiment = replace(TOY, recalls=recalls)
+    seeds = {seed: {"classes": 5, **dict.fromkeys(measured, 50.0)} for seed in range(2)}
+    table = designs.rows(experiment, "digits", {"few": seeds})
+    wanted = "top1" if measured == ["top1"] or (len(measured) == 2 and not recalls) else "recall"
+    assert designs.drawn(experiment, table) == wanted
 
 
 @pytest.mark.parametrize("axis", ["", "K"])
