@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,24 +148,27 @@ def test_the_table_in_words() -> None:
     ]
 
 
-@pytest.mark.parametrize("recalls", [{}, {"model": {"few": 80.0}}])
-@pytest.mark.parametrize("measured", [["top1"], ["recall"], ["top1", "recall"]])
+@pytest.mark.parametrize(
+    ("measured", "recalls", "wanted"),
+    [
+        (["top1"], {}, "top1"),
+        (["top1"], {"model": {"few": 80.0}}, "top1"),
+        (["recall"], {}, "recall"),
+        (["recall"], {"model": {"few": 80.0}}, "recall"),
+        (["top1", "recall"], {}, "top1"),
+        (["top1", "recall"], {"model": {"few": 80.0}}, "recall"),
+    ],
+)
 def test_recall_is_drawn_where_the_papers_picture_is_of_it(
-    measured: list[str], recalls: dict[str, dict[str, float]]
+    measured: list[str], recalls: dict[str, dict[str, float]], wanted: str
 ) -> None:
-    from dataclasses import replace
-
     experiment = replace(TOY, recalls=recalls)
     seeds = {seed: {"classes": 5, **dict.fromkeys(measured, 50.0)} for seed in range(2)}
-    table = designs.rows(experiment, "digits", {"few": seeds})
-    wanted = "top1" if measured == ["top1"] or (len(measured) == 2 and not recalls) else "recall"
-    assert designs.drawn(experiment, table) == wanted
+    assert designs.drawn(experiment, designs.rows(experiment, "digits", {"few": seeds})) == wanted
 
 
 @pytest.mark.parametrize("axis", ["", "K"])
 def test_a_picture_is_drawn_with_one_seed_too(tmp_path: Path, axis: str) -> None:
-    from dataclasses import replace
-
     some = {label: {1: seeds[1]} for label, seeds in RESULTS.items()}
     found = {"digits": RESULTS, "pets": some}
     words = stages.write_results(tmp_path, replace(TOY, axis=axis), found, {}, "A note.")
