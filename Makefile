@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test repro golden lock clean
+.PHONY: help setup format check test faults repro golden lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ check: setup  ## lint, types, structure, spelling
 
 test: setup  ## run the tests
 	pytest
+
+faults: setup  ## every fault of docs/reliability.md, with the full counts
+	UOTFT_FAULTS=full pytest tests/faults
 
 golden: setup  ## rewrite the committed numbers; review the diff
 	UOTFT_GOLDEN=write pytest tests/golden

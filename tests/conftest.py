@@ -140,6 +140,19 @@ def up_to_units(root: Path) -> None:
     stages.units(ws)
 
 
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone on which a user has run `dvc repro` once: git, DVC, MLflow, real processes.
+
+    It has two strategies and two seeds.
+    """
+    folder = clone(tmp_path_factory.mktemp("project"))
+    done = call("dvc", "repro", cwd=folder, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (folder / "repro.txt").write_text(done.stdout)
+    return folder
+
+
 @pytest.fixture
 def fresh(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny workspace that the test may change."""

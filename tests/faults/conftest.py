@@ -1,0 +1,39 @@
+"""The faults of docs/reliability.md, a file each: few trials in CI, many with `make faults`.
+
+Each test says what it measured; the figures stand at the end of what pytest prints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+FULL = os.environ.get("UOTFT_FAULTS") == "full"
+
+
+@pytest.fixture
+def trials() -> Callable[[int, int], int]:
+    """``trials(few, many)``: how often to try, in CI and with `make faults`."""
+    return lambda few, many: many if FULL else few
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """``measured(words)``: a figure for the table of docs/reliability.md."""
+    return lambda words: record_property("measured", words)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured, fault by fault."""
+    lines = [
+        f"{report.nodeid.rpartition('/')[2]}: {words}"
+        for report in terminalreporter.getreports("passed")
+        for name, words in report.user_properties
+        if name == "measured" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("faults, as measured")
+        for line in sorted(lines):
+            terminalreporter.line(line)
