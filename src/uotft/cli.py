@@ -649,17 +649,35 @@ def experiment_run(
 
 
 @app.command()
+def sync() -> None:
+    """Send to MLflow what it did not take before, and mark the runs that died.
+
+    Exit code 1 if it does not take all of it now.
+    """
+    from uotft.tracking import delivery
+
+    well = True
+    for sent, line in delivery.sync(_workspace().root):
+        well &= sent
+        typer.echo(line)
+    raise typer.Exit(0 if well else 1)
+
+
+@app.command()
 def ui(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
     """Open the MLflow page on this project's runs, for this machine only, until Ctrl-C."""
-    from uotft.tracking import page
+    from uotft.tracking import delivery, page
 
     if host not in page.HERE:
         typer.echo(f"uotft: --host {host}: whoever reaches it may read, change and delete runs; "
                    "MLflow asks for no password", err=True)  # fmt: skip
-    page.serve(_workspace().root, host, port, say=typer.echo)
+    root = _workspace().root
+    for _, line in delivery.sync(root):
+        typer.echo(line)
+    page.serve(root, host, port, say=typer.echo)
 
 
 @app.command()

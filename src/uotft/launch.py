@@ -22,7 +22,7 @@ from uotft.errors import Interrupted, UserError
 from uotft.processes import Fleet, Points
 from uotft.progress import track
 from uotft.stages import Workspace
-from uotft.tracking import finished, models, notes
+from uotft.tracking import delivery, finished, journal, models, notes
 
 Watch = Callable[[Points], None]
 POLL_S = 1.0  # between two looks at DVC's lock
@@ -41,7 +41,7 @@ def pretrain(ws: Workspace, fleet: Fleet) -> str:
         run,
         follow,
     ):
-        follow(run.log)
+        follow(lambda points: None)
         facts = _finish(run, ws.pretrained())
     return f"pre-trained on {ws.params.source}: {_validation(facts)}"
 
@@ -73,7 +73,7 @@ def train(
 
     What is missing upstream is brought up to date first, unless the caller says that all is
     ``current``. Inside a DVC stage DVC has just done so, and selected, and holds its own lock.
-    ``watch`` gets the points once they are logged; what it raises stops the training.
+    ``watch`` gets the points as they are logged; what it raises stops the training.
     """
     cell = [target, strategy, str(seed)]
     words, name = ["train", *cell, *ws.words], "-".join([*cell, *Path(ws.variant).parts[1:]])
@@ -123,12 +123,7 @@ def train(
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
-
-        def send(points: Points) -> None:
-            run.log(points)
-            watch(points)
-
-        follow(send)
+        follow(watch)
         facts = _finish(run, made)
     if ws.words:  # of params.yaml's own cells DVC knows what they belong to
         whole = {"belongs": cell_belongs, "seconds": round(monotonic() - start, 3)}
@@ -159,8 +154,8 @@ def evaluate(
     for seed, m in results.items():
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
         said = {int(seed): answers[int(seed)]}
-        there = tracking.log_test(ws.root, target, m["model"], numbers, said, m["confusion"])
-        note = "" if there else " (no MLflow run here made these weights)"
+        why = delivery.log_test(ws.root, target, m["model"], numbers, said, m["confusion"])
+        note = f" ({why}{'' if why == delivery.NO_RUN else '; `uotft sync` adds it'})" * bool(why)
         lines.append(
             f"{target}-{strategy}-{seed}: test top-1 {m['top1']:.2f} %, "
             f"mean per class {m['mean_per_class']:.2f} %{note}"
@@ -178,10 +173,15 @@ def register(ws: Workspace, name: str, alias: str, run: str, cell: tuple[str, st
 
 def compare(ws: Workspace) -> dict[str, Any]:
     """Write reports/, and keep a copy in MLflow as a run of the experiment "reports"."""
-    known = finished.origins(ws.root, ws.params.targets) if tracking.is_there(ws.root) else {}
+    known = {}
+    try:
+        if tracking.is_there(ws.root):
+            known = finished.origins(ws.root, ws.params.targets)
+    except UserError as error:  # the comparison needs no store
+        print(f"uotft: {error}; the page has no seconds and versions", file=sys.stderr)  # noqa: T201
     tables = stages.compare(ws, known)
-    tags = {"stage": "compare", **tracking.versions(ws.root)}
-    with tracking.run(ws.root, "reports", "compare", params={}, tags=tags) as run:
+    with journal.run(ws.root, "reports", "compare") as run:
+        run.begin({}, {"stage": "compare", **tracking.versions(ws.root)})
         run.files(ws.root / "reports")
     return tables
 
@@ -219,7 +219,7 @@ def _tracked(
     name: str,
     params: dict[str, Any],
     tags: dict[str, str],
-) -> Iterator[tuple[tracking.Run, processes.Follow]]:
+) -> Iterator[tuple[journal.Run, processes.Follow]]:
     """Workers, started or going on, and the run that tracks them; ``made`` is what they write.
 
     ``training`` is the worker's words and the processes that hear them.
@@ -227,19 +227,13 @@ def _tracked(
     left = ws.unfinished(made)
     with (
         _resumable(left, belongs) as run_id,
-        processes.workers(*training) as follow,
-        # the versions take a second to read: workers have started by then
-        tracking.run(
-            ws.root,
-            experiment,
-            name,
-            params=params,
-            tags=tags | tracking.versions(ws.root),
-            data={role: tags[role] for role in ("target", "source") if role in tags},
-            run_id=run_id,
-        ) as run,
+        journal.run(ws.root, experiment, name, run_id=run_id, watched=True) as run,
+        processes.workers(*training, run.points, run.open) as follow,
     ):
         unfinished.remember_run(left, run.id, belongs)
+        # the versions take a second to read: workers have started by then
+        data = {str(role): tags[role] for role in ("target", "source") if role in tags}
+        run.begin(params, tags | tracking.versions(ws.root), data)
         yield run, follow
 
 
@@ -263,7 +257,7 @@ def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
     shutil.rmtree(left)
 
 
-def _finish(run: tracking.Run, folder: Path) -> dict[str, Any]:
+def _finish(run: journal.Run, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = store.read_json(folder / "model.json")
     overlap = {f"overlap.{name}": str(count) for name, count in facts.get("overlap", {}).items()}
     run.model(folder)

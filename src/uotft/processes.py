@@ -1,14 +1,13 @@
 """Worker processes: start one or N, follow the points they report, stop them all.
 
-The workers append to a journal, a file of JSON lines {"step": ..., "numbers": {...}}. On several
-machines each has this process and its share of the workers; so has each process that another
-launcher started, `accelerate launch -m uotft train …`, and its share is one worker.
+The workers append to a journal, a file of JSON lines {"at", "step", "numbers"}. On several machines
+each has this process and its share of the workers; so has each process that another launcher
+started, `accelerate launch -m uotft train …`, and its share is one worker.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -19,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from uotft import lines
 from uotft.errors import Interrupted, UserError, WorkerFailed
 
 POLL_S = 0.2
@@ -87,15 +86,22 @@ def fleet(
 
 
 @contextmanager
-def workers(words: list[str], fleet: Fleet) -> Iterator[Follow]:
-    """Start the workers; the block gets ``follow(send)``, which returns when they have finished."""
+def workers(
+    words: list[str], fleet: Fleet, journal: Path | None = None, keep: int | None = None
+) -> Iterator[Follow]:
+    """Start the workers; the block gets ``follow(send)``, which returns when they have finished.
+
+    What they report is left in ``journal``; ``keep`` is a descriptor that they keep open.
+    """
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
-        journal = Path(folder) / "journal.jsonl"
-        journal.touch()
+        journal = journal or Path(folder) / "journal.jsonl"
         command = fleet.command(["-m", "uotft.worker", str(journal), *words])
         # a session of its own: Ctrl-C reaches the workers through this process alone
         worker = subprocess.Popen(
-            [sys.executable, *command], start_new_session=True, preexec_fn=die_with_parent
+            [sys.executable, *command],
+            start_new_session=True,
+            pass_fds=[keep] if keep else [],
+            preexec_fn=die_with_parent,
         )
         asked: list[int] = []
         try:
@@ -119,32 +125,21 @@ def _follow(
     send: Callable[[Points], None],
     asked: list[int],
 ) -> None:
-    with journal.open(encoding="utf-8") as lines:
-        code = None
-        while code is None:
-            if asked:
-                raise KeyboardInterrupt
-            try:
-                code = worker.wait(POLL_S)
-            except subprocess.TimeoutExpired:
-                code = None
-            whole = iter(lambda: _whole_line(lines), "")
-            if points := [(p["step"], p["numbers"]) for p in map(json.loads, whole)]:
-                send(points)
+    code, place = None, 0
+    while code is None:
+        if asked:
+            raise KeyboardInterrupt
+        try:
+            code = worker.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        found, place = lines.read(journal, place)
+        if points := [(line["step"], line["numbers"]) for line in found if "numbers" in line]:
+            send(points)
     if code == INTERRUPTED or (code and asked):  # perhaps somebody else has asked the worker
         raise KeyboardInterrupt
     if code:
         raise WorkerFailed(code)
-
-
-def _whole_line(lines: Any) -> str:
-    """The next complete line, or nothing: a line that is still being written is left for later."""
-    position = lines.tell()
-    line: str = lines.readline()
-    if line.endswith("\n"):
-        return line
-    lines.seek(position)
-    return ""
 
 
 def stop(worker: subprocess.Popen[bytes], asked: Sequence[int] = ()) -> None:

@@ -21,6 +21,7 @@ from uotft.errors import Pruned, UserError, WorkerFailed
 from uotft.processes import Fleet, Points
 from uotft.stages import Workspace
 from uotft.statistics import interval
+from uotft.tracking import journal
 
 Say = Callable[[str], object]
 Answer = tuple[list[tuple[str, ...]], tuple[str, ...]]
@@ -65,15 +66,13 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
         belongs = _belongs(ws, plan, space)
         if aside := unfinished.claim(folder, belongs):
             print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
-        with tracking.run(
-            ws.root,
-            plan.target,
-            f"search-{name}",
-            params={**_described(plan, space), **{f"default.{k}": v for k, v in default.items()}},
-            tags=_tags(ws, plan) | tracking.versions(ws.root),
-            run_id=unfinished.run_id(folder),
-        ) as run:
+        before = unfinished.run_id(folder)
+        about = ws.root, plan.target, f"search-{name}"
+        with journal.run(*about, run_id=before, watched=True) as run:
             unfinished.remember_run(folder, run.id, belongs)
+            words = {f"default.{k}": v for k, v in default.items()}
+            tags = _tags(ws, plan) | tracking.versions(ws.root)
+            run.begin({**_described(plan, space), **words}, tags)
             study = room.Study(folder / "study.db", space, default, tpe=plan.tpe)
             run.log(_points(study.trials()))  # those that it has are not sent again
             most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
@@ -231,7 +230,7 @@ def _points(trials: list[room.Trial]) -> Points:
     ]
 
 
-def _conclude(run: tracking.Run, folder: Path, study: room.Study) -> None:
+def _conclude(run: journal.Run, folder: Path, study: room.Study) -> None:
     """The table and the picture of all trials, into the study's folder and the parent run."""
     trials = study.trials()
     best = room.best(trials)

@@ -7,7 +7,6 @@ python -m uotft.worker JOURNAL train TARGET STRATEGY SEED [SETTING=VALUE …]
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from uotft import lines
 from uotft.errors import Diverged, Interrupted, UserError
 from uotft.processes import GRACE_S, INTERRUPTED, die_with_parent
 from uotft.progress import track
@@ -40,22 +40,17 @@ def main(arguments: list[str]) -> None:
     def progress(items: Iterable[Any], label: str) -> Iterable[Any]:
         return track(items, label) if main_process else items
 
-    with Path(journal).open("a", encoding="utf-8") as file:
+    def log(step: int, numbers: dict[str, float]) -> None:
+        if main_process:
+            lines.append(Path(journal), {"step": step, "numbers": numbers})
 
-        def log(step: int, numbers: dict[str, float]) -> None:
-            if main_process:
-                file.write(json.dumps({"step": step, "numbers": numbers}) + "\n")
-                file.flush()
-
-        if stage == "train":
-            target, strategy = cell[:2]
-            stages.train(
-                ws, target, strategy, seed, accelerator, log=log, progress=progress, stop=stop
-            )
-        elif stage == "embed":
-            stages.embed(ws, cell[0], accelerator, progress=progress, stop=stop)
-        else:
-            stages.pretrain(ws, accelerator, log=log, progress=progress, stop=stop)
+    if stage == "train":
+        target, strategy = cell[:2]
+        stages.train(ws, target, strategy, seed, accelerator, log=log, progress=progress, stop=stop)
+    elif stage == "embed":
+        stages.embed(ws, cell[0], accelerator, progress=progress, stop=stop)
+    else:
+        stages.pretrain(ws, accelerator, log=log, progress=progress, stop=stop)
     accelerator.end_training()
 
 
@@ -71,15 +66,23 @@ def _stop_on_sigterm() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
+def _note(error: Exception) -> None:
+    """Leave word for the run why it fails; of several workers the last one counts."""
+    said = str(error) if isinstance(error, UserError) else repr(error)
+    lines.append(Path(sys.argv[1]), {"tags": {"failure": said}})
+
+
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except Diverged as error:  # all processes have the same message
-        if os.environ.get("RANK", "0") == "0":
-            print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except UserError as error:
-        print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
     except Interrupted:  # the process that asked for it says so
         sys.exit(INTERRUPTED)
+    except UserError as error:
+        # of Diverged all processes have the same message
+        if not isinstance(error, Diverged) or os.environ.get("RANK", "0") == "0":
+            _note(error)
+            print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except Exception as error:
+        _note(error)
+        raise

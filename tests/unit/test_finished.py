@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from trials import answers
 from uotft import launch, store, tracking
 from uotft.errors import UserError
-from uotft.tracking import finished
+from uotft.tracking import delivery, finished, journal
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,8 @@ def log(
     model = "-".join(map(str, (strategy, seed, *settings.values())))
     tags = {"model.sha256": model, "target": experiment, "git.commit": "abc", "a": strategy}
     params = {"strategy": strategy, "seed": seed, **settings}
-    with tracking.run(root, experiment, model, params=params, tags=tags) as run:
+    with journal.run(root, experiment, model) as run:
+        run.begin(params, tags)
         run.log([(0, {"val/top1": 50.0}), (10, {"val/top1": 70.0})])
         folder = root / "selected"
         kept = [{"rank": 1, "name": "lion", "row": 4, "score": -0.5}]
@@ -41,8 +43,8 @@ def log(
     if top1 is not None:
         numbers = {"test/top1": top1, "test/mean_per_class": top1 - 1}
         said = {seed: answers(0, 0, 1, 1, 2, 2)}
-        assert tracking.log_test(root, experiment, model, numbers, said, [[2]])
-    return run.id
+        assert delivery.log_test(root, experiment, model, numbers, said, [[2]]) == ""
+    return tracking.find(tracking.open_store(root), run.id).info.run_id
 
 
 def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> None:
@@ -70,12 +72,11 @@ def test_what_cannot_be_compared_is_left_out_and_counted(tmp_path: Path) -> None
     for seed in range(3):
         log(tmp_path, seed=seed)
     log(tmp_path, "none", top1=None)
-    with tracking.run(tmp_path, "other", "x", params={"rate": 1}, tags={}):
-        pass
-    with pytest.raises(ValueError, match="died"), tracking.run(
-        tmp_path, "pets", "y", params={"strategy": "uot", "seed": 7}, tags={}
-    ):  # fmt: skip
-        raise ValueError("died")
+    with journal.run(tmp_path, "other", "x") as run:
+        run.begin({"rate": 1}, {})
+    with suppress(ZeroDivisionError), journal.run(tmp_path, "pets", "y") as run:
+        run.begin({"strategy": "uot", "seed": 7}, {})
+        raise ZeroDivisionError
     made, out = finished.trials(tmp_path, [], "", {})
     assert sorted(t.seed for t in made) == [0, 1, 2]
     assert finished.left_out(out) == (
@@ -139,6 +140,8 @@ def test_tests_are_logged_once(tmp_path: Path) -> None:
     client = tracking.open_store(tmp_path).MlflowClient()
     numbers = {"test/top1": 80.0, "test/mean_per_class": 79.0}
     said = {0: answers(0, 0, 1, 1, 2, 2)}
-    assert tracking.log_test(tmp_path, "pets", "uot-0", numbers, said, [[2]])
+    assert delivery.log_test(tmp_path, "pets", "uot-0", numbers, said, [[2]]) == ""
     assert len(client.get_metric_history(run, "test/top1")) == 1
-    assert not tracking.log_test(tmp_path, "pets", "another", numbers, said, [[2]])
+    missing = delivery.log_test(tmp_path, "pets", "another", numbers, said, [[2]])
+    assert missing == delivery.NO_RUN
+    assert not [*(tmp_path / "unsent").iterdir()]

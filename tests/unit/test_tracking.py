@@ -9,7 +9,7 @@ import pytest
 
 from uotft import tracking
 from uotft.errors import Interrupted, Pruned
-from uotft.tracking import notes
+from uotft.tracking import journal, notes
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_a_run_goes_on_with_each_point_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    words = {"params": {"steps": 3}, "tags": {"stage": "train"}}
     rows = [{"rank": 1, "name": "a"}]
 
-    def go(points: list, run_id: str = "", **more: object) -> str:
-        with tracking.run(tmp_path, "digits", "a-run", **(words | more), run_id=run_id) as run:
+    def go(points: list, run_id: str = "", steps: int = 3) -> str:
+        with journal.run(tmp_path, "digits", "a-run", run_id=run_id) as run:
+            run.begin({"steps": steps}, {"stage": "train"})
             run.table(rows, ("rank", "name"), "classes.json")
             run.log(points)
             if len(points) == 1:
@@ -80,8 +80,9 @@ def test_a_run_goes_on_with_each_point_once(
     assert first.info.status == "KILLED"
 
     # a setting that decides no weights may have changed, and a GPU may round otherwise
-    same = go([(0, {"loss": 2.5}), (1, {"loss": 1.0})], first.info.run_id, params={"steps": 4})
-    assert same == first.info.run_id
+    ours = first.data.tags[tracking.ID]
+    assert go([(0, {"loss": 2.5}), (1, {"loss": 1.0})], ours, 4) == ours
+    same = first.info.run_id
     run = client.get_run(same)
     assert run.info.status == "FINISHED"
     history = client.get_metric_history(same, "loss")
@@ -89,25 +90,25 @@ def test_a_run_goes_on_with_each_point_once(
     table = mlflow.load_table("classes.json", run_ids=[same])
     assert len(table) == 1, "MLflow would append"
 
-    other = go([(0, {}), (1, {})], "0" * 32)
-    assert other != same, "a run that the store does not have is not gone on with"
+    other = tracking.find(mlflow, go([(0, {}), (1, {})], "0" * 32))
+    assert other.info.run_id != same, "a run that the store does not have is not gone on with"
+    assert not [*(tmp_path / "unsent").iterdir()]
 
 
 def test_a_run_inside_another_is_its_child_and_a_stop_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    nothing = {"params": {}, "tags": {}}
 
     def search() -> None:
-        with tracking.run(tmp_path, "digits", "parent", **nothing) as parent:
-            with (
-                suppress(Pruned),
-                tracking.run(tmp_path, "digits", "pruned", **nothing),
-            ):
+        with journal.run(tmp_path, "digits", "parent", watched=True) as parent:
+            parent.begin({}, {})
+            with suppress(Pruned), journal.run(tmp_path, "digits", "pruned", watched=True) as run:
+                run.begin({}, {})
                 raise Pruned
             parent.tag({"best": parent.id})
-            with tracking.run(tmp_path, "digits", "stopped", **nothing):
+            with journal.run(tmp_path, "digits", "stopped", watched=True) as run:
+                run.begin({}, {})
                 raise Interrupted("interrupted")
 
     with pytest.raises(Interrupted):

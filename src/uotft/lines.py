@@ -1,0 +1,45 @@
+"""JSON lines that one process writes and another one reads meanwhile, whoever is killed when."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from time import time
+from typing import Any
+
+Line = dict[str, Any]
+
+
+def append(path: Path, value: Line) -> None:
+    """One more line, with the time it was said at, in ms.
+
+    After a line that a kill has cut, on a line of its own.
+    """
+    with path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        begun = file.read(1) not in (b"", b"\n")
+        line = json.dumps({"at": int(time() * 1000), **value})
+        file.write(f"{chr(10) * begun}{line}\n".encode())
+
+
+def read(path: Path, start: int = 0) -> tuple[list[Line], int]:
+    """The whole lines of a file from byte ``start`` on, and the byte where the next ones begin.
+
+    What a kill has cut is left out: whoever goes on with the work says it again.
+    """
+    found: list[Line] = []
+    if not path.is_file():
+        return found, start
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            start += len(line)
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return found, start
