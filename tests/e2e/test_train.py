@@ -18,20 +18,6 @@ def named(project: Path, name: str) -> list:
     return [r for r in runs(project) if r.info.run_name == name]
 
 
-def test_two_processes_make_one_run(project: Path) -> None:
-    before = len(runs(project))
-    words = ("uotft", "train", "--dataset", "digits", "--strategy", "uot", "--seed", "3")
-    done = call(*words, "--num-processes", "2", cwd=project)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(runs(project)) == before + 1
-    [run] = named(project, "digits-uot-3")
-    assert run.info.status == "FINISHED"
-    assert run.data.params["processes"] == "2"
-    assert (project / "models/digits/uot/3/model.safetensors").is_file()
-    history = (project / "models/digits/uot/3/history.csv").read_text()
-    assert len(history.split()) == 1 + 5, "one process writes the history"
-
-
 def test_train_brings_up_to_date_what_is_missing(project: Path) -> None:
     for folder in ("embeddings", "selections/digits/none"):
         subprocess.run(["rm", "-r", str(project / folder)], check=True)

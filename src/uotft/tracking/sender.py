@@ -8,7 +8,6 @@ that is down, slow or broken is asked again, ever more seldom, and whoever train
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 from pathlib import Path
@@ -22,7 +21,6 @@ LONGEST_S = 30  # between two tries while the store does not answer
 
 def main(root: Path, folder: Path) -> int:
     """Send all of it; returns 1 if some of it is left."""
-    os.nice(10)  # the workers come first
     delivery, failed = Delivery(root, folder), 0
     while not _over(min(POLL_S * 2**failed, LONGEST_S)):
         failed = _try(delivery, failed)
