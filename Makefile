@@ -40,8 +40,8 @@ check: setup  ## lint, types, structure, spelling
 	lint-imports
 	codespell
 
-test: setup  ## run the tests
-	pytest
+test: setup  ## run the tests, in two processes
+	pytest --numprocesses 2 --dist loadfile
 
 faults: setup  ## every fault of docs/reliability.md, with the full counts
 	UOTFT_FAULTS=full pytest tests/faults

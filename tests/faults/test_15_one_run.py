@@ -19,7 +19,7 @@ import yaml
 from conftest import call, runs, users_environment
 
 INSIDE_DVC = users_environment() | {"DVC_STAGE": "train"}
-WAIT_S = 150
+WAIT_S = 300
 
 
 def named(project: Path, name: str) -> list:

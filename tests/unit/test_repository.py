@@ -13,7 +13,7 @@ from conftest import REPOSITORY, files
 from uotft import registry
 
 COMMANDS = "init prepare pretrain embed units select forecast train".split()  # noqa: SIM905
-COMMANDS += ["evaluate", "search", "predict", "export", "register", "compare", "sync", "ui", "doctor"]
+COMMANDS += "evaluate search predict export register compare sync ui doctor".split()  # noqa: SIM905
 COMMANDS += [f"experiment {verb}" for verb in ("list", "run", "show")]
 COMMANDS += [
     f"data {verb}"
