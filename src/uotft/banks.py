@@ -30,6 +30,7 @@ def write(path: Path, bank: ClassBank) -> None:
         counts=bank.counts,
         backbone=np.array(bank.backbone),
         data=np.array(bank.data),
+        features=np.array(bank.features),
         unit=np.array(bank.unit),
         members=bank.members,
         labels=np.array(bank.labels, np.str_),
@@ -78,6 +79,7 @@ def read(path: Path) -> ClassBank:
         labels=tuple(np.asarray(arrays.get("labels", ()), np.str_).tolist()),
         trunk=arrays.get("trunk", np.empty((0, 0))),
         data=str(arrays.get("data", "")),
+        features=str(arrays.get("features", "")),
     )
 
 
