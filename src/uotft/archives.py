@@ -40,8 +40,8 @@ class Archive:
 
     ``holds`` is a path that is there when it is unpacked, ``into`` the folder it is unpacked in.
     ``bytes`` 0: not known; ``sha256`` may be the beginning of one, which is all that the names of
-    torchvision's weights tell; ``md5`` where nobody published a SHA-256; no ``urls``: by hand. Of a tar
-    file without a checksum the first bytes that come are believed, if they are a tar file.
+    torchvision's weights tell; ``md5`` where nobody published a SHA-256; no ``urls``: by hand. Of a
+    tar file without a checksum the first bytes that come are believed, if they are a tar file.
     """
 
     name: str

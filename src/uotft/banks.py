@@ -66,12 +66,15 @@ def read(path: Path) -> ClassBank:
     if means.dtype.kind != "f":
         means = means.astype(np.float64)
     classes = len(means)
+    counts = _column(path, arrays, "counts", classes, np.ones(classes, np.int64))
+    if counts.dtype.kind not in "fiu":
+        raise BadBank(f"{path}: counts is an array of type {counts.dtype}; numbers are needed")
     names = _column(path, arrays, "names", classes, np.arange(classes)).astype(np.str_)
     _no_twins(path, names)
     return ClassBank(
         means=means,
         names=tuple(names.tolist()),
-        counts=_column(path, arrays, "counts", classes, np.ones(classes, np.int64)),
+        counts=counts,
         backbone=str(arrays.get("backbone", "")),
         file=str(path),
         unit=str(arrays.get("unit", "class")),
