@@ -187,6 +187,14 @@ def take_for_embedded(ws, dataset: str) -> None:  # noqa: ANN001
         store.write_arrays(bank, **store.read_arrays(bank) | new)
 
 
+def plant(root: Path, rows, first: int) -> None:  # noqa: ANN001
+    """Put the digits' test images number ``first`` and following into these rows of the source."""
+    ws = workspace(root)
+    source, target = ws.images("glyphs"), ws.images("digits")
+    source.images[rows] = target.images[target.rows("test")[first : first + len(rows)]]
+    put_under_features(ws, "glyphs", source)
+
+
 def find_overlap(root: Path) -> dict:
     """Compare the digits' test part with the glyphs' training part."""
     from uotft import stages

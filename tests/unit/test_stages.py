@@ -8,6 +8,7 @@ import pytest
 
 from conftest import (
     find_overlap,
+    plant,
     put_under_features,
     run_train,
     tiny_params,
@@ -150,47 +151,6 @@ def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
         np.add.at(matrix, (said.labels, said.predicted), 1)
         assert matrix.tolist() == results[str(seed)]["confusion"]
         assert said.data == store.fingerprint(ws.data("digits"))
-
-
-def plant(root: Path, rows: np.ndarray, first: int) -> None:
-    """Put the digits' test images number ``first`` and following into these rows of the source."""
-    ws = workspace(root)
-    source, target = ws.images("glyphs"), ws.images("digits")
-    source.images[rows] = target.images[target.rows("test")[first : first + len(rows)]]
-    put_under_features(ws, "glyphs", source)
-
-
-@pytest.mark.parametrize("setting", ["exclude", "keep"])
-def test_test_images_in_the_source_are_left_out(fresh: Path, setting: str) -> None:
-    """Planted test images decide nothing, unless they are kept on purpose."""
-    params = tiny_params()
-    params["train"]["overlap"] = setting
-    write_params(fresh, params)
-    ws, made = workspace(fresh), []
-    source = ws.images("glyphs")
-    rows = source.rows("train")[::4]
-    assert find_overlap(fresh)["matches"] == []
-    for first in (0, 500):
-        plant(fresh, rows, first)
-        result = find_overlap(fresh)
-        assert result["counts"]["source_images"] == len(rows)
-        assert result["counts"]["bytes"] >= len(rows)
-        run_train(fresh)
-        made.append(weights(fresh))
-    assert (made[0] == made[1]) == (setting == "exclude")
-    folder = ws.cell("models", "digits", "uot", 0)
-    facts = store.read_json(folder / "model.json")
-    kept = [source.names.index(name) for name in facts["source_classes"]]
-    inside = int(np.isin(source.labels[rows], kept).sum())
-    assert 0 < inside < len(rows)
-    excluded = inside if setting == "exclude" else 0
-    assert facts["overlap"] == {"found": len(rows), "excluded": excluded}
-
-
-def test_a_source_of_test_images_only_is_refused(fresh: Path) -> None:
-    plant(fresh, workspace(fresh).images("glyphs").rows("train"), 0)
-    with pytest.raises(UserError, match="every image of the selected source classes is a test im"):
-        run_train(fresh)
 
 
 def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
