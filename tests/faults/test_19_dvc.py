@@ -19,7 +19,7 @@ import pytest
 
 from conftest import alone, call, users_environment, workspace
 from held import holding
-from uotft import runtime, stages
+from uotft import runtime, stages, store
 from uotft.errors import UserError
 
 QUIET = {"progress": lambda items, label: items}
@@ -190,6 +190,33 @@ def test_what_dvc_checks_out_of_a_rotten_cache_is_refused(
         place.write_bytes(content)
     kept.chmod(mode)
     measured(f"{name}: dvc checkout {'silent' if silent else 'noticed it'}; {stage} refuses it")
+
+
+@pytest.mark.parametrize("writer", [np.savez, np.savez_compressed])
+def test_a_flipped_byte_of_an_npz_is_an_error_or_changes_nothing(
+    tmp_path: Path,
+    writer: Callable[..., None],
+    trials: Callable[[int, int], int],
+    measured: Callable[[str], None],
+) -> None:
+    """What every stage reads; zip keeps a CRC-32 of each array."""
+    rng, path = np.random.default_rng(0), tmp_path / "a.npz"
+    arrays = {"means": rng.normal(size=(20, 8)), "names": np.array([f"c{i}" for i in range(20)])}
+    writer(path, **arrays)
+    content, refused, count = path.read_bytes(), 0, trials(300, 5000)
+    for _ in range(count):
+        changed = bytearray(content)
+        changed[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        try:
+            found = store.read_arrays(path)
+        except UserError:
+            refused += 1
+            continue
+        for name in found.keys() & arrays.keys():
+            assert np.array_equal(found[name], arrays[name])
+    assert refused > 0.5 * count
+    measured(f"{count} flips: {refused} refused, {count - refused} change no array")
 
 
 def test_the_place_where_another_user_may_have_come_first_is_not_used(tmp_path: Path) -> None:
