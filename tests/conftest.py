@@ -175,12 +175,24 @@ def put_under_features(ws, dataset: str, images) -> None:  # noqa: ANN001
 
 
 def take_for_embedded(ws, dataset: str) -> None:  # noqa: ANN001
-    """The features of a data set, as if they were of the file that is there now."""
+    """The features of a data set, as if they were of the files that are there now."""
     from uotft import store
 
-    for path in {ws.features(dataset) / "index.npz", ws.embedding(dataset)}:
-        arrays = store.read_arrays(path)
-        store.write_arrays(path, **arrays | {"data": store.fingerprint(ws.data(dataset))})
+    index, bank = ws.features(dataset) / "index.npz", ws.embedding(dataset)
+    new = {"data": store.fingerprint(ws.data(dataset))}
+    made = {"features_sha256": store.fingerprint(ws.features(dataset) / "features.npy")}
+    store.write_arrays(index, **store.read_arrays(index) | new | made)
+    if bank != index:
+        new["features"] = store.fingerprint(index)
+        store.write_arrays(bank, **store.read_arrays(bank) | new)
+
+
+def plant(root: Path, rows, first: int) -> None:  # noqa: ANN001
+    """Put the digits' test images number ``first`` and following into these rows of the source."""
+    ws = workspace(root)
+    source, target = ws.images("glyphs"), ws.images("digits")
+    source.images[rows] = target.images[target.rows("test")[first : first + len(rows)]]
+    put_under_features(ws, "glyphs", source)
 
 
 def find_overlap(root: Path) -> dict:

@@ -15,8 +15,9 @@ class Server(ThreadingHTTPServer):
     /good honours Range, /whole ignores it, /dated honours it and says that the file is of 2099,
     /cut stops in the middle of what is left, /cutwhole in the middle of everything, /other sends
     other bytes, /page a web page, /moved leads to /good, /gone answers 404, /stuck sends a byte and
-    waits, /slow sends one every 0.1 s, /short says that the file is shorter, /untold does not say
-    how large it is.
+    waits, /slow sends one every 0.1 s, /head one of the answer's head every 0.1 s, /drip sends one
+    and closes, /lying a web page that calls itself a tar, /virus leads to /page, /short says that
+    the file is shorter, /untold does not say how large it is.
     """
 
     daemon_threads = True
@@ -38,10 +39,16 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         self.server.asked.append((self.path, asked))
         content = self.server.contents.get(name)
-        if manner == "moved":
+        if manner in ("moved", "virus"):
             self.send_response(302)
-            self.send_header("Location", f"/good/{name}")
+            to = "good" if manner == "moved" else "page"
+            self.send_header("Location", f"/{to}/{name}")
             self.end_headers()
+            return
+        if manner == "head":
+            for byte in b"HTTP/1.0 200 OK":
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.1)
             return
         if manner == "gone" or content is None:
             self.send_error(404)
@@ -49,15 +56,21 @@ class _Handler(BaseHTTPRequestHandler):
         if manner == "page":
             self._answer(200, b"<!DOCTYPE html><title>Virus scan warning</title>", "text/html")
             return
+        if manner == "lying":
+            content = b"<!DOCTYPE html>".ljust(len(content))
         if manner == "other":
             content = bytes(len(content))
         if manner == "short":
             content = content[:-1]
         start = int(asked[6:-1]) if asked and manner not in ("whole", "cutwhole") else 0
         left = content[start:]
-        stop = {"cut": len(left) // 2, "cutwhole": len(left) // 2, "slow": 1, "stuck": 1}.get(
-            manner, len(left)
-        )
+        stop = {
+            "cut": len(left) // 2,
+            "cutwhole": len(left) // 2,
+            "slow": 1,
+            "stuck": 1,
+            "drip": 1,
+        }.get(manner, len(left))
         code = 206 if start else 200
         self._answer(code, left, "application/x-tar", stop, f"bytes {start}-{len(content) - 1}")
         if manner == "stuck":

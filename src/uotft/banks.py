@@ -30,6 +30,7 @@ def write(path: Path, bank: ClassBank) -> None:
         counts=bank.counts,
         backbone=np.array(bank.backbone),
         data=np.array(bank.data),
+        features=np.array(bank.features),
         unit=np.array(bank.unit),
         members=bank.members,
         labels=np.array(bank.labels, np.str_),
@@ -65,12 +66,15 @@ def read(path: Path) -> ClassBank:
     if means.dtype.kind != "f":
         means = means.astype(np.float64)
     classes = len(means)
+    counts = _column(path, arrays, "counts", classes, np.ones(classes, np.int64))
+    if counts.dtype.kind not in "fiu":
+        raise BadBank(f"{path}: counts is an array of type {counts.dtype}; numbers are needed")
     names = _column(path, arrays, "names", classes, np.arange(classes)).astype(np.str_)
     _no_twins(path, names)
     return ClassBank(
         means=means,
         names=tuple(names.tolist()),
-        counts=_column(path, arrays, "counts", classes, np.ones(classes, np.int64)),
+        counts=counts,
         backbone=str(arrays.get("backbone", "")),
         file=str(path),
         unit=str(arrays.get("unit", "class")),
@@ -78,6 +82,7 @@ def read(path: Path) -> ClassBank:
         labels=tuple(np.asarray(arrays.get("labels", ()), np.str_).tolist()),
         trunk=arrays.get("trunk", np.empty((0, 0))),
         data=str(arrays.get("data", "")),
+        features=str(arrays.get("features", "")),
     )
 
 

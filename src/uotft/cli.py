@@ -474,15 +474,18 @@ def prepare_(
 
 
 @data.command()
-def verify(name: Named) -> None:
+def verify(
+    name: Annotated[str, typer.Argument(help="A data set; without: all that dvc.lock has.")] = "",
+) -> None:
     """Hash every file of a data set again: what is missing, changed, added or unreadable.
 
-    Exit code 1 if anything is.
+    Without a name, all that the pipeline has made, and DVC's copies. Exit code 1 if anything is.
     """
     from uotft import stages
     from uotft.progress import track
 
-    looked, bad = stages.verify(_workspace(), name, track)
+    ws = _workspace()
+    looked, bad = stages.verify(ws, name, track) if name else stages.everything(ws, track)
     for line in bad:
         typer.echo(line)
     typer.echo(f"{looked}; {len(bad)} not as they should be")

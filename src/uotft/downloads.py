@@ -14,7 +14,10 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from time import monotonic
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from uotft.archives import Archive, Progress
@@ -39,8 +42,8 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
                 tried.append(f"{url}: {why}")
             except (OSError, HTTPException) as error:
                 tried.append(f"{url}: {error or type(error).__name__}")
-            if not _size(part) > before and not (before and not _size(part)):
-                break  # nothing more came, and no wrong half from an earlier day was thrown away
+            if not _size(part) >= before + CHUNK and not (before and not _size(part)):
+                break  # next to nothing came, and no wrong half from an earlier day was thrown away
     raise _failed(archive, folder, tried)
 
 
@@ -96,10 +99,32 @@ def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
 def _answer(url: str, start: int = 0) -> Iterator[HTTPResponse]:
     """What an address sends from byte ``start``; a web page is no answer."""
     asked = {"User-Agent": "uotft", **({"Range": f"bytes={start}-"} if start else {})}
-    with urlopen(Request(url, headers=asked), timeout=PATIENCE) as answer:
+    with _opened(Request(url, headers=asked)) as answer:
         if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise ConnectionError("a web page came, not the file: a login, a warning or a limit")
         yield answer
+
+
+def _opened(request: Request) -> HTTPResponse:
+    """The head of an answer; urlopen's own patience starts anew with every byte that comes."""
+    found: SimpleQueue[HTTPResponse | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found.put(urlopen(request, timeout=PATIENCE))
+        except Exception as error:  # noqa: BLE001  raised where it is waited for
+            found.put(error)
+
+    Thread(target=ask, daemon=True).start()  # one that hangs is left behind
+    try:
+        answer = found.get(timeout=PATIENCE)
+    except Empty as error:
+        raise TimeoutError(f"no answer in {PATIENCE:.0f} s") from error
+    if isinstance(answer, HTTPError):
+        answer.close()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _newer(answer: HTTPResponse, part: Path) -> bool:

@@ -25,6 +25,7 @@ from uotft.records import Floats
 
 INDEX = "index.npz"
 ARRAYS = ("features", "trunk")
+RECIPE = 1  # raise it when the code gives the same images and weights other features
 BATCHES = 4  # a shard: what a kill costs at most, and a write to disk each
 
 
@@ -68,7 +69,7 @@ def join(
             path = new / f"{name}.npy"
             means, index["counts"] = _join(files, name, path, labels, len(index["names"]))
             index |= {f"{name}_means": means, f"{name}_sha256": np.array(store.fingerprint(path))}
-        store.write_arrays(new / INDEX, labels=labels, **index)
+        store.write_arrays(new / INDEX, labels=labels, recipe=RECIPE, **index)
         if made.exists():
             shutil.rmtree(made)
         new.rename(made)
@@ -76,11 +77,28 @@ def join(
         shutil.rmtree(new, ignore_errors=True)
 
 
-def read(folder: Path) -> dict[str, NDArray[Any]]:
-    """The index of a pool and its arrays, which are mapped and not read."""
+def read(folder: Path, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
+    """The index of a pool and its arrays, which are mapped, once their bytes have been hashed.
+
+    Who reads the index alone may do without the hashing, which reads every byte.
+    """
+    index = read_index(folder)
+    held = {name: folder / f"{name}.npy" for name in ARRAYS if f"{name}_sha256" in index}
+    for name, path in held.items():
+        if hashed and store.fingerprint(path) != str(index[f"{name}_sha256"]):
+            raise UserError(f"{path} is not the file that its {INDEX} describes: run dvc repro")
+    return index | {name: store.mapped(path) for name, path in held.items()}
+
+
+def read_index(folder: Path) -> dict[str, NDArray[Any]]:
+    """The index of a pool, refused when the code of another version made it."""
     index = store.read_arrays(folder / INDEX)
-    held = [name for name in ARRAYS if f"{name}_sha256" in index]
-    return index | {name: store.mapped(folder / f"{name}.npy") for name in held}
+    if (made := int(index.get("recipe", 1))) != RECIPE:
+        raise UserError(
+            f"{folder} was made by the code of another version of uotft (recipe {made}, here "
+            f"{RECIPE}): run dvc repro --force"
+        )
+    return index
 
 
 def class_means(

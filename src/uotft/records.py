@@ -103,7 +103,8 @@ class ClassBank:
     """Class means: ``means`` (classes, D), one ``names`` and ``counts`` entry a row.
 
     ``backbone`` is the fingerprint of the network that made them, ``data`` that of data/NAME.npz
-    whose images they are of, ``file`` where they were read from; all are empty where nobody knows.
+    whose images they are of, ``features`` that of the index of those images' features, ``file``
+    where they were read from; all are empty where nobody knows.
 
     A row of the source may also be a cluster or one image, as ``unit`` says. ``members`` (n,) is
     the row of each training image; ``labels`` names the class of each row that is an image.
@@ -121,6 +122,7 @@ class ClassBank:
     labels: tuple[str, ...] = ()
     trunk: Floats = field(default_factory=lambda: np.empty((0, 0)))
     data: str = ""
+    features: str = ""
 
     def head_means(self) -> Floats:
         """The means that a linear head can start from."""

@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +19,12 @@ from numpy.typing import NDArray
 
 from uotft.errors import UserError
 from uotft.records import Answers, Files, ImageSet
+
+#: What NumPy and zipfile raise on files with a byte that changed, wherever it is.
+DAMAGE = (
+    ValueError, BadZipFile, EOFError, TypeError, LookupError, ArithmeticError, MemoryError,
+    OSError, RuntimeError, SyntaxError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -78,7 +86,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with need(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (ValueError, BadZipFile, EOFError, TypeError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: not a readable npz of plain arrays ({error})") from error
 
 
@@ -86,7 +94,7 @@ def mapped(path: Path) -> NDArray[Any]:
     """The array of an npy, mapped into memory; pickled objects are refused."""
     try:
         return np.asarray(np.load(need(path), mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: not a readable npy of a plain array ({error})") from error
 
 

@@ -6,17 +6,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import file_digest
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 import torch
 from pydantic import Field
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from uotft import downloads, locks
+from uotft.archives import Archive
 from uotft.errors import UserError
+from uotft.progress import track
 from uotft.records import Settings
 
 State = dict[str, Tensor]
@@ -191,19 +192,22 @@ def few(names: Iterable[str], most: int = 4) -> str:
 
 
 def download(url: str) -> Path:
-    """The file behind torchvision's address: from torch's cache, or fetched, its hash checked."""
+    """The file behind torchvision's address: from torch's cache, or fetched, its hash checked.
+
+    The name ends with the beginning of the file's SHA-256. A download goes on where it broke off.
+    """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = HASH.search(path.name)
+    stated = HASH.search(path.name)
+    if stated is None:
+        raise UserError(f"backbone.weights: {url}: its name does not tell its SHA-256")
+    busy = f"backbone.weights: another process is downloading {path}; wait for it"
     try:
-        torch.hub.download_url_to_file(url, str(path), prefix and prefix[1])
-    except (OSError, RuntimeError, HTTPException) as error:  # RuntimeError: another hash
-        if isinstance(error, HTTPError):
-            error.close()
+        with locks.alone(path.with_name(f".{path.stem}.lock"), busy):
+            wanted = downloads.sized(Archive(path.name, "", 0, stated[1], (url,)), path.parent)
+            return downloads.fetch(wanted, path.parent, track)
+    except UserError as error:
         raise UserError(
-            f"backbone.weights: {url} cannot be downloaded ({error}). Without a network, put that "
-            f"file at {path}, or anywhere and name it: backbone.weights: PATH"
+            f"{error}\nor put the file anywhere and name it: backbone.weights: PATH"
         ) from error
-    return path

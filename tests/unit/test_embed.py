@@ -260,6 +260,7 @@ def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
     for unit in ("class", "cluster", "image"):
         params = tiny_params()
         params["select"]["unit"] = unit
+        params["embed"]["dtype"] = "float16"
         write_params(ready, params)
         stages.units(workspace(ready))
         bank = banks.read(ws.embedding("glyphs"))

@@ -126,46 +126,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
 
 
-# ---- files that cannot be read
-
-
-def hundreds(root: Path, bad: int, **view: object) -> object:
-    """200 files of one class, the first ``bad`` of them no pictures."""
-    good = pictures.encoded(pictures.scene(0))
-    contents = {f"{i:03}.png": b"<html>" if i < bad else good for i in range(200)}
-    return pictures.image_set(root, contents, **SMALL, **view)
-
-
-def test_bad_files_are_an_error_that_names_five(tmp_path: Path) -> None:
-    images = hundreds(tmp_path, 7)
-    with pytest.raises(UserError) as caught:
-        files.without(images, {row: f"{row}.png: why" for row in range(7)})
-    lines = str(caught.value).split("\n")
-    assert lines[0].startswith("7 of 200 image files cannot be read; unreadable: skip in")
-    assert [line.strip() for line in lines[1:]] == [
-        *(f"{row}.png: why" for row in range(5)), "and 2 more"
-    ]  # fmt: skip
-
-
-def test_bad_files_are_left_out_up_to_one_percent(tmp_path: Path) -> None:
-    images = hundreds(tmp_path, 2, unreadable="skip")
-    bad = {0: "0.png: why", 1: "1.png: why"}
-    left = files.without(images, bad)
-    assert left.rows("unreadable").tolist() == [0, 1]
-    assert left.rows("train").tolist() == [*range(2, 200)]
-    assert left.labels is images.labels
-    with pytest.raises(UserError, match="3 of 200"):
-        files.without(images, {**bad, 2: "2.png: why"})
-
-
-def test_a_class_must_not_lose_its_last_training_image(tmp_path: Path) -> None:
-    tree(tmp_path, *many("", "a", 150), *many("", "b", 1))
-    images = load(tmp_path, unreadable="skip")
-    row = int(np.flatnonzero(images.labels == 1)[0])
-    with pytest.raises(UserError, match="class 'b' has no training image"):
-        files.without(images, {row: "why"})
-
-
 # ---- sizes of upright pictures
 
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'

@@ -16,7 +16,7 @@ import pictures
 from conftest import tiny_params, up_to_units, workspace, write_params
 from forks import pair
 from trials import line_of
-from uotft import export, images, launch, predict, runtime, stages, store
+from uotft import export, images, predict, runtime, stages, store
 from uotft.errors import Interrupted, UserError
 from uotft.stages.gallery import _sheets
 
@@ -183,50 +183,6 @@ def test_a_copy_of_a_test_image_is_found_by_its_bytes(copy: Path, made: Path) ->
     assert {(m["target"], m["source"]) for m in found["matches"] if m["reason"] == "bytes"} == {
         (row, c) for c in copies
     }
-
-
-def broken(root: Path, count: int, **view: object) -> object:
-    """A workspace whose target has 150 files a class, ``count`` of them no pictures."""
-    sections = draw(root / "pictures")
-    good = pictures.encoded(example(0, 0, (20, 20)))
-    for scene in range(3):
-        contents = {f"x{i:03}.png": good for i in range(142)}
-        pictures.write(root / f"pictures/mine/train/scene{scene}", contents)
-    bad = [*pictures.bad_files().values()]
-    for number in range(count):
-        path = root / f"pictures/mine/train/scene1/x{number:03}.png"
-        path.write_bytes(bad[number % len(bad)])
-    sections["mine"] |= view
-    write_params(root, params(sections))
-    return workspace(root)
-
-
-def test_unreadable_files_are_an_error_that_names_them(tmp_path: Path) -> None:
-    ws = broken(tmp_path, 4)
-    with pytest.raises(UserError, match=r"4 of 465 image files cannot be read") as caught:
-        stages.prepare(ws, "mine", **QUIET)
-    assert all(f"mine/train/scene1/x00{i}.png: " in str(caught.value) for i in range(4))
-    assert not ws.data("mine").exists()
-
-
-def test_unreadable_files_that_may_be_skipped_are_counted(tmp_path: Path) -> None:
-    ws = broken(tmp_path, 4, unreadable="skip")
-    stages.prepare(ws, "mine", **QUIET)
-    summary = store.read_json(ws.data("mine").with_suffix(".json"))
-    assert summary["images"]["unreadable"] == len(summary["unreadable"]) == 4
-    left = ws.images("mine")
-    for part in ("train", "val", "test"):
-        for row in left.rows(part):
-            assert left.files.path(row).parent.name == left.names[left.labels[row]]
-    names = sorted(left.files.path(row).name for row in left.rows("unreadable"))
-    assert names == [f"x00{i}.png" for i in range(4)]
-    assert launch._left_out(ws, "mine") == {"unreadable.mine": "4"}
-
-
-def test_more_than_one_percent_unreadable_stops(tmp_path: Path) -> None:
-    ws = broken(tmp_path, 5, unreadable="skip")
-    with pytest.raises(UserError, match="5 of 465 image files cannot be read"):
-        stages.prepare(ws, "mine", **QUIET)
 
 
 def test_a_file_that_changes_before_training_is_named(copy: Path, made: Path) -> None:

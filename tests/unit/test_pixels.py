@@ -92,49 +92,6 @@ def test_the_camera_says_which_side_is_up(orientation: int) -> None:
     assert pixels.upright_size(content) == (72, 96)
 
 
-@pytest.mark.parametrize("name", [*pictures.odd_files()])
-def test_odd_files_are_pictures_all_the_same(name: str) -> None:
-    found = pixels.square(pictures.odd_files()[name], 32, Path(name)).astype(int)
-    if name == "one.png":
-        assert (found == (10, 200, 30)).all()
-        return
-    expected = whole(pictures.scene(2))
-    if name == "grey16.png":
-        expected = whole(pictures.scene(2).convert("L"))[..., None]
-    assert np.abs(found - expected).mean() < 8, "colours of a palette are coarse"
-
-
-@pytest.mark.parametrize(("name", "why"), [
-    ("empty.jpg", "not an image that Pillow can read"),
-    ("cut.jpg", "truncated"),
-    ("page.jpg", "not an image that Pillow can read"),
-    ("bomb.png", "decompression bomb"),
-])  # fmt: skip
-def test_bad_files_are_named(name: str, why: str) -> None:
-    with pytest.raises(UserError, match=f"{name}: .*{why}"):
-        pixels.square(pictures.bad_files()[name], 32, Path(name))
-
-
-def test_filling_says_which_rows_are_bad_and_keeps_the_others(tmp_path: Path) -> None:
-    contents = {**pictures.bad_files(), **pictures.odd_files()}
-    store = pictures.kept(pictures.image_set(tmp_path, contents, **SIDE), tmp_path / "s").images
-    bad = store.fill(np.arange(len(contents)))
-    assert [Path(why.split(": ")[0]).name for why in bad.values()] == [*pictures.bad_files()]
-    assert store.there.tolist() == [row not in bad for row in range(len(contents))]
-    good = pixels.square(contents["plain.png"], 32, Path("a"))
-    assert np.array_equal(store[[4]][0], good), "rows keep their places"
-
-
-@pytest.mark.parametrize("change", ["other", "gone"])
-def test_a_file_that_changed_since_it_was_prepared_is_named(tmp_path: Path, change: str) -> None:
-    store = pictures.scenes(tmp_path, 3, **SIDE).images
-    path = tmp_path / "pictures/001.png"
-    path.write_bytes(pictures.encoded(pictures.scene(9))) if change == "other" else path.unlink()
-    assert store[[0, 2]].any()
-    with pytest.raises(UserError, match=r"001\.png: .*(changed|No such file).*prepare"):
-        store[[0, 1]]
-
-
 def test_processes_may_fill_one_store_at_once(tmp_path: Path) -> None:
     images = pictures.image_set(
         tmp_path, {f"{i:03}.png": pictures.encoded(pictures.scene(i)) for i in range(40)}, **SIDE

@@ -8,13 +8,14 @@ import pytest
 
 from conftest import (
     find_overlap,
+    plant,
     put_under_features,
     run_train,
     tiny_params,
     workspace,
     write_params,
 )
-from uotft import banks, checkpoint, pools, runtime, stages, store
+from uotft import pools, runtime, stages, store
 from uotft.errors import UserError
 from uotft.stages.training import _Stream
 from uotft.subset import draw
@@ -134,76 +135,6 @@ def test_too_many_shots(fresh: Path) -> None:
         stages.select(workspace(fresh), "digits", "uot", 0)
 
 
-def test_a_stale_selection_is_refused(fresh: Path) -> None:
-    run_train(fresh)
-    ws = workspace(fresh)
-    bank = banks.read(ws.embedding("glyphs"))
-    bank.means[0] += 1
-    banks.write(ws.embedding("glyphs"), bank)
-    with pytest.raises(UserError, match=r"selection\.json belongs to another .*glyphs\.npz"):
-        stages.read_selection(ws, "digits", "uot", 0)
-
-
-@pytest.mark.parametrize("dataset", ["glyphs", "digits"])
-def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> None:
-    """Wherever they are read: units, selecting, training, forecasting."""
-    run_train(fresh)
-    ws = workspace(fresh)
-    images = ws.images(dataset)
-    images.images[images.rows("train")[0], 3, 3] ^= 1
-    store.write_images(ws.data(dataset), images)
-    readers = [
-        lambda: stages.select(ws, "digits", "uot", 0),
-        lambda: stages.gradient_products(ws, "digits", [0], progress=lambda items, label: items),
-        lambda: run_train_alone(ws),
-    ]
-    if dataset == "glyphs":
-        readers.append(lambda: stages.units(ws))
-    for read in readers:
-        with pytest.raises(UserError, match=rf"is of another .*data/{dataset}\.npz: run dvc repro"):
-            read()
-    stages.embed(ws, dataset, runtime.start(0, 1), progress=lambda items, label: items)
-    stages.units(ws)
-    stages.select(ws, "digits", "uot", 0)
-
-
-def run_train_alone(ws: stages.Workspace) -> None:
-    quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-    stages.train(ws, "digits", "uot", 0, runtime.start(0, 1), **quiet)
-
-
-def test_features_that_do_not_say_what_they_are_of(fresh: Path) -> None:
-    """Those that were made before this was written down: DVC alone knows them."""
-    ws = workspace(fresh)
-    index = store.read_arrays(ws.embedding("digits"))
-    del index["data"]
-    store.write_arrays(ws.embedding("digits"), **index)
-    stages.select(ws, "digits", "uot", 0)
-
-
-def test_embeddings_of_two_backbones_are_refused(fresh: Path) -> None:
-    ws = workspace(fresh)
-    pool = store.read_arrays(ws.embedding("digits"))
-    pool["backbone"] = np.array("another")
-    store.write_arrays(ws.embedding("digits"), **pool)
-    with pytest.raises(UserError, match="made with different backbones"):
-        stages.select(ws, "digits", "uot", 0)
-
-
-def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> None:
-    for seed in (0, 1):
-        run_train(fresh, seed=seed)
-    ws = workspace(fresh)
-    images = ws.images("digits")
-    images.images[images.rows("test")[0]] = 0
-    store.write_images(ws.data("digits"), images)
-    with pytest.raises(UserError, match=r"overlap/digits\.json belongs to another .*digits\.npz"):
-        stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
-    find_overlap(fresh)
-    with pytest.raises(UserError, match=r"digits\.npz changed since seed 0 was trained"):
-        stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
-
-
 def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
     for seed in (0, 1):
         run_train(fresh, seed=seed)
@@ -220,47 +151,6 @@ def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
         np.add.at(matrix, (said.labels, said.predicted), 1)
         assert matrix.tolist() == results[str(seed)]["confusion"]
         assert said.data == store.fingerprint(ws.data("digits"))
-
-
-def plant(root: Path, rows: np.ndarray, first: int) -> None:
-    """Put the digits' test images number ``first`` and following into these rows of the source."""
-    ws = workspace(root)
-    source, target = ws.images("glyphs"), ws.images("digits")
-    source.images[rows] = target.images[target.rows("test")[first : first + len(rows)]]
-    put_under_features(ws, "glyphs", source)
-
-
-@pytest.mark.parametrize("setting", ["exclude", "keep"])
-def test_test_images_in_the_source_are_left_out(fresh: Path, setting: str) -> None:
-    """Planted test images decide nothing, unless they are kept on purpose."""
-    params = tiny_params()
-    params["train"]["overlap"] = setting
-    write_params(fresh, params)
-    ws, made = workspace(fresh), []
-    source = ws.images("glyphs")
-    rows = source.rows("train")[::4]
-    assert find_overlap(fresh)["matches"] == []
-    for first in (0, 500):
-        plant(fresh, rows, first)
-        result = find_overlap(fresh)
-        assert result["counts"]["source_images"] == len(rows)
-        assert result["counts"]["bytes"] >= len(rows)
-        run_train(fresh)
-        made.append(weights(fresh))
-    assert (made[0] == made[1]) == (setting == "exclude")
-    folder = ws.cell("models", "digits", "uot", 0)
-    facts = store.read_json(folder / "model.json")
-    kept = [source.names.index(name) for name in facts["source_classes"]]
-    inside = int(np.isin(source.labels[rows], kept).sum())
-    assert 0 < inside < len(rows)
-    excluded = inside if setting == "exclude" else 0
-    assert facts["overlap"] == {"found": len(rows), "excluded": excluded}
-
-
-def test_a_source_of_test_images_only_is_refused(fresh: Path) -> None:
-    plant(fresh, workspace(fresh).images("glyphs").rows("train"), 0)
-    with pytest.raises(UserError, match="every image of the selected source classes is a test im"):
-        run_train(fresh)
 
 
 def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
@@ -286,15 +176,6 @@ def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
         assert f"/ {mean:.2f}." in text
 
 
-def test_damaged_weights_are_refused(fresh: Path) -> None:
-    folder = workspace(fresh).pretrained()
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.safetensors is not the file that model\.json"):
-        checkpoint.read(folder)
-
-
 def test_a_batch_that_processes_cannot_share_is_refused(fresh: Path) -> None:
     class Three:
         num_processes, process_index, device = 3, 0, "cpu"
@@ -304,37 +185,6 @@ def test_a_batch_that_processes_cannot_share_is_refused(fresh: Path) -> None:
     for batch in (8, 3):  # not divisible; one image for each, of which batch norm knows no variance
         with pytest.raises(UserError, match=f"target batch of {batch} cannot be shared by 3 proce"):
             stream("target", images, images.rows("train"), images.labels, batch)
-
-
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        ("backbone", r"pretrained/glyphs does not belong to the section backbone of params\.yaml"),
-        ("classes", r"pretrained/glyphs does not belong to the classes of .*glyphs\.npz: run dvc"),
-        (
-            "weights",
-            r"pretrained/glyphs does not belong to .*embeddings/glyphs\.npz: run dvc repro",
-        ),
-    ],
-)
-def test_a_pre_trained_network_of_something_else_is_refused(
-    fresh: Path, what: str, message: str
-) -> None:
-    run_train(fresh)
-    ws = workspace(fresh)
-    network, facts = checkpoint.read(ws.pretrained())
-    facts["validation"] = {}
-    if what == "backbone":
-        params = tiny_params()
-        params["backbone"]["widths"] = [8, 8]
-        write_params(fresh, params)
-    elif what == "classes":
-        facts["classes"] = facts["classes"][::-1]
-    else:
-        network.head("target").weight.data += 1
-    checkpoint.write(ws.pretrained(), network, facts)
-    with pytest.raises(UserError, match=message):
-        run_train(fresh)
 
 
 def test_a_source_without_validation_images_is_refused(fresh: Path) -> None:

@@ -190,15 +190,6 @@ def test_labels_select_images_by_class_and_never_clusters(fresh: Path) -> None:
         stages.select(ws, "digits", "label", 0)
 
 
-def test_units_of_another_kind_are_refused(fresh: Path) -> None:
-    params = tiny_params()
-    params["select"]["unit"] = "image"
-    write_params(fresh, params)
-    with pytest.raises(UserError, match=r"glyphs\.npz holds units 'class', select.unit is 'image'"):
-        stages.select(workspace(fresh), "digits", "uot", 0)
-    assert not (fresh / "selections").exists()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

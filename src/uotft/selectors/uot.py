@@ -8,10 +8,10 @@ classes send none. Mass underflows before its logarithm does, so the ranking use
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AllowInfNan, Field, PlainSerializer
 
 from uotft import transport
 from uotft.errors import UserError
@@ -20,21 +20,28 @@ from uotft.records import ClassBank, Floats, Scores, Settings as BaseSettings
 DENSE = 20_000_000  # costs that are held in memory at once: 160 MB, and as much again twice
 
 
+Finite = Annotated[float, AllowInfNan(False)]
+Strength = Annotated[float, PlainSerializer(lambda tau: tau if tau < np.inf else "inf")]  # for JSON
+
+
 class Settings(BaseSettings):
     """Settings of the strategy ``uot``; the defaults are the paper's (section 4.1)."""
 
     metric: transport.Metric = Field("cosine", description="cost between class means")
-    cost_scale: float = Field(0.01, gt=0, description="eps_c: the cost is divided by it")
-    epsilon: float = Field(1.0, gt=0, description="weight of the entropy")
-    tau_source: float = Field(1.0, gt=0, description="tau_1: how firmly the source weights bind")
-    tau_target: float = Field(100.0, gt=0, description="tau_2: how firmly the target weights bind")
+    cost_scale: Finite = Field(0.01, gt=0, description="eps_c: the cost is divided by it")
+    epsilon: Finite = Field(1.0, gt=0, description="weight of the entropy")
+    # an infinite one gives every source class its own weight, and no ranking
+    tau_source: Finite = Field(1.0, gt=0, description="tau_1: how firmly the source weights bind")
+    tau_target: Strength = Field(
+        100.0, gt=0, description="tau_2: how firmly the target weights bind; .inf: exactly"
+    )
     weights: Literal["unit", "counts"] = Field("unit", description="of a class: one, or its images")
     solver: Literal["auto", "dense", "blocks", "pot"] = Field(
         "auto", description="NumPy, torch in blocks, or POT; auto: by the size of the cost"
     )
     pot_method: transport.PotMethod = Field("sinkhorn", description="which solver of POT")
     device: str = Field("cpu", description="of the solver blocks: cpu, cuda, cuda:1")
-    tolerance: float = Field(1e-9, gt=0, description="largest residual, in log marginals")
+    tolerance: Finite = Field(1e-9, gt=0, description="largest residual, in log marginals")
     max_iterations: int = Field(10_000, ge=1, description="sweeps before giving up")
 
 
@@ -85,8 +92,8 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
 def _weights(bank: ClassBank, settings: Settings) -> Floats:
     if settings.weights == "unit":
         return np.ones(len(bank.means))
-    if (bank.counts < 1).any():
-        row = int(np.flatnonzero(bank.counts < 1)[0])
+    if len(empty := np.flatnonzero(~(bank.counts >= 1))):  # NaN, too
+        row = int(empty[0])
         raise UserError(
             f"{bank.file or 'bank'}: class {bank.names[row]!r} (row {row}) has no images, and "
             "selectors.uot.weights is counts; choose unit"

@@ -51,6 +51,7 @@ from uotft.stages.training import (
     train_belongs,
 )
 from uotft.stages.using import export, predict, reader
+from uotft.stages.versions import everything
 from uotft.stages.workspace import Log, Progress, Workspace
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "embed_belongs",
     "embedded",
     "evaluate",
+    "everything",
     "export",
     "export_source",
     "fetch",

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uotft import config, store, trials
+from uotft.errors import UserError
 from uotft.records import Origin, Trial
 from uotft.stages.forecasting import hindsight
 from uotft.stages.sections import LEGEND, by_step, curve, sections
-from uotft.stages.selecting import read_selection
+from uotft.stages.selecting import must_be_of_today, read_selection, source_bank
 from uotft.stages.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -70,12 +71,20 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
     """Every training of params.yaml, from the pipeline's files."""
     settings = {k: str(v) for k, v in config.flat(ws.params.model_dump(by_alias=True)).items()}
     found = []
+    source_bank(ws)  # refuses units of other images or settings, which the report would show
     for target in ws.params.targets:
         for strategy in ws.params.strategies:
             tested = store.read_json(ws.metrics(target, strategy))
             answers = store.read_answers(ws.predictions(target, strategy))
             for seed in map(int, tested):
-                history = ws.cell("models", target, strategy, seed) / "history.csv"
+                model = ws.cell("models", target, strategy, seed)
+                facts = store.read_json(model / "model.json")
+                must_be_of_today(ws, target, strategy, seed, facts)
+                if tested[str(seed)]["model"] != facts["sha256"]:
+                    raise UserError(
+                        f"{ws.metrics(target, strategy)} is of another {model}: run dvc repro"
+                    )
+                history = model / "history.csv"
                 plan = ws.cell("selections", target, strategy, seed) / "plan.npz"
                 found.append(
                     Trial(

@@ -38,6 +38,7 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
         "classes": len(images.names),
         "images": counts,
         "names": list(images.names),
+        "settings": ws.prepared_as(dataset),
         **({"unreadable": [*bad.values()]} if bad else {}),
     }
     store.write_json(ws.data(dataset).with_suffix(".json"), summary)
@@ -132,7 +133,7 @@ def embed_belongs(ws: Workspace, dataset: str) -> dict[str, Any]:
 
 def embedded(ws: Workspace, dataset: str) -> str:
     """A line that says what ``embed`` made."""
-    images, size = pools.read(ws.features(dataset))["features"].shape
+    images, size = pools.read(ws.features(dataset), hashed=False)["features"].shape
     return f"{dataset}: {images} training images, {size} features"
 
 
@@ -158,7 +159,8 @@ def units(ws: Workspace) -> str:
         bank = replace(bank, trunk=trunk)
     record = _units_record(ws)
     record.unlink(missing_ok=True)
-    bank = replace(bank, data=str(pool.get("data", "")))
+    index = store.fingerprint(ws.features(ws.params.source) / pools.INDEX)
+    bank = replace(bank, data=str(pool.get("data", "")), features=index)
     banks.write(ws.embedding(ws.params.source), bank)
     if ws.upstream:
         ws.note_words()
@@ -191,9 +193,8 @@ def _units_record(ws: Workspace) -> Path:
 
 def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
     """The pool of the source; with a ``source_fraction``, of the rows that it leaves."""
-    folder = ws.features(ws.params.source)
-    pool = pools.read(folder)
-    ws.must_be_of(ws.params.source, folder, str(pool.get("data", "")))
+    of_index = ws.params.select.unit == "class" and ws.params.source_fraction == 1
+    pool = ws.pool(ws.params.source, hashed=not of_index)
     rows = ws.drawn(pool["labels"])
     if len(rows) == len(pool["labels"]):
         return pool  # mapped, and its means are taken

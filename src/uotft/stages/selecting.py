@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def select(ws: Workspace, target: str, strategy: str, seed: int) -> Selection:
         config.selector_settings(ws.params, "uot"),
         seed,
     )
+    chosen = replace(chosen, settings={**chosen.settings, "subset": ws.params.subset.words})
     folder = ws.cell("selections", target, strategy, seed)
     if ws.words:
         ws.note_words()
@@ -186,7 +188,12 @@ def source_bank(ws: Workspace) -> ClassBank:
     bank = banks.read(path)
     if bank.unit != unit:
         raise UserError(f"{path} holds units {bank.unit!r}, select.unit is {unit!r}: run dvc repro")
-    ws.must_be_of(ws.params.source, path, bank.data)
+    ws.must_be_of(ws.params.source, path, bank.data, bank.backbone)
+    index = ws.features(ws.params.source) / pools.INDEX
+    if bank.features and index.is_file():
+        pools.read_index(index.parent)
+        if bank.features != store.fingerprint(index):
+            raise UserError(f"{path} is of other features than {index.parent}: run dvc repro")
     return bank
 
 
@@ -227,8 +234,7 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     """Class means of the target images that this seed may train on, and of no others."""
-    pool = pools.read(ws.features(target))
-    ws.must_be_of(target, ws.features(target), str(pool.get("data", "")))
+    pool = ws.pool(target)
     drawn = subset.draw(pool["labels"], ws.params.subset, seed)
     labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
     counts = np.bincount(labels, minlength=len(names))
@@ -249,12 +255,43 @@ def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
 
 
 def read_selection(ws: Workspace, target: str, strategy: str, seed: int) -> dict[str, Any]:
-    """A selection.json, refused when it was made from other embeddings or images than today's."""
+    """A selection.json, refused when its embeddings, images or settings are not today's."""
     path = ws.cell("selections", target, strategy, seed) / "selection.json"
     chosen: dict[str, Any] = store.read_json(path)
     for side, dataset in (("source", ws.params.source), ("target", target)):
         if chosen["fingerprints"][side] != store.fingerprint(ws.embedding(dataset)):
             raise UserError(f"{path} belongs to another {ws.embedding(dataset)}: run dvc repro")
-    made_of = store.read_arrays(ws.embedding(target)).get("data", "")
-    ws.must_be_of(target, ws.features(target), str(made_of))
+    now = {
+        **ws.params.select.model_dump(),
+        **config.selector_settings(ws.params, strategy).model_dump(),
+        "subset": ws.params.subset.words,
+    }
+    then = chosen["settings"]
+    if now["top_k"] == "auto" or then["top_k"] is None:  # K was found, or does not apply
+        del now["top_k"]
+    if names := [name for name, value in now.items() if then.get(name, value) != value]:
+        raise UserError(f"{path} was made with other settings ({', '.join(names)}): run dvc repro")
+    index = pools.read_index(ws.features(target))
+    made_of = str(index.get("data", "")), str(index["backbone"])
+    ws.must_be_of(target, ws.features(target), *made_of)
     return chosen
+
+
+def must_be_of_today(
+    ws: Workspace, target: str, strategy: str, seed: int, facts: dict[str, Any]
+) -> None:
+    """Refuse a model of another network or selection than today's, by its ``facts``.
+
+    Where these are not there, nothing can be told.
+    """
+    selection = ws.cell("selections", target, strategy, seed) / "selection.json"
+    network = ws.pretrained() / "model.json"
+    now = {
+        "pretrained": (network, network.is_file() and store.read_json(network)["sha256"]),
+        "selection": (selection, selection.is_file() and store.fingerprint(selection)),
+        "backbone": ("section backbone of params.yaml", ws.params.backbone),
+    }
+    for name, (what, found) in now.items():
+        if found and facts.get(name, found) != found:
+            model = ws.cell("models", target, strategy, seed)
+            raise UserError(f"{model} was trained with another {what}: run dvc repro")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from uotft import archives, config, files, registry, store
 from uotft.archives import Card
 from uotft.pixels import Store
+from uotft.stages import versions
 from uotft.stages.fetching import card_of, gib, shards_of
 from uotft.stages.workspace import Progress, Workspace
 
@@ -60,7 +60,8 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
             return f"{name}: not prepared, and nothing of it is in files", []
         bad = images.images.fill(np.arange(len(images.labels)), progress, keep=False)
         return f"{name}: not prepared; {len(images.labels)} files decoded", [*bad.values()]
-    images, bad_lines = store.read_images(ws.data(name)), _versions(ws, name)
+    images = store.read_images(ws.data(name))
+    bad_lines = versions.differences(ws, f"prepare@{name}")
     if images.files is None:
         return f"{name}: its pixels are in {ws.data(name)}", bad_lines
     bad_lines += files.differences(images.files, progress)
@@ -127,20 +128,3 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
     if absent:
         return "to be fetched by hand" if any(not a.urls for a in absent) else "to be downloaded"
     return "archives are there"
-
-
-def _versions(ws: Workspace, name: str) -> list[str]:
-    """What dvc.lock says of data/NAME.* and is not so, in the workspace or in DVC's cache."""
-    lock = ws.root / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text("utf-8"))["stages"] if lock.is_file() else {}
-    bad = []
-    for out in stages.get(f"prepare@{name}", {}).get("outs", []):
-        md5, path = out["md5"], ws.root / out["path"]
-        kept = ws.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
-        if not path.is_file() or archives.digest(path, "md5") != md5:
-            bad.append(f"{path}: not the version in dvc.lock; dvc repro makes it")
-        if not kept.is_file():
-            bad.append(f"{kept}: missing, DVC's copy of {out['path']}; dvc commit makes it")
-        elif archives.digest(kept, "md5") != md5:
-            bad.append(f"{kept}: changed, DVC's copy of {out['path']}; delete it, then dvc commit")
-    return bad

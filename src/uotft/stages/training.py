@@ -15,7 +15,7 @@ from uotft.errors import Interrupted, UserError
 from uotft.pixels import Store
 from uotft.records import Answers, ImageSet, SourcePart
 from uotft.stages.overlap import read_overlap
-from uotft.stages.selecting import read_selection, source_part, target_bank
+from uotft.stages.selecting import must_be_of_today, read_selection, source_part, target_bank
 from uotft.stages.workspace import Log, Progress, Stop, Workspace, never
 
 if TYPE_CHECKING:
@@ -226,6 +226,9 @@ def train(
         "reused": list(part.names) if "source" in parts else [],
         "overlap": {"found": len(found), "excluded": left_out},
         "pretrained": facts["sha256"],
+        "selection": store.fingerprint(
+            ws.cell("selections", target, strategy, seed) / "selection.json"
+        ),
         "data": store.fingerprint(ws.data(target)),
         # how pictures become images of this set
         "dataset": {"kind": target, **ws.params.datasets[target]},
@@ -342,6 +345,7 @@ def evaluate(
         network, facts = checkpoint.read(ws.cell("models", target, strategy, seed))
         if facts["data"] != data:
             raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
+        must_be_of_today(ws, target, strategy, seed, facts)
         network.to(accelerator.device)
         predicted = room.answers(network, Views(images, rows), accelerator)
         confusion = metrics.confusion(labels, predicted, classes)

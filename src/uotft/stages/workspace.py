@@ -137,17 +137,59 @@ class Workspace:
         """{path from the root: SHA-256} of some files."""
         return {str(path.relative_to(self.root)): store.fingerprint(path) for path in files}
 
-    def must_be_of(self, dataset: str, features: Path, data: str) -> None:
-        """Refuse ``features`` of other images than data/DATASET.npz, whose fingerprint is ``data``.
+    def pool(self, dataset: str, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
+        """The features of a data set, refused when they are not of today's inputs and code."""
+        folder, dtype = self.features(dataset), self.params.embed.dtype
+        pool = pools.read(folder, hashed=hashed)
+        self.must_be_of(dataset, folder, str(pool.get("data", "")), str(pool["backbone"]))
+        if pool["features"].dtype != dtype:
+            raise UserError(
+                f"{folder} holds {pool['features'].dtype}, embed.dtype is {dtype}: run dvc repro"
+            )
+        return pool
 
-        Where a file does not say what it is of, or there are no data, nothing can be told.
+    def must_be_of(self, dataset: str, features: Path, data: str, backbone: str) -> None:
+        """Refuse ``features`` of other images than data/DATASET.npz, or of another network.
+
+        ``data`` and ``backbone`` are the fingerprints of those that made them. Where a file does
+        not say what it is of, or what made it is not there, nothing can be told.
         """
-        path = self.data(dataset)
+        self.must_be_prepared(dataset)
+        path, network = self.data(dataset), self.pretrained() / "model.json"
         if data and path.is_file() and data != store.fingerprint(path):
             raise UserError(f"{features} is of another {path}: run dvc repro")
+        if not network.is_file():
+            return
+        facts = store.read_json(network)
+        stale = {
+            "the section backbone of params.yaml": facts["backbone"] != self.params.backbone,
+            str(features): bool(backbone) and backbone != facts["sha256"],
+        }
+        if names := [name for name, bad in stale.items() if bad]:
+            raise UserError(
+                f"{self.pretrained()} does not belong to {', '.join(names)}: run dvc repro"
+            )
+
+    def must_be_prepared(self, dataset: str) -> None:
+        """Refuse data/DATASET.npz made with other settings than those of params.yaml."""
+        summary = self.data(dataset).with_suffix(".json")
+        then = store.read_json(summary).get("settings") if summary.is_file() else None
+        now = self.prepared_as(dataset)
+        if then and then != now:
+            names = [key for key in now if then.get(key) != now[key]]
+            raise UserError(
+                f"{self.data(dataset)} was prepared with other settings than datasets.{dataset} of "
+                f"params.yaml has ({', '.join(names)}): run dvc repro"
+            )
+
+    def prepared_as(self, dataset: str) -> dict[str, Any]:
+        """The settings that decide what a data set is: all of its section, defaults too."""
+        module, settings = config.known_dataset(self.params, dataset)
+        return {"kind": module.__name__.rpartition(".")[2], **settings.model_dump(mode="json")}
 
     def images(self, dataset: str) -> ImageSet:
         """The prepared images of a data set; those of files are decoded when they are asked for."""
+        self.must_be_prepared(dataset)
         return self.decoding(dataset, store.read_images(self.data(dataset)))
 
     def source(self) -> ImageSet:

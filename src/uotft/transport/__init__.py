@@ -8,11 +8,12 @@ from uotft.transport import pot
 from uotft.transport.blocks import FeatureProblem
 from uotft.transport.costs import BadMeans, Metric, by_row, check, cost
 from uotft.transport.dense import DenseProblem, solve_grid
-from uotft.transport.iteration import NotConverged, Plan, Solver, solve
+from uotft.transport.iteration import BadProblem, NotConverged, Plan, Solver, solve
 from uotft.transport.pot import Method as PotMethod
 
 __all__ = [
     "BadMeans",
+    "BadProblem",
     "DenseProblem",
     "FeatureProblem",
     "Metric",

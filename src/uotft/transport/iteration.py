@@ -44,6 +44,10 @@ class NotConverged(UserError):
     """The solver stopped before its residual was small: the ranking cannot be trusted."""
 
 
+class BadProblem(UserError):
+    """Weights or strengths for which equation (5) has no plan."""
+
+
 class Solver(Settings):
     """When the iteration stops."""
 
@@ -135,6 +139,11 @@ class Plan:
 
 def solve(problem: Problem, solver: Solver | None = None) -> Plan:
     """The plan of equation (5); look at ``converged`` or call ``check`` before using it."""
+    for side, weights in (("source", problem.weights_S), ("target", problem.weights_T)):
+        if not ((weights > 0) & (weights < np.inf)).all():
+            raise BadProblem(f"the weights of the {side} are not all above zero and finite")
+    if np.isinf(problem.tau_source) and np.isinf(problem.tau_target):
+        raise BadProblem("tau_source and tau_target are both infinite: no plan meets both weights")
     solver = solver or Solver()
     g_T, spent = _warm_start(problem, solver)
     return _iterate(problem, problem.epsilon, g_T, solver, spent)
@@ -208,7 +217,7 @@ def _iterate(problem: Problem, epsilon: float, g_T: Floats, solver: Solver, spen
 
 
 def _kappa(tau: float, epsilon: float) -> float:
-    return tau / (tau + epsilon)
+    return 1 / (1 + epsilon / tau)  # of an infinite tau, too: that marginal holds exactly
 
 
 def _sweeps_left(before: float, now: float, tolerance: float) -> float:

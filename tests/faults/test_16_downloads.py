@@ -1,15 +1,21 @@
-"""Downloads from a server that misbehaves: what is kept, what is asked again, what is refused."""
+"""Fault 16: downloads from a server that misbehaves, of data sets and of weights.
+
+What came is kept and asked for by Range, the next address is tried, a file has its name when size
+and SHA-256 are right and never before, and the message names every address with its reason.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from serving import Server, serving
-from uotft import downloads
+from uotft import downloads, weights
 from uotft.archives import Archive
 from uotft.errors import UserError
 
@@ -103,13 +109,104 @@ def test_what_came_is_kept_for_the_next_time(server: Server, tmp_path: Path) -> 
     assert len(part) == len(BYTES) // 2
 
 
-@pytest.mark.parametrize(("manner", "why"), [("stuck", "timed out"), ("slow", "slower than")])
+@pytest.mark.parametrize(
+    ("manner", "why"), [("stuck", "timed out"), ("slow", "slower than"), ("head", "no answer in")]
+)
 def test_a_server_that_takes_too_long_is_left(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manner: str, why: str
 ) -> None:
     monkeypatch.setattr(downloads, "PATIENCE", 0.3)
     assert why in refused(server, tmp_path, manner)
     assert fetch(server, tmp_path, manner, "good").read_bytes() == BYTES
+
+
+@pytest.mark.parametrize("manner", ["virus", "lying", "drip"])
+def test_what_is_not_the_file_is_left_after_two_tries(
+    server: Server, tmp_path: Path, manner: str
+) -> None:
+    """A redirect to a web page, a page that calls itself a tar, a byte for each try."""
+    said = refused(server, tmp_path, manner)
+    assert f"{server.address}/{manner}/a.tar: " in said
+    assert len(server.asked) <= 4
+    assert fetch(server, tmp_path, manner, "good").read_bytes() == BYTES
+
+
+FAULTS = (
+    "cut",
+    "other",
+    "gone",
+    "page",
+    "virus",
+    "lying",
+    "slow",
+    "head",
+    "stuck",
+    "drip",
+    "short",
+)
+
+
+def test_a_download_survives_any_of_its_mirrors(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    trials: Callable[[int, int], int], measured: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Mirrors fail in a drawn order, and the download is cut anywhere before it begins."""
+    monkeypatch.setattr(downloads, "PATIENCE", 0.3)
+    rng, bytes_again, count = np.random.default_rng(0), 0, trials(6, 60)
+    for trial in range(count):
+        folder, kept = tmp_path / str(trial), int(rng.integers(1, len(BYTES)))
+        folder.mkdir()
+        (folder / ".a.tar.part").write_bytes(BYTES[:kept])
+        manners = rng.permutation(FAULTS)[:3].tolist()
+        said = refused(server, folder, *manners)
+        assert all(f"{server.address}/{manner}/a.tar: " in said for manner in manners)
+        server.asked.clear()
+        assert fetch(server, folder, "good").read_bytes() == BYTES
+        assert [path.name for path in folder.iterdir()] == ["a.tar"]
+        [(_, asked)] = server.asked
+        bytes_again += not asked
+    measured(
+        f"{count} of {count} downloads right behind {3 * count} failing mirrors of {len(FAULTS)} "
+        f"kinds, {count - bytes_again} went on by Range"
+    )
+
+
+# ---- weights
+
+
+@pytest.fixture
+def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """A file whose name tells the beginning of its SHA-256, as torchvision does; where it goes."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    name = f"net-{hashlib.sha256(BYTES).hexdigest()[:8]}.pth"
+    server.contents[name] = BYTES
+    return name, tmp_path / "home/hub/checkpoints" / name
+
+
+@pytest.mark.parametrize("manner", ["cutwhole", *FAULTS])
+def test_weights_that_do_not_come_are_asked_for_again_by_range(
+    server: Server, published: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, manner: str
+) -> None:
+    monkeypatch.setattr(downloads, "PATIENCE", 0.3)
+    name, path = published
+    with pytest.raises(UserError) as error:
+        weights.download(f"{server.address}/{manner}/{name}")
+    assert f"{server.address}/{manner}/{name}: " in str(error.value)
+    assert "put it into" in str(error.value)
+    assert not path.exists()
+    server.asked.clear()
+    assert weights.download(f"{server.address}/good/{name}") == path
+    assert path.read_bytes() == BYTES
+    if manner in ("cut", "cutwhole"):
+        assert server.asked[-1][1].startswith("bytes=")
+    server.asked.clear()
+    assert weights.download(f"{server.address}/good/{name}") == path
+    assert not server.asked, "what is there needs no network"
+
+
+def test_weights_whose_name_tells_no_sum_are_refused(server: Server) -> None:
+    with pytest.raises(UserError, match=r"net\.pth: its name does not tell its SHA-256"):
+        weights.download(f"{server.address}/good/net.pth")
 
 
 def test_nobody_answers(server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,427 @@
+"""Fault 20: features, selections and models of other inputs than today's are refused.
+
+One input at a time is changed behind the back of DVC, and every stage that reads what was made of
+it is called directly: a `UserError` that names the file, and nothing written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pictures
+from conftest import find_overlap, run_train, tiny_params, workspace, write_params
+from folders import pictures as draw
+from uotft import banks, checkpoint, pools, runtime, stages, store
+from uotft.errors import UserError
+
+QUIET = {"progress": lambda items, label: items}
+VIEW = {"kind": "folder", "stored": 16, "size": 12}
+Change = Callable[[Path], None]
+
+
+def params(root: Path) -> dict:
+    """Two folders of pictures, one seed, two strategies."""
+    found = tiny_params()
+    sections = {name: {**VIEW, "path": str(root / "pictures" / name)} for name in ("photos", "own")}
+    found |= {"source": "photos", "targets": ["own"], "datasets": sections, "seeds": [0, 1]}
+    found["backbone"] |= {"channels": 3}
+    found["select"] |= {"top_k": 3}
+    found["train"]["target_head"] = "class_means"
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of image files in which every stage has run."""
+    root = tmp_path_factory.mktemp("made")
+    draw(root / "pictures/photos", 6, 10)
+    draw(root / "pictures/own", 3, 16, seed=1)
+    write_params(root, params(root))
+    ws = workspace(root)
+    for name in ("photos", "own"):
+        stages.prepare(ws, name, **QUIET)
+    stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+    for name in ("photos", "own"):
+        stages.embed(ws, name, runtime.start(0, 1), **QUIET)
+    stages.units(ws)
+    stages.overlap("photos", "own", ws.overlap("own"), **QUIET, workspace=lambda: ws)
+    for strategy in ws.params.strategies:
+        for seed in ws.params.seeds:
+            stages.select(ws, "own", strategy, seed)
+            STAGES["train"](ws, strategy, seed)
+        stages.evaluate(ws, "own", strategy, **QUIET)
+    stages.forecast(ws, "own", **QUIET)
+    stages.compare(ws)
+    return root
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    """The same, to be changed; its pictures are still those of the original."""
+    return Path(shutil.copytree(made, tmp_path / "project"))
+
+
+def train(ws: stages.Workspace, strategy: str = "uot", seed: int = 0) -> None:
+    accelerator = runtime.start(seed, 1)
+    stages.train(ws, "own", strategy, seed, accelerator, log=lambda *_: None, **QUIET)
+
+
+STAGES: dict[str, Callable] = {
+    "units": lambda ws: stages.units(ws),
+    "select": lambda ws: stages.select(ws, "own", "uot", 0),
+    "train": train,
+    "forecast": lambda ws: stages.forecast(ws, "own", **QUIET),
+    "evaluate": lambda ws: stages.evaluate(ws, "own", "uot", **QUIET),
+    "compare": lambda ws: stages.compare(ws),
+}
+SOURCE, TARGET = ("units", "select", "train", "forecast"), ("select", "train", "forecast")
+ALL = tuple(STAGES)
+
+
+def setting(section: str, **changed: object) -> Change:
+    """Other words in params.yaml, and nothing made anew."""
+
+    def change(root: Path) -> None:
+        found = params(root)
+        found["datasets"] = params_of(root)["datasets"]
+        at = found
+        for word in section.split("."):
+            at = at[word]
+        at |= changed
+        write_params(root, found)
+
+    return change
+
+
+def params_of(root: Path) -> dict:
+    return workspace(root).params.model_dump(by_alias=True)
+
+
+def subset(root: Path) -> None:
+    found = params_of(root)
+    found["subset"] = {"shots": 3}
+    write_params(root, found)
+
+
+def prepared(name: str, **changed: object) -> Change:
+    """Other settings, and data/NAME.npz made of them, but no features."""
+
+    def change(root: Path) -> None:
+        setting(f"datasets.{name}", **changed)(root)
+        stages.prepare(workspace(root), name, **QUIET)
+
+    return change
+
+
+def picture(name: str) -> Change:
+    """One other picture of the same class."""
+
+    def change(root: Path) -> None:
+        shutil.copytree(root / "pictures" / name, root / name)
+        first = next(p for p in sorted((root / name).rglob("*.png")))
+        first.write_bytes(pictures.encoded(pictures.scene(3)))
+        ws = workspace(root)
+        images = ws.images(name)
+        images.files.sha256[0] += 1  # as `prepare` would have seen it
+        store.write_images(ws.data(name), images)
+
+    return change
+
+
+def label(name: str) -> Change:
+    def change(root: Path) -> None:
+        ws = workspace(root)
+        images = ws.images(name)
+        first, last = images.rows("train")[[0, -1]]
+        images.labels[first] = images.labels[last]
+        store.write_images(ws.data(name), images)
+
+    return change
+
+
+def network(root: Path) -> None:
+    """Weights that differ in one number."""
+    ws = workspace(root)
+    found, facts = checkpoint.read(ws.pretrained())
+    found.head("target").weight.data[0, 0] += 1e-3
+    checkpoint.write(ws.pretrained(), found, facts)
+
+
+def flipped(path: str) -> Change:
+    def change(root: Path) -> None:
+        content = bytearray((root / path).read_bytes())
+        content[-1] ^= 1
+        (root / path).write_bytes(content)
+
+    return change
+
+
+def units(root: Path) -> None:
+    """Features made anew, of more digits, and the units are those of before."""
+    ws = workspace(root)
+    path = ws.features("photos") / pools.INDEX
+    index = store.read_arrays(path)
+    store.write_arrays(path, **index | {"features_means": index["features_means"] + 1e-9})
+
+
+def selection(root: Path) -> None:
+    path = workspace(root).cell("selections", "own", "uot", 0) / "selection.json"
+    chosen = store.read_json(path)
+    chosen["classes"] = chosen["classes"][::-1]
+    store.write_json(path, chosen)
+
+
+def model(root: Path) -> None:
+    ws = workspace(root)
+    folder = ws.cell("models", "own", "uot", 0)
+    found, facts = checkpoint.read(folder)
+    found.head("target").weight.data[0, 0] += 1
+    checkpoint.write(folder, found, facts)
+
+
+# what is changed, how, the stages that must refuse, the file that they name
+CHANGES: dict[str, tuple[Change, tuple[str, ...], str]] = {
+    "source picture": (picture("photos"), (*SOURCE, "evaluate", "compare"), "data/photos.npz"),
+    "target picture": (picture("own"), (*TARGET, "evaluate", "compare"), "data/own.npz"),
+    "source label": (label("photos"), (*SOURCE, "evaluate", "compare"), "data/photos.npz"),
+    "target label": (label("own"), (*TARGET, "evaluate", "compare"), "data/own.npz"),
+    **{
+        f"{side} {key}, made": (
+            prepared(name, **{key: value}),
+            (*of, "evaluate", "compare"),
+            f"data/{name}.npz",
+        )
+        for name, side, of in (("photos", "source", SOURCE), ("own", "target", TARGET))
+        for key, value in (("size", 14), ("share", 0.7), ("stored", 20), ("val", 0.5), ("seed", 1))
+    },
+    **{
+        f"{side} {key}, in params.yaml": (
+            setting(f"datasets.{name}", **{key: value}),
+            of,
+            f"data/{name}.npz was prepared with other settings .*{key}",
+        )
+        for name, side, of in (
+            ("photos", "source", (*SOURCE, "compare")),
+            ("own", "target", (*TARGET, "evaluate", "compare")),
+        )
+        for key, value in (
+            ("size", 14), ("share", 0.7), ("stored", 20), ("val", 0.5), ("test", 0.3),
+            ("seed", 1), ("unreadable", "skip"),
+        )
+    },
+    "backbone": (setting("backbone", widths=[4, 4]), ALL, "section backbone of params.yaml"),
+    "weights": (network, ALL, "pretrained/photos"),
+    "dtype": (
+        setting("embed", dtype="float16"), SOURCE, "embeddings/.*-images holds float32, embed.dty"
+    ),
+    "target features": (
+        flipped("embeddings/own-images/features.npy"), TARGET, "own-images/features.npy is not the"
+    ),
+    "units": (units, (*TARGET, "compare"), "photos.npz is of other features than .*photos-images"),
+    "subset": (subset, ("train", "forecast", "compare"), "selection.json was made with other"),
+    "top_k": (
+        setting("select", top_k=4), ("train", "forecast", "compare"), r"selection.json .*\(top_k\)"
+    ),
+    "strategy": (
+        setting("selectors.uot", cost_scale=0.1),
+        ("train", "forecast", "compare"),
+        r"uot/0/selection.json was made with other settings \(cost_scale\)",
+    ),
+    "selection": (selection, ("evaluate", "compare"), "models/own/uot/0 was trained with another"),
+    "model": (model, ("compare",), "metrics/own/uot.json is of another .*models/own/uot/0"),
+    "damaged model": (flipped("models/own/uot/0/model.safetensors"), ("evaluate",), "model.safet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_one_other_input_is_refused_by_every_stage(
+    copy: Path, name: str, measured: Callable[[str], None]
+) -> None:
+    change, refusing, message = CHANGES[name]
+    # the copies' paths are those of the original, which stays as it is
+    change(copy)
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    for stage in refusing:
+        with pytest.raises(UserError, match=message):
+            STAGES[stage](workspace(copy))
+    after = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    made = {path for path in after if after[path] != before.get(path)}
+    assert {path.relative_to(copy).parts[0] for path in made} <= {"cache"}
+    measured(f"{len(refusing)} of {len(refusing)} stages refuse: {', '.join(refusing)}")
+
+
+def test_nothing_is_refused_where_nothing_changed(copy: Path) -> None:
+    for stage in STAGES.values():
+        stage(workspace(copy))
+
+
+def test_features_of_other_code_are_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, measured: Callable[[str], None]
+) -> None:
+    monkeypatch.setattr(pools, "RECIPE", pools.RECIPE + 1)
+    refusing = (*SOURCE, "compare")
+    for stage in refusing:
+        with pytest.raises(UserError, match="-images was made by the code of another version of"):
+            STAGES[stage](workspace(copy))
+    measured(f"{len(refusing)} of {len(refusing)} stages refuse: {', '.join(refusing)}")
+
+
+def test_banks_of_two_networks_are_refused(copy: Path, measured: Callable[[str], None]) -> None:
+    """`uotft select` with two files of means."""
+    path = workspace(copy).embedding("photos")
+    bank = banks.read(path)
+    banks.write(copy / "other.npz", replace(bank, backbone="another"))
+    words = {"seed": 0, "explain": False, "expect": [], "table": "", "pictures": ""}
+    with pytest.raises(
+        UserError, match=r"photos\.npz and .*other\.npz were made with different ba"
+    ):
+        stages.select_banks(
+            str(path), f"{copy}/other.npz", f"{copy}/s.json", "uot", {}, {}, **words
+        )
+    assert not (copy / "s.json").exists()
+    measured("refused, nothing written")
+
+
+@pytest.mark.parametrize("use", ["predict", "export"])
+def test_weights_that_are_not_those_of_model_json_are_refused(copy: Path, use: str) -> None:
+    flipped("models/own/uot/0/model.safetensors")(copy)
+    folder = copy / "models/own/uot/0"
+    image = str(next((copy.parent / "project").rglob("*.png")))
+    uses = {
+        "predict": lambda: stages.predict(folder, [image]),
+        "export": lambda: stages.export(folder, "torch", copy / "a.pt2"),
+    }
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that model\.json"):
+        uses[use]()
+    assert not (copy / "a.pt2").exists()
+
+
+# ---- the same on the arrays of the embedded default
+
+
+def test_a_stale_selection_is_refused(fresh: Path) -> None:
+    run_train(fresh)
+    ws = workspace(fresh)
+    bank = banks.read(ws.embedding("glyphs"))
+    bank.means[0] += 1
+    banks.write(ws.embedding("glyphs"), bank)
+    with pytest.raises(UserError, match=r"selection\.json belongs to another .*glyphs\.npz"):
+        stages.read_selection(ws, "digits", "uot", 0)
+
+
+@pytest.mark.parametrize("dataset", ["glyphs", "digits"])
+def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> None:
+    """Wherever they are read: units, selecting, training, forecasting."""
+    run_train(fresh)
+    ws = workspace(fresh)
+    images = ws.images(dataset)
+    images.images[images.rows("train")[0], 3, 3] ^= 1
+    store.write_images(ws.data(dataset), images)
+    readers = [
+        lambda: stages.select(ws, "digits", "uot", 0),
+        lambda: stages.gradient_products(ws, "digits", [0], progress=lambda items, label: items),
+        lambda: run_train_alone(ws),
+    ]
+    if dataset == "glyphs":
+        readers.append(lambda: stages.units(ws))
+    for read in readers:
+        with pytest.raises(UserError, match=rf"is of another .*data/{dataset}\.npz: run dvc repro"):
+            read()
+    stages.embed(ws, dataset, runtime.start(0, 1), progress=lambda items, label: items)
+    stages.units(ws)
+    stages.select(ws, "digits", "uot", 0)
+
+
+def run_train_alone(ws: stages.Workspace) -> None:
+    quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
+    stages.train(ws, "digits", "uot", 0, runtime.start(0, 1), **quiet)
+
+
+def test_features_that_do_not_say_what_they_are_of(fresh: Path) -> None:
+    """Those that were made before this was written down: DVC alone knows them."""
+    ws = workspace(fresh)
+    index = store.read_arrays(ws.embedding("digits"))
+    del index["data"]
+    store.write_arrays(ws.embedding("digits"), **index)
+    stages.select(ws, "digits", "uot", 0)
+
+
+def test_embeddings_of_two_backbones_are_refused(fresh: Path) -> None:
+    ws = workspace(fresh)
+    pool = store.read_arrays(ws.embedding("digits"))
+    pool["backbone"] = np.array("another")
+    store.write_arrays(ws.embedding("digits"), **pool)
+    with pytest.raises(UserError, match=r"pretrained/glyphs does not belong to .*digits-images"):
+        stages.select(ws, "digits", "uot", 0)
+    shutil.rmtree(ws.pretrained())  # then the two are compared with each other
+    with pytest.raises(UserError, match="made with different backbones"):
+        stages.select(ws, "digits", "uot", 0)
+
+
+def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> None:
+    for seed in (0, 1):
+        run_train(fresh, seed=seed)
+    ws = workspace(fresh)
+    images = ws.images("digits")
+    images.images[images.rows("test")[0]] = 0
+    store.write_images(ws.data("digits"), images)
+    with pytest.raises(UserError, match=r"overlap/digits\.json belongs to another .*digits\.npz"):
+        stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+    find_overlap(fresh)
+    with pytest.raises(UserError, match=r"digits\.npz changed since seed 0 was trained"):
+        stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+
+
+def test_damaged_weights_are_refused(fresh: Path) -> None:
+    folder = workspace(fresh).pretrained()
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that model\.json"):
+        checkpoint.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("backbone", r"pretrained/glyphs does not belong to the section backbone of params\.yaml"),
+        ("classes", r"pretrained/glyphs does not belong to the classes of .*glyphs\.npz: run dvc"),
+        (
+            "weights",
+            r"pretrained/glyphs does not belong to .*embeddings/glyphs\.npz: run dvc repro",
+        ),
+    ],
+)
+def test_a_pre_trained_network_of_something_else_is_refused(
+    fresh: Path, what: str, message: str
+) -> None:
+    run_train(fresh)
+    ws = workspace(fresh)
+    network, facts = checkpoint.read(ws.pretrained())
+    facts["validation"] = {}
+    if what == "backbone":
+        params = tiny_params()
+        params["backbone"]["widths"] = [8, 8]
+        write_params(fresh, params)
+    elif what == "classes":
+        facts["classes"] = facts["classes"][::-1]
+    else:
+        network.head("target").weight.data += 1
+    checkpoint.write(ws.pretrained(), network, facts)
+    with pytest.raises(UserError, match=message):
+        run_train(fresh)
+
+
+def test_units_of_another_kind_are_refused(fresh: Path) -> None:
+    params = tiny_params()
+    params["select"]["unit"] = "image"
+    write_params(fresh, params)
+    with pytest.raises(UserError, match=r"glyphs\.npz holds units 'class', select.unit is 'image'"):
+        stages.select(workspace(fresh), "digits", "uot", 0)
+    assert not (fresh / "selections").exists()
