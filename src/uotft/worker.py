@@ -81,5 +81,10 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"uotft: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     except Interrupted:  # the process that asked for it says so
         sys.exit(INTERRUPTED)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from uotft import archives, config, files, registry, store
 from uotft.archives import Card
@@ -132,7 +131,7 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
 def _versions(ws: Workspace, name: str) -> list[str]:
     """What dvc.lock says of data/NAME.* and is not so, in the workspace or in DVC's cache."""
     lock = ws.root / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text("utf-8"))["stages"] if lock.is_file() else {}
+    stages = store.read_yaml(lock)["stages"] if lock.is_file() else {}
     bad = []
     for out in stages.get(f"prepare@{name}", {}).get("outs", []):
         md5, path = out["md5"], ws.root / out["path"]

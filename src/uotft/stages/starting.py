@@ -32,6 +32,8 @@ def init(folder: Path, preset: str, source: str, target: str) -> str:
     paths = _images(source), _images(target)
     params = render(preset, folder, *paths)
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # DVC would not say what is wrong
+        raise UserError(f"{folder}: Permission denied: init wants a folder that may be written")
     _init_dvc(folder)
     ignored = folder / ".gitignore"
     before = ignored.read_text(encoding="utf-8") if ignored.is_file() else ""

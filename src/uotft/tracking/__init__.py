@@ -20,7 +20,7 @@ from typing import Any
 
 from uotft.errors import Interrupted, Pruned
 from uotft.records import Answers
-from uotft.store import read_json, write_answers, write_json
+from uotft.store import read_json, read_yaml, write_answers, write_json
 
 SERVING = Path(__file__).parents[1] / "serving.py"
 MAX_BATCH = 1000  # metrics that one call of the tracking API takes
@@ -264,8 +264,6 @@ def versions(root: Path) -> dict[str, str]:
     """Tags that name code and data: git commit, hashes in dvc.lock, the DVC experiment, if any."""
     import subprocess
 
-    import yaml
-
     def git(*words: str) -> str:
         done = subprocess.run(
             ["git", *words], cwd=root, capture_output=True, text=True, check=False
@@ -277,7 +275,7 @@ def versions(root: Path) -> dict[str, str]:
     tags["git.dirty"] = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
     lock = root / "dvc.lock"
     if lock.is_file():
-        stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
+        stages = (read_yaml(lock) or {}).get("stages", {})
         for name, stage in stages.items():
             if name.partition("@")[0] in ("prepare", "pretrain", "embed", "overlap"):
                 tags |= {f"dvc.{out['path']}": out["md5"] for out in stage.get("outs", [])}
