@@ -43,7 +43,7 @@ SHELL = [
     "x > owned",
 ]
 TRAVERSAL = ["../../x", "/etc/passwd", "a/b", "..", ".", "", "-rf", "x\0y", "a b", "a.b"]
-NO_TEXT = b"caf\xe9"
+NO_TEXT = b"gr\xfcn"
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +153,10 @@ def test_hostile_words_of_the_command_line(
 ) -> None:
     write_params(tmp_path, tiny_params())
     names = [n for n in ("x; touch owned", *SHELL[1:], *TRAVERSAL) if "\0" not in n]
-    cases = [words for name in names for words in hostile_words(name)]
-    cases += [tuple(os.fsdecode(NO_TEXT) if w == "N" else w for w in c) for c in hostile_words("N")]
+    cases = hostile_words(names[0])  # every place, then every word in those that make a path
+    deep = [hostile_words(n)[at] for n in names[1:] for at in (1, 4, 7, 15)]
+    deep += [tuple(os.fsdecode(NO_TEXT) if w == "N" else w for w in c) for c in hostile_words("N")]
+    cases += deep
     few = cases[: trials(20, len(cases))]
     assert [words for words in few if wrong(tmp_path, *words)] == []
     measured(f"{len(few)} command lines: exit code 2, no traceback, nothing run")
