@@ -25,7 +25,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(project: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def served(
+    project: Path, *words: str, most: float = 150
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`uotft ui` on a free port, once it has said that it answers; the process and the port."""
     port = free_port()
     process = subprocess.Popen(
@@ -36,7 +38,7 @@ def served(project: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
         stderr=subprocess.PIPE,
         text=True,
     )
-    late = Timer(150, process.kill)
+    late = Timer(most, process.kill)  # s
     late.start()
     try:
         assert process.stdout

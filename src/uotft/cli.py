@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from uotft import outside
 from uotft.errors import Interrupted, UserError, WorkerFailed
 
 if TYPE_CHECKING:
@@ -745,6 +746,7 @@ def _model(command: str, model: str, dataset: str, strategy: str, seed: int) -> 
 
 def main() -> None:
     """Run a command; a user's mistake is one message and exit code 2."""
+    outside.prepare()
     try:
         app()
     except UserError as error:

@@ -86,7 +86,7 @@ def page(project: Path) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
     """`uotft ui` on a project with runs: process, port, project."""
     if sys.platform != "linux":
         pytest.skip("looks for processes and sockets in /proc")
-    with served(project) as (process, port):
+    with served(project, most=1800) as (process, port):
         yield process, port, project
 
 
