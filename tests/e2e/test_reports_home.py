@@ -48,7 +48,7 @@ def asked(root: Path, command: list[str], **switches: str) -> set[str]:
     environment |= {"PYTHONPATH": path, "SPIED": str(spied), **switches}
     done = subprocess.run(
         command,
-        cwd=folder / "project",
+        cwd=root,
         env=environment,
         capture_output=True,
         text=True,
