@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Timer
 
 from conftest import users_environment
+
+SEARCH = "/api/2.0/mlflow/experiments/search"
 
 
 def free_port() -> int:
@@ -21,7 +25,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(project: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def served(
+    project: Path, *words: str, most: float = 150
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`uotft ui` on a free port, once it has said that it answers; the process and the port."""
     port = free_port()
     process = subprocess.Popen(
@@ -32,7 +38,7 @@ def served(project: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
         stderr=subprocess.PIPE,
         text=True,
     )
-    late = Timer(150, process.kill)
+    late = Timer(most, process.kill)  # s
     late.start()
     try:
         assert process.stdout
@@ -43,3 +49,14 @@ def served(project: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
         late.cancel()
         process.terminate()
         process.communicate(timeout=60)
+
+
+def ask(port: int, **headers: str) -> tuple[int, bytes]:
+    """The answer to a search for experiments."""
+    line = HTTPConnection(f"127.0.0.1:{port}", timeout=20)
+    headers |= {"Content-Type": "application/json"}
+    line.request("POST", SEARCH, json.dumps({"max_results": 50}), headers)
+    answer = line.getresponse()
+    status, content = answer.status, answer.read()
+    line.close()
+    return status, content

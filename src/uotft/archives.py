@@ -29,6 +29,7 @@ CHUNK = 2**24  # bytes that are hashed or copied at a time
 FILES = 1_000_000  # an archive of more is refused, unless its data set says how many it has
 RATIO = 100  # unpacked bytes for each byte of an archive; a bomb has a thousand
 BLOCK = 2**12  # bytes that even an empty file is counted as, since a disk needs them
+NAME = 2**20  # bytes of a long name, or of other notes on a member, before it in a tar
 SLACK = 2**26  # bytes that any archive may hold, so that small ones of text are no bombs
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)
@@ -179,6 +180,18 @@ def _place(card: Card, root: Path) -> Path:
     return root / "cache" / "unpacked" / f"{card.name}-{key}"
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose name or notes, which tarfile reads into memory as a whole, are no bomb."""
+
+    @classmethod
+    def frombuf(cls, *given: Any) -> _Member:
+        """From a header block."""
+        made = super().frombuf(*given)
+        if made.size > NAME and not (made.isreg() or made.isdir()):
+            raise tarfile.ReadError(f"a name or a note of {made.size:,} bytes")
+        return made
+
+
 class _Room:
     """How much one archive may still write, and the refusal of what it may not."""
 
@@ -214,7 +227,7 @@ def _extract(file: IO[bytes], folder: Path, stem: str, room: _Room, deeper: int)
         pieces = PurePosixPath(name).parts
         if content is None or any(p.startswith("._") or p == "__MACOSX" for p in pieces):
             continue
-        beside = stem and pieces[0] != stem
+        beside = stem and pieces[:1] != (stem,)
         path = folder.joinpath(*([stem] if beside else []), *pieces)
         path.parent.mkdir(parents=True, exist_ok=True)
         with content() as inner:
@@ -241,7 +254,7 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, str, Callable[[], Any]
                 content = None if info.is_dir() else partial(archive.open, info)
                 yield info.filename, info.file_size, kind, content
         return
-    with tarfile.open(fileobj=file, mode="r:*") as tar:
+    with tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member) as tar:
         while member := tar.next():
             tar.members.clear()  # type: ignore[attr-defined]  # or all of them stay in memory
             kind = "" if member.isreg() or member.isdir() else "link or device"

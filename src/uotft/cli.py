@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from uotft import outside
 from uotft.errors import Interrupted, UserError, WorkerFailed
 
 if TYPE_CHECKING:
@@ -65,11 +66,19 @@ def init(
 
 
 @app.command()
-def prepare(dataset: Dataset) -> None:
+def prepare(
+    dataset: Annotated[
+        str, typer.Option(help="A data set with a section in params.yaml; DVC's stage says which.")
+    ] = "",
+) -> None:
     """Make the images of a data set: data/DATASET.npz."""
     from uotft import stages
     from uotft.progress import track
 
+    # of a stage of DVC, whose command must not hold a name: the shell would read it
+    dataset = dataset or os.environ.get("DVC_STAGE", "").rpartition("@")[2]
+    if not dataset:
+        raise UserError("prepare needs --dataset")
     typer.echo(stages.prepare(_workspace(), dataset, progress=track))
 
 
@@ -506,25 +515,29 @@ def show(
 
 @data.command()
 def overlap(
-    source: Annotated[
-        str,
-        typer.Option(help="A folder of images (only its train/, if it has one) or a data set."),
-    ],
     target: Annotated[
         str,
         typer.Option(help="A folder of images (only its test/, if it has one) or a data set."),
     ],
+    source: Annotated[
+        str,
+        typer.Option(help="A folder of images (only its train/, if it has one) or a data set."),
+    ] = "",
     output: Annotated[
         Path | None, typer.Option(dir_okay=False, help="A JSON file for every pair found.")
     ] = None,
 ) -> None:
     """Find the target's test images that are in the source too: same file or same picture.
 
-    Cropped, turned and mirrored copies are not found. A folder needs no params.yaml.
+    Cropped, turned and mirrored copies are not found. A folder needs no params.yaml. Without
+    --source it is that of params.yaml, and the pairs go into overlap/.
     """
     from uotft import stages
     from uotft.progress import track
 
+    if not source:
+        ws = _workspace(target)
+        source, output = ws.params.source, output or ws.overlap(target)
     result = stages.overlap(source, target, output, progress=track)
     for line in stages.overlap_lines(result):
         typer.echo(line)
@@ -754,6 +767,7 @@ def _model(command: str, model: str, dataset: str, strategy: str, seed: int) -> 
 
 def main() -> None:
     """Run a command; a user's mistake is one message and exit code 2."""
+    outside.prepare()
     try:
         app()
     except UserError as error:
@@ -765,3 +779,8 @@ def main() -> None:
     except Interrupted as error:
         typer.echo(f"uotft: {error}", err=True)
         sys.exit(130)
+    except OSError as error:  # a folder that may not be written, a disk that is full
+        if error.filename is None:
+            raise
+        typer.echo(f"uotft: {os.fsdecode(error.filename)}: {error.strerror}", err=True)
+        sys.exit(2)

@@ -133,7 +133,10 @@ class Study:
         self.space, self.tpe = space, tpe
         if not file.exists():
             _make(file)
-        self.study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{file}")
+        try:
+            self.study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{file}")
+        except Exception as error:  # noqa: BLE001  of the database, of Optuna, of what lies between
+            raise UserError(f"{file}: not the trials of a search ({error}); delete it") from error
         points = [default] if tpe else [default, *grid(space)]
         for point in points:  # those that are there are skipped
             known = point if self._inside(point) else {}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -104,9 +104,12 @@ def write(path: Path, state: State) -> None:
 
 def restore(path: Path, state: State) -> None:
     """Put back what ``write`` wrote."""
-    with safe_open(path, "pt") as file:
-        words = json.loads(file.metadata()["words"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, "pt") as file:
+            words = json.loads(file.metadata()["words"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a checkpoint ({error}); delete {path.parent}") from error
     state.network.load_state_dict(_below("model.", tensors))
     if state.ema is not None:
         state.ema.load_state_dict(_below("ema.", tensors))

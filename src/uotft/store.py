@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from uotft.errors import UserError
@@ -59,6 +60,14 @@ def read_json(path: Path) -> Any:
         return json.loads(need(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run dvc repro") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file; a tag that would make an object of it is refused."""
+    try:
+        return yaml.safe_load(need(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -85,4 +85,7 @@ if __name__ == "__main__":
         sys.exit(2)
     except Exception as error:
         _note(error)
-        raise
+        if not isinstance(error, OSError) or error.filename is None:
+            raise
+        print(f"uotft: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

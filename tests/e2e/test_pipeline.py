@@ -133,15 +133,6 @@ def test_the_model_loads_and_predicts_as_the_weights_do(project: Path) -> None:
     assert np.allclose(answer["probability"], expected.max(1), atol=1e-6)
 
 
-def test_nothing_is_pickled(project: Path) -> None:
-    made = ("mlruns", "models", "pretrained", "embeddings", "selections", "data", "reports",
-            "predictions")  # fmt: skip
-    files = [p for folder in made for p in (project / folder).rglob("*") if p.is_file()]
-    assert len(files) > 50
-    assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib")]
-    assert not [p for p in files if p.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05")]
-
-
 def test_the_report(project: Path) -> None:
     reports = project / "reports"
     table = (reports / "comparison.md").read_text()

@@ -1,6 +1,5 @@
 """Files of class means that a user brings: what is taken, and what is refused by name and row."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -61,20 +60,6 @@ def test_refused_with_the_file_and_the_row(tmp_path: Path, arrays: dict, message
     np.savez(tmp_path / "s.npz", **arrays)
     with pytest.raises(banks.BadBank, match=rf"s\.npz: .*{message}"):
         banks.read(tmp_path / "s.npz")
-
-
-def test_a_pickle_is_refused(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self):  # noqa: ANN204
-            return (Path.touch, (tmp_path / "sprung",))
-
-    (tmp_path / "s.npz").write_bytes(pickle.dumps(Trap()))
-    np.savez(tmp_path / "t.npz", means=np.array([Trap()], dtype=object))
-    (tmp_path / "u.npy").write_bytes(pickle.dumps(Trap()))
-    for name in ("s.npz", "t.npz", "u.npy"):
-        with pytest.raises(banks.UserError, match=f"{name}: not a readable"):
-            banks.read(tmp_path / name)
-    assert not (tmp_path / "sprung").exists()
 
 
 def test_two_backbones_are_refused() -> None:

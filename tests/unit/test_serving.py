@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from uotft import serving
-from uotft.errors import UserError
 
 
 @pytest.fixture
@@ -33,24 +32,3 @@ def test_many_images_and_none(model: serving.Classifier, tmp_path: Path) -> None
     Image.fromarray(images[0]).save(tmp_path / "one.png")
     [row] = model.predict(None, [tmp_path / "one.png"]).to_dict("records")
     assert row["label"] == together["label"][0]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        np.zeros((2, 16, 16)),
-        np.zeros((2, 8, 8), np.uint8),
-        np.full((1, 16, 16), 256),
-        np.full((1, 16, 16), -1),
-        np.array([["a.png", "b.png"]]),
-        [],
-    ],
-)
-def test_what_is_no_image(model: serving.Classifier, wrong: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"images: got .* known are uint8 images \(n, 16, 16\)"):
-        model.predict(None, wrong)
-
-
-def test_a_file_that_is_not_there(model: serving.Classifier) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.png: No such file"):
-        model.predict(None, ["nowhere.png"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,24 +16,6 @@ from safetensors.torch import save_file
 from uotft import weights
 from uotft.backbones import resnet18, small_resnet
 from uotft.errors import UserError
-
-
-class Attack:
-    """Its pickle runs a command."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
-
-
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
-    path, marker = tmp_path / "evil.pth", tmp_path / "ran"
-    torch.save({"state_dict": {"a": Attack(marker)}}, path)
-    with pytest.raises(UserError, match=r"evil\.pth: not a readable file of weights .*system"):
-        weights.read(path)
-    assert not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])

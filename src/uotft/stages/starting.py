@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from uotft import archives, config, store
+from uotft import archives, config, outside, store
 from uotft.datasets.folder import LISTS
 from uotft.errors import UserError
 
@@ -32,6 +32,8 @@ def init(folder: Path, preset: str, source: str, target: str) -> str:
     paths = _images(source), _images(target)
     params = render(preset, folder, *paths)
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # DVC would not say what is wrong
+        raise UserError(f"{folder}: Permission denied: init wants a folder that may be written")
     _init_dvc(folder)
     ignored = folder / ".gitignore"
     before = ignored.read_text(encoding="utf-8") if ignored.is_file() else ""
@@ -134,7 +136,13 @@ def _init_dvc(folder: Path) -> None:
     git = ["git", "rev-parse", "--show-prefix"]
     found = subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False)
     words = ["--no-scm"] if found.returncode else ["--subdir"] if found.stdout.strip() else []
-    for command in (["init", "--quiet", *words], ["config", "core.analytics", "false"]):
+    # a bare `dvc` asks nobody either, and keeps its indexes where others cannot write
+    settings = [
+        ["core.analytics", "false"],
+        ["core.check_update", "false"],
+        ["--local", "core.site_cache_dir", str(outside.site_cache())],
+    ]
+    for command in (["init", "--quiet", *words], *(["config", *each] for each in settings)):
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *command],
             cwd=folder,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from uotft.errors import UserError
+from uotft.store import read_yaml
 
 ID = "uotft.run"  # the tag with our own id of a run, which it has before MLflow knows of it
 WEIGHTS = "model.sha256"  # the tag with the fingerprint of what a run made
@@ -143,8 +144,6 @@ def versions(root: Path) -> dict[str, str]:
     """Tags that name code and data: git commit, hashes in dvc.lock, the DVC experiment, if any."""
     import subprocess
 
-    import yaml
-
     def git(*words: str) -> str:
         done = subprocess.run(
             ["git", *words], cwd=root, capture_output=True, text=True, check=False
@@ -156,7 +155,7 @@ def versions(root: Path) -> dict[str, str]:
     tags["git.dirty"] = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
     lock = root / "dvc.lock"
     if lock.is_file():
-        stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
+        stages = (read_yaml(lock) or {}).get("stages", {})
         for name, stage in stages.items():
             if name.partition("@")[0] in ("prepare", "pretrain", "embed", "overlap"):
                 tags |= {f"dvc.{out['path']}": out["md5"] for out in stage.get("outs", [])}

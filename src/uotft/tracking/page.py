@@ -23,6 +23,7 @@ from uotft.errors import UserError
 from uotft.tracking import make_store, store_uri
 
 POLL_S = 0.2
+AT_ONCE = 64  # connections; more are told to come again, so that their bodies fit into memory
 HERE = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
 QUIET = {
@@ -82,7 +83,9 @@ def _must_be_free(host: str, port: int) -> None:
 
 def _command(uri: str, host: str, port: int) -> list[str]:
     words = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
-    words += ["--uvicorn-opts", "--log-level warning --timeout-graceful-shutdown 3"]
+    words += ["--app-name", "uotft"]  # uotft.tracking.guard
+    quiet = "--log-level warning --timeout-graceful-shutdown 3"
+    words += ["--uvicorn-opts", f"{quiet} --limit-concurrency {AT_ONCE}"]
     # a page from elsewhere is another origin to MLflow, even its own
     names = [socket.gethostname(), socket.getfqdn()] if host in EVERYWHERE else [host]
     places = dict.fromkeys(_place(name, port) for name in (*HERE, *names))

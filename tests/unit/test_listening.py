@@ -1,0 +1,36 @@
+"""What listens while something runs: nothing that another machine could reach."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import users_environment
+from listening import addresses, descendants
+
+HERE = {"127.0.0.1", "::1"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for sockets in /proc")
+def test_two_processes_listen_on_this_machine_alone(fresh: Path) -> None:
+    """Of torch's own --standalone both the agent and the workers listened on every address."""
+    environment = users_environment()
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        environment.pop(name, None)
+    said, seen = fresh / "said.txt", dict[int, set[str]]()
+    command = [sys.executable, "-m", "uotft", "pretrain", "--num-processes", "2"]
+    with (
+        said.open("wb") as file,
+        subprocess.Popen(command, cwd=fresh, env=environment, stdout=file, stderr=file) as training,
+    ):
+        while training.poll() is None:
+            for process in (training.pid, *descendants(training.pid)):
+                seen[process] = seen.get(process, set()) | addresses(process)
+            time.sleep(0.1)
+    assert training.returncode == 0, said.read_text()
+    assert len([where for where in seen.values() if where]) == 3, "torch's agent and two workers"
+    assert set.union(*seen.values()) <= HERE, seen
