@@ -61,14 +61,21 @@ def main(arguments: list[str]) -> None:
 
 def _stop_on_sigterm() -> Callable[[], bool]:
     """SIGTERM only leaves word: the loop finishes its step and saves, if it can within GRACE_S."""
-    asked = []
+    asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
+        if not asked:  # a second one gives no more time
+            signal.alarm(GRACE_S)
         asked.append(number)
-        signal.alarm(GRACE_S)
 
     signal.signal(signal.SIGTERM, ask)
     return lambda: bool(asked)
+
+
+def _for_want_of_memory(error: BaseException) -> bool:
+    """torch has an error of its own for a GPU, and words for the CPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate")
+    return isinstance(error, MemoryError) or any(said in str(error) for said in words)
 
 
 if __name__ == "__main__":
@@ -81,5 +88,11 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not _for_want_of_memory(error):
+            raise
+        advice = "use fewer --num-processes or smaller batches in params.yaml"
+        print(f"uotft: out of memory: {error}; {advice}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
     except Interrupted:  # the process that asked for it says so
         sys.exit(INTERRUPTED)
