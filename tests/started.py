@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from conftest import find_overlap, tiny_params, users_environment, workspace, write_params
 
@@ -60,6 +62,7 @@ def started(project: Path, *words: str, **environment: str):  # noqa: ANN201
             process.kill()
             process.communicate(timeout=60)
             wait(lambda: not inside(project), 60)
+        process.stdout.close()
 
 
 def inside(project: Path) -> list[int]:
@@ -140,3 +143,16 @@ def temporary(project: Path) -> list[str]:
     """Files and folders that a command has left half done."""
     marks = (".tmp", ".part", ".gone")
     return [str(path) for path in project.rglob("*") if path.name.endswith(marks)]
+
+
+@contextmanager
+def mounted(place: Path, options: str) -> Iterator[Path]:
+    """A file system of its own at ``place``, with what stands there copied into it."""
+    place.mkdir(parents=True, exist_ok=True)
+    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(words, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

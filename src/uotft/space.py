@@ -43,9 +43,10 @@ def ran_out(error: OSError, path: Path, size: int) -> UserError | None:
         return None
     place = _there(path.parent)
     free, files = shutil.disk_usage(place).free, os.statvfs(place).f_favail
+    remedy = "raise the limit (ulimit -f)" if error.errno == errno.EFBIG else "make room"
     return UserError(
         f"{path}: cannot be written: {error.strerror}: {size:,} bytes or more are needed, "
-        f"{free:,} bytes and {files:,} files are free in {place}: make room, and give the same "
+        f"{free:,} bytes and {files:,} files are free in {place}: {remedy}, and give the same "
         "command again; what was there before is as it was"
     )
 

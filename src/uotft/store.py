@@ -30,6 +30,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object], size: int = 0) -> None
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        new = not path.parent.is_dir()
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             fill(file)
@@ -37,6 +38,8 @@ def write(path: Path, fill: Callable[[BinaryIO], object], size: int = 0) -> None
             os.fsync(file.fileno())
             number = os.fstat(file.fileno()).st_ino
         _rename(temporary, path, number)
+        if new:
+            sync(path.parent.parent)
     except OSError as error:
         written = temporary.stat().st_size if temporary.exists() else 0
         if full := space.ran_out(error, path, max(size, written)):
@@ -47,18 +50,23 @@ def write(path: Path, fill: Callable[[BinaryIO], object], size: int = 0) -> None
 
 
 def _rename(temporary: Path, path: Path, number: int) -> None:
-    """Give the file, whose inode is ``number``, its name, and have the folder know it on disk."""
+    """Give the file, whose inode is ``number``, its name, also on the disk."""
     try:
         temporary.replace(path)
     except OSError:
         # NFS sends a request again whose answer was lost, and then tells of the second one's end
         if not path.exists() or path.stat().st_ino != number:
             raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Have the disk know the names in a folder: a power cut takes away none that it has now."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        getattr(os, "fdatasync", os.fsync)(folder)  # macOS has the second alone
+        getattr(os, "fdatasync", os.fsync)(opened)  # macOS has the second alone
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

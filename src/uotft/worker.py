@@ -13,12 +13,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
 from uotft.errors import Diverged, Interrupted, UserError
 from uotft.processes import GRACE_S, INTERRUPTED, die_with_parent
 from uotft.progress import track
+
+ASKED: list[int] = []  # the SIGTERMs that have come
 
 
 def main(arguments: list[str]) -> None:
@@ -61,21 +64,32 @@ def main(arguments: list[str]) -> None:
 
 def _stop_on_sigterm() -> Callable[[], bool]:
     """SIGTERM only leaves word: the loop finishes its step and saves, if it can within GRACE_S."""
-    asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if not asked:  # a second one gives no more time
+        if not ASKED:  # a second one gives no more time
             signal.alarm(GRACE_S)
-        asked.append(number)
+        ASKED.append(number)
 
     signal.signal(signal.SIGTERM, ask)
-    return lambda: bool(asked)
+    return lambda: bool(ASKED)
 
 
 def _for_want_of_memory(error: BaseException) -> bool:
     """torch has an error of its own for a GPU, and words for the CPU."""
     words = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate")
     return isinstance(error, MemoryError) or any(said in str(error) for said in words)
+
+
+def _for_want_of_another(error: BaseException) -> bool:
+    """Whether the launcher ends this process because another one, which has said why, has failed.
+
+    To us it is a lost connection, which would bury that message, and often comes before SIGTERM.
+    """
+    lost = any(word in str(error) for word in ("Connection", "gloo", "NCCL"))
+    patience = monotonic() + GRACE_S
+    while lost and not ASKED and monotonic() < patience:
+        sleep(0.05)
+    return lost and bool(ASKED)
 
 
 if __name__ == "__main__":
@@ -89,6 +103,8 @@ if __name__ == "__main__":
         print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
+        if _for_want_of_another(error):
+            sys.exit(INTERRUPTED)
         if not _for_want_of_memory(error):
             raise
         advice = "use fewer --num-processes or smaller batches in params.yaml"
