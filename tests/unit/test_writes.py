@@ -14,7 +14,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "uotft"
 WRITERS = {
     "write_text", "write_bytes", "savefig", "save", "savez", "savez_compressed", "savetxt",
-    "tofile", "to_csv", "to_json", "to_parquet", "open_memmap", "memmap", "dump", "save_file",
+    "tofile", "to_csv", "to_parquet", "open_memmap", "memmap", "dump", "save_file",
     "copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "rename", "replace", "mkdtemp",
     "mkstemp", "NamedTemporaryFile", "truncate", "ftruncate", "pwrite",
 }  # fmt: skip
@@ -31,6 +31,10 @@ REASONS = {
     "report.py:_png": "a picture in memory",
     "designs.py:picture": "a picture in memory",
     "snapshot.py:write": "safetensors in memory, for store.write_bytes",
+    "train.py:fit": "the keeper's, which is snapshot.write",
+    "train.py:validated": "the keeper's, which is snapshot.write",
+    "export.py:to_torch": "into memory",
+    "shards.py:write": "into the file of store.write",
     "checkpoint.py:write": "safetensors in memory, for store.write_bytes",
     "pixels.py:__init__": "a cache; what is there is told apart by a state that is written later",
     "pixels.py:_keep": "a cache; what is there is told apart by a state that is written later",
@@ -40,9 +44,8 @@ REASONS = {
     "locks.py:alone": "a lock names its owner",
     "search.py:_make": "Optuna's database, made in a folder of its own",
     "archives.py:unpack": "unpacked again from the archive, which is checked",
-    "archives.py:_write": "unpacked again from the archive, which is checked",
+    "archives.py:_extract": "unpacked again from the archive, which is checked",
     "downloads.py:fetch": "a .part gets its name when its checksum is right",
-    "downloads.py:_load": "a .part gets its name when its checksum is right",
     "stages/fetching.py:_take": "a copy of a checked file, renamed",
     "campaign.py:_start": "what a training says, as it says it",
     "worker.py:main": "the journal, of which only whole lines are read",
