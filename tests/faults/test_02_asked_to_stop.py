@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,12 +37,13 @@ from started import (
 )
 from uotft import runtime, stages, store, unfinished
 from uotft.errors import Interrupted
+from uotft.processes import _follow, _stopped_by_signals
 from uotft.records import ImageSet
 
 Count = Callable[[int, int], int]
 
 
-@pytest.mark.parametrize("whom", ["the watcher", "one rank"])
+@pytest.mark.parametrize("whom", ["the watcher", "one rank", "the watcher by Ctrl-C"])
 def test_all_ranks_save_the_same_step(
     cell: Path, whom: str, trials: Count, measured: Callable[[str], None]
 ) -> None:
@@ -50,15 +53,16 @@ def test_all_ranks_save_the_same_step(
         with started(cell, *WORDS, "--num-processes", "2") as process:
             wait_for(process, lambda before=before: begun(cell) and max(saved(cell)) > before)
             time.sleep(random.uniform(0, 0.5))
-            asked = process.pid if whom == "the watcher" else random.choice([*ranks(cell).values()])
-            os.kill(asked, signal.SIGTERM)
+            asked = random.choice([*ranks(cell).values()]) if "rank" in whom else process.pid
+            os.kill(asked, signal.SIGINT if "Ctrl-C" in whom else signal.SIGTERM)
             begin = time.monotonic()
             said, _ = process.communicate(timeout=60)
         times.append(time.monotonic() - begin)
         assert process.returncode == 130, said[-3000:]
         assert "Traceback" not in said
         assert "uotft: interrupted; the same command goes on at step" in said
-        assert not inside(cell)
+        assert not inside(cell), "no worker is left"
+        assert not (cell / "models/digits/uot/0").exists()
         found = unfinished.newest(left(cell))
         assert found is not None
         assert found[1]["step"] > before
@@ -213,3 +217,31 @@ def test_a_long_command_is_stopped(
         assert {p: p.stat().st_mtime_ns for p in cell.rglob("*.npz") if p in before} == before
     assert max(times) < 25
     measured(f"{name}: {number}/{number} with exit code 130, at most {max(times):.1f} s")
+
+
+class Fragile:
+    """A signal comes while its destructor runs, where Python ignores exceptions."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
+def test_a_signal_in_a_destructor_stops_the_workers(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    journal = tmp_path / "journal.jsonl"
+    journal.touch()
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(20)"], start_new_session=True
+    )
+    start = time.monotonic()
+    asked: list[int] = []
+    with _stopped_by_signals(worker, asked):
+        Fragile()
+        with pytest.raises(KeyboardInterrupt):
+            _follow(worker, journal, lambda points: None, asked)
+        assert worker.wait(10) == -signal.SIGTERM
+        assert time.monotonic() - start < 10
+        with pytest.raises(KeyboardInterrupt):  # the second signal waits for nothing
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
