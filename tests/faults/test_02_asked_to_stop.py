@@ -195,6 +195,8 @@ def test_a_long_command_is_stopped(
     cell: Path, name: str, trials: Count, measured: Callable[[str], None]
 ) -> None:
     """At a random moment; what was there before stays, and nothing new is half there."""
+    if name in ("prepare", "overlap", "embed") and not trials(0, 1):
+        pytest.skip("as the others; make faults does all")
     number, times = trials(1, 10), []
     make, line = LONG[name]
     words = make(cell)
