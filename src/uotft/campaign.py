@@ -7,6 +7,7 @@ their own. One that fails stops no other. The same command goes on where it was 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -126,6 +127,7 @@ def _at_once(cells: Sequence[Cell], jobs: int, num_processes: int, folder: Path)
                     last = log.read_text(errors="replace").strip().rpartition("\n")[2]
                     failed.append(f"{_name(cell)}: exit code {process.returncode}: {last} ({log})")
     finally:
+        signal.alarm(0)  # of a command that was asked to end: the waiting here ends itself
         for process in running:
             process.terminate()  # it has a checkpoint written, and says so in its file
         for process in running:

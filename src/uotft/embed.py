@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
+from uotft.errors import Interrupted
 from uotft.images import ahead, to_input
 from uotft.network import Network
 from uotft.records import Pixels
@@ -46,10 +47,17 @@ def shards(
         yield rows, np.asarray(torch.cat(parts).cpu().numpy())
 
 
-def features(network: Network, images: Pixels, accelerator: Accelerator) -> NDArray[np.float32]:
-    """The features (n, D) of a few images, all at once."""
-    [(_, found)] = shards(network, images, [range(len(images))], accelerator)
-    return found
+def features(
+    network: Network,
+    images: Pixels,
+    accelerator: Accelerator,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> NDArray[np.float32]:
+    """The features (n, D) of a few images, all at once; ``Interrupted`` when ``stop`` says so."""
+    for _, found in shards(network, images, [range(len(images))], accelerator, stop=stop):
+        return found
+    raise Interrupted("embedding was interrupted")
 
 
 @torch.no_grad()

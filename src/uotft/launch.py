@@ -8,7 +8,6 @@ Of several machines, only the first one prepares and tracks.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +20,12 @@ from uotft import config, locks, processes, stages, store, tracking, unfinished
 from uotft.errors import Interrupted, UserError
 from uotft.processes import Fleet, Points
 from uotft.progress import track
+from uotft.records import Selection
 from uotft.stages import Workspace
 from uotft.tracking import delivery, finished, journal, models, notes
 
 Watch = Callable[[Points], None]
+Training = tuple[list[str], Fleet, int]
 POLL_S = 1.0  # between two looks at DVC's lock
 
 
@@ -32,11 +33,16 @@ def pretrain(ws: Workspace, fleet: Fleet) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
     if fleet.rank:
         return _join(["pretrain"], fleet)
+    with owning(ws, ws.pretrained()) as lock:
+        return _pretrain(ws, fleet, lock)
+
+
+def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
     params = config.flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
     belongs = stages.pretrain_belongs(ws, fleet.processes)
-    training = ["pretrain"], fleet
+    training = ["pretrain"], fleet, lock
     with _tracked(ws, ws.pretrained(), training, belongs, ws.params.source, name, params, tags) as (
         run,
         follow,
@@ -50,7 +56,10 @@ def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
     """Compute features, which no run tracks; returns a line for the user."""
     stages.embed_belongs(ws, dataset)  # says what is missing, once and not once a worker
     try:
-        with processes.workers(["embed", dataset], Fleet(num_processes)) as follow:
+        with (
+            owning(ws, ws.features(dataset)) as lock,
+            processes.workers(["embed", dataset], Fleet(num_processes), [lock]) as follow,
+        ):
             follow(lambda points: None)
     except Interrupted as error:
         raise Interrupted(
@@ -79,6 +88,22 @@ def train(
     words, name = ["train", *cell, *ws.words], "-".join([*cell, *Path(ws.variant).parts[1:]])
     if fleet.rank:
         return _join(words, fleet)
+    with owning(ws, ws.cell("models", target, strategy, seed)) as lock:
+        return _train(ws, target, strategy, seed, (words, fleet, lock), name, current, watch)
+
+
+def _train(
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    seed: int,
+    training: Training,
+    name: str,
+    current: bool,
+    watch: Watch,
+) -> str:
+    """``train``, in a cell that is ours."""
+    fleet = training[1]
     if "DVC_STAGE" not in os.environ:
         if not current:
             upstream([ws], [target])
@@ -116,7 +141,7 @@ def train(
         tracking.NOTE: notes.kept(strategy, ws.params.source, target, seed, chosen),
         **_left_out(ws, ws.params.source, target),
     }
-    made, training, start = ws.cell("models", target, strategy, seed), (words, fleet), monotonic()
+    made, start = ws.cell("models", target, strategy, seed), monotonic()
     belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
     cell_belongs = stages.cell_belongs(ws, target, strategy, seed, fleet.processes)
     (made / stages.BELONGS).unlink(missing_ok=True)
@@ -210,10 +235,27 @@ def compare_runs(
 
 
 @contextmanager
+def owning(ws: Workspace, made: Path) -> Iterator[int]:
+    """Be the one process that makes the folder ``made``; another one is refused, and told of us.
+
+    Yields the lock's file descriptor, for workers to inherit: they may outlive this process.
+    """
+    left = ws.unfinished(made)
+    with locks.alone(left.with_name(f".{left.name}.lock"), f"{made} is being made") as lock:
+        yield lock
+
+
+def select(ws: Workspace, target: str, strategy: str, seed: int) -> Selection:
+    """Select for one cell, unless its training is under way, which reads what it began with."""
+    with owning(ws, ws.cell("models", target, strategy, seed)):
+        return stages.select(ws, target, strategy, seed)
+
+
+@contextmanager
 def _tracked(
     ws: Workspace,
     made: Path,
-    training: tuple[list[str], Fleet],
+    training: Training,
     belongs: dict[str, Any],
     experiment: str,
     name: str,
@@ -222,13 +264,13 @@ def _tracked(
 ) -> Iterator[tuple[journal.Run, processes.Follow]]:
     """Workers, started or going on, and the run that tracks them; ``made`` is what they write.
 
-    ``training`` is the worker's words and the processes that hear them.
+    ``training`` is the worker's words, the processes that hear them, and the lock that they hold.
     """
-    left = ws.unfinished(made)
+    left, (words, fleet, lock) = ws.unfinished(made), training
     with (
         _resumable(left, belongs) as run_id,
         journal.run(ws.root, experiment, name, run_id=run_id, watched=True) as run,
-        processes.workers(*training, run.points, run.open) as follow,
+        processes.workers(words, fleet, [lock, *run.open], run.points) as follow,
     ):
         unfinished.remember_run(left, run.id, belongs)
         # the versions take a second to read: workers have started by then
@@ -254,7 +296,8 @@ def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
         found = unfinished.newest(left)
         where = f"goes on at step {found[1]['step']}" if found else "starts it anew"
         raise Interrupted(f"{error}; the same command {where}") from error
-    shutil.rmtree(left)
+    if left.exists():
+        unfinished.remove(left)
 
 
 def _finish(run: journal.Run, folder: Path) -> dict[str, Any]:
@@ -326,8 +369,14 @@ def _repro(ws: Workspace, wanted: list[str]) -> None:
     alone = {k: v for k, v in os.environ.items() if k not in processes.PLACE}
     environment = {**alone, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *wanted]
-    done = subprocess.run(command, cwd=ws.root, env=environment, check=False)
-    if done.returncode:
+    environment |= processes.mark()
+    # a session of its own: its stages are asked to stop, too, and waited for
+    dvc = subprocess.Popen(command, cwd=ws.root, env=environment, start_new_session=True)
+    try:
+        dvc.wait()
+    finally:
+        processes.stop(dvc)
+    if dvc.returncode:
         raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
 
 

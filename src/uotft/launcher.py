@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from uotft.errors import killed
     from uotft.processes import INTERRUPTED
 
     # all have finished by then; machine 0, which holds what they wait by, may be the first to leave
@@ -36,7 +37,11 @@ def main(arguments: list[str]) -> int:
         print(f"uotft: the machines did not meet: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except ChildFailedError as error:  # the worker has said why
-        code: int = error.get_first_failure()[1].exitcode
+        rank, first = error.get_first_failure()
+        code: int = first.exitcode
+        if code < 0:
+            who = f"worker {rank} of them, process {first.pid},"
+            print(f"uotft: {killed(who, -code)}", file=sys.stderr)  # noqa: T201
         return code if code > 0 else 128 - code
     return 0
 

@@ -1,4 +1,4 @@
-"""A lock of our own; DVC's, and its dvc.lock, read without DVC: who holds it, what is made anyway.
+"""Locks of our own, which name their owner; DVC's, and its dvc.lock, read without DVC.
 
 While a command of DVC looks at the pipeline, .dvc/tmp/lock is locked and names the process; while a
 stage is under way, .dvc/tmp/rwlock lists what the stage reads and writes, with its process. Another
@@ -11,32 +11,92 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
+from socket import gethostname
+from time import monotonic, sleep
 from typing import Any
 
 import yaml
 
 from uotft.errors import UserError
 
+PATIENCE_S = 30  # for what a dead owner has left: its workers save what they have
+POLL_S = 0.2
+
 
 @contextmanager
-def alone(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file ``path``, which goes with the process; if it is held, say ``busy``."""
-    from filelock import FileLock, Timeout
+def alone(path: Path, busy: str) -> Iterator[int]:
+    """Hold the lock file ``path``, which names its owner; if it is held, say ``busy`` and by whom.
 
+    The kernel's lock goes with the process, however that ends, and with those that inherit the file
+    descriptor that is yielded; for what a dead owner has left of these it is waited. NFS knows such
+    locks. A file system that does not leaves the name to go by, and an NFS that is mounted with
+    locks for each machine alone warns of a name from another one. The file stays, and is empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, blocking=False)
+    lock, patience = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), monotonic() + PATIENCE_S
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(busy) from error
-    try:
-        yield
+        while not _locked(lock):
+            owner = _owner(lock)
+            if not owner or _lives(owner) or monotonic() > patience:
+                raise UserError(f"{busy}: {_named(owner)} ({path})")
+            sleep(POLL_S)
+        if (owner := _owner(lock)) and owner["host"] != gethostname():
+            print(  # noqa: T201
+                f"uotft: {path}: {_named(owner)} has not said that it ended: if it is at work "
+                "still, stop one of the two",
+                file=sys.stderr,
+            )
+        words = " ".join(["uotft", *sys.argv[1:]])
+        started = datetime.now(UTC).isoformat(" ", "seconds")
+        us = {"pid": os.getpid(), "host": gethostname(), "started": started, "command": words}
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps(us).encode(), 0)
+        try:
+            yield lock
+        finally:
+            os.ftruncate(lock, 0)
     finally:
-        lock.release()
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    """Whether the open file is ours now; where there are no locks, whether no one else's."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks on this file system
+        owner = _owner(lock)
+        return not (owner and _lives(owner))
+    return True
+
+
+def _owner(lock: int) -> dict[str, Any] | None:
+    """Who says in the lock file that it is theirs."""
+    try:
+        owner: dict[str, Any] = json.loads(os.pread(lock, 2**16, 0))
+    except ValueError:  # nobody, or somebody who is just about to
+        return None
+    return owner
+
+
+def _lives(owner: dict[str, Any]) -> bool:
+    """Whether the owner's process is there; that of another machine is taken to be."""
+    return bool(owner["host"] != gethostname() or Path("/proc", str(owner["pid"])).exists())
+
+
+def _named(owner: dict[str, Any] | None) -> str:
+    if not owner:
+        return "another process has just begun"
+    return (
+        f"process {owner['pid']} on {owner['host']}, since {owner['started']}: {owner['command']}"
+    )
 
 
 def holder(root: Path) -> str:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from uotft import space
 from uotft.errors import UserError
 from uotft.records import Files
 
@@ -129,7 +130,9 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise UserError(f"{self.folder}: {error.strerror}: make room") from error
+            size = sum(pixels.nbytes for pixels in found)
+            full = space.ran_out(error, self.folder / "pixels.npy", size)
+            raise full or UserError(f"{self.folder}: {error.strerror}") from error
         if len(rows):
             self.there[rows] = True
             self.there.flush()
@@ -140,12 +143,8 @@ class Store:
             raise UserError(f"{why}; put the file back, or run `uotft prepare` again")
 
     def _need_space(self, rows: int) -> None:
-        needed, free = rows * int(np.prod(self.shape[1:])), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise UserError(
-                f"{self.folder}: {needed / 2**30:.1f} GiB are needed for the pixels of {rows} "
-                f"images, {free / 2**30:.1f} GiB are free: make room, or lower `stored`"
-            )
+        wanted = {f"for the pixels of {rows} images": rows * int(np.prod(self.shape[1:]))}
+        space.need(wanted, self.folder, "make room, or lower `stored`")
 
 
 def content_of(files: Files, row: int) -> bytes:
@@ -268,10 +267,16 @@ def _create(folder: Path, shape: tuple[int, ...]) -> None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    np.lib.format.open_memmap(made / "pixels.npy", "w+", np.uint8, shape)
-    # not sparse: a page that the disk has no room for ends the process that writes it
-    np.save(made / "there.npy", np.zeros(shape[:1], np.bool_))
     try:
+        np.lib.format.open_memmap(made / "pixels.npy", "w+", np.uint8, shape)
+        # not sparse: a page that the disk has no room for ends the process that writes it
+        np.save(made / "there.npy", np.zeros(shape[:1], np.bool_))
         made.rename(folder)
-    except OSError:  # somebody else was first
+    except OSError as error:
+        if full := space.ran_out(error, folder / "pixels.npy", int(np.prod(shape))):
+            raise full from error
+        if not folder.is_dir():
+            raise
+        # somebody else was first
+    finally:
         shutil.rmtree(made, ignore_errors=True)

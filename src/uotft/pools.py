@@ -73,6 +73,7 @@ def join(
         if made.exists():
             shutil.rmtree(made)
         new.rename(made)
+        store.sync(made.parent)  # the shards go next
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from types import FrameType
 
 from uotft import lines
@@ -26,6 +27,7 @@ POLL_S = 0.2
 GRACE_S = 20  # between asking the workers to stop, which save first, and killing them
 INTERRUPTED = 130  # a worker's exit code after it has saved on SIGTERM
 MEET_S = 3600  # how long the other machines wait for the first one, which prepares meanwhile
+MARK = "UOTFT_WATCHER"
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # what a launcher tells each process that it starts
 Points = list[tuple[int, dict[str, float]]]
 Follow = Callable[[Callable[[Points], None]], None]
@@ -87,11 +89,12 @@ def fleet(
 
 @contextmanager
 def workers(
-    words: list[str], fleet: Fleet, journal: Path | None = None, keep: int | None = None
+    words: list[str], fleet: Fleet, held: Sequence[int] = (), journal: Path | None = None
 ) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished.
 
-    What they report is left in ``journal``; ``keep`` is a descriptor that they keep open.
+    They inherit the file descriptors ``held``, which last as long as they do: locks, and what says
+    to others that somebody is at work. What they report is left in ``journal``.
     """
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
         journal = journal or Path(folder) / "journal.jsonl"
@@ -100,8 +103,9 @@ def workers(
         worker = subprocess.Popen(
             [sys.executable, *command],
             start_new_session=True,
-            pass_fds=[keep] if keep else [],
             preexec_fn=die_with_parent,
+            env=os.environ | mark(),
+            pass_fds=held,
         )
         asked: list[int] = []
         try:
@@ -117,6 +121,21 @@ def die_with_parent() -> None:
     """Have the kernel send SIGTERM when the process that started this one is gone; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def mark() -> dict[str, str]:
+    """A variable by which all that this process starts, and that starts in turn, is found."""
+    return {MARK: str(os.getpid())}
+
+
+def _left() -> list[int]:
+    """The living processes with our mark; Linux only."""
+    found, ours = [], f"{MARK}={os.getpid()}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile, or another user's
+            if ours in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def _follow(
@@ -139,11 +158,12 @@ def _follow(
     if code == INTERRUPTED or (code and asked):  # perhaps somebody else has asked the worker
         raise KeyboardInterrupt
     if code:
-        raise WorkerFailed(code)
+        raise WorkerFailed(code, worker.pid)
 
 
 def stop(worker: subprocess.Popen[bytes], asked: Sequence[int] = ()) -> None:
     """End a process and its children; one that was ``asked`` by a signal is only waited for."""
+    signal.alarm(0)  # of a command that was asked to end: from here on the waiting ends itself
     if worker.poll() is None:
         if not asked:
             os.killpg(worker.pid, signal.SIGTERM)
@@ -152,6 +172,14 @@ def stop(worker: subprocess.Popen[bytes], asked: Sequence[int] = ()) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
+    # a launcher that was killed has left its workers, whom the kernel has sent SIGTERM
+    patience = monotonic() + GRACE_S
+    while left := _left():
+        if monotonic() > patience:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        sleep(POLL_S)
 
 
 @contextmanager

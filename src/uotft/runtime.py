@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +17,12 @@ CUT = ("DEEPSPEED", "FSDP", "MEGATRON_LM")  # ways to cut a network in parts
 #: Seconds after which Python's lock changes hands, 0.005 by default: the thread that makes the next
 #: batch would hold up the training step for that long (docs/benchmarks.md).
 HAND_OVER = 0.0002
+
+
+def agreed(stop: Callable[[], bool], accelerator: Accelerator) -> bool:
+    """Whether any process is asked to stop; all must ask, and all get the same answer."""
+    asked = torch.tensor(float(stop()), device=accelerator.device)
+    return bool(accelerator.reduce(asked, "sum").item())
 
 
 def start(seed: int, cpu_threads: int, precision: str = "no") -> Accelerator:

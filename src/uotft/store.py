@@ -1,4 +1,7 @@
-"""Arrays and tables <-> npz and json. Every write goes to a temporary name and is renamed."""
+"""Arrays and tables <-> npz and json. Every write goes to a temporary name and is renamed.
+
+A full disk leaves what was there before, and an error that names file, bytes needed and free.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from uotft import space
 from uotft.errors import UserError
 from uotft.records import Answers, Files, ImageSet
 
@@ -28,23 +32,55 @@ DAMAGE = (
 )  # fmt: skip
 
 
-def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Call ``fill`` on a temporary file beside ``path``, flush it to disk, give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write(path: Path, fill: Callable[[BinaryIO], object], size: int = 0) -> None:
+    """Call ``fill`` on a temporary file beside ``path``, flush it to disk, give it its name.
+
+    The name is on the disk, too, on return. ``size`` is that of the file, where it is known before.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        new = not path.parent.is_dir()
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            number = os.fstat(file.fileno()).st_ino
+        _rename(temporary, path, number)
+        if new:
+            sync(path.parent.parent)
+    except OSError as error:
+        written = temporary.stat().st_size if temporary.exists() else 0
+        if full := space.ran_out(error, path, max(size, written)):
+            raise full from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _rename(temporary: Path, path: Path, number: int) -> None:
+    """Give the file, whose inode is ``number``, its name, also on the disk."""
+    try:
+        temporary.replace(path)
+    except OSError:
+        # NFS sends a request again whose answer was lost, and then tells of the second one's end
+        if not path.exists() or path.stat().st_ino != number:
+            raise
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Have the disk know the names in a folder: a power cut takes away none that it has now."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        getattr(os, "fdatasync", os.fsync)(opened)  # macOS has the second alone
+    finally:
+        os.close(opened)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """A file with this content."""
-    write(path, lambda file: file.write(content))
+    write(path, lambda file: file.write(content), len(content))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -25,6 +25,7 @@ from uotft.images import Stream, ahead, to_input
 from uotft.network import Network
 from uotft.objectives import TARGET, Routes, Terms
 from uotft.records import Pixels
+from uotft.runtime import agreed
 from uotft.snapshot import Keeper, State
 
 Log = Callable[[int, dict[str, float]], None]
@@ -43,13 +44,15 @@ def fit(
     progress: Callable[..., Iterable[int]] = lambda steps, label: steps,
     keeper: Keeper | None = None,
     stop: Callable[[], bool] = lambda: False,
+    more: bool = False,
 ) -> Network:
     """Train ``network`` in place on ``streams``: "target" first, then the other parts of a batch.
 
     ``routes`` says which head sees which part, and names what ``objective`` is given. Goes on from
     the checkpoint of ``keeper``, if it has one. When ``stop`` says so, the step is finished, saved,
-    and the loop left by ``Interrupted``. Returns the network to keep: with ``recipe.ema`` the
-    running mean, else ``network``.
+    and the loop left by ``Interrupted``. With ``more`` to do after the last step, the state then is
+    saved, too: it is what an interruption of that goes on with. Returns the network to keep: with
+    ``recipe.ema`` the running mean, else ``network``.
     """
     if not recipe.channels_last:
         network.to(memory_format=torch.contiguous_format)
@@ -72,6 +75,16 @@ def fit(
         lambda index: {name: stream[index] for name, stream in streams.items()},
         range(start * recipe.accumulate, recipe.steps * recipe.accumulate),
     )
+
+    def validated(step: int) -> dict[str, float]:
+        """``evaluate``, which may take long: where it is told to stop, the state is saved first."""
+        try:
+            return evaluate(kept)
+        except Interrupted:
+            if keeper and step > start:
+                keeper.save(step, state)
+            raise
+
     for step in progress(range(start, recipe.steps), "training"):
         # ---- checkpoint: the state before this step
         due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
@@ -82,7 +95,7 @@ def fit(
 
         # ---- evaluate: on the validation part, before this step
         if recipe.eval_every and step % recipe.eval_every == 0:
-            log(step, evaluate(kept))
+            log(step, validated(step))
 
         model.train()
         for group, rate in zip(sgd.param_groups, rates.values(), strict=True):
@@ -115,7 +128,9 @@ def fit(
             numbers = {f"loss/{k}": float(v) for k, v in zip(terms, values.tolist(), strict=True)}
             log(step, {**numbers, "learning_rate": sgd.param_groups[0]["lr"]})
 
-    log(recipe.steps, evaluate(kept))
+    log(recipe.steps, validated(recipe.steps))
+    if keeper and more and recipe.steps > start:
+        keeper.save(recipe.steps, state)
     return kept
 
 
@@ -206,6 +221,7 @@ def fit_head(
     *,
     log: Log = lambda step, numbers: None,
     progress: Callable[..., Iterable[int]] = lambda steps, label: steps,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train the target head alone, on the target alone, after the last step of ``recipe``.
 
@@ -217,6 +233,8 @@ def fit_head(
     model, optimizer = accelerator.prepare(head, _sgd(recipe, {head: rate}))
     backbone = network.backbone.eval()
     for step in progress(range(recipe.steps, recipe.steps + steps), "training the head"):
+        if agreed(stop, accelerator):
+            raise Interrupted(f"training the head was interrupted before step {step}")
         batch = stream[step]
         with torch.no_grad():
             features = backbone(batch.images)

@@ -12,6 +12,8 @@ fingerprints of the files that are read.
 
 from __future__ import annotations
 
+import glob
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,8 @@ def claim(folder: Path, belongs: dict[str, Any]) -> str:
         facts = _facts(path)
         if facts and (names := _differences(facts["belongs"], belongs)):
             aside = folder.with_name(f"{folder.name}.aside")
-            shutil.rmtree(aside, ignore_errors=True)
+            if aside.exists():
+                remove(aside)
             folder.rename(aside)
             return (
                 f"what is unfinished in {folder} has other {', '.join(names)}: "
@@ -85,9 +88,22 @@ def run_id(folder: Path) -> str:
 def finish(folder: Path) -> None:
     """Remove the checkpoints of a training that has finished, and the folder if it is empty."""
     for path in _slots(folder):
-        shutil.rmtree(path)
+        remove(path)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder at once, and its files as far as it goes; it must be there.
+
+    Over NFS a file that is open somewhere stays as .nfs… until it is closed, and its folder, too:
+    such a rest has another name than any folder that is looked for, and the next call removes it.
+    """
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    for rest in folder.parent.glob(f".{glob.escape(folder.name)}.*.gone"):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def _slots(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,8 @@ from uotft import lines
 from uotft.errors import Diverged, Interrupted, UserError
 from uotft.processes import GRACE_S, INTERRUPTED, die_with_parent
 from uotft.progress import track
+
+ASKED: list[int] = []  # the SIGTERMs that have come
 
 
 def main(arguments: list[str]) -> None:
@@ -56,14 +59,32 @@ def main(arguments: list[str]) -> None:
 
 def _stop_on_sigterm() -> Callable[[], bool]:
     """SIGTERM only leaves word: the loop finishes its step and saves, if it can within GRACE_S."""
-    asked = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.alarm(GRACE_S)
+        if not ASKED:  # a second one gives no more time
+            signal.alarm(GRACE_S)
+        ASKED.append(number)
 
     signal.signal(signal.SIGTERM, ask)
-    return lambda: bool(asked)
+    return lambda: bool(ASKED)
+
+
+def _for_want_of_memory(error: BaseException) -> bool:
+    """torch has an error of its own for a GPU, and words for the CPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate")
+    return isinstance(error, MemoryError) or any(said in str(error) for said in words)
+
+
+def _for_want_of_another(error: BaseException) -> bool:
+    """Whether the launcher ends this process because another one, which has said why, has failed.
+
+    To us it is a lost connection, which would bury that message, and often comes before SIGTERM.
+    """
+    lost = any(word in str(error) for word in ("Connection", "gloo", "NCCL"))
+    patience = monotonic() + GRACE_S
+    while lost and not ASKED and monotonic() < patience:
+        sleep(0.05)
+    return lost and bool(ASKED)
 
 
 def _note(error: Exception) -> None:
@@ -84,7 +105,13 @@ if __name__ == "__main__":
             print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except Exception as error:
+        if _for_want_of_another(error):
+            sys.exit(INTERRUPTED)
         _note(error)
+        if _for_want_of_memory(error):
+            advice = "use fewer --num-processes or smaller batches in params.yaml"
+            print(f"uotft: out of memory: {error}; {advice}", file=sys.stderr)  # noqa: T201
+            sys.exit(1)
         if not isinstance(error, OSError) or error.filename is None:
             raise
         print(f"uotft: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201

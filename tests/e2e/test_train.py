@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
-import pytest
 import yaml
 
-from conftest import call, clone, runs, users_environment
+from conftest import call, clone, runs
 
 
 def named(project: Path, name: str) -> list:
@@ -54,44 +50,6 @@ def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "trained digits-uot-0: validation top-1" in done.stdout
     assert [run.info.run_name for run in runs(project)] == ["digits-uot-0"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_interrupting_is_safe(project: Path, number: signal.Signals) -> None:
-    """The workers stop, the run is marked KILLED, and no weights are written."""
-    seed = str(10 + number)
-    params = project / "params.yaml"
-    before = params.read_text()
-    long = yaml.safe_load(before)
-    long["train"]["recipe"]["steps"] = 1_000_000
-    params.write_text(yaml.safe_dump(long, sort_keys=False))
-    try:
-        command = [sys.executable, "-m", "uotft", "train", "--dataset", "digits", "--seed", seed]
-        process = subprocess.Popen(
-            command, cwd=project, env=users_environment(), stderr=subprocess.PIPE, text=True
-        )
-        deadline = time.monotonic() + 120
-        while not any(
-            "loss/target" in r.data.metrics for r in named(project, f"digits-uot-{seed}")
-        ):
-            assert time.monotonic() < deadline, "no metrics arrived"
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.5)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=40)
-    finally:
-        params.write_text(before)
-        if process.poll() is None:  # a failure leaves no training behind for the next test
-            process.terminate()
-            process.communicate(timeout=40)
-    assert process.returncode == 130
-    assert "interrupted" in said
-    assert "Traceback" not in said
-    [run] = named(project, f"digits-uot-{seed}")
-    assert run.info.status == "KILLED"
-    assert not (project / "models/digits/uot" / seed).exists()
-    workers = subprocess.run(["pgrep", "-f", f"uotft.worker.*{seed}$"], check=False)
-    assert workers.returncode == 1, "no worker is left"
 
 
 def test_a_worker_that_dies_leaves_a_failed_run(project: Path) -> None:

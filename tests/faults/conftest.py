@@ -6,9 +6,13 @@ Each test says what it measured; the figures stand at the end of what pytest pri
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+from started import change, ready
 
 FULL = os.environ.get("UOTFT_FAULTS") == "full"
 
@@ -37,3 +41,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults, as measured")
         for line in sorted(lines):
             terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def tracked(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny workspace, ready to train as `uotft train` does; copy it before writing into it."""
+    return ready(tiny, tmp_path_factory.mktemp("tracked") / "project")
+
+
+@pytest.fixture
+def cell(tracked: Path, tmp_path: Path) -> Path:
+    """A copy of ``tracked`` that the test may change, with a long training in it."""
+    project = Path(shutil.copytree(tracked, tmp_path / "project"))
+    change(project)
+    return project

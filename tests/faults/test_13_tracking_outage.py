@@ -124,7 +124,7 @@ def test_a_sender_that_is_killed_anywhere_leaves_its_work_to_the_next(
 ) -> None:  # fmt: skip
     """After each of its requests, heard or not: what is sent again makes nothing double."""
     monkeypatch.setattr(delivery, "METRICS", 100)
-    monkeypatch.setattr(journal, "_sent", lambda *_: nullcontext())
+    monkeypatch.setattr(journal, "_sent", lambda *_: nullcontext(()))
     train(tmp_path, "template")
     [template] = (tmp_path / "unsent").iterdir()
     few = [*range(1, 100, trials(6, 1))]

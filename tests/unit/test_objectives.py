@@ -111,16 +111,6 @@ def test_pseudo_label_by_hand() -> None:
     assert pseudo(temperature=0.5, threshold=0.8)["source"][0] == pytest.approx(sharp / 2)
 
 
-def test_an_empty_mask_gives_no_loss_and_no_nan() -> None:
-    outputs = {"target": torch.zeros(1, 2), "weak": WEAK, "strong": STRONG.clone()}
-    outputs["strong"].requires_grad_()
-    settings = pseudo_label.Settings(threshold=0.99)
-    loss, _ = pseudo_label.terms(outputs, {"target": torch.tensor([0])}, 1.0, settings)["source"]
-    loss.backward()
-    assert loss == 0
-    assert torch.equal(outputs["strong"].grad, torch.zeros(2, 2))
-
-
 def test_no_gradient_passes_the_weak_view() -> None:
     outputs = outputs_of(pseudo_label.ROUTES)
     made = pseudo_label.terms(outputs, LABELS, 1.0, pseudo_label.Settings())

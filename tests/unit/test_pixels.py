@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -145,34 +144,3 @@ def test_a_kill_while_a_store_is_filled_loses_no_more_than_a_chunk(
     left = pixels.Store(images.files, folder)
     assert left.there.tolist() == [True] * 4 + [False] * 4
     assert np.array_equal(left[ALL], pixels.Store(images.files, tmp_path / "other")[ALL])
-
-
-def test_a_full_disk_is_an_error_and_nothing_is_declared_to_be_there(tmp_path: Path) -> None:
-    images = pictures.scenes(tmp_path, 8, **SIDE)
-    room = (tmp_path / "store/pixels.npy").stat().st_size - 100
-
-    def work() -> None:  # a limit on the size of files stops writing in the middle of the last row
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        with pytest.raises(UserError, match=f"{tmp_path / 'store'}: File too large: make room"):
-            images.images.fill(ALL)
-
-    assert child(work) == 0
-    assert not pixels.Store(images.files, tmp_path / "store").there.any()
-
-
-def test_the_states_have_their_room_from_the_start(tmp_path: Path) -> None:
-    """They are mapped: a page that the disk has no room for would end the process."""
-    pixels._create(tmp_path / "store", (10**6, 8, 8, 3))
-    assert (tmp_path / "store/there.npy").stat().st_blocks * 512 >= 10**6
-    assert (tmp_path / "store/pixels.npy").stat().st_blocks * 512 < 10**5
-
-
-def test_a_store_that_cannot_fit_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = pictures.scenes(tmp_path, 8, **SIDE).images
-    usage = pixels.shutil.disk_usage(tmp_path)._replace(free=8 * 32 * 32 * 3 - 1)
-    monkeypatch.setattr(pixels.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(UserError, match="GiB are needed for the pixels of 8 images"):
-        store.hold(ALL)
-    store.hold(ALL[:7])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import banks, config, files, pools, store, unfinished
+from uotft import banks, config, files, locks, pools, space, store, unfinished
 from uotft.errors import Interrupted
 from uotft.pixels import Store
 from uotft.records import ClassBank
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     """Make data/DATASET.npz and its summary; returns a line that says what was made."""
+    lock = ws.root / "cache" / f".{dataset}.prepare.lock"
+    with locks.alone(lock, f"{ws.data(dataset)} is being made by another process"):
+        return _prepare(ws, dataset, progress)
+
+
+def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
     module, settings = config.known_dataset(ws.params, dataset)
     images, bad = ws.decoding(dataset, module.load(settings, progress, ws.root)), {}
     if isinstance(images.images, Store):
@@ -72,14 +78,16 @@ def embed(
     stop: Stop = never,
 ) -> None:
     """Features of every image of the training part; goes on with the shards that are there."""
-    import torch
-
-    from uotft import checkpoint, embed as room
+    from uotft import checkpoint, embed as room, runtime
     from uotft.images import Views
 
     network, facts = checkpoint.read(ws.pretrained())
     images, size = ws.images(dataset), ws.params.embed.batch_size
     rows, left = images.rows("train"), ws.unfinished(ws.features(dataset))
+    size_of_one = network.head("target").weight.shape[1] * np.dtype(ws.params.embed.dtype).itemsize
+    line = space.need({"for features and their shards": 2 * len(rows) * size_of_one}, left)
+    if accelerator.is_main_process:
+        print(f"uotft: {line}", file=sys.stderr)  # noqa: T201
     shards = pools.cut(len(rows), size)
     for part, features in room.shards(
         network, Views(images, rows), _share(left, shards, embed_belongs(ws, dataset), accelerator),
@@ -89,8 +97,7 @@ def embed(
         if hasattr(network.backbone, "project"):  # selection compares others than heads see
             arrays = {"features": room.projected(network, features), "trunk": features}
         pools.keep(left, part, arrays, ws.params.embed.dtype)
-    asked = torch.tensor(float(stop()), device=accelerator.device)
-    if accelerator.reduce(asked, "sum").item():  # a process waits here until all others are done
+    if runtime.agreed(stop, accelerator):  # a process waits here until all others are done
         raise Interrupted("embedding was interrupted")
     if accelerator.is_main_process:
         pools.join(
@@ -103,7 +110,7 @@ def embed(
             backbone=np.array(facts["sha256"]),
             data=np.array(store.fingerprint(ws.data(dataset))),
         )
-        shutil.rmtree(left)
+        unfinished.remove(left)
 
 
 def _share(

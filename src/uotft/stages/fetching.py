@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from uotft import archives, config, downloads, locks, store
+from uotft import archives, config, downloads, locks, space, store
 from uotft.archives import Archive, Card
 from uotft.errors import UserError
 from uotft.pixels import WHOLE
@@ -135,13 +135,11 @@ def _plan(card: Card, settings: Any, loaded: list[Archive], folder: Path) -> str
 
 def _room(name: str, wanted: dict[str, int], folder: Path) -> str:
     """A line on the bytes that are wanted and free, or an error if there is no room for them."""
-    place = next(p for p in (folder, *folder.parents) if p.is_dir())
-    free, needed = shutil.disk_usage(place).free, sum(wanted.values())
-    parts = ", ".join(f"{gib(size)} {what}" for what, size in wanted.items())
-    line = f"{name}: {parts} (about); {gib(free)} are free in {place}"
-    if needed > free:
-        raise UserError(f"{line}: make room, or name another disk as datasets.{name}.path")
-    return line
+    remedy = f"make room, or name another disk as datasets.{name}.path"
+    try:
+        return f"{name}: {space.need(wanted, folder, remedy)}"
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def _take(archive: Archive, source: Path, folder: Path, progress: Progress) -> None:
@@ -166,7 +164,7 @@ def _download(archive: Archive, folder: Path, hint: str, progress: Progress) -> 
         raise UserError(f"{error}\n{hint}".rstrip()) from error
 
 
-def _alone(ws: Workspace, name: str) -> AbstractContextManager[None]:
+def _alone(ws: Workspace, name: str) -> AbstractContextManager[int]:
     """Two processes do not fetch one set."""
     path = ws.root / "cache" / f".{name}.lock"
     return locks.alone(path, f"{name}: another process is fetching it ({path} is locked)")
@@ -177,8 +175,3 @@ def card_of(module: Any) -> Card | None:
     found = getattr(module, "CARD", None)
     assert found is None or isinstance(found, Card)
     return found
-
-
-def gib(size: float) -> str:
-    """Bytes as people read them."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

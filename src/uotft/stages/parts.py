@@ -151,6 +151,7 @@ def _write_shards(
             store.write(path, partial(shards.write, members=_members(images, rows, labels)))
         store.write_bytes(made / "classes.txt", "".join(f"{n}\n" for n in names).encode())
         made.rename(output)
+        store.sync(output.parent)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return len(starts)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from uotft import archives, config, files, registry, store
+from uotft import archives, config, files, registry, space, store
 from uotft.archives import Card
 from uotft.pixels import Store
 from uotft.stages import versions
-from uotft.stages.fetching import card_of, gib, shards_of
+from uotft.stages.fetching import card_of, shards_of
 from uotft.stages.workspace import Progress, Workspace
 
 OWN = ("folder", "shards")  # what they are, a section says
@@ -40,7 +40,7 @@ def listing(ws: Workspace) -> list[tuple[str, ...]]:
                 f"{classes:,}" if classes else "",
                 ", ".join(f"{n:,} {part}" for part, n in images.items()),
                 card.metric if card else "",
-                gib(sum(a.bytes for a in card.archives)) if card else "",
+                space.gib(sum(a.bytes for a in card.archives)) if card else "",
                 _state(ws, name, settings, card),
             )
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft import config, objectives, store, subset
+from uotft import config, objectives, space, store, subset
 from uotft.errors import Interrupted, UserError
 from uotft.pixels import Store
 from uotft.records import Answers, ImageSet, SourcePart
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 BELONGS = "belongs.json"  # beside a finished model of a variant: what it belongs to, and seconds
 Finish = Callable[["Network", Log, Callable[[], dict[str, float]]], None]
+
+
+def nothing(network: Network, log: Log, validate: Callable[[], dict[str, float]]) -> None:
+    """Nothing is left to do after the last step."""
 
 
 def pretrain(
@@ -51,7 +55,7 @@ def pretrain(
     with accelerator.main_process_first():  # one process downloads, the others find the file
         found = checkpoint.pretrained(ws.params.backbone)
     if found is not None:
-        _adopt(ws, found, images, accelerator, log, progress)
+        _adopt(ws, found, images, accelerator, log, progress, stop)
         return
     torch.manual_seed(settings.seed)
     network = checkpoint.build(ws.params.backbone, len(images.names))
@@ -74,6 +78,7 @@ def _adopt(
     accelerator: Accelerator,
     log: Log,
     progress: Progress,
+    stop: Stop,
 ) -> None:
     """Write pre-trained weights as pretrained/SOURCE/, validated and with a row a source class.
 
@@ -98,9 +103,11 @@ def _adopt(
         size = ws.params.embed.batch_size
         shards = embed.shards(
             network, Views(images, rows), pools.cut(len(rows), size), accelerator,
-            batch_size=size, progress=progress,
+            batch_size=size, progress=progress, stop=stop,
         )  # fmt: skip
         means, _ = pools.class_means((part for _, part in shards), images.labels[rows], classes)
+        if stop():  # there may be shards missing
+            raise Interrupted("embedding was interrupted")
         rows_of_means = nearest_mean_rows(torch.as_tensor(means).float(), settings.head_scale)
         network.start_head("target", *rows_of_means)
     facts = {
@@ -113,7 +120,7 @@ def _adopt(
     _fit_and_write(
         ws, ws.pretrained(), network, {}, lambda o, b: {}, plain.ROUTES,
         settings.recipe.model_copy(update={"steps": 0}), images, facts,
-        pretrain_belongs(ws, accelerator.num_processes), accelerator, log, progress, never,
+        pretrain_belongs(ws, accelerator.num_processes), accelerator, log, progress, stop,
     )  # fmt: skip
 
 
@@ -199,8 +206,9 @@ def train(
     network.to(accelerator.device)
     context = objectives.Context(
         settings.source_weight, network.backbone, network.head("target"),
-        lambda: _seen(pretrained, images, rows, accelerator),
-        lambda: _seen(pretrained, part.data, part.data.rows("val"), accelerator), part.classes,
+        lambda: _seen(pretrained, images, rows, accelerator, stop),
+        lambda: _seen(pretrained, part.data, part.data.rows("val"), accelerator, stop),
+        part.classes,
     )  # fmt: skip
     terms = objectives.ready(objective, own, context)
 
@@ -211,7 +219,7 @@ def train(
         if settings.head_steps:
             loop.fit_head(
                 network, streams["target"], recipe, settings.head_steps, accelerator,
-                log=log, progress=progress,
+                log=log, progress=progress, stop=stop,
             )  # fmt: skip
         if settings.reestimate_norm or settings.head_steps:
             log(recipe.steps + settings.head_steps, validate())
@@ -237,7 +245,7 @@ def train(
     _fit_and_write(
         ws, ws.cell("models", target, strategy, seed), network, streams,
         terms, objective.ROUTES, recipe, images, facts, belongs, accelerator, log,
-        progress, stop, finish,
+        progress, stop, finish if settings.reestimate_norm or settings.head_steps else nothing,
     )  # fmt: skip
 
 
@@ -391,7 +399,7 @@ def _fit_and_write(
     log: Log,
     progress: Progress,
     stop: Stop,
-    finish: Finish = lambda network, log, validate: None,
+    finish: Finish = nothing,
 ) -> None:
     """Train, validate on the way, and write weights, facts and history into ``folder``.
 
@@ -414,12 +422,15 @@ def _fit_and_write(
     if accelerator.is_main_process and (aside := unfinished.claim(left, belongs)):
         print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
     accelerator.wait_for_everyone()
+    line = _need_space(network, recipe, left, accelerator.num_processes)
+    if accelerator.is_main_process:
+        print(f"uotft: {line}", file=sys.stderr)  # noqa: T201
     keeper = snapshot.Keeper(left, belongs, history, log)
 
     def validate(network: Network) -> dict[str, float]:
         confusion = room.confusion(
             network, seen, images.labels[rows], accelerator,
-            classes=len(images.names),
+            classes=len(images.names), stop=stop,
         )  # fmt: skip
         return {
             "val/top1": metrics.top1(confusion),
@@ -433,6 +444,7 @@ def _fit_and_write(
     network = loop.fit(
         network, streams, objective, recipe, accelerator,
         routes=routes, log=remember, evaluate=validate, progress=progress, keeper=keeper, stop=stop,
+        more=finish is not nothing,
     )  # fmt: skip
     finish(network, remember, lambda: validate(network))
     if accelerator.is_main_process:
@@ -455,8 +467,25 @@ def _fit_and_write(
         unfinished.finish(left)
 
 
+def _need_space(network: Network, recipe: config.Recipe, left: Path, processes: int) -> str:
+    """A line on what checkpoints in ``left`` and the model take, or an error if it is not free.
+
+    A checkpoint is written before an older one goes, so three are there at a time; what is there
+    of an interrupted training counts among them.
+    """
+    weights = sum(t.nbytes for t in network.state_dict().values())
+    state = weights * (1 + (recipe.momentum > 0) + (recipe.ema > 0)) * processes
+    there = sum(path.stat().st_size for path in left.rglob("*.safetensors"))
+    wanted = {"for checkpoints": max(0, 3 * state - there), "for the model": weights}
+    return space.need(wanted, left)
+
+
 def _seen(
-    pretrained: Network, images: ImageSet, rows: NDArray[np.int64], accelerator: Accelerator
+    pretrained: Network,
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    accelerator: Accelerator,
+    stop: Stop,
 ) -> tuple[Tensor, Tensor]:
     """The pre-trained classifier's logits (n, classes) of some images, and their labels (n,)."""
     import torch
@@ -464,7 +493,8 @@ def _seen(
     from uotft import embed
     from uotft.images import Views
 
-    features = torch.as_tensor(embed.features(pretrained, Views(images, rows), accelerator))
+    found = embed.features(pretrained, Views(images, rows), accelerator, stop=stop)
+    features = torch.as_tensor(found)
     with torch.no_grad():
         return pretrained.head("target")(features), torch.as_tensor(images.labels[rows])
 

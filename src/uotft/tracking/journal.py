@@ -37,10 +37,10 @@ _inside: list[str] = []  # the runs that this process is inside of, outermost fi
 class Run:
     """One run; what is said of it is a line in its journal, and MLflow has it as soon as it can.
 
-    ``open`` is the descriptor by which a sender knows that somebody may write more.
+    ``open`` are the descriptors by which a sender knows that somebody may write more.
     """
 
-    def __init__(self, folder: Path, ident: str, keep: int | None = None) -> None:
+    def __init__(self, folder: Path, ident: str, keep: Sequence[int] = ()) -> None:
         self.folder, self.id, self.points, self.open = folder, ident, folder / POINTS, keep
         self.kept = 0
 
@@ -134,11 +134,11 @@ def written(root: Path, about: dict[str, str]) -> Iterator[Path]:
 
 
 @contextmanager
-def _sent(root: Path, folder: Path, watched: bool) -> Iterator[int | None]:
+def _sent(root: Path, folder: Path, watched: bool) -> Iterator[Sequence[int]]:
     """Send a journal while the block writes it, or after it, as far as the store takes it."""
     if not watched:
         try:
-            yield None
+            yield ()
         finally:
             from uotft.tracking.delivery import send
 
@@ -150,7 +150,7 @@ def _sent(root: Path, folder: Path, watched: bool) -> Iterator[int | None]:
     sender = subprocess.Popen(command, stdin=here, start_new_session=True)
     os.close(here)
     try:
-        yield keep
+        yield [keep]
     finally:
         os.close(keep)
         _await(sender, folder)

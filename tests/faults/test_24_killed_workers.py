@@ -1,0 +1,124 @@
+"""Fault 24: a worker is killed for want of memory; shared memory is exhausted.
+
+Expected: in less than 60 s the main process has said which worker ended, by which signal, and what
+to do, and ends with exit code 137; no process is left; the run is FAILED. Nothing of ours lies in
+shared memory (no DataLoader has workers here), so that its end stops nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import users_environment
+from started import (
+    CELL,
+    WORDS,
+    begun,
+    change,
+    inside,
+    left,
+    ranks,
+    started,
+    statuses,
+    wait,
+    wait_for,
+)
+from uotft import unfinished
+
+Count = Callable[[int, int], int]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_killed_worker_is_named(
+    cell: Path, world: int, trials: Count, measured: Callable[[str], None]
+) -> None:
+    number, times = trials(1, 5), []
+    if world != 2 and not trials(0, 1):
+        pytest.skip("as two; make faults does all")
+    for _ in range(number):
+        with started(cell, *WORDS, "--num-processes", str(world)) as process:
+            wait_for(process, lambda: begun(cell) and len(ranks(cell)) == world)
+            rank, pid = random.choice([*ranks(cell).items()])
+            os.kill(pid, signal.SIGKILL)
+            begin = time.monotonic()
+            said, _ = process.communicate(timeout=90)
+        times.append(time.monotonic() - begin)
+        assert not inside(cell)
+        assert process.returncode == 128 + signal.SIGKILL, said[-3000:]
+        who = "the worker" if world == 1 else f"worker {rank} of them"
+        assert f"uotft: {who}, process {pid}, was ended by SIGKILL: most often that is" in said
+        assert "use fewer --num-processes or smaller batches" in said
+        assert unfinished.newest(left(cell)) is not None, "what was saved is there"
+    assert max(times) < 60
+    assert statuses(cell) == ["FAILED"]
+    measured(f"world {world}: {number}/{number} named, exit code 137, nobody left after at most "
+             f"{max(times):.1f} s")  # fmt: skip
+
+
+def test_a_killed_launcher_leaves_nobody(cell: Path, measured: Callable[[str], None]) -> None:
+    """The kernel asks its workers to stop; the main process waits for them."""
+    with started(cell, *WORDS, "--num-processes", "2") as process:
+        wait_for(process, lambda: begun(cell) and len(ranks(cell)) == 2)
+        [launcher] = {*inside(cell)} - {process.pid} - {*ranks(cell).values()}
+        os.kill(launcher, signal.SIGKILL)
+        begin = time.monotonic()
+        said, _ = process.communicate(timeout=90)
+    took = time.monotonic() - begin
+    assert not inside(cell)
+    assert took < 60
+    assert process.returncode == 137
+    assert f"uotft: the worker, process {launcher}, was ended by SIGKILL" in said
+    assert statuses(cell) == ["FAILED"]
+    measured(f"launcher killed: named, exit code 137, nobody left after {took:.1f} s")
+
+
+def test_memory_that_a_limit_refuses(cell: Path, measured: Callable[[str], None]) -> None:
+    """RLIMIT_AS, set on the running worker at what it has: the next large tensor is refused."""
+    with started(cell, *WORDS) as process:
+        wait_for(process, lambda: begun(cell) and len(ranks(cell)) == 1)
+        [pid] = ranks(cell).values()
+        begin = time.monotonic()
+        resource.prlimit(pid, resource.RLIMIT_AS, (2**20, 2**20))
+        said, _ = process.communicate(timeout=90)
+    took = time.monotonic() - begin
+    assert process.returncode == 1, said[-3000:]
+    assert "uotft: out of memory: " in said
+    assert "use fewer --num-processes or smaller batches in params.yaml" in said
+    assert "Traceback" not in said
+    assert not inside(cell)
+    assert took < 60
+    assert statuses(cell) == ["FAILED"]
+    measured(f"RLIMIT_AS: said after {took:.1f} s, exit code 1, run FAILED")
+
+
+def test_shared_memory_is_not_used(
+    cell: Path, trials: Count, measured: Callable[[str], None]
+) -> None:
+    """Two ranks train to the end where /dev/shm holds one page and is full."""
+    if not trials(0, 1):
+        pytest.skip("make faults does it")
+    full = "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full"
+    if subprocess.run(["unshare", "-m", "sh", "-c", full], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    change(cell, steps=10)
+    command = f"{full} && exec {sys.executable} -m uotft {' '.join(WORDS)} --num-processes 2"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", command], cwd=cell, capture_output=True, text=True,
+        env=users_environment() | {"DVC_STAGE": "train"}, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert statuses(cell) == ["FINISHED"]
+    wait(lambda: not inside(cell), 10)
+    assert CELL[0] in done.stdout
+    measured("/dev/shm full: two ranks train to the end")
