@@ -16,7 +16,6 @@ from PIL import Image
 import pictures
 from forks import fork
 from uotft import pixels
-from uotft.errors import UserError
 
 SIDE = {"stored": 32, "size": 24}
 ALL = np.arange(8)
