@@ -11,6 +11,8 @@ more than one shard is in memory, and sums have the bits of one pass over all im
 
 from __future__ import annotations
 
+import hashlib
+import io
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,19 +39,24 @@ def cut(images: int, batch_size: int) -> list[range]:
 def missing(folder: Path, shards: list[range]) -> list[range]:
     """Those of ``shards`` that are not in ``folder``, or damaged."""
 
-    def there(path: Path) -> bool:
-        try:
-            return bool(store.read_arrays(path))
-        except UserError:
-            return False
+    def whole(path: Path) -> bool:
+        return path.is_file() and path.stem.endswith(store.fingerprint(path))
 
-    return [rows for rows in shards if not there(_shard(folder, rows))]
+    return [rows for rows in shards if not whole(_shard(folder, rows))]
 
 
 def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtype: str) -> None:
-    """Write a shard as ``dtype``: ``features`` (m, D) and perhaps ``trunk`` (m, D') of m rows."""
+    """Write a shard as ``dtype``: ``features`` (m, D) and perhaps ``trunk`` (m, D') of m rows.
+
+    Its name ends with its SHA-256.
+    """
     rounded: dict[str, Any] = {name: _rounded(array, dtype) for name, array in arrays.items()}
-    store.write(_shard(folder, rows), lambda file: np.savez(file, **rounded))
+    made = io.BytesIO()
+    np.savez(made, **rounded)
+    content = made.getvalue()
+    _shard(folder, rows).unlink(missing_ok=True)  # one that is damaged
+    digest = hashlib.sha256(content).hexdigest()
+    store.write_bytes(folder / f"{_start(rows)}-{digest}.npz", content)
 
 
 def join(
@@ -76,11 +83,20 @@ def join(
         shutil.rmtree(new, ignore_errors=True)
 
 
-def read(folder: Path) -> dict[str, NDArray[Any]]:
-    """The index of a pool and its arrays, which are mapped and not read."""
+def read(folder: Path, *, check: bool = True) -> dict[str, NDArray[Any]]:
+    """The index of a pool and its arrays, mapped; ``check``: which must be those of the index.
+
+    To check is to read them once from the disk: not for who uses the index alone.
+    """
     index = store.read_arrays(folder / INDEX)
-    held = [name for name in ARRAYS if f"{name}_sha256" in index]
-    return index | {name: store.mapped(folder / f"{name}.npy") for name in held}
+    held = {name: folder / f"{name}.npy" for name in ARRAYS if f"{name}_sha256" in index}
+    for name, path in held.items():
+        if check and store.fingerprint(path) != str(index[f"{name}_sha256"]):
+            raise UserError(
+                f"{path} is damaged: its SHA-256 is not the one in {INDEX}; delete {folder} and "
+                "run dvc repro"
+            )
+    return index | {name: store.mapped(path) for name, path in held.items()}
 
 
 def class_means(
@@ -124,7 +140,13 @@ def _join(
 
 
 def _shard(folder: Path, rows: range) -> Path:
-    return folder / f"shard-{rows.start:012}.npz"
+    """The file of a shard, or a name that no file has."""
+    found = folder.glob(f"{_start(rows)}-*.npz")
+    return next(found, folder / f"{_start(rows)}.npz")
+
+
+def _start(rows: range) -> str:
+    return f"shard-{rows.start:012}"
 
 
 def _rounded(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:

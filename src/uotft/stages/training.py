@@ -60,7 +60,7 @@ def pretrain(
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
     recipe = settings.recipe.counted(len(rows), settings.batch_size)
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
-    belongs = pretrain_belongs(ws, accelerator.num_processes)
+    belongs = pretrain_belongs(ws)
     _fit_and_write(
         ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), plain.ROUTES,
         recipe, images, facts, belongs, accelerator, log, progress, stop,
@@ -113,7 +113,7 @@ def _adopt(
     _fit_and_write(
         ws, ws.pretrained(), network, {}, lambda o, b: {}, plain.ROUTES,
         settings.recipe.model_copy(update={"steps": 0}), images, facts,
-        pretrain_belongs(ws, accelerator.num_processes), accelerator, log, progress, never,
+        pretrain_belongs(ws), accelerator, log, progress, never,
     )  # fmt: skip
 
 
@@ -230,7 +230,7 @@ def train(
         # how pictures become images of this set
         "dataset": {"kind": target, **ws.params.datasets[target]},
     }
-    belongs = train_belongs(ws, target, strategy, seed, accelerator.num_processes)
+    belongs = train_belongs(ws, target, strategy, seed)
     _fit_and_write(
         ws, ws.cell("models", target, strategy, seed), network, streams,
         terms, objective.ROUTES, recipe, images, facts, belongs, accelerator, log,
@@ -250,19 +250,16 @@ def _must_fit(ws: Workspace, pretrained: dict[str, Any], part: SourcePart) -> No
         raise UserError(f"{ws.pretrained()} does not belong to {', '.join(names)}: run dvc repro")
 
 
-def pretrain_belongs(ws: Workspace, processes: int) -> dict[str, Any]:
+def pretrain_belongs(ws: Workspace) -> dict[str, Any]:
     """What an unfinished pre-training belongs to: settings, and fingerprints of what it reads."""
     return {
         "backbone": ws.params.backbone,
         "pretrain": _decisive(ws.params.pretrain.model_dump()),
-        "processes": processes,
         "files": ws.fingerprints([ws.data(ws.params.source)]),
     }
 
 
-def train_belongs(
-    ws: Workspace, target: str, strategy: str, seed: int, processes: int
-) -> dict[str, Any]:
+def train_belongs(ws: Workspace, target: str, strategy: str, seed: int) -> dict[str, Any]:
     """What an unfinished fine-tuning belongs to: settings, and fingerprints of what it reads."""
     selection = ws.cell("selections", target, strategy, seed) / "selection.json"
     files = [ws.data(ws.params.source), ws.data(target), selection, ws.overlap(target)]
@@ -272,7 +269,6 @@ def train_belongs(
         "subset": ws.params.subset.words,
         "train": _decisive(ws.params.train.model_dump(by_alias=True)),
         "objective": ws.params.objectives.get(ws.params.train.objective, {}),
-        "processes": processes,
         "files": ws.fingerprints([*files, ws.pretrained() / "model.json"]),
     }
 
@@ -284,7 +280,8 @@ def cell_belongs(
     wanted = ws.params.select
     selectors = {strategy, "uot"} if wanted.top_k == "auto" else {strategy}
     return {
-        **train_belongs(ws, target, strategy, seed, processes),
+        **train_belongs(ws, target, strategy, seed),
+        "processes": processes,  # batch norm takes the statistics of each one's share
         "source_fraction": ws.params.source_fraction,
         "select": wanted.model_dump(),
         "selectors": {
