@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from numpy.typing import NDArray
 
 from uotft import metrics
@@ -23,9 +24,12 @@ def answers(
     """The target class that the network predicts for each image: (n,).
 
     Ranks take every world-th image and their answers are added up, zero elsewhere: shares may
-    differ in size, and nothing is padded, as gathering would need.
+    differ in size, and nothing is padded, as gathering would need. All take the batch-norm buffers
+    of the first rank, which are those that are written; in training each has its own.
     """
     network.eval()
+    for buffer in network.buffers():
+        broadcast(buffer)
     found = torch.zeros(2, len(images), dtype=torch.int64, device=accelerator.device)
     mine = np.arange(accelerator.process_index, len(images), accelerator.num_processes)
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]

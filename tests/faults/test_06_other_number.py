@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +61,8 @@ def work(root: Path, world: int, *, stop_at: int = STEPS) -> dict[int, dict[str,
                 yield step
 
         Stream.__getitem__, points = note, []
-        try:
+        with suppress(Interrupted):
             points = train(root, progress=progress, stop=lambda: begun[-1:] == [stop_at - 1])
-        except Interrupted:
-            pass
         # a batch that is made ahead of the step that it is for is not taken
         taken = [entry for entry in taken if entry[2] < stop_at]
         store.write_json(root / f"taken-{world}-{rank}-{stop_at}.json", taken)
@@ -84,6 +83,7 @@ def taken(root: Path, world: int, stop_at: int = STEPS) -> dict[tuple[int, int],
     for rank in range(world):
         path = root / f"taken-{world}-{rank}-{stop_at}.json"
         for stream, _, step, rows in store.read_json(path):
+            assert len(rows) * world == 8, "an equal share"
             found.setdefault((stream, step), []).extend(rows)
         path.unlink()
     return found
@@ -107,8 +107,10 @@ def test_without_batch_norm_losses_are_those_without_a_stop(
 ) -> None:
     root = Path(shutil.copytree(transformer, tmp_path / "project"))
     params = tiny_params() | {"backbone": workspace(root).params.backbone}
-    recipe = {"steps": STEPS, "log_every": 1, "eval_every": 6, "checkpoint_every": 0}
-    params["train"]["recipe"] |= recipe
+    params["train"]["recipe"] |= {
+        "steps": STEPS, "log_every": 1, "eval_every": 6, "checkpoint_every": 0,
+        "learning_rate": 0.01,  # so that rounding, the only difference, stays small
+    }  # fmt: skip
     write_params(root, params)
     stages.select(workspace(root), *CELL)
     whole, order = work(root, 1), taken(root, 1)
@@ -121,7 +123,9 @@ def test_without_batch_norm_losses_are_those_without_a_stop(
     points, before = work(root, then), taken(root, first, STOP)
     said = capfd.readouterr().err
     assert f"is of {first} processes, and {then} go on with it: {LINE}\n" in said
-    assert before | taken(root, then) == order, "the same log of rows"
+    after = taken(root, then)
+    assert not before.keys() & after.keys()
+    assert before | after == order, "the same log of rows"
     assert points.keys() == whole.keys()
     losses = max(difference(whole, points, f"loss/{name}") for name in ("target", "source"))
     assert losses < 1e-5
@@ -169,7 +173,6 @@ def test_the_rows_of_a_step_do_not_know_the_number_of_processes(
         )  # fmt: skip
         for step in range(STEPS):
             rows = order.pop((stream.key[1], step))
-            assert len(rows) == 8
             assert rows == stream.rows(step).tolist()
     assert not order
 

@@ -78,7 +78,7 @@ def embed(
 
     network, facts = checkpoint.read(ws.pretrained())
     images, size = ws.images(dataset), ws.params.embed.batch_size
-    rows, left = images.rows("train"), ws.unfinished(ws.features(dataset))
+    rows, left = ws.rows(dataset, images, "train"), ws.unfinished(ws.features(dataset))
     shards = pools.cut(len(rows), size)
     for part, features in room.shards(
         network, Views(images, rows), _share(left, shards, embed_belongs(ws, dataset), accelerator),

@@ -56,7 +56,7 @@ def pretrain(
     torch.manual_seed(settings.seed)
     network = checkpoint.build(ws.params.backbone, len(images.names))
     stream = _Stream(accelerator, settings.seed, settings.augment, network.channels, progress, stop)
-    rows = images.rows("train")
+    rows = ws.rows(ws.params.source, images, "train")
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
     recipe = settings.recipe.counted(len(rows), settings.batch_size)
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
@@ -94,7 +94,7 @@ def _adopt(
         network.start_head("target", *own)
     else:
         head = "class means"
-        rows = images.rows("train")
+        rows = ws.rows(ws.params.source, images, "train")
         size = ws.params.embed.batch_size
         shards = embed.shards(
             network, Views(images, rows), pools.cut(len(rows), size), accelerator,
@@ -139,6 +139,7 @@ def train(
     chosen = read_selection(ws, target, strategy, seed)
     pretrained, facts = checkpoint.read(ws.pretrained())
     images = ws.images(target)
+    pool = ws.rows(target, images, "train")
     part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
     _must_fit(ws, facts, part)
 
@@ -176,7 +177,6 @@ def train(
 
     # ---- streams: the seed's few labelled images, and those of the kept source units
     stream = _Stream(accelerator, seed, settings.augment, network.channels, progress, stop)
-    pool = images.rows("train")
     rows = pool[subset.draw(images.labels[pool], ws.params.subset, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
     recipe = settings.recipe.counted(len(rows), settings.target_batch)
@@ -328,7 +328,7 @@ def evaluate(
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     images = ws.images(target)
-    rows, classes = images.rows("test"), len(images.names)
+    rows, classes = ws.rows(target, images, "test"), len(images.names)
     labels, data = images.labels[rows], store.fingerprint(ws.data(target))
     clean = ~np.isin(rows, read_overlap(ws, target)["target"])
     before = store.read_answers(ws.predictions(target, strategy)) if known else {}
@@ -394,12 +394,7 @@ def _fit_and_write(
     from uotft import checkpoint, evaluate as room, metrics, snapshot, train as loop, unfinished
     from uotft.images import Views
 
-    rows = images.rows("val")
-    if not len(rows):
-        raise UserError(
-            f"{ws.data(facts.get('target', ws.params.source))} has no validation image: a folder "
-            "needs a val/, or a class with two training images, of which one can be cut off"
-        )
+    rows = ws.rows(facts.get("target", ws.params.source), images, "val")
     _decode(images, rows, accelerator, progress, stop)
     seen = Views(images, rows)
     history: dict[int, dict[str, float]] = {}

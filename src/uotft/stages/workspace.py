@@ -137,6 +137,17 @@ class Workspace:
         """{path from the root: SHA-256} of some files."""
         return {str(path.relative_to(self.root)): store.fingerprint(path) for path in files}
 
+    def rows(self, dataset: str, images: ImageSet, part: str) -> NDArray[np.int64]:
+        """The rows of a part of a data set, which must have some."""
+        if len(rows := images.rows(part)):
+            return rows
+        word = {"train": "training", "val": "validation"}.get(part, part)
+        needed = " or a class with two training images, of which one can be cut off"
+        raise UserError(
+            f"{self.data(dataset)} has no {word} image: a folder needs a {part}/"
+            f"{',' + needed if part == 'val' else ''}"
+        )
+
     def must_be_of(self, dataset: str, features: Path, data: str) -> None:
         """Refuse ``features`` of other images than data/DATASET.npz, whose fingerprint is ``data``.
 
