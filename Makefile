@@ -7,7 +7,8 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test faults repro golden lock clean
+MINUTES ?= 60
+.PHONY: help setup format check test faults soak repro golden lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -45,6 +46,9 @@ test: setup  ## run the tests
 
 faults: setup  ## every fault of docs/reliability.md, with the full counts
 	UOTFT_FAULTS=full pytest tests/faults
+
+soak: setup  ## start, kill and resume trainings for MINUTES (60): is all exact, does anything grow
+	python tests/faults/soak.py $(MINUTES)
 
 golden: setup  ## rewrite the committed numbers; review the diff
 	UOTFT_GOLDEN=write pytest tests/golden

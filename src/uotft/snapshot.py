@@ -11,7 +11,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Keeper:
     belongs: dict[str, Any]
     history: dict[int, dict[str, float]]
     log: Callable[[int, dict[str, float]], None]
+    processes: list[int] = field(default_factory=list)  # their numbers, one after the other
 
     def resume(self, state: State) -> int:
         """Restore the newest whole checkpoint; returns the step to go on with, 0 without one.
@@ -64,14 +65,16 @@ class Keeper:
             )
         if main:
             unfinished.tidy(self.folder, found[0] if found else None)
+        self.processes[:] = found[1]["processes"] if found else [world]
         if found is None:
             return 0
         slot, facts = found
-        same = facts["processes"] == world
+        same = self.processes[-1] == world
         if main and not same:
-            _say(f"{slot} is of {facts['processes']} processes, and {world} go on with it: "
+            _say(f"{slot} is of {self.processes[-1]} processes, and {world} go on with it: "
                  f"the images come in the same order{_norm(state.network)}")  # fmt: skip
         restore(_file(slot, state.accelerator.process_index if same else 0), state)
+        self.processes.extend([] if same else [world])
         for point in facts["history"]:
             step = point.pop("step")
             self.history[step] = point
@@ -90,7 +93,7 @@ class Keeper:
         state.accelerator.wait_for_everyone()
         if state.accelerator.is_main_process:
             history = [{"step": at, **numbers} for at, numbers in self.history.items()]
-            facts = {"processes": state.accelerator.num_processes, "belongs": self.belongs}
+            facts = {"processes": self.processes, "belongs": self.belongs}
             unfinished.complete(self.folder, step, {**facts, "history": history})
 
 

@@ -119,7 +119,7 @@ def test_without_batch_norm_losses_are_those_without_a_stop(
     work(root, first, stop_at=STOP)
     found = unfinished.newest(left(root))
     assert found is not None
-    assert (found[1]["step"], found[1]["processes"]) == (STOP, first)
+    assert (found[1]["step"], found[1]["processes"]) == (STOP, [first])
     points, before = work(root, then), taken(root, first, STOP)
     said = capfd.readouterr().err
     assert f"is of {first} processes, and {then} go on with it: {LINE}\n" in said
@@ -147,6 +147,8 @@ def test_with_batch_norm_it_goes_on_and_says_what_that_means(
     said = capfd.readouterr().err
     assert f"is of {first} processes, and {then} go on with it: {LINE}, but {NORM}" in said
     assert "set aside" not in said
+    model = workspace(trainable).cell("models", *CELL) / "model.json"
+    assert store.read_json(model)["processes"] == [first, then], "not that of one number"
     assert order == whole[first][1] == whole[then][1], "the same log of rows"
     apart = {world: difference(points, whole[world][0], "loss/target") for world in (first, then)}
     numbers = difference(whole[first][0], whole[then][0], "loss/target")

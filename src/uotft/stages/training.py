@@ -298,9 +298,10 @@ def finished(
     try:
         facts: dict[str, Any] = store.read_json(folder / BELONGS)
         same = facts["belongs"] == cell_belongs(ws, target, strategy, seed, processes)
+        mixed = "processes" in store.read_json(folder / "model.json")
     except UserError:
         return None
-    return facts if same and (folder / "model.json").is_file() else None
+    return facts if same and not mixed else None
 
 
 def _decisive(section: dict[str, Any]) -> dict[str, Any]:
@@ -427,11 +428,13 @@ def _fit_and_write(
         points = [{"step": step, **numbers} for step, numbers in sorted(history.items())]
         store.write_csv(folder / "history.csv", points)
         last = {k: v for k, v in points[-1].items() if k.startswith("val/")}
+        mixed = {"processes": keeper.processes} if len(keeper.processes) > 1 else {}
         checkpoint.write(
             folder,
             network,
             {
                 **facts,
+                **mixed,
                 "backbone": ws.params.backbone,
                 "classes": list(images.names),
                 "source_classes": facts.get("source_classes", []),
