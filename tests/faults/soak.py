@@ -2,10 +2,10 @@
 
 python tests/faults/soak.py [MINUTES] [FOLDER]    (`make soak`; writes FOLDER/soak.csv, soak.txt)
 
-Three quarters of the time `uotft train` is started as a user does, with one worker and two in turn,
-and ended at a random moment: SIGKILL of the process that the user started, SIGKILL of a worker,
+For the last three quarters `uotft train` is started as a user does, with one worker or two, and
+ended at a random moment: SIGKILL of the process that the user started, SIGKILL of a worker,
 SIGTERM, Ctrl-C. When a training has finished, its files must be those of one without a stop. The
-last quarter is one process that trains, is stopped and goes on, for what stays in a process.
+first quarter is one process that trains, is stopped and goes on, for what stays in a process.
 Less than 20 minutes soak the tiny project of the tests, more the repository's own settings.
 """
 
@@ -37,7 +37,9 @@ MADE = ("model.safetensors", "model.json", "history.csv")
 KINDS = ("SIGKILL of the watcher", "SIGKILL of a worker", "SIGTERM", "Ctrl-C")
 COLUMNS = tuple(f"{who} {what}" for who in ("watcher", "worker", "process")
                 for what in ("MiB", "files", "threads"))  # fmt: skip
+FITTED = (*COLUMNS, "project MiB")
 COLUMNS += ("number of processes", "unfinished KiB", "unfinished files", "slots", "project MiB")
+AGE_S = 4.0  # after the first new checkpoint, when all is imported, a training is measured
 QUIET_S = 40  # in which all processes of a training that was ended are gone
 EVERY = 20  # steps between checkpoints
 
@@ -50,16 +52,20 @@ def main(minutes: float, out: Path) -> int:
     try:
         project = clone(folder / "project")
         prepare(project, tiny=minutes < 20)
-        whole = {world: uninterrupted(project, world) for world in (1, 2)}
-        print(f"ready after {time.monotonic() - began:.0f} s")
-        split = end - 0.25 * max(0.0, end - time.monotonic())
-        outside(project, whole, split, lambda row: rows.append(row | hours(began)))
-        words = [sys.executable, str(Path(__file__)), "--inside", str(end - time.monotonic())]
+        whole = {1: uninterrupted(project, 1)}
+        last = time.monotonic()
+        whole[2] = uninterrupted(project, 2)
+        last = time.monotonic() - last  # what the last training of all may take
+        print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
+        params, seconds = (project / "params.yaml").read_text(), (end - time.monotonic()) / 4
+        words = [sys.executable, str(Path(__file__)), "--inside", str(seconds)]
         inside = subprocess.run(
             words, cwd=project, env=users_environment(), stdout=subprocess.PIPE, text=True,
             timeout=60 * minutes + 600, check=True,
         )  # fmt: skip
+        (project / "params.yaml").write_text(params)
         rows += list(csv.DictReader(inside.stdout.splitlines()))
+        outside(project, whole, end - last - QUIET_S, lambda row: rows.append(row | hours(began)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +91,7 @@ def prepare(project: Path, *, tiny: bool) -> None:
         shutil.copy(REPOSITORY / "params.yaml", path)
     params = yaml.safe_load(path.read_text())
     params |= {"strategies": ["uot"], "seeds": [0]}
-    steps = {"steps": 1200 if tiny else 600, "log_every": 1, "eval_every": 100}
+    steps = {"steps": 2400 if tiny else 600, "log_every": 1, "eval_every": 100}
     params["train"]["recipe"] |= {**steps, "checkpoint_every": EVERY}
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     done = call("dvc", "repro", "select", "overlap", cwd=project, timeout=1800)
@@ -116,11 +122,11 @@ def uninterrupted(project: Path, world: int) -> list[str]:
 def outside(
     project: Path, whole: dict[int, list[str]], end: float, note: Callable[[dict], None]
 ) -> None:
-    """Start, end, start again, until the time has come and the training under way is over."""
+    """Start, end, start again, until the time has come; the training under way is let finish."""
     cycle, resumed = 0, 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or not cycle:
         world, done = 1 + (cycle > 0 and random.random() < 0.5), False
-        while not done and (time.monotonic() < end + 60):
+        while not done:
             cycle, before = cycle + 1, step(project)
             # towards the end of the time nothing is ended any more
             kind = random.choice(KINDS) if time.monotonic() < end else "none"
@@ -142,16 +148,19 @@ def step(project: Path) -> int:
 
 
 def one(project: Path, world: int, kind: str, before: int) -> dict[str, object]:
-    """One start, measured at its first checkpoint, and ended at a random moment around it."""
+    """One start, measured AGE_S after its first checkpoint, and ended at a random moment."""
     process, begun, early = start(project, world), time.monotonic(), random.random() < 0.25
     row: dict[str, object] = {"kind": kind}
+    first: float | None = None
     wait = random.uniform(0, 10) if early else None  # in imports, or while it is being restored
     while process.poll() is None:
         if wait is not None and time.monotonic() - begun > wait:
             break
-        if "worker MiB" not in row and step(project) > before:
+        if first is None and step(project) > before:
+            first = time.monotonic()
+            wait = first - begun + random.uniform(0, 2 * AGE_S) if kind != "none" else None
+        if first and "age s" not in row and time.monotonic() > first + AGE_S:
             row |= measure(project, process.pid) | {"age s": round(time.monotonic() - begun, 1)}
-            wait = time.monotonic() - begun + random.uniform(0, 6) if kind != "none" else None
         time.sleep(0.01)
     workers = [pid for pid in inside(project) if b"uotft.worker" in words_of(pid)]
     row["ended at"] = step(project)
@@ -289,7 +298,7 @@ def growth(rows: list[dict], name: str) -> str:
     """The values of a column, and the slope of a line through them in percent an hour."""
     x, y = (np.array([float(row[key]) for row in rows]) for key in ("hours", name))
     said = f"{y.min():g} to {y.max():g} in {len(y)}, first {y[0]:g}, last {y[-1]:g}"
-    if len(y) < 5 or not y.std() or not x.std():
+    if len(y) < 5 or not y.std() or not x.std() or name not in FITTED:
         return f"{said}: constant" if not y.std() else said
     kept = x >= x.min() + 0.1 * np.ptp(x)  # what a process needs once is there by then
     (slope, _), cov = np.polyfit(x[kept], y[kept], 1, cov=True)

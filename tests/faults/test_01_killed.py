@@ -29,9 +29,13 @@ def start(root: Path, world: int) -> list[int]:
         states, resume = [], snapshot.Keeper.resume
         snapshot.Keeper.resume = lambda *words: (states.append(words[1]), resume(*words))[1]
 
+        at = os.open(root / f"at-{rank}", os.O_CREAT | os.O_WRONLY)
+
         def progress(steps: range, label: str) -> Iterator[int]:
             for step in steps:
-                (root / f"at-{rank}").write_text(f"{step} ")
+                os.pwrite(
+                    at, b"%4d" % step, 0
+                )  # at once: a kill leaves the step before, or this one
                 yield step
 
         points = train(root, progress=progress)

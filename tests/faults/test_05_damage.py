@@ -165,6 +165,32 @@ def test_no_bit_of_an_npz_changes_an_array_unnoticed(
              f"{counts['same']} leave every array as it was, 0 wrong")  # fmt: skip
 
 
+def test_what_is_still_a_readable_file_is_known_too(trainable: Path, tmp_path: Path) -> None:
+    """A digit of a history; the head of an array that hides its end; an entry that hides others."""
+    assert killed(fork(lambda: train(trainable, progress=dies_at(7))))
+    state = left(trainable) / "step-000000005" / unfinished.STATE
+    said, content = [], state.read_bytes()
+    loss = content.index(b'"loss/target": ') + len(b'"loss/target": ')
+    other = b"7" if content[loss : loss + 1] != b"7" else b"8"
+    state.write_bytes(content[:loss] + other + content[loss + 1 :])
+    store.read_json(state)
+    assert unfinished.newest(left(trainable), said.append) is None
+    assert "its state.json is damaged" in said[0]
+
+    path = tmp_path / "a.npz"
+    np.savez(path, features=np.ones((90000, 2), np.float32), data=np.array("sha"))
+    content = path.read_bytes()
+    assert content.count(b"(90000, 2)") == 1
+    path.write_bytes(content.replace(b"(90000, 2)", b"(10000, 2)"))  # one bit
+    with pytest.raises(UserError, match=r"features\.npy holds more than its head says"):
+        store.read_arrays(path)
+    hidden = bytearray(content)
+    hidden[content.index(b"PK\1\2") + 33] ^= 1  # 256 bytes of comment, says the first entry
+    path.write_bytes(hidden)
+    with pytest.raises(UserError, match="an entry with a comment"):
+        store.read_arrays(path)
+
+
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     trainable: Path, damaged: int, capfd: pytest.CaptureFixture[str]
