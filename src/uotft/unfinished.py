@@ -99,7 +99,7 @@ def run_id(folder: Path) -> str:
 
 
 def finish(folder: Path) -> None:
-    """Remove the checkpoints of a training that has finished, and the folder if it is empty."""
+    """Remove the checkpoints of a training that has finished, and the folder if nothing is left."""
     _remove(_slots(folder))
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

@@ -58,15 +58,18 @@ def main(minutes: float, out: Path) -> int:
         last = time.monotonic() - last  # what the last training of all may take
         print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
         params, seconds = (project / "params.yaml").read_text(), (end - time.monotonic()) / 4
+        seconds = max(seconds, 20)
         words = [sys.executable, str(Path(__file__)), "--inside", str(seconds)]
-        inside = subprocess.run(
+        lived = subprocess.run(
             words, cwd=project, env=users_environment(), stdout=subprocess.PIPE, text=True,
             timeout=60 * minutes + 600, check=True,
         )  # fmt: skip
         (project / "params.yaml").write_text(params)
-        rows += list(csv.DictReader(inside.stdout.splitlines()))
+        rows += list(csv.DictReader(lived.stdout.splitlines()))
         outside(project, whole, end - last - QUIET_S, lambda row: rows.append(row | hours(began)))
     finally:
+        for pid in inside(folder / "project"):  # of a soak that has failed
+            os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(name for row in rows for name in row))

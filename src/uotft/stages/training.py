@@ -390,7 +390,8 @@ def _fit_and_write(
     """Train, validate on the way, and write weights, facts and history into ``folder``.
 
     Goes on from the checkpoint of the same training that was interrupted, if there is one.
-    ``finish`` may change the network after the last step; the last validation logged counts.
+    ``finish`` may change the network after the last step; the last validation logged counts. The
+    checkpoints stay for the caller to remove: what is still to be done after this may be killed.
     """
     from uotft import checkpoint, evaluate as room, metrics, snapshot, train as loop, unfinished
     from uotft.images import Views
@@ -443,7 +444,6 @@ def _fit_and_write(
                 "validation": last,
             },
         )
-        unfinished.finish(left)
 
 
 def _seen(
