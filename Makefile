@@ -9,7 +9,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_SITE_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/uotft/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test faults audit repro golden lock clean
+MINUTES ?= 60
+.PHONY: help setup format check test faults soak audit repro golden lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -51,6 +52,9 @@ faults: setup  ## every fault of docs/reliability.md, with the full counts
 
 audit: $(UV)  ## look the locked packages up in a list of known holes; exit code 3: not reached
 	@UV=$(UV) $(PYTHON) .ci/audit.py
+
+soak: setup  ## start, kill and resume trainings for MINUTES (60): is all exact, does anything grow
+	python tests/faults/soak.py $(MINUTES)
 
 golden: setup  ## rewrite the committed numbers; review the diff
 	UOTFT_GOLDEN=write pytest tests/golden

@@ -159,6 +159,17 @@ def fresh(tiny: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "project"))
 
 
+@pytest.fixture
+def trainable(fresh: Path) -> Path:
+    """A tiny workspace with a selection to train on (tests/resuming.py)."""
+    import resuming
+    from uotft import stages
+
+    resuming.change(fresh)
+    stages.select(workspace(fresh), *resuming.CELL)
+    return fresh
+
+
 def workspace(root: Path):  # noqa: ANN201
     """The workspace of a folder."""
     from uotft import config, stages

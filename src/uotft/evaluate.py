@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from numpy.typing import NDArray
 
 from uotft import metrics
@@ -32,10 +33,13 @@ def answers(
     """The target class that the network predicts for each image: (n,).
 
     Ranks take every world-th image and their answers are added up, zero elsewhere: shares may
-    differ in size, and nothing is padded, as gathering would need. When ``stop`` says so on one of
-    them, all leave after the same batch, by ``Interrupted``.
+    differ in size, and nothing is padded, as gathering would need. All take the batch-norm buffers
+    of the first rank, which are those that are written; in training each has its own. When ``stop``
+    says so on one of them, all leave after the same batch, by ``Interrupted``.
     """
     network.eval()
+    for buffer in network.buffers():
+        broadcast(buffer)
     world = accelerator.num_processes
     found = torch.zeros(2, len(images), dtype=torch.int64, device=accelerator.device)
     mine = np.arange(accelerator.process_index, len(images), world)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uotft.config import Augment
+from uotft.errors import UserError
 from uotft.pixels import Store, pool, scaled
 from uotft.records import Files, Floats, ImageSet, Pixels
 
@@ -120,7 +121,7 @@ class Stream:
         files: Files | None = None,
     ) -> None:
         if not len(labels):
-            raise ValueError(f"the {name} stream has no images")
+            raise UserError(f"the {name} images to train on are none at all: the set is empty")
         self.images, self.files, self.device = images, files, torch.device(device)
         self.origin = np.arange(len(labels)) if origin is None else origin
         self.held = self._hold()

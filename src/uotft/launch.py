@@ -41,7 +41,7 @@ def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
     params = config.flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
-    belongs = stages.pretrain_belongs(ws, fleet.processes)
+    belongs = stages.pretrain_belongs(ws)
     training = ["pretrain"], fleet, lock
     with _tracked(ws, ws.pretrained(), training, belongs, ws.params.source, name, params, tags) as (
         run,
@@ -142,7 +142,7 @@ def _train(
         **_left_out(ws, ws.params.source, target),
     }
     made, start = ws.cell("models", target, strategy, seed), monotonic()
-    belongs = stages.train_belongs(ws, target, strategy, seed, fleet.processes)
+    belongs = stages.train_belongs(ws, target, strategy, seed)
     cell_belongs = stages.cell_belongs(ws, target, strategy, seed, fleet.processes)
     (made / stages.BELONGS).unlink(missing_ok=True)
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):

@@ -11,6 +11,8 @@ more than one shard is in memory, and sums have the bits of one pass over all im
 
 from __future__ import annotations
 
+import hashlib
+import io
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,19 +40,24 @@ def cut(images: int, batch_size: int) -> list[range]:
 def missing(folder: Path, shards: list[range]) -> list[range]:
     """Those of ``shards`` that are not in ``folder``, or damaged."""
 
-    def there(path: Path) -> bool:
-        try:
-            return bool(store.read_arrays(path))
-        except UserError:
-            return False
+    def whole(path: Path) -> bool:
+        return path.is_file() and path.stem.endswith(store.fingerprint(path))
 
-    return [rows for rows in shards if not there(_shard(folder, rows))]
+    return [rows for rows in shards if not whole(_shard(folder, rows))]
 
 
 def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtype: str) -> None:
-    """Write a shard as ``dtype``: ``features`` (m, D) and perhaps ``trunk`` (m, D') of m rows."""
+    """Write a shard as ``dtype``: ``features`` (m, D) and perhaps ``trunk`` (m, D') of m rows.
+
+    Its name ends with its SHA-256.
+    """
     rounded: dict[str, Any] = {name: _rounded(array, dtype) for name, array in arrays.items()}
-    store.write(_shard(folder, rows), lambda file: np.savez(file, **rounded))
+    made = io.BytesIO()
+    np.savez(made, **rounded)
+    content = made.getvalue()
+    _shard(folder, rows).unlink(missing_ok=True)  # one that is damaged
+    digest = hashlib.sha256(content).hexdigest()
+    store.write_bytes(folder / f"{_start(rows)}-{digest}.npz", content)
 
 
 def join(
@@ -143,7 +150,13 @@ def _join(
 
 
 def _shard(folder: Path, rows: range) -> Path:
-    return folder / f"shard-{rows.start:012}.npz"
+    """The file of a shard, or a name that no file has."""
+    found = folder.glob(f"{_start(rows)}-*.npz")
+    return next(found, folder / f"{_start(rows)}.npz")
+
+
+def _start(rows: range) -> str:
+    return f"shard-{rows.start:012}"
 
 
 def _rounded(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:

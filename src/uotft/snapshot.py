@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,15 @@ class Keeper:
     belongs: dict[str, Any]
     history: dict[int, dict[str, float]]
     log: Callable[[int, dict[str, float]], None]
+    processes: list[int] = field(default_factory=list)  # their numbers, one after the other
 
     def resume(self, state: State) -> int:
-        """Restore the newest checkpoint; returns the step to go on with, 0 without one."""
-        found = unfinished.newest(self.folder)
+        """Restore the newest whole checkpoint; returns the step to go on with, 0 without one.
+
+        Of another number of processes, all get the state of the first one.
+        """
+        main, world = state.accelerator.is_main_process, state.accelerator.num_processes
+        found = unfinished.newest(self.folder, _say if main else lambda line: None)
         mine = torch.tensor([found[1]["step"] if found else 0], device=state.accelerator.device)
         steps = state.accelerator.gather(mine).unique().tolist()
         if len(steps) > 1:
@@ -57,10 +63,18 @@ class Keeper:
                 f"{self.folder}: its newest checkpoint is that of step {steps[0]} for one process "
                 f"and of step {steps[-1]} for another: all machines must share this folder"
             )
+        if main:
+            unfinished.tidy(self.folder, found[0] if found else None)
+        self.processes[:] = found[1]["processes"] if found else [world]
         if found is None:
             return 0
         slot, facts = found
-        restore(_file(slot, state), state)
+        same = self.processes[-1] == world
+        if main and not same:
+            _say(f"{slot} is of {self.processes[-1]} processes, and {world} go on with it: "
+                 f"the images come in the same order{_norm(state.network)}")  # fmt: skip
+        restore(_file(slot, state.accelerator.process_index if same else 0), state)
+        self.processes.extend([] if same else [world])
         for point in facts["history"]:
             step = point.pop("step")
             self.history[step] = point
@@ -74,11 +88,13 @@ class Keeper:
             raise Diverged(
                 f"the weights before step {step} are not finite; lower the learning rate"
             )
-        write(_file(unfinished.slot(self.folder, step), state), state)
+        mine = state.accelerator.process_index
+        write(_file(unfinished.slot(self.folder, step), mine), state)
         state.accelerator.wait_for_everyone()
         if state.accelerator.is_main_process:
             history = [{"step": at, **numbers} for at, numbers in self.history.items()]
-            unfinished.complete(self.folder, step, {"belongs": self.belongs, "history": history})
+            facts = {"processes": self.processes, "belongs": self.belongs}
+            unfinished.complete(self.folder, step, {**facts, "history": history})
 
 
 def write(path: Path, state: State) -> None:
@@ -117,7 +133,7 @@ def restore(path: Path, state: State) -> None:
         kept = _below(f"optimizer.{row}.", tensors)
         state.optimizer.state[parameter] = {k: _like(parameter, v) for k, v in kept.items()}
     torch.set_rng_state(tensors["random.torch"])
-    if state.accelerator.device.type == "cuda":
+    if state.accelerator.device.type == "cuda" and "random.cuda" in tensors:  # saved on a GPU too
         torch.cuda.set_rng_state(tensors["random.cuda"], state.accelerator.device)
     version, keys, gauss = words["python"]
     random.setstate((version, tuple(keys), gauss))
@@ -126,8 +142,19 @@ def restore(path: Path, state: State) -> None:
         state.accelerator.scaler.load_state_dict(words["scaler"])
 
 
-def _file(slot: Path, state: State) -> Path:
-    return slot / f"rank-{state.accelerator.process_index}.safetensors"
+def _file(slot: Path, rank: int) -> Path:
+    return slot / f"rank-{rank}.safetensors"
+
+
+def _norm(network: nn.Module) -> str:
+    """What another number of processes means for a network: each takes its share's statistics."""
+    if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()):
+        return ""
+    return ", but with batch norm the weights will be those of neither number without a stop"
+
+
+def _say(line: str) -> None:
+    print(f"uotft: {line}", file=sys.stderr)  # noqa: T201
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

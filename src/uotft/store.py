@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import yaml
@@ -25,6 +25,7 @@ from uotft import space
 from uotft.errors import UserError
 from uotft.records import Answers, Files, ImageSet
 
+SEAL = "seal"  # the key under which sealed JSON has its own SHA-256
 #: What NumPy and zipfile raise on files with a byte that changed, wherever it is.
 DAMAGE = (
     ValueError, BadZipFile, EOFError, TypeError, LookupError, ArithmeticError, MemoryError,
@@ -85,16 +86,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Indented, key order kept, and never NaN."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # file names that are no text become escapes, which JSON reads back
-    write_bytes(path, text.encode(errors="backslashreplace"))
+    write_bytes(path, _json(value))
 
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file."""
     try:
         return json.loads(need(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run dvc repro") from error
 
 
@@ -104,6 +103,31 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(need(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
+
+
+def write_sealed(path: Path, facts: dict[str, Any]) -> None:
+    """JSON that ends with the SHA-256 of all before it: any byte that changes is known."""
+    write_bytes(path, _sealed(facts))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The facts of ``write_sealed``, refused if the file is not what it wrote, to the byte."""
+    facts = read_json(path)
+    if not isinstance(facts, dict) or facts.pop(SEAL, None) is None:
+        raise UserError(f"{path}: not sealed: damaged, or not written by uotft")
+    if _sealed(facts) != path.read_bytes():
+        raise UserError(f"{path}: damaged: it is not what its own SHA-256 was taken of")
+    return facts
+
+
+def _sealed(facts: dict[str, Any]) -> bytes:
+    return _json({**facts, SEAL: hashlib.sha256(_json(facts)).hexdigest()})
+
+
+def _json(value: object) -> bytes:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # file names that are no text become escapes, which JSON reads back
+    return text.encode(errors="backslashreplace")
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -127,12 +151,26 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an npz; pickled objects are refused."""
+    """All arrays of an npz; pickled objects are refused, and so is what is damaged.
+
+    By the CRC-32 of each array, which is read to its end: a head that says too little hides the
+    rest from the comparison. NumPy writes no comments: one has swallowed the entries after it.
+    """
     try:
-        with need(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with ZipFile(need(path)) as archive:
+            if any(entry.comment for entry in archive.infolist()):
+                raise ValueError("an entry with a comment")
+            return {name.removesuffix(".npy"): _array(archive, name) for name in archive.namelist()}
     except DAMAGE as error:
         raise UserError(f"{path}: not a readable npz of plain arrays ({error})") from error
+
+
+def _array(archive: ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(name) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError(f"{name} holds more than its head says")
+    return np.asarray(array)
 
 
 def mapped(path: Path) -> NDArray[Any]:

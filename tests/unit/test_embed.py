@@ -235,18 +235,6 @@ def test_shards_of_something_else_are_set_aside(
     assert len([*left(ready).with_name("glyphs-images.aside").glob("shard-*")]) == 2
 
 
-def test_a_damaged_shard_is_made_anew(ready: Path) -> None:
-    embed(ready)
-    whole = made(ready)
-    assert killed(fork(lambda: embed(ready, progress=dies_at(17))))
-    shard = sorted(left(ready).glob("shard-*"))[1]
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    embed(ready)
-    assert made(ready) == whole
-
-
 def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
     embed(ready)
     single = np.array(pools.read(workspace(ready).features("glyphs"))["features"])

@@ -106,11 +106,6 @@ def test_contrast_keeps_the_mean_and_scales_the_rest() -> None:
     assert factors.std() > 0.05, "each image has its own"
 
 
-def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="source stream has no images"):
-        Stream(IMAGES[:0], np.arange(0), name="source", batch_size=4, seed=0, augment=STILL)
-
-
 COLOUR = np.random.default_rng(1).integers(0, 255, (5, 6, 8, 3), dtype=np.uint8)
 
 

@@ -150,7 +150,7 @@ def test_what_a_variants_training_belongs_to_knows_its_units(fresh: Path) -> Non
         ws = workspace(fresh).with_changes(["select.unit=cluster", f"cluster.seed={seed}"])
         stages.own_units(ws)
         stages.select(ws, "digits", "uot", 0)
-        belongs = stages.train_belongs(ws, "digits", "uot", 0, 1)
+        belongs = stages.train_belongs(ws, "digits", "uot", 0)
         [units] = [v for k, v in belongs["files"].items() if k.endswith("embeddings/glyphs.npz")]
         found.append(units)
     assert found[0] != found[1]

@@ -83,7 +83,7 @@ def embed(
 
     network, facts = checkpoint.read(ws.pretrained())
     images, size = ws.images(dataset), ws.params.embed.batch_size
-    rows, left = images.rows("train"), ws.unfinished(ws.features(dataset))
+    rows, left = ws.rows(dataset, images, "train"), ws.unfinished(ws.features(dataset))
     size_of_one = network.head("target").weight.shape[1] * np.dtype(ws.params.embed.dtype).itemsize
     line = space.need({"for features and their shards": 2 * len(rows) * size_of_one}, left)
     if accelerator.is_main_process:

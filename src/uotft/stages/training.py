@@ -60,11 +60,11 @@ def pretrain(
     torch.manual_seed(settings.seed)
     network = checkpoint.build(ws.params.backbone, len(images.names))
     stream = _Stream(accelerator, settings.seed, settings.augment, network.channels, progress, stop)
-    rows = images.rows("train")
+    rows = ws.rows(ws.params.source, images, "train")
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
     recipe = settings.recipe.counted(len(rows), settings.batch_size)
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
-    belongs = pretrain_belongs(ws, accelerator.num_processes)
+    belongs = pretrain_belongs(ws)
     _fit_and_write(
         ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), plain.ROUTES,
         recipe, images, facts, belongs, accelerator, log, progress, stop,
@@ -99,7 +99,7 @@ def _adopt(
         network.start_head("target", *own)
     else:
         head = "class means"
-        rows = images.rows("train")
+        rows = ws.rows(ws.params.source, images, "train")
         size = ws.params.embed.batch_size
         shards = embed.shards(
             network, Views(images, rows), pools.cut(len(rows), size), accelerator,
@@ -120,7 +120,7 @@ def _adopt(
     _fit_and_write(
         ws, ws.pretrained(), network, {}, lambda o, b: {}, plain.ROUTES,
         settings.recipe.model_copy(update={"steps": 0}), images, facts,
-        pretrain_belongs(ws, accelerator.num_processes), accelerator, log, progress, stop,
+        pretrain_belongs(ws), accelerator, log, progress, stop,
     )  # fmt: skip
 
 
@@ -146,6 +146,7 @@ def train(
     chosen = read_selection(ws, target, strategy, seed)
     pretrained, facts = checkpoint.read(ws.pretrained())
     images = ws.images(target)
+    pool = ws.rows(target, images, "train")
     part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
     _must_fit(ws, facts, part)
 
@@ -183,7 +184,6 @@ def train(
 
     # ---- streams: the seed's few labelled images, and those of the kept source units
     stream = _Stream(accelerator, seed, settings.augment, network.channels, progress, stop)
-    pool = images.rows("train")
     rows = pool[subset.draw(images.labels[pool], ws.params.subset, seed)]
     streams = {"target": stream("target", images, rows, images.labels[rows], settings.target_batch)}
     recipe = settings.recipe.counted(len(rows), settings.target_batch)
@@ -241,7 +241,7 @@ def train(
         # how pictures become images of this set
         "dataset": {"kind": target, **ws.params.datasets[target]},
     }
-    belongs = train_belongs(ws, target, strategy, seed, accelerator.num_processes)
+    belongs = train_belongs(ws, target, strategy, seed)
     _fit_and_write(
         ws, ws.cell("models", target, strategy, seed), network, streams,
         terms, objective.ROUTES, recipe, images, facts, belongs, accelerator, log,
@@ -261,19 +261,16 @@ def _must_fit(ws: Workspace, pretrained: dict[str, Any], part: SourcePart) -> No
         raise UserError(f"{ws.pretrained()} does not belong to {', '.join(names)}: run dvc repro")
 
 
-def pretrain_belongs(ws: Workspace, processes: int) -> dict[str, Any]:
+def pretrain_belongs(ws: Workspace) -> dict[str, Any]:
     """What an unfinished pre-training belongs to: settings, and fingerprints of what it reads."""
     return {
         "backbone": ws.params.backbone,
         "pretrain": _decisive(ws.params.pretrain.model_dump()),
-        "processes": processes,
         "files": ws.fingerprints([ws.data(ws.params.source)]),
     }
 
 
-def train_belongs(
-    ws: Workspace, target: str, strategy: str, seed: int, processes: int
-) -> dict[str, Any]:
+def train_belongs(ws: Workspace, target: str, strategy: str, seed: int) -> dict[str, Any]:
     """What an unfinished fine-tuning belongs to: settings, and fingerprints of what it reads."""
     selection = ws.cell("selections", target, strategy, seed) / "selection.json"
     files = [ws.data(ws.params.source), ws.data(target), selection, ws.overlap(target)]
@@ -283,7 +280,6 @@ def train_belongs(
         "subset": ws.params.subset.words,
         "train": _decisive(ws.params.train.model_dump(by_alias=True)),
         "objective": ws.params.objectives.get(ws.params.train.objective, {}),
-        "processes": processes,
         "files": ws.fingerprints([*files, ws.pretrained() / "model.json"]),
     }
 
@@ -295,7 +291,8 @@ def cell_belongs(
     wanted = ws.params.select
     selectors = {strategy, "uot"} if wanted.top_k == "auto" else {strategy}
     return {
-        **train_belongs(ws, target, strategy, seed, processes),
+        **train_belongs(ws, target, strategy, seed),
+        "processes": processes,  # batch norm takes the statistics of each one's share
         "source_fraction": ws.params.source_fraction,
         "select": wanted.model_dump(),
         "selectors": {
@@ -312,9 +309,10 @@ def finished(
     try:
         facts: dict[str, Any] = store.read_json(folder / BELONGS)
         same = facts["belongs"] == cell_belongs(ws, target, strategy, seed, processes)
+        mixed = "processes" in store.read_json(folder / "model.json")
     except UserError:
         return None
-    return facts if same and (folder / "model.json").is_file() else None
+    return facts if same and not mixed else None
 
 
 def _decisive(section: dict[str, Any]) -> dict[str, Any]:
@@ -342,7 +340,7 @@ def evaluate(
 
     accelerator = runtime.start(0, ws.params.cpu_threads)
     images = ws.images(target)
-    rows, classes = images.rows("test"), len(images.names)
+    rows, classes = ws.rows(target, images, "test"), len(images.names)
     labels, data = images.labels[rows], store.fingerprint(ws.data(target))
     clean = ~np.isin(rows, read_overlap(ws, target)["target"])
     before = store.read_answers(ws.predictions(target, strategy)) if known else {}
@@ -404,17 +402,13 @@ def _fit_and_write(
     """Train, validate on the way, and write weights, facts and history into ``folder``.
 
     Goes on from the checkpoint of the same training that was interrupted, if there is one.
-    ``finish`` may change the network after the last step; the last validation logged counts.
+    ``finish`` may change the network after the last step; the last validation logged counts. The
+    checkpoints stay for the caller to remove: what is still to be done after this may be killed.
     """
     from uotft import checkpoint, evaluate as room, metrics, snapshot, train as loop, unfinished
     from uotft.images import Views
 
-    rows = images.rows("val")
-    if not len(rows):
-        raise UserError(
-            f"{ws.data(facts.get('target', ws.params.source))} has no validation image: a folder "
-            "needs a val/, or a class with two training images, of which one can be cut off"
-        )
+    rows = ws.rows(facts.get("target", ws.params.source), images, "val")
     _decode(images, rows, accelerator, progress, stop)
     seen = Views(images, rows)
     history: dict[int, dict[str, float]] = {}
@@ -451,11 +445,13 @@ def _fit_and_write(
         points = [{"step": step, **numbers} for step, numbers in sorted(history.items())]
         store.write_csv(folder / "history.csv", points)
         last = {k: v for k, v in points[-1].items() if k.startswith("val/")}
+        mixed = {"processes": keeper.processes} if len(keeper.processes) > 1 else {}
         checkpoint.write(
             folder,
             network,
             {
                 **facts,
+                **mixed,
                 "backbone": ws.params.backbone,
                 "classes": list(images.names),
                 "source_classes": facts.get("source_classes", []),
@@ -464,7 +460,6 @@ def _fit_and_write(
                 "validation": last,
             },
         )
-        unfinished.finish(left)
 
 
 def _need_space(network: Network, recipe: config.Recipe, left: Path, processes: int) -> str:

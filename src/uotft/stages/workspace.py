@@ -148,6 +148,17 @@ class Workspace:
             )
         return pool
 
+    def rows(self, dataset: str, images: ImageSet, part: str) -> NDArray[np.int64]:
+        """The rows of a part of a data set, which must have some."""
+        if len(rows := images.rows(part)):
+            return rows
+        word = {"train": "training", "val": "validation"}.get(part, part)
+        needed = " or a class with two training images, of which one can be cut off"
+        raise UserError(
+            f"{self.data(dataset)} has no {word} image: a folder needs a {part}/"
+            f"{',' + needed if part == 'val' else ''}"
+        )
+
     def must_be_of(self, dataset: str, features: Path, data: str, backbone: str) -> None:
         """Refuse ``features`` of other images than data/DATASET.npz, or of another network.
 

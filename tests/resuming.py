@@ -1,0 +1,67 @@
+"""A tiny training that tests stop, kill and let go on, in this process or in children of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from conftest import tiny_params, workspace, write_params
+from uotft import runtime, stages, unfinished
+
+STEPS, EVERY = 24, 5
+CELL = ("digits", "uot", 0)
+MADE = ("model.safetensors", "model.json", "history.csv")
+
+
+def change(root: Path, **recipe: object) -> None:
+    """The tiny training with a checkpoint every fifth step, and these settings."""
+    params = tiny_params()
+    often = {"steps": STEPS, "log_every": 1, "checkpoint_every": EVERY}
+    params["train"]["recipe"] |= often | recipe
+    write_params(root, params)
+
+
+def train(root: Path, *, progress: Callable = lambda items, label: items, **more: object) -> list:
+    """Train in this process, and remove the checkpoints as `uotft train` does; the points."""
+    points: list = []
+    stages.train(
+        workspace(root), *CELL, runtime.start(0, 1), progress=progress,
+        log=lambda step, numbers: points.append((step, numbers)), **more,
+    )  # fmt: skip
+    if os.environ.get("RANK", "0") == "0":
+        unfinished.finish(left(root))
+    return points
+
+
+def made(root: Path) -> list[bytes]:
+    """The bytes of what the training wrote, which is removed."""
+    folder = workspace(root).cell("models", *CELL)
+    content = [(folder / name).read_bytes() for name in MADE]
+    for name in MADE:
+        (folder / name).unlink()
+    return content
+
+
+def left(root: Path) -> Path:
+    """The folder of the training while it is unfinished."""
+    ws = workspace(root)
+    return ws.unfinished(ws.cell("models", *CELL))
+
+
+def die() -> None:
+    """SIGKILL, at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies_at(step: int) -> Callable:
+    """Progress that dies before ``step``."""
+
+    def progress(items: range, label: str) -> Iterator[int]:
+        for item in items:
+            if item == step:
+                die()
+            yield item
+
+    return progress
