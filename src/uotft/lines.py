@@ -8,20 +8,26 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+from uotft import space
+
 Line = dict[str, Any]
 
 
 def append(path: Path, value: Line) -> None:
     """One more line, with the time it was said at, in ms.
 
-    After a line that a kill has cut, on a line of its own.
+    After a line that a kill has cut, on a line of its own. Raises a UserError on a full disk.
     """
-    with path.open("ab+") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        begun = file.read(1) not in (b"", b"\n")
-        line = json.dumps({"at": int(time() * 1000), **value})
-        file.write(f"{chr(10) * begun}{line}\n".encode())
+    line = json.dumps({"at": int(time() * 1000), **value}).encode() + b"\n"
+    try:
+        with path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            file.write(line if file.read(1) in (b"", b"\n") else b"\n" + line)
+    except OSError as error:
+        if full := space.ran_out(error, path, len(line)):
+            raise full from error
+        raise
 
 
 def read(path: Path, start: int = 0) -> tuple[list[Line], int]:
