@@ -67,10 +67,11 @@ def test_a_killed_worker_is_named(
 
 
 def test_a_killed_launcher_leaves_nobody(cell: Path, measured: Callable[[str], None]) -> None:
-    """The kernel asks its workers to stop; the main process waits for them."""
+    """The kernel asks its workers to stop; one hangs, and the main process ends it, too."""
     with started(cell, *WORDS, "--num-processes", "2") as process:
         wait_for(process, lambda: begun(cell) and len(ranks(cell)) == 2)
         [launcher] = {*inside(cell)} - {process.pid} - {*ranks(cell).values()}
+        os.kill(ranks(cell)[1], signal.SIGSTOP)
         os.kill(launcher, signal.SIGKILL)
         begin = time.monotonic()
         said, _ = process.communicate(timeout=90)
