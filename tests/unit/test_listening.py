@@ -15,13 +15,21 @@ from listening import addresses, descendants
 HERE = {"127.0.0.1", "::1"}
 
 
+def _told(process: int) -> bool:
+    """Whether gloo is told the interface: by itself it takes the address of this machine's name."""
+    try:
+        return b"\0GLOO_SOCKET_IFNAME=lo\0" in Path(f"/proc/{process}/environ").read_bytes()
+    except OSError:
+        return False
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for sockets in /proc")
 def test_two_processes_listen_on_this_machine_alone(fresh: Path) -> None:
     """Of torch's own --standalone both the agent and the workers listened on every address."""
     environment = users_environment()
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         environment.pop(name, None)
-    said, seen = fresh / "said.txt", dict[int, set[str]]()
+    said, seen, told = fresh / "said.txt", dict[int, set[str]](), set[int]()
     command = [sys.executable, "-m", "uotft", "pretrain", "--num-processes", "2"]
     with (
         said.open("wb") as file,
@@ -29,8 +37,10 @@ def test_two_processes_listen_on_this_machine_alone(fresh: Path) -> None:
     ):
         while training.poll() is None:
             for process in (training.pid, *descendants(training.pid)):
+                told |= {process} if _told(process) else set()
                 seen[process] = seen.get(process, set()) | addresses(process)
             time.sleep(0.1)
     assert training.returncode == 0, said.read_text()
     assert len([where for where in seen.values() if where]) == 3, "torch's agent and two workers"
     assert set.union(*seen.values()) <= HERE, seen
+    assert len(told) >= 2, "the workers are told the loopback interface"
