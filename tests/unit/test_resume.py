@@ -55,6 +55,7 @@ def test_pre_training_goes_on_too(trainable: Path) -> None:
     mortal = quiet | {"progress": dies_at(13)}
     stages.pretrain(ws, runtime.start(0, 1), **still)
     whole = [(ws.pretrained() / name).read_bytes() for name in MADE]
+    unfinished.finish(ws.unfinished(ws.pretrained()))  # as `uotft pretrain` does
     assert killed(fork(lambda: stages.pretrain(ws, runtime.start(0, 1), **mortal)))
     assert unfinished.newest(ws.unfinished(ws.pretrained()))[1]["step"] == 10
     for name in MADE:
