@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
@@ -36,16 +36,20 @@ def alone(path: Path, busy: str) -> Iterator[int]:
     The kernel's lock goes with the process, however that ends, and with those that inherit the file
     descriptor that is yielded; for what a dead owner has left of these it is waited. NFS knows such
     locks. A file system that does not leaves the name to go by, and an NFS that is mounted with
-    locks for each machine alone warns of a name from another one. The file stays, and is empty.
+    locks for each machine alone warns of a name from another one. The file goes at the end, and so
+    do the folders that were made for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, patience = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), monotonic() + PATIENCE_S
+    patience = monotonic() + PATIENCE_S
+    new = [folder for folder in path.parents if not folder.exists()]
+    lock = _opened(path)
     try:
-        while not _locked(lock):
+        while not (_locked(lock) and _is(lock, path)):
             owner = _owner(lock)
-            if not owner or _lives(owner) or monotonic() > patience:
+            if _is(lock, path) and (not owner or _lives(owner) or monotonic() > patience):
                 raise UserError(f"{busy}: {_named(owner)} ({path})")
             sleep(POLL_S)
+            os.close(lock)
+            lock = _opened(path)
         if (owner := _owner(lock)) and owner["host"] != gethostname():
             print(  # noqa: T201
                 f"uotft: {path}: {_named(owner)} has not said that it ended: if it is at work "
@@ -61,8 +65,28 @@ def alone(path: Path, busy: str) -> Iterator[int]:
             yield lock
         finally:
             os.ftruncate(lock, 0)
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody has put something there
+                for folder in new:
+                    folder.rmdir()
     finally:
         os.close(lock)
+
+
+def _opened(path: Path) -> int:
+    """The file, made if need be, though others remove its folder meanwhile."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _is(lock: int, path: Path) -> bool:
+    """Whether the open file still has its name: who had it before may have removed it."""
+    try:
+        return os.fstat(lock).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _locked(lock: int) -> bool:

@@ -94,7 +94,10 @@ def read(folder: Path, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
     held = {name: folder / f"{name}.npy" for name in ARRAYS if f"{name}_sha256" in index}
     for name, path in held.items():
         if hashed and store.fingerprint(path) != str(index[f"{name}_sha256"]):
-            raise UserError(f"{path} is not the file that its {INDEX} describes: run dvc repro")
+            raise UserError(
+                f"{path} is damaged: its SHA-256 is not the one in {INDEX}; delete {folder} and "
+                "run dvc repro"
+            )
     return index | {name: store.mapped(path) for name, path in held.items()}
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
@@ -90,7 +91,8 @@ def _for_want_of_another(error: BaseException) -> bool:
 def _note(error: Exception) -> None:
     """Leave word for the run why it fails; of several workers the last one counts."""
     said = str(error) if isinstance(error, UserError) else repr(error)
-    lines.append(Path(sys.argv[1]), {"tags": {"failure": said}})
+    with suppress(UserError, OSError):  # what has failed is perhaps the disk
+        lines.append(Path(sys.argv[1]), {"tags": {"failure": said}})
 
 
 if __name__ == "__main__":

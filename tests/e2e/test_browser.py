@@ -83,7 +83,7 @@ def test_two_runs_are_compared(finished: Path, page) -> None:  # noqa: ANN001
         page.get_by_placeholder("metrics.rmse").fill('params.seed = "0"')
         page.get_by_placeholder("metrics.rmse").press("Enter")
         for name in RUNS:
-            row = page.get_by_role("row").filter(has_text=name)
+            row = page.get_by_role("row").filter(has_text=name).first  # the newest
             row.get_by_role("checkbox", name="row selection").check()
         picture(page, "runs")
 

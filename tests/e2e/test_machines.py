@@ -37,9 +37,11 @@ def ready(fresh: Path) -> Path:
 
 def made(root: Path) -> list[bytes]:
     """The bytes of what the training wrote, which is removed."""
-    folder = workspace(root).cell("models", *CELL)
+    ws = workspace(root)
+    folder = ws.cell("models", *CELL)
     content = [(folder / name).read_bytes() for name in MADE]
     shutil.rmtree(folder)
+    unfinished.finish(ws.unfinished(folder))  # as the command does, whose work it may be
     return content
 
 

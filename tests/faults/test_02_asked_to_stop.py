@@ -133,6 +133,7 @@ def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
         assert (found[1]["step"] if found else 0) > 0 or at < 3, "the work is kept"
         run(10**9)
         assert made(fresh) == whole
+        unfinished.finish(left(fresh))  # as the command does
         assert not left(fresh).exists()
     measured(f"world {world}: stopped at {len(chosen)} of {questions} moments, "
              f"{len(chosen)}/{len(chosen)} go on to the same bytes")  # fmt: skip

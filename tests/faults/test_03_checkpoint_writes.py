@@ -52,19 +52,18 @@ class Points:
         self.pass_()
         self.fsync(file)
 
-    def in_halves(self, path: Path, fill: Callable[[Any], object]) -> None:
+    def in_halves(self, path: Path, fill: Callable[[Any], object], size: int = 0) -> None:
         def filled(file: Any) -> None:
             fill(file)
             if path.is_relative_to(self.folder):
-                size = file.tell()
-                file.truncate(size // 2)
+                file.truncate(file.tell() // 2)
                 file.flush()
                 self.pass_()
                 file.seek(0)
                 file.truncate()
                 fill(file)
 
-        self.write(path, filled)
+        self.write(path, filled, size)
 
 
 def start(root: Path, world: int, last: float = float("inf")) -> list[int]:

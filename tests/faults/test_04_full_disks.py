@@ -270,7 +270,6 @@ def test_what_stood_there_before_is_as_it_was(tmp_path: Path, what: str) -> None
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
-@pytest.mark.xfail(reason="tracking ends with its database: being rewritten", strict=False)
 def test_a_full_disk_under_mlflows_database_ends_no_training(
     cell: Path, measured: Callable[[str], None]
 ) -> None:

@@ -62,7 +62,8 @@ def work(root: Path, world: int, *, stop_at: int = STEPS) -> dict[int, dict[str,
 
         Stream.__getitem__, points = note, []
         with suppress(Interrupted):
-            points = train(root, progress=progress, stop=lambda: begun[-1:] == [stop_at - 1])
+            last = [stop_at - 1] if stop_at < STEPS else None  # else the whole training
+            points = train(root, progress=progress, stop=lambda: begun[-1:] == last)
         # a batch that is made ahead of the step that it is for is not taken
         taken = [entry for entry in taken if entry[2] < stop_at]
         store.write_json(root / f"taken-{world}-{rank}-{stop_at}.json", taken)

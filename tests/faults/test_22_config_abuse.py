@@ -196,7 +196,7 @@ def ordinary() -> list[str]:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("prepare", "--dataset", "digits"), "data: Permission denied"),
+        (("prepare", "--dataset", "digits"), "cache: Permission denied"),
         (("register", "--name", "x", "y"), ".mlflow.lock: Permission denied"),
         (("ui", "--port", "59999"), ".mlflow.lock: Permission denied"),
         (("search", "--dataset", "digits"), "search: Permission denied"),
@@ -247,7 +247,7 @@ def mistake(root: Path, *words: str) -> str:
         (("select", "--dataset", "digits"), "embeddings/glyphs.npz is missing; `dvc repro` makes"),
         (("embed", "--dataset", "digits"), "model.json is missing; `dvc repro` makes"),
         (("evaluate", "--dataset", "digits"), "digits.npz is missing; `dvc repro` makes"),
-        (("compare",), "metrics/digits/none.json is missing; `dvc repro` makes"),
+        (("compare",), "embeddings/glyphs.npz is missing; `dvc repro` makes"),
         (("train",), "--dataset"),
         (("train", "--dataset", "digits", "--seed", "-1"), "--seed"),
         (("train", "--dataset", "digits", "--num-processes", "0"), "--num-processes"),

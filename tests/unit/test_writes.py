@@ -48,7 +48,10 @@ REASONS = {
     "downloads.py:fetch": "a .part gets its name when its checksum is right",
     "stages/fetching.py:_take": "a copy of a checked file, renamed",
     "campaign.py:_start": "what a training says, as it says it",
-    "worker.py:main": "the journal, of which only whole lines are read",
+    "lines.py:append": "lines, of which only whole ones are read",
+    "tracking/journal.py:_keep": "a link; the line that names it is written after it",
+    "tracking/journal.py:_link": "a link, or a copy where there are none",
+    "tracking/journal.py:written": "a folder gets its name when its description is in it",
 }  # fmt: skip
 
 

@@ -261,6 +261,8 @@ def send_left(root: Path, folder: Path) -> str:
     """The same of a journal that was left, by whomever; the run of one that died is KILLED."""
     try:
         with locks.alone(folder / OWNER, f"{folder}: its training is under way"):
+            if not (folder / RUN).is_file():  # somebody was faster
+                return ""
             close(folder)
             return send(root, folder)
     except UserError as error:

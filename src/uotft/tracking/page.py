@@ -20,7 +20,7 @@ from time import sleep
 
 from uotft import processes
 from uotft.errors import UserError
-from uotft.tracking import make_store, store_uri
+from uotft.tracking import home, make_store, store_uri
 
 POLL_S = 0.2
 AT_ONCE = 64  # connections; more are told to come again, so that their bodies fit into memory
@@ -43,7 +43,7 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
         _must_be_free(host, port)
         make_store(root)
         server = subprocess.Popen(
-            _command(uri, host, port),
+            _command(uri, host, port, home(root) / "mlruns"),
             env={**os.environ, **QUIET},
             start_new_session=True,  # Ctrl-C reaches the server through this process alone
             stdout=subprocess.DEVNULL,
@@ -81,10 +81,11 @@ def _must_be_free(host: str, port: int) -> None:
             ) from error
 
 
-def _command(uri: str, host: str, port: int) -> list[str]:
+def _command(uri: str, host: str, port: int, artifacts: Path) -> list[str]:
     words = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
     words += ["--app-name", "uotft"]  # uotft.tracking.guard
     quiet = "--log-level warning --timeout-graceful-shutdown 3"
+    words += ["--artifacts-destination", str(artifacts)]  # of runs that other clients send
     words += ["--uvicorn-opts", f"{quiet} --limit-concurrency {AT_ONCE}"]
     # a page from elsewhere is another origin to MLflow, even its own
     names = [socket.gethostname(), socket.getfqdn()] if host in EVERYWHERE else [host]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 
 from uotft import locks
 from uotft.tracking.delivery import SENDER, Delivery, Early, close
@@ -25,12 +26,17 @@ def main(root: Path, folder: Path) -> int:
     while not _over(min(POLL_S * 2**failed, LONGEST_S)):
         failed = _try(delivery, failed)
     close(folder)
-    for _ in range(1 if failed else 2):
+    tries, patience = 1 if failed else 2, monotonic() + LONGEST_S
+    while tries:
         try:
             delivery.finish()
+        except Early:  # of two runs, one inside the other, the inner one may end first
+            tries = tries if monotonic() < patience else 0
+            sleep(POLL_S)
         except Exception:  # noqa: BLE001  who waits for this process says what is left
-            continue
-        return 0
+            tries -= 1
+        else:
+            return 0
     return 1
 
 
