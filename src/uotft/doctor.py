@@ -49,6 +49,8 @@ def findings() -> Iterator[Finding]:
     for shelf in registry.SHELVES:
         yield True, shelf, ", ".join(registry.names(shelf))
     yield from _data(ws)
+    waiting = len([*(ws.root / "unsent").glob("*.*")])
+    yield not waiting, "unsent", f"{waiting} journals wait: uotft sync" if waiting else "nothing"
 
 
 def _faiss() -> Iterator[Finding]:

@@ -68,4 +68,5 @@ def test_a_worker_that_dies_leaves_a_failed_run(project: Path) -> None:
     assert "source batch of 3 cannot be shared by 2 processes" in done.stderr
     [run] = named(project, "digits-uot-5")
     assert run.info.status == "FAILED"
+    assert "source batch of 3 cannot be shared by 2 processes" in run.data.tags["failure"]
     assert not (project / "models/digits/uot/5").exists()

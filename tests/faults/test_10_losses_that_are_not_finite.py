@@ -77,6 +77,7 @@ def test_all_ranks_stop_within_the_step(
         newest = unfinished.newest(left(cell))
         assert (newest[1]["step"] if newest else 0) == step - step % 5
         [run] = [r for r in runs(cell) if r.info.status == "FAILED"]
+        assert rows[0] in run.data.tags["failure"]
         history = {m.step for m in metrics(run.info.run_id)}
         assert max(history, default=-1) == step - 1, "the step is not taken"
         done = call("uotft", *WORDS, *many, cwd=cell, DVC_STAGE="train")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from uotft import tracking
-from uotft.errors import Interrupted, Pruned
-from uotft.tracking import journal, notes
+from conftest import call, tiny_params, write_params
+from uotft import lines, tracking
+from uotft.errors import Interrupted, Pruned, UserError
+from uotft.tracking import delivery, journal, notes
 
 
 @pytest.mark.parametrize(
@@ -118,3 +119,44 @@ def test_a_run_inside_another_is_its_child_and_a_stop_is_no_failure(
     [parent] = [run.info.run_id for run in found if "best" in run.data.tags]
     parents = {run.info.run_name: run.data.tags.get("mlflow.parentRunId") for run in found}
     assert parents == {"parent": None, "pruned": parent, "stopped": parent}
+
+
+def test_a_database_that_is_none_is_said_and_stops_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 400)
+    with pytest.raises(UserError, match=r"mlflow\.db does not answer: .*not a database"):
+        tracking.open_store(tmp_path)
+    with journal.run(tmp_path, "digits", "a-run") as run:
+        run.begin({}, {})
+    [folder] = (tmp_path / "unsent").iterdir()
+    said = capsys.readouterr().err
+    assert "not a database" in said
+    assert f"what MLflow does not have yet is in {folder}: `uotft sync` sends it" in said
+
+    (tmp_path / "mlflow.db").unlink()
+    write_params(tmp_path, tiny_params())
+    done = call("uotft", "sync", cwd=tmp_path)  # in this process the driver still has the old file
+    assert (done.returncode, done.stdout) == (0, "a-run: sent\n"), done.stderr
+    assert not folder.exists()
+
+
+def test_what_mlflow_never_takes_is_kept_with_its_reason_and_holds_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with journal.run(tmp_path, "digits", "a-run") as run:
+        run.begin({"steps": 3}, {"bad\nname": "x"})
+        run.log([(0, {"loss": 1.0})])
+        run.tag({"good": "y"})
+    [folder] = (tmp_path / "unsent").iterdir()
+    [refused] = [line["refused"]["do"] for line in lines.read(folder / delivery.REFUSED)[0]]
+    assert refused == "begin"
+    mlflow = tracking.open_store(tmp_path)
+    found = tracking.find(mlflow, run.id)
+    assert (found.info.status, found.data.tags["good"]) == ("FINISHED", "y")
+    assert found.data.metrics == {"loss": 1.0}
+    [(sent, said)] = delivery.sync(tmp_path)
+    assert not sent
+    assert "MLflow refused some of it" in said

@@ -55,12 +55,14 @@ def make_store(root: Path) -> None:
 
 def open_store(root: Path) -> Any:
     """The mlflow module, pointed at the store, which answers."""
-    make_store(root)
     uri = store_uri(root)
-    mlflow = _mlflow(uri)
     try:
+        make_store(root)
+        mlflow = _mlflow(uri)
         mlflow.search_experiments(max_results=1)
-    except mlflow.exceptions.MlflowException as error:
+    except Exception as error:  # noqa: BLE001  a server, a database and its driver fail in any way
+        if isinstance(error, OSError) and error.filename is not None:  # says it itself
+            raise
         raise UserError(f"MLflow's store {uri} does not answer: {brief(error)}") from error
     return mlflow
 
