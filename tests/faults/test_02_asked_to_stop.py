@@ -21,9 +21,9 @@ import pytest
 
 from conftest import find_overlap, tiny_params, workspace, write_params
 from forks import crew, killed
+from resuming import made, train
 from started import (
     CELL,
-    MADE,
     WORDS,
     begun,
     inside,
@@ -35,7 +35,7 @@ from started import (
     temporary,
     wait_for,
 )
-from uotft import runtime, stages, store, unfinished
+from uotft import stages, store, unfinished
 from uotft.errors import Interrupted
 from uotft.processes import _follow, _stopped_by_signals
 from uotft.records import ImageSet
@@ -74,23 +74,6 @@ def test_all_ranks_save_the_same_step(
              f"at most {max(times):.1f} s")  # fmt: skip
 
 
-def train(root: Path, stop: Callable[[], bool] = lambda: False) -> None:
-    """Train in this process."""
-    stages.train(
-        workspace(root), *CELL, runtime.start(0, 1), log=lambda *_: None,
-        progress=lambda items, label: items, stop=stop,
-    )  # fmt: skip
-
-
-def made(root: Path) -> list[bytes]:
-    """The bytes of what the training wrote, which is removed."""
-    folder = workspace(root).cell("models", *CELL)
-    content = [(folder / name).read_bytes() for name in MADE]
-    for name in MADE:
-        (folder / name).unlink()
-    return content
-
-
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("head_steps", [0, 6])
 def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
@@ -113,7 +96,7 @@ def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
             return rank == world - 1 and len(asked) >= at
 
         try:
-            train(fresh, stop)
+            train(fresh, stop=stop)
         except Interrupted:
             os._exit(0)
         store.write_json(fresh / f"asked-{rank}.json", len(asked))
@@ -133,7 +116,6 @@ def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
         assert (found[1]["step"] if found else 0) > 0 or at < 3, "the work is kept"
         run(10**9)
         assert made(fresh) == whole
-        unfinished.finish(left(fresh))  # as the command does
         assert not left(fresh).exists()
     measured(f"world {world}: stopped at {len(chosen)} of {questions} moments, "
              f"{len(chosen)}/{len(chosen)} go on to the same bytes")  # fmt: skip

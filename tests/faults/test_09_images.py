@@ -19,12 +19,11 @@ from PIL import Image
 import pictures
 from conftest import call, runs, tiny_params, workspace, write_params
 from folders import pictures as draw
+from small_folders import SMALL, load, many, tree
 from uotft import files, launch, pixels, runtime, stages, store
-from uotft.datasets import folder
 from uotft.errors import UserError
 
 SIDE = {"stored": 32, "size": 24}
-SMALL = {"stored": 16, "size": 12}
 QUIET = {"progress": lambda items, label: items}
 #: Every kind of unreadable file, and a part of the reason that is given.
 BAD = {
@@ -226,22 +225,6 @@ def test_a_file_that_turns_bad_after_prepare_is_named_by_training(
 
 
 # ---- what stood in other files
-
-
-def quiet(items: range, label: str) -> range:
-    return items
-
-
-def load(root: Path, **settings: object) -> object:
-    return folder.load(folder.Settings(path=str(root), **SMALL, **settings), quiet)
-
-
-def tree(root: Path, *names: str) -> Path:
-    return pictures.write(root, {n: pictures.encoded(pictures.scene(0)) for n in names})
-
-
-def many(part: str, classes: str, n: int) -> list[str]:
-    return [f"{part}{c}/{i}.png" for c in classes for i in range(n)]
 
 
 def hundreds(root: Path, bad: int, **view: object) -> object:

@@ -13,28 +13,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import pictures
+from small_folders import load, many, tree
 from uotft import files, store
-from uotft.datasets import folder
 from uotft.errors import UserError
-
-SMALL = {"stored": 16, "size": 12}
-
-
-def quiet(items: range, label: str) -> range:
-    return items
-
-
-def load(root: Path, **settings: object) -> object:
-    return folder.load(folder.Settings(path=str(root), **SMALL, **settings), quiet)
-
-
-def tree(root: Path, *names: str) -> Path:
-    return pictures.write(root, {n: pictures.encoded(pictures.scene(0)) for n in names})
-
-
-def many(part: str, classes: str, n: int) -> list[str]:
-    return [f"{part}{c}/{i}.png" for c in classes for i in range(n)]
-
 
 # ---- which files
 
