@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from uotft import space
 from uotft.errors import UserError
 
 PATIENCE_S = 30  # for what a dead owner has left: its workers save what they have
@@ -56,12 +57,8 @@ def alone(path: Path, busy: str) -> Iterator[int]:
                 "still, stop one of the two",
                 file=sys.stderr,
             )
-        words = " ".join(["uotft", *sys.argv[1:]])
-        started = datetime.now(UTC).isoformat(" ", "seconds")
-        us = {"pid": os.getpid(), "host": gethostname(), "started": started, "command": words}
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(us).encode(), 0)
         try:
+            _sign(lock, path)
             yield lock
         finally:
             os.ftruncate(lock, 0)
@@ -71,6 +68,21 @@ def alone(path: Path, busy: str) -> Iterator[int]:
                     folder.rmdir()
     finally:
         os.close(lock)
+
+
+def _sign(lock: int, path: Path) -> None:
+    """Write into the open file whose it is."""
+    words = " ".join(["uotft", *sys.argv[1:]])
+    started = datetime.now(UTC).isoformat(" ", "seconds")
+    us = {"pid": os.getpid(), "host": gethostname(), "started": started, "command": words}
+    content = json.dumps(us).encode()
+    os.ftruncate(lock, 0)
+    try:
+        os.pwrite(lock, content, 0)
+    except OSError as error:
+        if full := space.ran_out(error, path, len(content)):
+            raise full from error
+        raise
 
 
 def _opened(path: Path) -> int:

@@ -42,6 +42,7 @@ REASONS = {
     "unfinished.py:claim": "a folder is set aside",
     "unfinished.py:remove": "a folder loses its name before its files go",
     "locks.py:alone": "a lock names its owner",
+    "locks.py:_sign": "a lock names its owner",
     "search.py:_make": "Optuna's database, made in a folder of its own",
     "archives.py:unpack": "unpacked again from the archive, which is checked",
     "archives.py:_extract": "unpacked again from the archive, which is checked",
