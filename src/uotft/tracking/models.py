@@ -49,7 +49,7 @@ def _run(mlflow: Any, wanted: str) -> Any:
     """The run of an id, or the newest of a name, that has a model."""
     has_model = f"tags.`{WEIGHTS}` != ''"
     found = existing(mlflow, wanted)
-    if found is None and "'" not in wanted:
+    if found is None and "'" not in wanted and wanted.isprintable():  # a name may be no text
         found = newest(mlflow, f"attributes.run_name = '{wanted}' and {has_model}", everywhere=True)
     if found is None or WEIGHTS not in found.data.tags:
         runs = mlflow.search_runs(
