@@ -116,15 +116,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     given = parser.parse_args()
-    found: dict[str, list[float]] = {side: [] for side in SIDES}
+    found: dict[str, list[float]] = {side: [] for side in given.sides}
     with bad_server() as address:
         for _ in range(given.repeats):
-            for side in SIDES:
+            for side in given.sides:
                 ms = step_ms(given.project, side, given.steps, given.processes, address)
                 found[side].append(ms)
                 print(f"{side}: {ms:.2f} ms", file=sys.stderr, flush=True)
-    base = found["untracked"]
+    base = found[given.sides[0]]
     for side, times in found.items():
         ratio = statistics.median(t / b for t, b in zip(times, base, strict=True))
         print(f"| {side} | {statistics.median(times):.2f} ms | {ratio:.3f} |")

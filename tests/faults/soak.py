@@ -209,8 +209,10 @@ def measure(project: Path, watcher: int) -> dict[str, object]:
     """Peak memory, open files and threads of the watcher and of its first worker."""
     pids = sorted(inside(project))
     workers = [pid for pid in pids if b"uotft.worker" in words_of(pid) and pid != watcher]
+    if not workers:  # it has just ended
+        return {}
     row: dict[str, object] = {"number of processes": len(pids)}
-    for name, pid in (("watcher", watcher), ("worker", max(workers, default=watcher))):
+    for name, pid in (("watcher", watcher), ("worker", max(workers))):
         for what, value in of(pid, "VmHWM").items():
             row[f"{name} {what}"] = value
     return row
