@@ -41,7 +41,7 @@ def test_the_page_is_there_when_it_is_said_and_ctrl_c_ends_it_all(project: Path)
         started = descendants(process.pid)
         assert len(started) >= 2, "MLflow and its server"
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "Traceback" not in said
         assert not [child for child in started if Path(f"/proc/{child}").exists()]

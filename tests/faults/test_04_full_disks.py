@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import re
 import resource
-import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -278,7 +278,8 @@ def test_a_full_disk_under_mlflows_database_ends_no_training(
 ) -> None:
     change(cell, steps=3000)
     with mounted(cell / "small", "size=8m") as small:
-        shutil.copy(cell / "mlflow.db", small / "mlflow.db")
+        make = "import pathlib; from uotft import tracking; tracking.make_store(pathlib.Path())"
+        assert call(sys.executable, "-c", make, cwd=small).returncode == 0
         uri = f"sqlite:///{small / 'mlflow.db'}"
         with started(cell, *WORDS, MLFLOW_TRACKING_URI=uri) as process:
             wait_for(process, lambda: begun(cell))

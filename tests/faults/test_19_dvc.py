@@ -146,7 +146,7 @@ def test_the_command_says_it_with_its_exit_code(whole: Path) -> None:
 CORRUPT = {
     "data/glyphs.npz": ("select", r"data/glyphs\.npz"),
     "data/digits.npz": ("select", r"data/digits\.npz"),
-    "embeddings/digits-images/features.npy": ("select", r"features\.npy is not the file that"),
+    "embeddings/digits-images/features.npy": ("select", r"features\.npy is damaged"),
     "embeddings/digits-images/index.npz": ("select", r"digits-images"),
     "embeddings/glyphs.npz": ("train", r"embeddings/glyphs\.npz"),
     "pretrained/glyphs/model.safetensors": ("train", r"model\.safetensors is not the file that"),

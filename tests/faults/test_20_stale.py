@@ -221,7 +221,7 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...], str]] = {
         setting("embed", dtype="float16"), SOURCE, "embeddings/.*-images holds float32, embed.dty"
     ),
     "target features": (
-        flipped("embeddings/own-images/features.npy"), TARGET, "own-images/features.npy is not the"
+        flipped("embeddings/own-images/features.npy"), TARGET, "own-images/features.npy is damaged"
     ),
     "units": (units, (*TARGET, "compare"), "photos.npz is of other features than .*photos-images"),
     "subset": (subset, ("train", "forecast", "compare"), "selection.json was made with other"),
