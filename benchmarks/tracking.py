@@ -120,6 +120,7 @@ def main() -> None:
     given = parser.parse_args()
     found: dict[str, list[float]] = {side: [] for side in given.sides}
     with bad_server() as address:
+        step_ms(given.project, "store", given.steps, given.processes, address)  # selects, too
         for _ in range(given.repeats):
             for side in given.sides:
                 ms = step_ms(given.project, side, given.steps, given.processes, address)
