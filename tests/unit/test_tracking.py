@@ -148,11 +148,12 @@ def test_what_mlflow_never_takes_is_kept_with_its_reason_and_holds_up_nothing(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with journal.run(tmp_path, "digits", "a-run") as run:
         run.begin({"steps": 3}, {"bad\nname": "x"})
+        lines.append(run.points, {"tags": {"bad\nname": "as workers leave them"}})
         run.log([(0, {"loss": 1.0})])
         run.tag({"good": "y"})
     [folder] = (tmp_path / "unsent").iterdir()
-    [refused] = [line["refused"]["do"] for line in lines.read(folder / delivery.REFUSED)[0]]
-    assert refused == "begin"
+    refused = [line["refused"] for line in lines.read(folder / delivery.REFUSED)[0]]
+    assert [line.get("do", "a worker's") for line in refused] == ["a worker's", "begin"]
     mlflow = tracking.open_store(tmp_path)
     found = tracking.find(mlflow, run.id)
     assert (found.info.status, found.data.tags["good"]) == ("FINISHED", "y")

@@ -132,7 +132,8 @@ class Delivery:
                 if key not in self.seen:
                     new.setdefault(key, Metric(name, value, line["at"], line["step"]))
             if "tags" in line:
-                self._tag(line["at"], line["tags"])
+                with self._refused(line):
+                    self._tag(line["at"], line["tags"])
         metrics = [*new.values()]
         for start in range(0, len(metrics), METRICS):
             part = metrics[start : start + METRICS]
