@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from uotft import config, locks, processes, stages, store, tracking, unfinished
+from uotft import config, dvc, locks, processes, stages, store, tracking, unfinished
 from uotft.errors import Interrupted, UserError
 from uotft.processes import Fleet, Points
 from uotft.progress import track
@@ -341,11 +341,11 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
 
     What is there is then taken at dvc.lock's word, and the fingerprints in it must go together.
     """
-    if not (held := locks.holder(ws.root)):
+    if not (held := dvc.holder(ws.root)):
         return False
     before = [f"{stage}@{ws.params.source}" for stage in ("prepare", "embed")]
     prepared = [f"prepare@{target}" for target in targets]
-    unmade = locks.unmade(ws.root, [*before, *prepared, "pretrain", *wanted])
+    unmade = dvc.unmade(ws.root, [*before, *prepared, "pretrain", *wanted])
     if not unmade:
         print(  # noqa: T201
             f"uotft: process {held} holds DVC's lock; by dvc.lock all is made with the settings of "
@@ -358,7 +358,7 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
         f"{', '.join(unmade)}",
         file=sys.stderr,
     )
-    while locks.holder(ws.root):
+    while dvc.holder(ws.root):
         sleep(POLL_S)
     return False
 
@@ -371,12 +371,12 @@ def _repro(ws: Workspace, wanted: list[str]) -> None:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *wanted]
     environment |= processes.mark()
     # a session of its own: its stages are asked to stop, too, and waited for
-    dvc = subprocess.Popen(command, cwd=ws.root, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, cwd=ws.root, env=environment, start_new_session=True)
     try:
-        dvc.wait()
+        process.wait()
     finally:
-        processes.stop(dvc)
-    if dvc.returncode:
+        processes.stop(process)
+    if process.returncode:
         raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
 
 

@@ -7,15 +7,9 @@ DVC trusts its cache: it checks out a copy that has changed without a word, and 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from uotft import archives
+from uotft import dvc
 from uotft.errors import UserError
 from uotft.stages.workspace import Progress, Workspace
 
@@ -24,7 +18,7 @@ Pairs = list[tuple[str, str]]  # paths from the root, and the MD5 of each
 
 def everything(ws: Workspace, progress: Progress) -> tuple[str, list[str]]:
     """(what was looked at, what is wrong with it, a line each) of all stages that have run."""
-    made, bad = _stages(ws), list[str]()
+    made, bad = dvc.made_stages(ws.root), list[str]()
     if not made:
         raise UserError(f"{ws.root / 'dvc.lock'} tells of no stage: dvc repro runs them")
     for name in progress([*made], "hashing"):
@@ -35,29 +29,18 @@ def everything(ws: Workspace, progress: Progress) -> tuple[str, list[str]]:
 
 def differences(ws: Workspace, stage: str) -> list[str]:
     """What dvc.lock says of the outputs of a stage and is not so, here or in DVC's cache."""
-    files, bad = _files(ws, _stages(ws).get(stage, {}))
+    files, bad = _files(ws, dvc.made_stages(ws.root).get(stage, {}))
     for name, md5 in files:
-        path, kept = ws.root / name, _copy(ws.root, md5)
-        whole = path.is_file() and _md5(path) == md5
+        path, kept = ws.root / name, dvc.copy_of(ws.root, md5)
+        whole = path.is_file() and dvc.hash_of(path) == md5
         if not whole:
             bad.append(f"{path}: not the version in dvc.lock; dvc repro makes it")
         if not kept.is_file():
             bad.append(f"{kept}: missing, DVC's copy of {name}; dvc commit makes it")
-        elif _md5(kept) != md5:
+        elif dvc.hash_of(kept) != md5:
             then = "dvc commit" if whole else f"dvc repro --force {stage}"
             bad.append(f"{kept}: changed, DVC's copy of {name}; delete it, then {then}")
     return bad
-
-
-def _stages(ws: Workspace) -> dict[str, Any]:
-    lock = ws.root / "dvc.lock"
-    try:
-        found = yaml.safe_load(lock.read_text("utf-8")) if lock.is_file() else {}
-        return dict(found.get("stages", {}))
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{lock}: not the file that DVC writes ({error}): git restore it"
-        ) from error
 
 
 def _files(ws: Workspace, stage: dict[str, Any]) -> tuple[Pairs, list[str]]:
@@ -69,31 +52,12 @@ def _files(ws: Workspace, stage: dict[str, Any]) -> tuple[Pairs, list[str]]:
         if not md5.endswith(".dir"):
             files.append((name, md5))
             continue
-        kept = _copy(ws.root, md5)
+        kept = dvc.copy_of(ws.root, md5)
         if not kept.is_file():
             bad.append(f"{kept}: missing, DVC's list of {name}; dvc commit makes it")
-        elif _md5(kept) != md5.removesuffix(".dir"):
+        elif dvc.hash_of(kept) != md5.removesuffix(".dir"):
             bad.append(f"{kept}: changed, DVC's list of {name}; delete it, then dvc commit")
         else:
             listed = json.loads(kept.read_text("utf-8"))
             files += [(f"{name}/{entry['relpath']}", entry["md5"]) for entry in listed]
     return files, bad
-
-
-def _copy(root: Path, md5: str) -> Path:
-    return _cache(root) / "files" / "md5" / md5[:2] / md5[2:]
-
-
-@cache
-def _cache(root: Path) -> Path:
-    """DVC's cache, wherever its settings put it."""
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    if (root / ".dvc" / "config").is_file():
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return Path(done.stdout.strip())
-    return root / ".dvc" / "cache"
-
-
-def _md5(path: Path) -> str:
-    return archives.digest(path, "md5")

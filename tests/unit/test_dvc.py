@@ -11,7 +11,7 @@ import yaml
 
 from conftest import call, users_environment
 from held import holding
-from uotft import locks
+from uotft import dvc
 
 STAGES = {
     "stages": {
@@ -37,16 +37,16 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_nobody_holds_what_nobody_uses(tmp_path: Path) -> None:
-    assert locks.holder(tmp_path) == ""
+    assert dvc.holder(tmp_path) == ""
 
 
 def test_the_holder_of_the_lock_is_named_until_it_ends(root: Path) -> None:
     with holding(root) as process:
-        assert locks.holder(root).startswith(f"{process.pid} (")
-        assert "zc.lockfile" in locks.holder(root)
+        assert dvc.holder(root).startswith(f"{process.pid} (")
+        assert "zc.lockfile" in dvc.holder(root)
         (root / "inner").mkdir()
-        assert locks.holder(root / "inner") == locks.holder(root)
-    assert locks.holder(root) == ""
+        assert dvc.holder(root / "inner") == dvc.holder(root)
+    assert dvc.holder(root) == ""
 
 
 def test_a_stage_that_is_under_way_holds_its_files(root: Path) -> None:
@@ -58,18 +58,18 @@ def test_a_stage_that_is_under_way_holds_its_files(root: Path) -> None:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)
-        held = locks.holder(root)
+        held = dvc.holder(root)
         assert held.startswith(f"{process.pid} (")
         assert "dvc repro -q slow" in held
     finally:
         process.terminate()
         process.wait()
-    assert locks.holder(root) == "", "it is dead, whatever the file says"
+    assert dvc.holder(root) == "", "it is dead, whatever the file says"
 
 
 def test_what_is_made_is_known_without_dvc(root: Path) -> None:
-    assert locks.unmade(root, ["make"]) == []
-    assert locks.unmade(root, ["make", "slow"]) == ["slow"]
+    assert dvc.unmade(root, ["make"]) == []
+    assert dvc.unmade(root, ["make", "slow"]) == ["slow"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_is_made_is_known_without_dvc(root: Path) -> None:
 )
 def test_what_is_not_as_it_was_is_not_made(root: Path, name: str, content: str) -> None:
     (root / name).write_text(content)
-    assert locks.unmade(root, ["make"]) == ["make"]
+    assert dvc.unmade(root, ["make"]) == ["make"]
 
 
 @pytest.mark.parametrize("name", ["made.txt", "folder/a", "dvc.lock"])
@@ -91,4 +91,4 @@ def test_what_is_gone_is_not_made(root: Path, name: str) -> None:
     (root / name).unlink()
     if name == "folder/a":
         (root / "folder").rmdir()
-    assert locks.unmade(root, ["make"]) == ["make"]
+    assert dvc.unmade(root, ["make"]) == ["make"]
