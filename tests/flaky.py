@@ -17,6 +17,7 @@ from pathlib import Path
 
 from conftest import users_environment
 from pages import free_port
+from serving import in_a_thread
 
 MANNERS = ("lost", "hang", "broken", "shut", "slow")
 PATIENCE_S = 150
@@ -96,25 +97,20 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def door(port: int) -> Iterator[Door]:
     """A door in a thread, as long as the block runs."""
-    made = Door(port)
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield made
-    finally:
-        made.released.set()
-        made.shutdown()
-        thread.join()
-        made.server_close()
+    with in_a_thread(Door(port)) as made:
+        try:
+            yield made
+        finally:
+            made.released.set()
 
 
 @contextmanager
-def tracking_server(folder: Path) -> Iterator[int]:
-    """A real MLflow server with a store of its own; the port."""
+def tracking_server(folder: Path, command: str = "server") -> Iterator[int]:
+    """A real MLflow server with the store of a folder; the port."""
     port = free_port()
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"],
+        [sys.executable, "-m", "mlflow", command, "--port", str(port), "--workers", "1"],
         cwd=folder,
         env=users_environment() | quiet,
         start_new_session=True,

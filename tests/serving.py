@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
+
+S = TypeVar("S", bound=ThreadingHTTPServer)
 
 
 class Server(ThreadingHTTPServer):
@@ -99,7 +102,13 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(contents: dict[str, bytes]) -> Iterator[Server]:
     """A server in a thread, as long as the block runs."""
-    server = Server(contents)
+    with in_a_thread(Server(contents)) as server:
+        yield server
+
+
+@contextmanager
+def in_a_thread(server: S) -> Iterator[S]:
+    """The server answers, as long as the block runs."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

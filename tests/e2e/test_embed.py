@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import call, tiny_params, users_environment, workspace, write_params
+from started import inside, wait
 from uotft import runtime, stages, store
 from uotft.records import ImageSet
 
@@ -56,25 +56,6 @@ def start(project: Path, processes: int) -> subprocess.Popen[str]:
 
 def shards(project: Path) -> int:
     return len([*(project / "unfinished/embeddings/glyphs-images").glob("shard-*.npz")])
-
-
-def inside(project: Path) -> list[int]:
-    """The processes that work in this folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd") == str(project):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
-def wait(ready: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.slow

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import call, users_environment
+from conftest import call
+from flaky import tracking_server
 from listening import descendants
-from pages import ask, free_port, served
+from pages import ask, served
 
 
 def experiments(port: int) -> set[str]:
@@ -55,29 +53,8 @@ def test_a_store_that_is_a_server_is_not_served_again(project: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bare_mlflow_ui_shows_the_experiments(project: Path) -> None:
-    port = free_port()
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(
-        [str(Path(sys.executable).with_name("mlflow")), "ui", "--port", str(port)],
-        cwd=project,
-        env=users_environment() | quiet,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        found, deadline = None, time.monotonic() + 150
-        while found is None:
-            assert server.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server does not answer"
-            try:
-                found = experiments(port)
-            except OSError:
-                time.sleep(1)
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
-    assert {"digits", "glyphs", "reports"} <= found
+    with tracking_server(project, "ui") as port:
+        assert {"digits", "glyphs", "reports"} <= experiments(port)
 
 
 def test_doctor(project: Path) -> None:

@@ -30,10 +30,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import REPOSITORY, call, clone, users_environment  # noqa: E402
+from started import MADE, WORDS, inside  # noqa: E402
 
-WORDS = ["train", "--dataset", "digits", "--strategy", "uot", "--seed", "0"]
 LEFT, CELL = Path("unfinished/models/digits/uot/0"), Path("models/digits/uot/0")
-MADE = ("model.safetensors", "model.json", "history.csv")
 KINDS = ("SIGKILL of the watcher", "SIGKILL of a worker", "SIGTERM", "Ctrl-C")
 COLUMNS = tuple(f"{who} {what}" for who in ("watcher", "worker", "process")
                 for what in ("MiB", "files", "threads"))  # fmt: skip
@@ -184,18 +183,6 @@ def one(project: Path, world: int, kind: str, before: int) -> dict[str, object]:
         "slots": len([*(project / LEFT).glob("step-*")]),
         "project MiB": round(size / 2**20, 2),
     }  # fmt: skip
-
-
-def inside(project: Path) -> list[int]:
-    """The processes that work in this folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd") == str(project):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
 
 
 def words_of(pid: int) -> bytes:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from conftest import REPOSITORY
+from serving import in_a_thread
 
 MENDED = {  # package: the first version without the hole
     "CVE-2025-32434": ("torch", "2.6"),
@@ -104,12 +104,8 @@ class _Osv(BaseHTTPRequestHandler):
 def osv(bad: str) -> Iterator[tuple[str, list[str]]]:
     """A list of holes on this machine: its address, and the packages it is asked for."""
     handler = type("Osv", (_Osv,), {"bad": bad, "asked": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with in_a_thread(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}/v1/query", handler.asked
-        server.shutdown()
-        thread.join()
 
 
 def audit(url: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,8 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from conftest import (
 )
 from forks import fork, killed, pair
 from resuming import CELL, MADE, STEPS, change, dies_at, left, made, train
+from started import wait
 from uotft import runtime, stages, store, unfinished
 from uotft.errors import Diverged, Interrupted, UserError
 from uotft.snapshot import State, restore, write
@@ -237,10 +236,3 @@ def test_workers_whose_launcher_is_killed_save_and_leave(trainable: Path) -> Non
     launcher.wait()
     wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert unfinished.newest(left(trainable))[1]["step"] > 3
-
-
-def wait(ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from serving import in_a_thread
 from uotft import weights
 from uotft.backbones import resnet18, small_resnet
 from uotft.errors import UserError
@@ -69,12 +69,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     folder.mkdir()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
+    with in_a_thread(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as http:
         yield f"http://127.0.0.1:{http.server_port}", folder
-        http.shutdown()
-        thread.join()
 
 
 def published(folder: Path, digest: str = "") -> str:
