@@ -12,7 +12,6 @@ the fingerprints of the files that are read), and are sealed: nothing in them ch
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 from collections.abc import Callable
@@ -106,6 +105,7 @@ def finish(folder: Path) -> None:
     """Remove the checkpoints of a training that has finished, and the folder if nothing is left."""
     for path in _slots(folder):
         remove(path)
+    _sweep(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -113,13 +113,18 @@ def finish(folder: Path) -> None:
 def remove(folder: Path) -> None:
     """Remove a folder at once, and its files as far as it goes; it must be there.
 
-    Over NFS a file that is open somewhere stays as .nfs… until it is closed, and its folder, too:
-    such a rest has another name than any folder that is looked for, and the next call removes it.
+    Over NFS a file that is open somewhere stays as .nfs… until it is closed, and its folder, too;
+    and a kill stops anywhere. Such a rest has another name than any folder that is looked for, and
+    the next call removes it.
     """
     gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
-    for rest in folder.parent.glob(f".{glob.escape(folder.name)}.*.gone"):
+    _sweep(folder.parent)
+
+
+def _sweep(folder: Path) -> None:
+    for rest in folder.glob(".*.gone"):
         shutil.rmtree(rest, ignore_errors=True)
 
 
