@@ -20,7 +20,8 @@ class Server(ThreadingHTTPServer):
     other bytes, /page a web page, /moved leads to /good, /gone answers 404, /stuck sends a byte and
     waits, /slow sends one every 0.1 s, /head one of the answer's head every 0.1 s, /drip sends one
     and closes, /lying a web page that calls itself a tar, /virus leads to /page, /short says that
-    the file is shorter, /untold does not say how large it is.
+    the file is shorter, /untold does not say how large it is, /aside sends a part that begins a
+    byte before the one that was asked for.
     """
 
     daemon_threads = True
@@ -66,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
         if manner == "short":
             content = content[:-1]
         start = int(asked[6:-1]) if asked and manner not in ("whole", "cutwhole") else 0
+        if manner == "aside":
+            start = max(start - 1, 0)
         left = content[start:]
         stop = {
             "cut": len(left) // 2,
@@ -75,7 +78,13 @@ class _Handler(BaseHTTPRequestHandler):
             "drip": 1,
         }.get(manner, len(left))
         code = 206 if start else 200
-        self._answer(code, left, "application/x-tar", stop, f"bytes {start}-{len(content) - 1}")
+        self._answer(
+            code,
+            left,
+            "application/x-tar",
+            stop,
+            f"bytes {start}-{len(content) - 1}/{len(content)}",
+        )
         if manner == "stuck":
             time.sleep(1)
         for byte in left[1:15] if manner == "slow" else b"":
@@ -90,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "/dated/" in self.path:
             self.send_header("Last-Modified", "Thu, 01 Jan 2099 00:00:00 GMT")
         if code == 206:
-            self.send_header("Content-Range", f"{part}/{len(body)}")
+            self.send_header("Content-Range", part)
         self.end_headers()
         self.wfile.write(body[: len(body) if stop < 0 else stop])
         self.wfile.flush()

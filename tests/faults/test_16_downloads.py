@@ -74,6 +74,14 @@ def test_a_server_that_always_breaks_off_is_left_for_the_next(
     assert [path for path, _ in server.asked] == ["/cutwhole/a.tar"] * 2 + ["/good/a.tar"]
 
 
+def test_another_part_than_the_one_that_was_asked_for_is_not_taken(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / ".a.tar.part").write_bytes(BYTES[:1_000_000])
+    assert "another part came than the one from byte 1000000" in refused(server, tmp_path, "aside")
+    assert (tmp_path / ".a.tar.part").read_bytes() == BYTES[:1_000_000]
+
+
 def test_half_of_another_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
     (tmp_path / ".a.tar.part").write_bytes(b"x" * 1_000_000)
     assert fetch(server, tmp_path, "good").read_bytes() == BYTES
