@@ -48,7 +48,7 @@ test: setup  ## run the tests, in two processes
 	pytest --numprocesses 2 --dist loadfile
 
 faults: setup  ## every fault of docs/reliability.md, with the full counts
-	UOTFT_FAULTS=full pytest tests/faults
+	UOTFT_FAULTS=full pytest --numprocesses 2 --dist loadfile tests/faults
 
 audit: $(UV)  ## look the locked packages up in a list of known holes; exit code 3: not reached
 	@UV=$(UV) $(PYTHON) .ci/audit.py
