@@ -32,7 +32,7 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str], 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what was measured, fault by fault."""
     lines = [
-        f"{report.nodeid.rpartition('/')[2]}: {words}"
+        f"{report.nodeid.removeprefix('tests/faults/')}: {words}"
         for report in terminalreporter.getreports("passed")
         for name, words in report.user_properties
         if name == "measured" and report.when == "call"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,7 +178,7 @@ LONG = {
 def test_a_long_command_is_stopped(
     cell: Path, name: str, trials: Count, measured: Callable[[str], None]
 ) -> None:
-    """At a random moment; what was there before stays, or is made anew as a whole."""
+    """At a random moment; what was there before stays."""
     if name in ("prepare", "overlap", "embed") and not trials(0, 1):
         pytest.skip("as the others; make faults does all")
     number, times = trials(1, 10), []
@@ -199,15 +200,10 @@ def test_a_long_command_is_stopped(
         assert "Traceback" not in said
         assert not inside(cell)
         assert not temporary(cell)
-        changed = {p for p, then in before.items() if p.stat().st_mtime_ns != then}
-        if name == "embed" and changed:  # it goes on, and was done when it was asked
-            assert {path.name for path in changed} == {"index.npz"}
-            assert len(workspace(cell).pool("glyphs")["features"]), "whole, by its SHA-256"
-            break
-        assert not changed
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        shutil.rmtree(cell / "unfinished", ignore_errors=True)  # it would go on, and be done soon
     assert max(times) < 25
-    tries = len(times)
-    measured(f"{name}: {tries}/{tries} with exit code 130, at most {max(times):.1f} s")
+    measured(f"{name}: {number}/{number} with exit code 130, at most {max(times):.1f} s")
 
 
 class Fragile:
