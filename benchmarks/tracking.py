@@ -109,6 +109,12 @@ def append_us() -> float:
         return (time.perf_counter() - begin) / 2000 * 1e6
 
 
+def spread(values: list[float], digits: int) -> str:
+    """Median, and smallest to largest."""
+    middle, *ends = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
+
+
 def main() -> None:
     """Take turns, print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -128,8 +134,8 @@ def main() -> None:
                 print(f"{side}: {ms:.2f} ms", file=sys.stderr, flush=True)
     base = found[given.sides[0]]
     for side, times in found.items():
-        ratio = statistics.median(t / b for t, b in zip(times, base, strict=True))
-        print(f"| {side} | {statistics.median(times):.2f} ms | {ratio:.3f} |")
+        ratios = [t / b for t, b in zip(times, base, strict=True)]
+        print(f"| {side} | {spread(times, 2)} | {spread(ratios, 3)} |")
     each = statistics.median(append_us() for _ in range(max(5, given.repeats)))
     print(f"a line in the journal: {each:.0f} microseconds")
 
