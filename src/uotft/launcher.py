@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> int:
     except ChildFailedError as error:  # the worker has said why
         rank, first = error.get_first_failure()
         code: int = first.exitcode
+        if code == -signal.SIGTERM:  # before it had begun
+            return INTERRUPTED
         if code < 0:
             who = f"worker {rank} of them, process {first.pid},"
             print(f"uotft: {killed(who, -code)}", file=sys.stderr)  # noqa: T201

@@ -155,7 +155,8 @@ def _follow(
         found, place = lines.read(journal, place)
         if points := [(line["step"], line["numbers"]) for line in found if "numbers" in line]:
             send(points)
-    if code == INTERRUPTED or (code and asked):  # perhaps somebody else has asked the worker
+    # perhaps somebody else has asked the worker, which was still starting
+    if code in (INTERRUPTED, -signal.SIGTERM) or (code and asked):
         raise KeyboardInterrupt
     if code:
         raise WorkerFailed(code, worker.pid)

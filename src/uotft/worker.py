@@ -27,9 +27,8 @@ ASKED: list[int] = []  # the SIGTERMs that have come
 
 def main(arguments: list[str]) -> None:
     """Embed or train; only the main process writes the journal and shows progress."""
-    stop = _stop_on_sigterm()
     die_with_parent()
-    from uotft import runtime, stages  # seconds, in which a signal may come
+    from uotft import runtime, stages  # seconds, in which SIGTERM ends us: there is nothing to save
 
     journal, stage, *cell = arguments
     ws = stages.Workspace.find().with_changes(cell[3:])
@@ -39,6 +38,7 @@ def main(arguments: list[str]) -> None:
     elif stage == "pretrain":
         seed, precision = ws.params.pretrain.seed, ws.params.pretrain.recipe.precision
     accelerator = runtime.start(seed, ws.params.cpu_threads, precision)
+    stop = _stop_on_sigterm()
     main_process = accelerator.is_main_process
 
     def progress(items: Iterable[Any], label: str) -> Iterable[Any]:

@@ -26,29 +26,34 @@ from started import (
     begun,
     change,
     inside,
-    left,
     ranks,
+    saved,
     started,
     statuses,
     wait,
     wait_for,
 )
-from uotft import unfinished
+from uotft.processes import GRACE_S
 
 Count = Callable[[int, int], int]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("when", ["starting", "training"])
 def test_a_killed_worker_is_named(
-    cell: Path, world: int, trials: Count, measured: Callable[[str], None]
+    cell: Path, world: int, when: str, trials: Count, measured: Callable[[str], None]
 ) -> None:
+    """While they start, too, and the others wait for it; these have nothing to save."""
     number, times = trials(1, 5), []
     if world != 2 and not trials(0, 1):
         pytest.skip("as two; make faults does all")
     for _ in range(number):
+        before = saved(cell)
         with started(cell, *WORDS, "--num-processes", str(world)) as process:
-            wait_for(process, lambda: begun(cell) and len(ranks(cell)) == world)
+            wait_for(process, lambda: len(ranks(cell)) == world)
+            if when == "training":
+                wait_for(process, lambda before=before: saved(cell)[-1:] > before[-1:])
             rank, pid = random.choice([*ranks(cell).items()])
             os.kill(pid, signal.SIGKILL)
             begin = time.monotonic()
@@ -59,11 +64,11 @@ def test_a_killed_worker_is_named(
         who = "the worker" if world == 1 else f"worker {rank} of them"
         assert f"uotft: {who}, process {pid}, was ended by SIGKILL: most often that is" in said
         assert "use fewer --num-processes or smaller batches" in said
-        assert unfinished.newest(left(cell)) is not None, "what was saved is there"
-    assert max(times) < 60
+        assert bool(saved(cell)) == (when == "training"), "what was saved is there"
+    assert max(times) < (60 if when == "training" else GRACE_S)
     assert statuses(cell) == ["FAILED"]
-    measured(f"world {world}: {number}/{number} named, exit code 137, nobody left after at most "
-             f"{max(times):.1f} s")  # fmt: skip
+    measured(f"{when}, world {world}: {number}/{number} named, exit code 137, nobody left after "
+             f"at most {max(times):.1f} s")  # fmt: skip
 
 
 def is_launcher(pid: int) -> bool:
