@@ -111,8 +111,10 @@ def append_us() -> float:
 
 def spread(values: list[float], digits: int) -> str:
     """Median, and smallest to largest."""
-    middle, *ends = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
+    middle, low, high = (
+        f"{v:.{digits}f}" for v in (statistics.median(values), min(values), max(values))
+    )
+    return f"{middle} ({low} to {high})"
 
 
 def main() -> None:

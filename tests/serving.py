@@ -78,13 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
             "drip": 1,
         }.get(manner, len(left))
         code = 206 if start else 200
-        self._answer(
-            code,
-            left,
-            "application/x-tar",
-            stop,
-            f"bytes {start}-{len(content) - 1}/{len(content)}",
-        )
+        part = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._answer(code, left, "application/x-tar", stop, part)
         if manner == "stuck":
             time.sleep(1)
         for byte in left[1:15] if manner == "slow" else b"":

@@ -49,8 +49,8 @@ def made_stages(root: Path) -> dict[str, Any]:
     if not lock.is_file():
         return {}
     try:
-        return dict(store.read_yaml(lock)["stages"])
-    except (KeyError, TypeError, ValueError, UserError) as error:
+        return dict(store.read_yaml(lock).get("stages", {}))
+    except (AttributeError, TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{lock}: not the file that DVC writes ({error}): git restore it"
         ) from error
@@ -60,7 +60,7 @@ def unmade(root: Path, stages: list[str]) -> list[str]:
     """Those of ``stages`` that dvc.lock does not have with today's params.yaml and outputs."""
     try:
         made, params = made_stages(root), store.read_yaml(root / "params.yaml")
-    except UserError:  # perhaps it is being written
+    except (OSError, UserError):  # perhaps it is being written
         return stages
     return [name for name in stages if name not in made or not _as_it_was(root, made[name], params)]
 

@@ -92,3 +92,9 @@ def test_what_is_gone_is_not_made(root: Path, name: str) -> None:
     if name == "folder/a":
         (root / "folder").rmdir()
     assert dvc.unmade(root, ["make"]) == ["make"]
+
+
+def test_a_lock_without_a_stage_tells_of_none(tmp_path: Path) -> None:
+    assert dvc.made_stages(tmp_path) == {}
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
+    assert dvc.made_stages(tmp_path) == {}

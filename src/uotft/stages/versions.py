@@ -18,18 +18,23 @@ Pairs = list[tuple[str, str]]  # paths from the root, and the MD5 of each
 
 def everything(ws: Workspace, progress: Progress) -> tuple[str, list[str]]:
     """(what was looked at, what is wrong with it, a line each) of all stages that have run."""
-    made, bad = dvc.made_stages(ws.root), list[str]()
+    made, bad, count = dvc.made_stages(ws.root), list[str](), 0
     if not made:
         raise UserError(f"{ws.root / 'dvc.lock'} tells of no stage: dvc repro runs them")
     for name in progress([*made], "hashing"):
-        bad += differences(ws, name)
-    files = sum(len(_files(ws, made[name])[0]) for name in made)
-    return f"{len(made)} stages in dvc.lock: {files} files hashed, and DVC's copies", bad
+        files, wrong = _compared(ws, name, made[name])
+        count, bad = count + files, bad + wrong
+    return f"{len(made)} stages in dvc.lock: {count} files hashed, and DVC's copies", bad
 
 
 def differences(ws: Workspace, stage: str) -> list[str]:
     """What dvc.lock says of the outputs of a stage and is not so, here or in DVC's cache."""
-    files, bad = _files(ws, dvc.made_stages(ws.root).get(stage, {}))
+    return _compared(ws, stage, dvc.made_stages(ws.root).get(stage, {}))[1]
+
+
+def _compared(ws: Workspace, stage: str, told: dict[str, Any]) -> tuple[int, list[str]]:
+    """(how many files dvc.lock has of a stage, what is wrong with them)."""
+    files, bad = _files(ws, told)
     for name, md5 in files:
         path, kept = ws.root / name, dvc.copy_of(ws.root, md5)
         whole = path.is_file() and dvc.hash_of(path) == md5
@@ -40,7 +45,7 @@ def differences(ws: Workspace, stage: str) -> list[str]:
         elif dvc.hash_of(kept) != md5:
             then = "dvc commit" if whole else f"dvc repro --force {stage}"
             bad.append(f"{kept}: changed, DVC's copy of {name}; delete it, then {then}")
-    return bad
+    return len(files), bad
 
 
 def _files(ws: Workspace, stage: dict[str, Any]) -> tuple[Pairs, list[str]]:
