@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from uotft import shards
+from uotft.data import shards
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES = 100

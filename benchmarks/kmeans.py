@@ -47,8 +47,8 @@ def blobs(n: int, dimensions: int, centres: int) -> np.ndarray:
 
 def uotft(points: np.ndarray, clusters: int, iterations: int, seed: int) -> np.ndarray:
     """This project: every pass over all points."""
-    from uotft.cluster import kmeans
-    from uotft.config import Cluster
+    from uotft.core.config import Cluster
+    from uotft.selection.clustering import kmeans
 
     wanted = Cluster(clusters=clusters, iterations=iterations, seed=seed)
     return kmeans(points, wanted).centroids

@@ -30,15 +30,17 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from uotft import checkpoint, files, images as room, runtime
-from uotft.config import Augment
-from uotft.images import Stream, Views, to_input
-from uotft.network import Network
-from uotft.objectives import joint, plain
-from uotft.pixels import Store, picture_of, scaled, square, upright_size
-from uotft.records import ImageSet
-from uotft.stages import Workspace
-from uotft.train import fit
+from uotft.core.config import Augment
+from uotft.core.records import ImageSet
+from uotft.data import files
+from uotft.data.pixel_cache import Store, picture_of, scaled, square, upright_size
+from uotft.models import model_io
+from uotft.models.network import Network
+from uotft.pipeline.workspace import Workspace
+from uotft.training import runtime, streams as room
+from uotft.training.loop import fit
+from uotft.training.objectives import joint, plain
+from uotft.training.streams import Stream, Views, to_input
 
 HEIGHT, WIDTH, QUALITY, BATCH = 375, 500, 92, 64
 PAPER = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0, crop=0.08, flip=True)
@@ -139,7 +141,7 @@ def steps(repeats: int) -> None:
         recipe = recipe.model_copy(update={"steps": count, "eval_every": 0})
 
         def run(given: dict, heads=heads, routes=routes, recipe=recipe, terms=terms) -> float:  # noqa: ANN001
-            backbone = checkpoint.build(params.backbone, heads[0]).backbone
+            backbone = model_io.build(params.backbone, heads[0]).backbone
             network = Network(backbone, target=heads[0], source=heads[1]).to(accelerator.device)
             start = time.perf_counter()
             fit(network, given, terms, recipe, accelerator, routes=routes)
@@ -255,11 +257,11 @@ def decoder(repeats: int) -> None:
 
 def features(repeats: int) -> None:
     """Images a second through ResNet18 at 224 pixels, from files and from one tensor."""
-    from uotft import embed
+    from uotft.selection import embedding
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     count = 8 * BATCH if torch.cuda.is_available() else 2 * BATCH
-    network = checkpoint.build({"name": "resnet18", "weights": "none"}, 10)
+    network = model_io.build({"name": "resnet18", "weights": "none"}, 10)
     network = network.to(accelerator.device).eval()
     with tempfile.TemporaryDirectory() as name:
         images = photos(Path(name, "photos"), count)
@@ -275,7 +277,7 @@ def features(repeats: int) -> None:
         def from_files(given: ImageSet) -> float:
             start = time.perf_counter()
             seen, wanted = Views(given, np.arange(count)), [range(count)]
-            [_] = embed.shards(network, seen, wanted, accelerator, batch_size=BATCH)
+            [_] = embedding.shards(network, seen, wanted, accelerator, batch_size=BATCH)
             return count / (time.perf_counter() - start)
 
         def alone() -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uotft import pools
+from uotft.selection import features as pools
 
 BATCH = 512
 CLASSES = 1000

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from uotft import checkpoint, config
-from uotft.images import Stream
-from uotft.objectives import plain
-from uotft.stages import Workspace
-from uotft.train import fit
+from uotft.core import config
+from uotft.models import model_io
+from uotft.pipeline.workspace import Workspace
+from uotft.training.loop import fit
+from uotft.training.objectives import plain
+from uotft.training.streams import Stream
 
 
 def step_ms(params: config.Params, threads: int, steps: int) -> float:
@@ -27,7 +28,7 @@ def step_ms(params: config.Params, threads: int, steps: int) -> float:
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (2000, 28, 28), dtype=np.uint8)
-    network = checkpoint.build(params.backbone, 450)
+    network = model_io.build(params.backbone, 450)
     settings = params.pretrain
     stream = Stream(
         images,

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from uotft import lines
+from uotft.core import jsonl
 
 SEED = "90"
 SIDES = ("untracked", "store", "refused", "hangs", "answers 500")
@@ -70,7 +70,7 @@ def step_ms(project: Path, side: str, steps: int, processes: int, address: str) 
         environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "OMP_NUM_THREADS": "1"}
         if side == "untracked":
             journal = Path(folder) / "journal.jsonl"
-            words = ["uotft.worker", str(journal), "train", "digits", "uot", SEED, *changes]
+            words = ["uotft.runs.worker", str(journal), "train", "digits", "uot", SEED, *changes]
         else:
             words = ["uotft", "train", "--dataset", "digits", "--seed", SEED, "--current"]
             words += [part for change in changes for part in ("--set", change)]
@@ -80,10 +80,10 @@ def step_ms(project: Path, side: str, steps: int, processes: int, address: str) 
         if side == "store":
             times = logged(store)
         elif side == "untracked":
-            times = [line["at"] for line in lines.read(journal)[0]]
+            times = [line["at"] for line in jsonl.read(journal)[0]]
         else:
             [left] = (project / "unsent").iterdir()
-            times = [line["at"] for line in lines.read(left / "points.jsonl")[0]]
+            times = [line["at"] for line in jsonl.read(left / "points.jsonl")[0]]
             shutil.rmtree(left)
     return (max(times[:-1]) - min(times)) / (steps - 10)  # the last one is a validation
 
@@ -105,7 +105,7 @@ def append_us() -> float:
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
         path, begin = Path(folder) / "points.jsonl", time.perf_counter()
         for step in range(2000):
-            lines.append(path, {"step": step, "numbers": numbers})
+            jsonl.append(path, {"step": step, "numbers": numbers})
         return (time.perf_counter() - begin) / 2000 * 1e6
 
 

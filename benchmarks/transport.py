@@ -22,9 +22,9 @@ from statistics import median
 
 import numpy as np
 
-from uotft import transport
-from uotft.records import ClassBank
-from uotft.transport import DenseProblem, Plan, Solver
+from uotft.core.records import ClassBank
+from uotft.selection import transport
+from uotft.selection.transport import DenseProblem, Plan, Solver
 
 TAUS = 10.0 ** np.arange(-3, 7)
 SCALES = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
@@ -70,7 +70,7 @@ def pot(cell: DenseProblem, stop: float, sweeps: int) -> tuple[np.ndarray, dict]
 
 
 def residual(cell: DenseProblem, plan: np.ndarray, f_S: np.ndarray, g_T: np.ndarray) -> float:
-    """The largest miss of a log marginal of either side, as in `uotft.transport.iteration`.
+    """The largest miss of a log marginal of either side, as in transport.iteration.
 
     There the source's hold exactly and the target's are missed; POT ends the other way round.
     """

@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 from settings import SEEDS, run, scratch
 
-from uotft import hindsight, report, selection, stages, store
-from uotft.records import Selection
-from uotft.statistics import interval, paired
+from uotft.analysis import figures, forecast_evaluation
+from uotft.analysis.statistics import interval, paired
+from uotft.core import storage
+from uotft.core.records import Selection
+from uotft.pipeline import forecast as forecast_stage, select, workspace
+from uotft.selection import ranking
 
 FILE = Path(__file__).with_suffix(".csv")
 GRID = (10, 20, 40, 60, 120, 240, 450)
@@ -32,19 +35,19 @@ MEASURES = ("delta2", "worst_class", "class_means", "set_mean", "cosine")
 def ranked(root: Path, strategy: str, seed: int) -> Selection:
     """A strategy's selection; its scores give the order of all source classes."""
     with scratch(root, strategy) as (ws, _):
-        return stages.select(ws, ws.params.targets[0], strategy, seed)
+        return select.select(ws, ws.params.targets[0], strategy, seed)
 
 
 def rules(chosen: Selection) -> dict[str, int]:
     """The K of each rule, from the log masses that source classes send."""
     share = np.exp(chosen.scores.values) / np.exp(chosen.scores.values).sum()
-    auto = selection.carriers(chosen.scores, chosen.names, MASS_SHARE)
+    auto = ranking.carriers(chosen.scores, chosen.names, MASS_SHARE)
     return {"auto": auto, "perplexity": round(float(np.exp(-(share * np.log(share)).sum())))}
 
 
 def measure(root: Path) -> list[dict[str, str]]:
     """Train every cell that how_many.csv does not hold yet; returns all of its lines."""
-    rows = store.read_csv(FILE) if FILE.exists() else []
+    rows = storage.read_csv(FILE) if FILE.exists() else []
     there = {(r["seed"], r["strategy"], r["rule"]) for r in rows}
     for seed in SEEDS:
         cells = [("none", "", 0), *((s, "60", 60) for s in OTHERS)]
@@ -55,24 +58,24 @@ def measure(root: Path) -> list[dict[str, str]]:
                 top1 = run(root, f"{strategy} select.top_k={k}" if k else strategy, seed)
                 row = {"seed": seed, "strategy": strategy, "rule": rule, "k": k, "top1": top1}
                 rows.append({name: str(value) for name, value in row.items()})
-                store.write_csv(FILE, rows)
+                storage.write_csv(FILE, rows)
                 print(row, flush=True)
     return rows
 
 
-def foretell(root: Path, rows: list[dict[str, str]]) -> dict[str, hindsight.Values]:
+def foretell(root: Path, rows: list[dict[str, str]]) -> dict[str, forecast_evaluation.Values]:
     """{measure: {strategy and rule: {seed: value}}} of every cell that keeps classes."""
     with scratch(root, "uot") as (ws, _):
-        products = stages.gradient_products(
+        products = forecast_stage.gradient_products(
             ws, ws.params.targets[0], list(SEEDS), progress=lambda items, label: items
         )
-    found: dict[str, hindsight.Values] = {}
+    found: dict[str, forecast_evaluation.Values] = {}
     for row in rows:
         strategy, seed, k = row["strategy"], int(row["seed"]), int(row["k"])
         if k:
             chosen = ranked(root, strategy, seed)
-            order = selection.keep(chosen.scores, chosen.names, k)
-            measured = stages.measured(products[seed], order, k)
+            order = ranking.keep(chosen.scores, chosen.names, k)
+            measured = forecast_stage.measured(products[seed], order, k)
             for name, value in measured.items():
                 found.setdefault(name, {}).setdefault(cell(row), {})[seed] = value
     return found
@@ -83,17 +86,17 @@ def cell(row: dict[str, str]) -> str:
     return f"{row['strategy']} {row['rule']}".strip()
 
 
-def best_of_grid(top1: hindsight.Values, seeds: set[int]) -> str:
+def best_of_grid(top1: forecast_evaluation.Values, seeds: set[int]) -> str:
     """The cell of the grid with the highest mean over ``seeds``."""
     return max((f"uot {k}" for k in GRID), key=lambda c: np.mean([top1[c][s] for s in seeds]))
 
 
-def tell(rows: list[dict[str, str]], measured: dict[str, hindsight.Values]) -> None:
+def tell(rows: list[dict[str, str]], measured: dict[str, forecast_evaluation.Values]) -> None:
     """Print accuracies and forecasts of all cells, auto against the best K, and correlations."""
-    top1: hindsight.Values = {}
+    top1: forecast_evaluation.Values = {}
     for row in rows:
         top1.setdefault(cell(row), {})[int(row["seed"])] = float(row["top1"])
-    gained = hindsight.gains(top1, list(measured["k"]))
+    gained = forecast_evaluation.gains(top1, list(measured["k"]))
 
     lines = [("cell", "validation top-1 %", "Δ none", *MEASURES)]
     for name, values in top1.items():
@@ -103,7 +106,7 @@ def tell(rows: list[dict[str, str]], measured: dict[str, hindsight.Values]) -> N
         ]
         difference = paired(values, top1["none"]).signed() if name in gained else ""
         lines.append((name, str(interval(list(values.values()))), difference, *numbers))
-    print(report.markdown(lines))
+    print(figures.markdown(lines))
 
     # the best K is read off the same images, which flatters it; off the other seeds it is fair
     best = best_of_grid(top1, set(SEEDS))
@@ -127,15 +130,15 @@ def tell(rows: list[dict[str, str]], measured: dict[str, hindsight.Values]) -> N
         forecast = {c: measured[name][c] for c in cells}
         for pooled in (False, True):
             both = [
-                hindsight.correlate(forecast, gained, ranks=ranks, pooled=pooled)
+                forecast_evaluation.correlate(forecast, gained, ranks=ranks, pooled=pooled)
                 for ranks in (True, False)
             ]
             points = "cells x seeds" if pooled else "cells"
             table.append((name, points, str(both[0].n), *map(str, both)))
-    print(f"\n{report.markdown(table)}")
+    print(f"\n{figures.markdown(table)}")
 
 
 if __name__ == "__main__":
-    ROOT = stages.Workspace.find().root
+    ROOT = workspace.Workspace.find().root
     LINES = measure(ROOT)
     tell(LINES, foretell(ROOT, LINES))

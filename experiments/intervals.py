@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import bootstrap
 
-from uotft.report import markdown
-from uotft.statistics import RESAMPLES, interval
+from uotft.analysis.figures import markdown
+from uotft.analysis.statistics import RESAMPLES, interval
 
 SAMPLES, SEEDS = 2000, (3, 5, 6, 8, 10, 12, 20, 30)
 

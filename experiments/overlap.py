@@ -1,4 +1,4 @@
-"""How well `uotft.overlap` tells copies from other pictures, on a folder with train/ and test/.
+"""How well `uotft.data.overlap` tells copies from others, on a folder with train/ and test/.
 
     python experiments/overlap.py FOLDER      # under a minute for CIFAR-100
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from uotft import overlap
-from uotft.progress import track
+from uotft.core.progress import track
+from uotft.data import overlap
 
 
 def read(path: Path) -> overlap.Picture:

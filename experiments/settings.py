@@ -18,8 +18,10 @@ from pathlib import Path
 
 import yaml
 
-from uotft import config, runtime, stages, store
-from uotft.statistics import interval, paired
+from uotft.analysis.statistics import interval, paired
+from uotft.core import config, storage
+from uotft.pipeline import select, train, workspace
+from uotft.training import runtime
 
 SEEDS = range(100, 112)
 SLOW = "train.recipe.learning_rate=0.01 train.recipe.head_lr_factor=1.0"
@@ -43,7 +45,7 @@ VARIATIONS = (
 
 
 @contextmanager
-def scratch(root: Path, variation: str) -> Iterator[tuple[stages.Workspace, str]]:
+def scratch(root: Path, variation: str) -> Iterator[tuple[workspace.Workspace, str]]:
     """A workspace in a scratch folder with the variation's settings, and its strategy."""
     strategy, *changes = variation.split()
     raw = yaml.safe_load((root / "params.yaml").read_text())
@@ -58,18 +60,18 @@ def scratch(root: Path, variation: str) -> Iterator[tuple[stages.Workspace, str]
         for name in ("data", "pretrained", "embeddings", "overlap"):
             (Path(folder) / name).symlink_to(root / name)
         (Path(folder) / "params.yaml").write_text(yaml.safe_dump(raw))
-        yield stages.Workspace(Path(folder), config.load(Path(folder))), strategy
+        yield workspace.Workspace(Path(folder), config.load(Path(folder))), strategy
 
 
 def run(root: Path, variation: str, seed: int) -> float:
     """Select and train one seed in a scratch folder; returns validation top-1 in percent."""
     with scratch(root, variation) as (ws, strategy):
         target = ws.params.targets[0]
-        stages.select(ws, target, strategy, seed)
+        select.select(ws, target, strategy, seed)
         accelerator = runtime.start(seed, ws.params.cpu_threads)
         quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-        stages.train(ws, target, strategy, seed, accelerator, **quiet)
-        facts = store.read_json(ws.cell("models", target, strategy, seed) / "model.json")
+        train.train(ws, target, strategy, seed, accelerator, **quiet)
+        facts = storage.read_json(ws.cell("models", target, strategy, seed) / "model.json")
         return float(facts["validation"]["val/top1"])
 
 
@@ -77,15 +79,15 @@ def compare(
     file: Path, seeds: Iterable[int], groups: list[tuple[str, ...]], baselines: tuple[str, ...]
 ) -> None:
     """Train what is missing in ``file``, group by group and seed by seed; print its table."""
-    root = stages.Workspace.find().root
-    rows = store.read_csv(file) if file.exists() else []
+    root = workspace.Workspace.find().root
+    rows = storage.read_csv(file) if file.exists() else []
     there = {(row["seed"], row["variation"]) for row in rows}
     for variations in groups:
         for seed, variation in product(seeds, variations):
             if (str(seed), variation) not in there:
                 top1 = str(run(root, variation, seed))
                 rows.append({"seed": str(seed), "variation": variation, "top1": top1})
-                store.write_csv(file, rows)
+                storage.write_csv(file, rows)
     values: dict[str, dict[int, float]] = {}
     for row in rows:
         values.setdefault(row["variation"], {})[int(row["seed"])] = float(row["top1"])
@@ -100,7 +102,7 @@ def compare(
 
 def main(variations: list[str]) -> None:
     """Print one line a variation."""
-    root = stages.Workspace.find().root
+    root = workspace.Workspace.find().root
     first: dict[int, float] = {}
     for variation in variations:
         values = {seed: run(root, variation, seed) for seed in SEEDS}

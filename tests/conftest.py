@@ -17,7 +17,7 @@ TINY = {
     "strategies": ["none", "uot"],
     "seeds": [0, 1],
     "datasets": {
-        name: {"path": f"src/uotft/datasets/{name}.py", "size": 16, "seed": 0, **settings}
+        name: {"path": f"src/uotft/data/datasets/{name}.py", "size": 16, "seed": 0, **settings}
         for name, settings in {
             "glyphs": {"classes": 12, "per_class": 8, "held_out": 0.25},
             "digits": {"margin": 1, "val": 100, "test": 1000},
@@ -127,17 +127,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def up_to_units(root: Path) -> None:
     """Prepare, pre-train, embed and make the units of a workspace with one target."""
-    from uotft import runtime, stages
+    from uotft.pipeline import embed, train
+    from uotft.training import runtime
 
     ws = workspace(root)
     quiet = {"progress": lambda items, label: items}
     datasets = ws.params.source, *ws.params.targets
     for dataset in datasets:
-        stages.prepare(ws, dataset, **quiet)
-    stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **quiet)
+        embed.prepare(ws, dataset, **quiet)
+    train.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **quiet)
     for dataset in datasets:
-        stages.embed(ws, dataset, runtime.start(0, 1), **quiet)
-    stages.units(ws)
+        embed.embed(ws, dataset, runtime.start(0, 1), **quiet)
+    embed.units(ws)
 
 
 @pytest.fixture(scope="session")
@@ -163,39 +164,40 @@ def fresh(tiny: Path, tmp_path: Path) -> Path:
 def trainable(fresh: Path) -> Path:
     """A tiny workspace with a selection to train on (tests/resuming.py)."""
     import resuming
-    from uotft import stages
+    from uotft.pipeline import select
 
     resuming.change(fresh)
-    stages.select(workspace(fresh), *resuming.CELL)
+    select.select(workspace(fresh), *resuming.CELL)
     return fresh
 
 
 def workspace(root: Path):  # noqa: ANN201
     """The workspace of a folder."""
-    from uotft import config, stages
+    from uotft.core import config
+    from uotft.pipeline import workspace as workspace_stage
 
-    return stages.Workspace(root, config.load(root))
+    return workspace_stage.Workspace(root, config.load(root))
 
 
 def put_under_features(ws, dataset: str, images) -> None:  # noqa: ANN001
     """Other images in the place of those that were embedded, unknown to the features."""
-    from uotft import store
+    from uotft.core import storage
 
-    store.write_images(ws.data(dataset), images)
+    storage.write_images(ws.data(dataset), images)
     take_for_embedded(ws, dataset)
 
 
 def take_for_embedded(ws, dataset: str) -> None:  # noqa: ANN001
     """The features of a data set, as if they were of the files that are there now."""
-    from uotft import store
+    from uotft.core import storage
 
     index, bank = ws.features(dataset) / "index.npz", ws.embedding(dataset)
-    new = {"data": store.fingerprint(ws.data(dataset))}
-    made = {"features_sha256": store.fingerprint(ws.features(dataset) / "features.npy")}
-    store.write_arrays(index, **store.read_arrays(index) | new | made)
+    new = {"data": storage.fingerprint(ws.data(dataset))}
+    made = {"features_sha256": storage.fingerprint(ws.features(dataset) / "features.npy")}
+    storage.write_arrays(index, **storage.read_arrays(index) | new | made)
     if bank != index:
-        new["features"] = store.fingerprint(index)
-        store.write_arrays(bank, **store.read_arrays(bank) | new)
+        new["features"] = storage.fingerprint(index)
+        storage.write_arrays(bank, **storage.read_arrays(bank) | new)
 
 
 def plant(root: Path, rows, first: int) -> None:  # noqa: ANN001
@@ -208,21 +210,22 @@ def plant(root: Path, rows, first: int) -> None:  # noqa: ANN001
 
 def find_overlap(root: Path) -> dict:
     """Compare the digits' test part with the glyphs' training part."""
-    from uotft import stages
+    from uotft.pipeline import overlap
 
     ws = workspace(root)
     quiet = {"progress": lambda items, label: items, "workspace": lambda: ws}
-    return stages.overlap("glyphs", "digits", ws.overlap("digits"), **quiet)
+    return overlap.overlap("glyphs", "digits", ws.overlap("digits"), **quiet)
 
 
 def run_train(root: Path, strategy: str = "uot", seed: int = 0) -> list[tuple[int, dict]]:
     """Select and train in this process; returns the logged points."""
-    from uotft import runtime, stages
+    from uotft.pipeline import select, train
+    from uotft.training import runtime
 
     ws, points = workspace(root), []
     find_overlap(root)
-    stages.select(ws, "digits", strategy, seed)
-    stages.train(
+    select.select(ws, "digits", strategy, seed)
+    train.train(
         ws,
         "digits",
         strategy,

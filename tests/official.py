@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from uotft import registry
-from uotft.archives import Card
+from uotft.core import registry
+from uotft.data.archives import Card
 
 PARTS = {"train": 0, "val": 100, "test": 200}
 CLUTTER = (255, 255, 255)  # images that are in an archive and in no list

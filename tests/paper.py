@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uotft.records import ClassBank
+from uotft.core.records import ClassBank
 
 PAPER = Path(__file__).parents[2] / "shared" / "paper"
 BIRDS = {*range(7, 25), *range(80, 101), *range(127, 147)}  # the 59 bird classes of ImageNet

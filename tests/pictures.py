@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from uotft import files, pixels
-from uotft.records import ImageSet
+from uotft.core.records import ImageSet
+from uotft.data import files, pixel_cache
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
@@ -97,7 +97,7 @@ def image_set(root: Path, contents: dict[str, bytes], **view: object) -> ImageSe
 
 def kept(images: ImageSet, folder: Path) -> ImageSet:
     """The same with its pixels kept in ``folder``."""
-    return replace(images, images=pixels.Store(images.files, folder))
+    return replace(images, images=pixel_cache.Store(images.files, folder))
 
 
 def scenes(root: Path, n: int, shape: tuple[int, int] = (96, 72), **view: object) -> ImageSet:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conftest import tiny_params, workspace, write_params
-from uotft import runtime, stages, unfinished
+from uotft.pipeline import train as train_stage
+from uotft.training import checkpoints, runtime
 
 STEPS, EVERY = 24, 5
 CELL = ("digits", "uot", 0)
@@ -26,12 +27,12 @@ def change(root: Path, **recipe: object) -> None:
 def train(root: Path, *, progress: Callable = lambda items, label: items, **more: object) -> list:
     """Train in this process, and remove the checkpoints as `uotft train` does; the points."""
     points: list = []
-    stages.train(
+    train_stage.train(
         workspace(root), *CELL, runtime.start(0, 1), progress=progress,
         log=lambda step, numbers: points.append((step, numbers)), **more,
     )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
-        unfinished.finish(left(root))
+        checkpoints.finish(left(root))
     return points
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pictures
-from uotft.datasets import folder
+from uotft.data.datasets import folder
 
 SMALL = {"stored": 16, "size": 12}
 

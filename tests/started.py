@@ -22,12 +22,13 @@ MADE = ("model.safetensors", "model.json", "history.csv")
 
 def ready(tiny: Path, folder: Path) -> Path:
     """A copy of ``tiny`` with a selection to train on, and MLflow's database, which takes long."""
-    from uotft import stages, tracking
+    from uotft.pipeline import select
+    from uotft.tracking import store
 
     project = Path(shutil.copytree(tiny, folder))
     find_overlap(project)
-    stages.select(workspace(project), *CELL)
-    tracking.make_store(project)
+    select.select(workspace(project), *CELL)
+    store.make_store(project)
     return project
 
 
@@ -88,7 +89,7 @@ def ranks(project: Path) -> dict[int, int]:
             environment = Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"uotft.worker" in words and b"uotft.launcher" not in words:
+        if b"uotft.runs.worker" in words and b"uotft.runs.launcher" not in words:
             rank = [int(e[5:]) for e in environment if e.startswith(b"RANK=")]
             found[rank[0] if rank else 0] = pid
     return found

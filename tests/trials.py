@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from uotft import stages
-from uotft.records import Answers, Origin, Trial
-from uotft.trials import Line
+from uotft.analysis.trials import Line
+from uotft.core.records import Answers, Origin, Trial
+from uotft.pipeline import select, workspace
 
 NAMES = ("cat", "dog", "cow")
 SETTINGS = {
@@ -41,7 +41,7 @@ def answers(*predicted: int, labels: tuple[int, ...] = (0, 0, 1, 1, 2, 2)) -> An
     return Answers(rows, np.array(labels), np.array(predicted), NAMES, "data")
 
 
-def line_of(ws: stages.Workspace, target: str, strategy: str) -> Line:
+def line_of(ws: workspace.Workspace, target: str, strategy: str) -> Line:
     """The row of a strategy, of seed 0 alone, with the selection that is there."""
-    chosen = stages.read_selection(ws, target, strategy, 0)
+    chosen = select.read_selection(ws, target, strategy, 0)
     return Line(target, strategy, strategy, {}, {0: trial(strategy, 0, selection=chosen)})

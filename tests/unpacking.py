@@ -1,10 +1,10 @@
-"""Bytes of an archive -> what `uotft.archives` makes of them."""
+"""Bytes of an archive -> what `uotft.data.archives` makes of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from uotft import archives
+from uotft.data import archives
 
 
 def quiet(items, label):  # noqa: ANN001, ANN201

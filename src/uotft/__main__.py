@@ -1,5 +1,5 @@
 """``python -m uotft``."""
 
-from uotft.cli import main
+from uotft.cli.app import main
 
 main()

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import runs
 from pages import served
-from uotft import store
+from uotft.core import storage
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 WORDS = (
@@ -36,7 +36,7 @@ def finished(request: pytest.FixtureRequest) -> Path:
         return Path(named)
     project: Path = request.getfixturevalue("project")
     weights = {
-        store.read_json(path)["sha256"] for path in project.glob("models/digits/*/0/model.json")
+        storage.read_json(path)["sha256"] for path in project.glob("models/digits/*/0/model.json")
     }
     import mlflow
 
@@ -83,9 +83,9 @@ def test_two_runs_are_compared(finished: Path, page) -> None:  # noqa: ANN001
     from playwright.sync_api import expect
 
     tested = {
-        s: store.read_json(finished / f"metrics/digits/{s}.json")["0"] for s in ("none", "uot")
+        s: storage.read_json(finished / f"metrics/digits/{s}.json")["0"] for s in ("none", "uot")
     }
-    kept = store.read_json(finished / "selections/digits/uot/0/selection.json")["classes"]
+    kept = storage.read_json(finished / "selections/digits/uot/0/selection.json")["classes"]
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     with served(finished) as (process, port):

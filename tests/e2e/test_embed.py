@@ -15,8 +15,10 @@ import pytest
 
 from conftest import call, tiny_params, users_environment, workspace, write_params
 from started import inside, wait
-from uotft import runtime, stages, store
-from uotft.records import ImageSet
+from uotft.core import storage
+from uotft.core.records import ImageSet
+from uotft.pipeline import embed
+from uotft.training import runtime
 
 IMAGES = 2000
 WORDS = ("embed", "--dataset", "glyphs", "--num-processes")
@@ -33,8 +35,8 @@ def large(fresh: Path) -> tuple[Path, dict[str, bytes]]:
     params["embed"] = {"batch_size": 2}
     write_params(fresh, params)
     ws = workspace(fresh)
-    store.write_images(ws.data("glyphs"), images)
-    stages.embed(ws, "glyphs", runtime.start(0, 1), progress=lambda batches, label: batches)
+    storage.write_images(ws.data("glyphs"), images)
+    embed.embed(ws, "glyphs", runtime.start(0, 1), progress=lambda batches, label: batches)
     return fresh, made(fresh)
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from conftest import alone, call, runs, users_environment, write_params
-from uotft import store
+from uotft.core import storage
 
 RUN = ("uotft", "experiment", "run")
 TABLE3 = (*RUN, "table3", "--on", "digits")
@@ -76,7 +76,7 @@ def test_an_experiment_from_its_estimate_to_its_table(project: Path) -> None:
     folder = project / "reports/experiments/table3"
     assert {p.name for p in folder.iterdir()} == {"table.md", "table.csv", "runs.csv",
                                                   "picture.png"}  # fmt: skip
-    rows = store.read_csv(folder / "table.csv")
+    rows = storage.read_csv(folder / "table.csv")
     assert [(r["variation"], r["seeds"]) for r in rows] == [("Fine-Tune", "2"), ("UOT", "2")]
     assert rows[1]["difference"]
     names = tails(project)
@@ -110,7 +110,7 @@ def test_cells_at_once_and_one_that_fails(project: Path) -> None:
     assert len(failed) == 2
     assert "raise max_iterations" in failed[0]
     assert "Traceback" not in done.stderr
-    [row] = store.read_csv(project / "reports/experiments/half-source/table.csv")
+    [row] = storage.read_csv(project / "reports/experiments/half-source/table.csv")
     assert (row["variation"], row["seeds"]) == ("Fine-Tune", "1")
 
 

@@ -16,7 +16,9 @@ import yaml
 
 from conftest import runs, tiny_params, users_environment, workspace, write_params
 from forks import killed, pair
-from uotft import processes, runtime, stages, unfinished
+from uotft.pipeline import select, train
+from uotft.runs import processes
+from uotft.training import checkpoints, runtime
 
 CELL = ("digits", "uot", 0)
 WORDS = ("train", "--dataset", "digits", "--seed", "0")
@@ -31,7 +33,7 @@ def ready(fresh: Path) -> Path:
     params = tiny_params()
     params["train"]["recipe"] |= {"steps": 400, "eval_every": 100, "checkpoint_every": 10}
     write_params(fresh, params)
-    stages.select(workspace(fresh), *CELL)
+    select.select(workspace(fresh), *CELL)
     return fresh
 
 
@@ -41,7 +43,7 @@ def made(root: Path) -> list[bytes]:
     folder = ws.cell("models", *CELL)
     content = [(folder / name).read_bytes() for name in MADE]
     shutil.rmtree(folder)
-    unfinished.finish(ws.unfinished(folder))  # as the command does, whose work it may be
+    checkpoints.finish(ws.unfinished(folder))  # as the command does, whose work it may be
     return content
 
 
@@ -50,7 +52,7 @@ def of_two_processes(root: Path) -> list[bytes]:
     quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
 
     def work(rank: int) -> None:
-        stages.train(workspace(root), *CELL, runtime.start(0, 1), **quiet)
+        train.train(workspace(root), *CELL, runtime.start(0, 1), **quiet)
 
     assert not any([killed(pid) for pid in pair(work)])
     return made(root)
@@ -103,7 +105,7 @@ def test_two_machines_make_one_run_and_go_on_together(ready: Path) -> None:
     left = ws.unfinished(ws.cell("models", *CELL))
 
     both = machines(ready)
-    wait(both, lambda: (left / "run.json").exists() and unfinished.newest(left) is not None)
+    wait(both, lambda: (left / "run.json").exists() and checkpoints.newest(left) is not None)
     both[1].send_signal(signal.SIGTERM)
     said_by(both, 130)
     [run] = runs(ready)
@@ -123,7 +125,7 @@ def test_two_machines_make_one_run_and_go_on_together(ready: Path) -> None:
 def test_machines_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine 0 waits for the other, or the other for machine 0: not for ever, and they say so."""
     monkeypatch.setattr(processes, "MEET_S", 1)
-    worker = ["-m", "uotft.worker", "journal.jsonl", "pretrain"]
+    worker = ["-m", "uotft.runs.worker", "journal.jsonl", "pretrain"]
     alone = [
         processes.fleet(2, 2, r, "127.0.0.1", int(free_port())).command(worker) for r in (0, 1)
     ]
@@ -155,7 +157,7 @@ def test_accelerate_launch_and_its_config_make_one_run(ready: Path) -> None:
     assert (run.info.status, run.data.params["processes"]) == ("FINISHED", "2")
     assert run.data.params["train.recipe.precision"] == "no"
 
-    worker = ("-m", "uotft.worker", "journal.jsonl", "train", *map(str, CELL))
+    worker = ("-m", "uotft.runs.worker", "journal.jsonl", "train", *map(str, CELL))
     said_by([start(ready, *launcher, *worker)], 0)
     assert made(ready) == whole
     assert (ready / "journal.jsonl").read_text().count('"step": 400,') == 1

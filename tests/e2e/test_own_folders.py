@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import call, runs, write_params
 from folders import pictures, small
-from uotft import store
+from uotft.core import storage
 
 WORDS = ("uotft", "train", "--dataset", "birds", "--source", "old")
 
@@ -42,7 +42,7 @@ def test_two_folders_become_a_project_that_dvc_knows(tmp_path: Path) -> None:
     done = call("dvc", "repro", "evaluate@birds-uot", cwd=project)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Running stage 'prepare@birds'" not in done.stdout, "uotft train has made it"
-    [result] = store.read_json(project / "metrics/birds/uot.json").values()
+    [result] = storage.read_json(project / "metrics/birds/uot.json").values()
     assert result["images"] == 6
 
     Image.new("RGB", (20, 20)).save(birds / "class 0" / "0.png")

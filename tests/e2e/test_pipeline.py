@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from conftest import call, runs, workspace
-from uotft import checkpoint, store
-from uotft.images import to_input
+from uotft.core import storage
+from uotft.models import model_io
+from uotft.training.streams import to_input
 
 CELLS = {f"digits-{strategy}-{seed}" for strategy in ("none", "uot") for seed in (0, 1)}
 
@@ -56,7 +57,7 @@ def test_a_new_seed_and_a_new_strategy_run_their_own_cells(project: Path) -> Non
 
 def test_another_way_to_find_overlap_is_all_that_runs_again(project: Path) -> None:
     """While it finds the same images, nothing after it is stale."""
-    code = project / "src/uotft/overlap.py"
+    code = project / "src/uotft/data/overlap.py"
     before = code.read_text()
     code.write_text(before + "# another way\n")
     done = call("dvc", "status", "--json", cwd=project)
@@ -100,7 +101,7 @@ def test_a_run_holds_what_a_comparison_needs(project: Path) -> None:
     assert {"loss/target", "learning_rate", "val/top1", "val/mean_per_class"} <= set(
         run.data.metrics
     )
-    tested = store.read_json(project / "metrics/digits/uot.json")["0"]
+    tested = storage.read_json(project / "metrics/digits/uot.json")["0"]
     assert run.data.metrics["test/top1"] == tested["top1"]
     assert run.data.metrics["test/mean_per_class"] == tested["mean_per_class"]
     names = {a.path for a in client.list_artifacts(run.info.run_id)}
@@ -124,7 +125,7 @@ def test_the_model_loads_and_predicts_as_the_weights_do(project: Path) -> None:
     ws = workspace(project)
     images = ws.images("digits").images[:9]
     answer = model.predict(images)
-    network, facts = checkpoint.read(ws.cell("models", "digits", "uot", 1))
+    network, facts = model_io.read(ws.cell("models", "digits", "uot", 1))
     import torch
 
     with torch.no_grad():
@@ -138,7 +139,7 @@ def test_the_report(project: Path) -> None:
     table = (reports / "comparison.md").read_text()
     summary = json.loads((reports / "summary.json").read_text())["digits"]
     for strategy in ("none", "uot"):
-        tested = store.read_json(project / f"metrics/digits/{strategy}.json")
+        tested = storage.read_json(project / f"metrics/digits/{strategy}.json")
         mean = np.mean([m["top1"] for m in tested.values()])
         assert summary[strategy]["top1"] == pytest.approx(mean, abs=1e-3)
         assert f"| {strategy} | 2 |" in table

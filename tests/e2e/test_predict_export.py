@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from conftest import call, run_train, workspace
-from uotft import checkpoint
-from uotft.images import to_input
+from uotft.models import model_io
+from uotft.training.streams import to_input
 
 CELL = ("--dataset", "digits", "--strategy", "uot", "--seed", "0")
 
@@ -30,7 +30,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def probabilities(root: Path, files: list[Path]) -> np.ndarray:
-    network, _ = checkpoint.read(workspace(root).cell("models", "digits", "uot", 0))
+    network, _ = model_io.read(workspace(root).cell("models", "digits", "uot", 0))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])
     with torch.no_grad():
         return network(to_input(torch.as_tensor(pixels)))["target"].softmax(1).numpy()

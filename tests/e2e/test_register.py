@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from conftest import call, runs, workspace
-from uotft import stages, store
+from uotft.core import storage
+from uotft.pipeline import predict
 
 LOAD = """
 import json, sys
@@ -51,7 +52,7 @@ def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_pat
     assert sorted(int(v.version) for v in versions) == [1, 2]
     version = client.get_model_version("figures", "1")
     assert version.run_id == run.info.run_id
-    top1 = store.read_json(project / "metrics/digits/uot.json")["0"]["top1"]
+    top1 = storage.read_json(project / "metrics/digits/uot.json")["0"]["top1"]
     assert version.tags["test/top1"] == str(top1)
     assert version.tags["strategy"] == "uot"
     assert version.tags["selection.sha256"] == run.data.tags["selection.sha256"]
@@ -72,7 +73,7 @@ def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert Path(said["code"]).is_relative_to(project / "mlruns")
-    expected, _ = stages.predict(project / "models/digits/uot/0", files)
+    expected, _ = predict.predict(project / "models/digits/uot/0", files)
     for answer in said["answers"]:
         assert answer["label"] == [a.classes[0][0] for a in expected]
         assert np.allclose(answer["probability"], [a.classes[0][1] for a in expected], atol=1e-6)

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import users_environment
 from folders import pictures
-from uotft import outside
+from uotft.core import environment as outside
 
 #: In every Python process: which other machine it asks for, into a file.
 SPY = """

@@ -98,7 +98,7 @@ def test_interrupted_and_killed_it_stays_one_run(long: Path) -> None:
     _, said = process.communicate(timeout=40)
     assert f"going on at step {stopped}" in said
     deadline = time.monotonic() + 25
-    while subprocess.run(["pgrep", "-f", r"uotft.worker .*train digits none 7$"], check=False,
+    while subprocess.run(["pgrep", "-f", r"uotft.runs.worker .*train digits none 7$"], check=False,
                          capture_output=True).returncode == 0:  # fmt: skip
         assert time.monotonic() < deadline, "the worker outlived its watcher"
         time.sleep(0.05)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from conftest import alone, call, runs, users_environment, workspace
-from uotft import store
+from uotft.core import storage
 
 WORDS = ("--dataset", "digits", "--strategy", "uot", "--seeds", "100,101")
 GRID = "train.lambda: {choices: [0.3, 1.0]}\nselect.top_k: {choices: [5, auto]}\n"
@@ -84,16 +84,16 @@ def test_a_killed_grid_goes_on_and_no_training_is_repeated(project: Path) -> Non
     assert sorted(r.data.params["seed"] for r in of_trainings) == ["100"] * 4 + ["101"] * 4
     assert {r.info.status for r in of_trainings} == {"FINISHED"}
 
-    rows = store.read_csv(project / "search/digits-uot/report/trials.csv")
+    rows = storage.read_csv(project / "search/digits-uot/report/trials.csv")
     assert sorted(row["trial"] for row in rows) == ["0", "1", "2", "3"]
     [default] = [row for row in rows if row["trial"] == "0"]
     assert default["settings"] == "train.lambda=1.0 select.top_k=5"
     means = {  # from the models themselves
         r["settings"]: np.mean(
             [
-                store.read_json(path)["validation"]["val/top1"]
+                storage.read_json(path)["validation"]["val/top1"]
                 for path in after
-                if tuple(store.read_json(path.parents[4] / "words.json")["set"])
+                if tuple(storage.read_json(path.parents[4] / "words.json")["set"])
                 == workspace(project).with_changes(r["settings"].split()).words
             ]
         )
@@ -119,11 +119,11 @@ def scrambled(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(shutil.copytree(project, tmp_path_factory.mktemp("scrambled") / "project"))
     for made in ("variants", "search"):
         shutil.rmtree(folder / made, ignore_errors=True)
-    images = store.read_images(folder / "data/digits.npz")
+    images = storage.read_images(folder / "data/digits.npz")
     rows, rng = images.rows("test"), np.random.default_rng(0)
     images.images[rows] = rng.integers(0, 256, images.images[rows].shape, np.uint8)
     images.labels[rows] = rng.permutation(images.labels[rows])
-    store.write_images(folder / "data/digits.npz", images)
+    storage.write_images(folder / "data/digits.npz", images)
     done = call("dvc", "commit", "-f", "prepare@digits", cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -138,7 +138,7 @@ def test_the_test_part_decides_nothing(project: Path, scrambled: Path) -> None:
     assert len(tables[0].splitlines()) == 4
     data = [
         {
-            store.read_json(path)["data"]
+            storage.read_json(path)["data"]
             for path in root.glob("variants/*,train.lambda=1/models/digits/uot/100/model.json")
         }
         for root in (project, scrambled)
@@ -158,7 +158,7 @@ def test_pruned_and_failed_trials_are_left_behind(scrambled: Path) -> None:
     (scrambled / "params.yaml").write_text(yaml.safe_dump(params))
     rates = "train.recipe.learning_rate: {choices: [0.03, 0.05, 0.06, 1.0e-9, 1.0e+18]}\n"
     said = search(scrambled, rates, "--prune", "--study", "rates").stdout
-    rows = {r["trial"]: r for r in store.read_csv(scrambled / "search/rates/report/trials.csv")}
+    rows = {r["trial"]: r for r in storage.read_csv(scrambled / "search/rates/report/trials.csv")}
     assert {n: r["state"] for n, r in rows.items()} == {
         **dict.fromkeys("0123", "complete"), "4": "pruned", "5": "failed",
     }  # fmt: skip

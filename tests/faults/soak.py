@@ -164,7 +164,7 @@ def one(project: Path, world: int, kind: str, before: int) -> dict[str, object]:
         if first and "age s" not in row and time.monotonic() > first + AGE_S:
             row |= measure(project, process.pid) | {"age s": round(time.monotonic() - begun, 1)}
         time.sleep(0.01)
-    workers = [pid for pid in inside(project) if b"uotft.worker" in words_of(pid)]
+    workers = [pid for pid in inside(project) if b"uotft.runs.worker" in words_of(pid)]
     row["ended at"] = step(project)
     if process.poll() is None and kind != "none":
         pid = random.choice(workers) if "worker" in kind and workers else process.pid
@@ -195,7 +195,7 @@ def words_of(pid: int) -> bytes:
 def measure(project: Path, watcher: int) -> dict[str, object]:
     """Peak memory, open files and threads of the watcher and of its first worker."""
     pids = sorted(inside(project))
-    workers = [pid for pid in pids if b"uotft.worker" in words_of(pid) and pid != watcher]
+    workers = [pid for pid in pids if b"uotft.runs.worker" in words_of(pid) and pid != watcher]
     if not workers:  # it has just ended
         return {}
     row: dict[str, object] = {"number of processes": len(pids)}
@@ -220,7 +220,7 @@ def of(pid: int, memory: str) -> dict[str, float]:
 def long_lived(seconds: float) -> None:
     """Train, be stopped and go on in this one process; writes CSV to standard output."""
     from resuming import train  # the same cell: digits, uot, seed 0
-    from uotft.errors import Interrupted
+    from uotft.core.errors import Interrupted
 
     root, began, whole, resumes = Path.cwd(), time.monotonic(), [], 0
     params = yaml.safe_load((root / "params.yaml").read_text())

@@ -19,15 +19,16 @@ import pytest
 from conftest import workspace
 from forks import crew, fork, killed, pair
 from resuming import CELL, EVERY, MADE, STEPS, change, dies_at, left, made, train
-from uotft import snapshot, store, unfinished
+from uotft.core import storage
+from uotft.training import checkpoints, state
 
 
 def start(root: Path, world: int) -> list[int]:
     """Train in ``world`` children, which note each step, and at the end their whole state."""
 
     def work(rank: int) -> None:
-        states, resume = [], snapshot.Keeper.resume
-        snapshot.Keeper.resume = lambda *words: (states.append(words[1]), resume(*words))[1]
+        states, resume = [], state.Keeper.resume
+        state.Keeper.resume = lambda *words: (states.append(words[1]), resume(*words))[1]
 
         at = os.open(root / f"at-{rank}", os.O_CREAT | os.O_WRONLY)
 
@@ -39,8 +40,8 @@ def start(root: Path, world: int) -> list[int]:
                 yield step
 
         points = train(root, progress=progress)
-        snapshot.write(root / f"end-{rank}.safetensors", states[0])
-        store.write_json(root / f"points-{rank}.json", dict(merged(points)))
+        state.write(root / f"end-{rank}.safetensors", states[0])
+        storage.write_json(root / f"points-{rank}.json", dict(merged(points)))
 
     return crew(work, world) if world > 1 else [fork(lambda: work(0))]
 
@@ -90,7 +91,7 @@ def test_killed_at_a_random_step_it_ends_in_the_same_bytes(
             os.kill(pid, signal.SIGKILL)
         over = all([not killed(pid) for pid in children]) or model.exists()
         if not over:
-            found = unfinished.newest(left(trainable))
+            found = checkpoints.newest(left(trainable))
             lost.append(step_of(trainable) - (found[1]["step"] if found else 0))
             assert 0 <= lost[-1] <= EVERY
         assert outcome(trainable, world) == whole
@@ -106,7 +107,7 @@ def test_killed_again_and_again_nothing_is_done_twice(trainable: Path, recipe: d
     points, whole = train(trainable), made(trainable)
     for step, start in ((3, 0), (6, 5), (23, 20)):
         assert killed(fork(lambda at=step: train(trainable, progress=dies_at(at))))
-        found = unfinished.newest(left(trainable))
+        found = checkpoints.newest(left(trainable))
         assert (found[1]["step"] if found else 0) == start
     ran: list[int] = []
 
@@ -154,6 +155,6 @@ def test_two_processes_go_on_to_the_same_bytes(trainable: Path) -> None:
     assert all([
         killed(pid) for pid in pair(lambda rank: train(trainable, progress=dies_at(13)))
     ])  # fmt: skip
-    assert unfinished.newest(left(trainable))[1]["step"] == 12
+    assert checkpoints.newest(left(trainable))[1]["step"] == 12
     assert not any([killed(pid) for pid in pair(lambda rank: train(trainable))])
     assert made(trainable) == whole

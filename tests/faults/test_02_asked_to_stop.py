@@ -36,10 +36,12 @@ from started import (
     temporary,
     wait_for,
 )
-from uotft import stages, store, unfinished
-from uotft.errors import Interrupted
-from uotft.processes import _follow, _stopped_by_signals
-from uotft.records import ImageSet
+from uotft.core import storage
+from uotft.core.errors import Interrupted
+from uotft.core.records import ImageSet
+from uotft.pipeline import select
+from uotft.runs.processes import _follow, _stopped_by_signals
+from uotft.training import checkpoints
 
 Count = Callable[[int, int], int]
 
@@ -64,7 +66,7 @@ def test_all_ranks_save_the_same_step(
         assert "uotft: interrupted; the same command goes on at step" in said
         assert not inside(cell), "no worker is left"
         assert not (cell / "models/digits/uot/0").exists()
-        found = unfinished.newest(left(cell))
+        found = checkpoints.newest(left(cell))
         assert found is not None
         assert found[1]["step"] > before
         assert set(found[1]["files"]) == {"rank-0.safetensors", "rank-1.safetensors"}
@@ -86,7 +88,7 @@ def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
     params["train"]["recipe"] |= {"checkpoint_every": 0}
     params["train"] |= {"head_steps": head_steps}
     write_params(fresh, params)
-    stages.select(workspace(fresh), *CELL)
+    select.select(workspace(fresh), *CELL)
     find_overlap(fresh)
 
     def work(rank: int, at: int) -> None:
@@ -100,20 +102,20 @@ def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
             train(fresh, stop=stop)
         except Interrupted:
             os._exit(0)
-        store.write_json(fresh / f"asked-{rank}.json", len(asked))
+        storage.write_json(fresh / f"asked-{rank}.json", len(asked))
 
     def run(at: int) -> None:
         assert not any([killed(pid) for pid in crew(lambda rank: work(rank, at), world)])
 
     run(10**9)
-    whole, questions = made(fresh), store.read_json(fresh / f"asked-{world - 1}.json")
+    whole, questions = made(fresh), storage.read_json(fresh / f"asked-{world - 1}.json")
     moments = [*range(1, questions + 1)]
     chosen = moments if trials(0, 1) else [1, 6, 9, *({13, questions} & {*moments[9:]})]
     for at in chosen:
         run(at)
         files = workspace(fresh).cell("models", *CELL) / "model.json"
         assert not files.exists(), f"question {at} of {questions} was not heard"
-        found = unfinished.newest(left(fresh))
+        found = checkpoints.newest(left(fresh))
         assert (found[1]["step"] if found else 0) > 0 or at < 3, "the work is kept"
         run(10**9)
         assert made(fresh) == whole
@@ -127,7 +129,7 @@ def large(cell: Path, images: int, validation: int = 0) -> None:
     pixels = np.tile(np.arange(16, dtype=np.uint8) * 16, (images, 16, 1))
     splits = np.where(np.arange(images) < validation, "val", "train")
     names = tuple(f"{i:02}" for i in range(12))
-    store.write_images(
+    storage.write_images(
         workspace(cell).data("glyphs"), ImageSet(pixels, np.arange(images) % 12, splits, names)
     )
 

@@ -20,7 +20,8 @@ import pytest
 from conftest import workspace
 from forks import crew, fork, killed
 from resuming import CELL, MADE, STEPS, change, die, left, made, train
-from uotft import store, unfinished
+from uotft.core import storage
+from uotft.training import checkpoints
 
 EVERY = 2
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
@@ -31,8 +32,8 @@ class Points:
 
     def __init__(self, folder: Path, last: float) -> None:
         self.folder, self.last, self.count = str(folder), last, 0
-        self.write, self.fsync = store.write, os.fsync
-        store.write, os.fsync = self.in_halves, self.flushed
+        self.write, self.fsync = storage.write, os.fsync
+        storage.write, os.fsync = self.in_halves, self.flushed
         sys.addaudithook(self.hear)
 
     def pass_(self) -> None:
@@ -75,15 +76,15 @@ def start(root: Path, world: int, last: float = float("inf")) -> list[int]:
             for step in steps:
                 if rank == 0 and step == steps[0]:
                     there = sorted(p.name for p in left(root).glob("step-*"))
-                    whole = [n for n in there if (left(root) / n / unfinished.STATE).exists()]
-                    store.write_json(root / "resumed.json", [step, there, whole])
+                    whole = [n for n in there if (left(root) / n / checkpoints.STATE).exists()]
+                    storage.write_json(root / "resumed.json", [step, there, whole])
                 if rank == 0:
                     (root / "at").write_text(str(step))
                 yield step
 
         train(root, progress=progress)
         if rank == 0:
-            store.write_json(root / "points.json", points.count)
+            storage.write_json(root / "points.json", points.count)
 
     return crew(work, world) if world > 1 else [fork(lambda: work(0))]
 
@@ -104,7 +105,7 @@ def test_killed_at_any_moment_of_a_write(
 ) -> None:
     change(trainable, checkpoint_every=EVERY, eval_every=6)
     assert not end(start(trainable, world))
-    whole, points = made(trainable), store.read_json(trainable / "points.json")
+    whole, points = made(trainable), storage.read_json(trainable / "points.json")
     assert points > 160, "moments at which a kill can come"
     rng, wanted, partial = np.random.default_rng(), trials(few, many), 0
     moments = rng.permutation(points)[:wanted] + 1
@@ -112,15 +113,15 @@ def test_killed_at_any_moment_of_a_write(
         (trainable / "at").write_text("0")  # until the first step
         assert end(start(trainable, world, moment)), f"moment {moment} of {points}"
         at, folder = int((trainable / "at").read_text()), left(trainable)
-        found = unfinished.newest(folder, pytest.fail)
+        found = checkpoints.newest(folder, pytest.fail)
         step = found[1]["step"] if found else 0
         if not (workspace(trainable).cell("models", *CELL) / MADE[1]).exists():
             assert at - EVERY <= step <= at, "the checkpoint before, or the one that was written"
-        partial += any(not (p / unfinished.STATE).exists() for p in folder.glob("step-*"))
+        partial += any(not (p / checkpoints.STATE).exists() for p in folder.glob("step-*"))
         assert not end(start(trainable, world)), f"unusable after moment {moment}"
-        resumed, there, kept = store.read_json(trainable / "resumed.json")
+        resumed, there, kept = storage.read_json(trainable / "resumed.json")
         assert (resumed, there) == (step, kept), "the partial one is cleaned"
-        assert len(there) <= unfinished.KEPT + 1, "the oldest one had still to be removed"
+        assert len(there) <= checkpoints.KEPT + 1, "the oldest one had still to be removed"
         assert made(trainable) == whole
         assert not [p for p in (trainable / "unfinished").rglob("*") if p.is_file()]
     measured(

@@ -39,8 +39,10 @@ from started import (
     wait,
     wait_for,
 )
-from uotft import pixels, space, store, unfinished
-from uotft.errors import UserError
+from uotft.core import disk, storage
+from uotft.core.errors import UserError
+from uotft.data import pixel_cache
+from uotft.training import checkpoints
 
 Count = Callable[[int, int], int]
 SIDE = {"stored": 32, "size": 24}
@@ -68,7 +70,7 @@ def stopped_by_a_full_disk(said: str, process_code: int, project: Path) -> int:
     assert " bytes or more are needed, " in said
     assert " files are free in " in said
     assert not inside(project)
-    found = unfinished.newest(left(project))
+    found = checkpoints.newest(left(project))
     assert found is not None, "the checkpoint before is whole"
     step: int = found[1]["step"]
     return step
@@ -149,11 +151,11 @@ def test_a_training_that_has_no_room_does_not_start(
 def test_features_on_a_disk_that_fills_up(cell: Path, measured: Callable[[str], None]) -> None:
     """Refused before it starts; or in the middle, and the shards that are there are kept."""
     words, ws = ("embed", "--dataset", "glyphs"), workspace(cell)
-    images = store.read_images(ws.data("glyphs"))
+    images = storage.read_images(ws.data("glyphs"))
     many = np.tile(np.arange(len(images.labels)), 3000)
     large = type(images)(images.images[many], images.labels[many],
                          np.full(len(many), "train"), images.names)  # fmt: skip
-    store.write_images(ws.data("glyphs"), large)
+    storage.write_images(ws.data("glyphs"), large)
     folder = cell / "unfinished/embeddings/glyphs-images"
     with mounted(cell / "unfinished", "size=8m"):
         done = call("uotft", *words, cwd=cell)
@@ -186,7 +188,7 @@ def child(work: Callable[[], object]) -> int:
     """Run ``work`` in a process of its own; returns how it ended."""
 
     def fresh() -> None:
-        pixels.pool.cache_clear()  # threads stay behind in a fork
+        pixel_cache.pool.cache_clear()  # threads stay behind in a fork
         work()
 
     return os.waitpid(fork(fresh), 0)[1]
@@ -206,20 +208,20 @@ def test_a_full_disk_is_an_error_and_nothing_is_declared_to_be_there(tmp_path: P
             images.images.fill(ALL)
 
     assert child(work) == 0
-    assert not pixels.Store(images.files, tmp_path / "store").there.any()
+    assert not pixel_cache.Store(images.files, tmp_path / "store").there.any()
 
 
 def test_pixels_on_a_disk_that_is_full(tmp_path: Path) -> None:
     images = pictures.scenes(tmp_path, 8, **SIDE)
     with mounted(tmp_path / "small", "size=200k") as small:
-        held = pixels.Store(images.files, small / "store")
+        held = pixel_cache.Store(images.files, small / "store")
         held.fill(ALL[:3])
         filler = fill(small)
         with pytest.raises(UserError, match="for the pixels of 5 images .* are free in"):
             held.fill(ALL)
-        usage = space.shutil.disk_usage(tmp_path)
+        usage = disk.shutil.disk_usage(tmp_path)
         with pytest.MonkeyPatch.context() as patch:  # it fills up after it was asked
-            patch.setattr(space.shutil, "disk_usage", lambda place: usage)
+            patch.setattr(disk.shutil, "disk_usage", lambda place: usage)
             with pytest.raises(UserError, match="pixels.npy: cannot be written: No space left"):
                 held.fill(ALL)
         assert held.there.tolist() == [True] * 3 + [False] * 5
@@ -228,13 +230,13 @@ def test_pixels_on_a_disk_that_is_full(tmp_path: Path) -> None:
         assert np.array_equal(held[ALL], images.images[ALL])
         fill(small)
         with pytest.raises(UserError, match="another/pixels.npy: cannot be written: No space left"):
-            pixels.Store(images.files, small / "another")
+            pixel_cache.Store(images.files, small / "another")
         assert not (small / "another").exists()
 
 
 def test_the_states_have_their_room_from_the_start(tmp_path: Path) -> None:
     """They are mapped: a page that the disk has no room for would end the process."""
-    pixels._create(tmp_path / "store", (10**6, 8, 8, 3))
+    pixel_cache._create(tmp_path / "store", (10**6, 8, 8, 3))
     assert (tmp_path / "store/there.npy").stat().st_blocks * 512 >= 10**6
     assert (tmp_path / "store/pixels.npy").stat().st_blocks * 512 < 10**5
 
@@ -243,8 +245,8 @@ def test_a_store_that_cannot_fit_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = pictures.scenes(tmp_path, 8, **SIDE).images
-    usage = space.shutil.disk_usage(tmp_path)._replace(free=8 * 32 * 32 * 3 - 1)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: usage)
+    usage = disk.shutil.disk_usage(tmp_path)._replace(free=8 * 32 * 32 * 3 - 1)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=r"24\.0 KiB for the pixels of 8 images.*, or lower `stor"):
         held.hold(ALL)
     held.hold(ALL[:7])
@@ -254,9 +256,9 @@ def test_a_store_that_cannot_fit_is_refused_at_once(
 def test_what_stood_there_before_is_as_it_was(tmp_path: Path, what: str) -> None:
     path = tmp_path / "folder" / "file"
     write = {
-        "arrays": lambda n: store.write_arrays(path, a=np.random.default_rng(0).random(n)),
-        "bytes": lambda n: store.write_bytes(path, bytes(8 * n)),
-        "json": lambda n: store.write_json(path, [1] * n),
+        "arrays": lambda n: storage.write_arrays(path, a=np.random.default_rng(0).random(n)),
+        "bytes": lambda n: storage.write_bytes(path, bytes(8 * n)),
+        "json": lambda n: storage.write_json(path, [1] * n),
     }[what]
     write(10)
     before = path.read_bytes()
@@ -278,7 +280,7 @@ def test_a_full_disk_under_mlflows_database_ends_no_training(
 ) -> None:
     change(cell, steps=3000)
     with mounted(cell / "small", "size=8m") as small:
-        make = "import pathlib; from uotft import tracking; tracking.make_store(pathlib.Path())"
+        make = "import pathlib; from uotft.tracking import store; store.make_store(pathlib.Path())"
         assert call(sys.executable, "-c", make, cwd=small).returncode == 0
         uri = f"sqlite:///{small / 'mlflow.db'}"
         with started(cell, *WORDS, MLFLOW_TRACKING_URI=uri) as process:

@@ -19,8 +19,11 @@ import pytest
 from conftest import tiny_params, workspace, write_params
 from forks import fork, killed, pair
 from resuming import change, dies_at, left, made, train
-from uotft import pools, runtime, stages, store, unfinished
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.pipeline import embed as embed_stage, select
+from uotft.selection import features
+from uotft.training import checkpoints, runtime
 
 RNG = np.random.default_rng()
 
@@ -42,7 +45,7 @@ def one_of(files: list[Path]) -> Path:
 
 def embed(root: Path, **more: object) -> None:
     quiet = {"progress": lambda batches, label: batches}
-    stages.embed(workspace(root), "glyphs", runtime.start(0, 1), **quiet | more)
+    embed_stage.embed(workspace(root), "glyphs", runtime.start(0, 1), **quiet | more)
 
 
 def shards_of(root: Path) -> tuple[Path, list[range]]:
@@ -52,12 +55,12 @@ def shards_of(root: Path) -> tuple[Path, list[range]]:
     write_params(root, params)
     ws = workspace(root)
     shutil.rmtree(ws.features("glyphs"))
-    whole = pools.join
-    pools.join = lambda *words, **more: 1 / 0
+    whole = features.join
+    features.join = lambda *words, **more: 1 / 0
     with pytest.raises(ZeroDivisionError):
         embed(root)
-    pools.join = whole
-    return ws.unfinished(ws.features("glyphs")), pools.cut(72, 4)
+    features.join = whole
+    return ws.unfinished(ws.features("glyphs")), features.cut(72, 4)
 
 
 def test_every_flip_in_a_checkpoint_is_known(
@@ -68,26 +71,26 @@ def test_every_flip_in_a_checkpoint_is_known(
         killed(pid) for pid in pair(lambda rank: train(trainable, progress=dies_at(13)))
     ])  # fmt: skip
     folder = left(trainable)
-    unfinished.remember_run(folder, "a-run", belongs)
+    checkpoints.remember_run(folder, "a-run", belongs)
     before, last = folder / "step-000000005", folder / "step-000000010"
     kinds: Counter[str] = Counter()
     for trial in range(trials(40, 500)):
-        files = [*last.iterdir(), folder / unfinished.RUN]
+        files = [*last.iterdir(), folder / checkpoints.RUN]
         assert len(files) == 4, "of two processes, the state, and the run"
         path, said = one_of(files), []
         content = damage(path, cut=trial % 10 == 9)
-        found = unfinished.newest(folder, said.append)
+        found = checkpoints.newest(folder, said.append)
         assert found is not None
-        if path.name == unfinished.RUN:
-            assert unfinished.run_id(folder) == ""
+        if path.name == checkpoints.RUN:
+            assert checkpoints.run_id(folder) == ""
             assert found[0] == last
         else:
             assert found[0] == before
             assert [f"{last}: its {path.name} is damaged" in line for line in said] == [True]
         path.write_bytes(content)
         kinds["cut" if trial % 10 == 9 else "flip"] += 1
-    found = unfinished.newest(folder, pytest.fail)
-    assert (found[0], unfinished.run_id(folder)) == (last, "a-run")
+    found = checkpoints.newest(folder, pytest.fail)
+    assert (found[0], checkpoints.run_id(folder)) == (last, "a-run")
     measured(f"{kinds['flip']} flips and {kinds['cut']} cuts in checkpoints: all known, "
              "the one before is used")  # fmt: skip
 
@@ -99,28 +102,28 @@ def test_every_flip_in_features_is_known(fresh: Path, trials: Callable, measured
     for trial in range(trials(20, 250)):
         path = one_of([*folder.iterdir()])
         content = damage(path, cut=trial % 10 == 9)
-        if path.name == unfinished.BELONGS:
+        if path.name == checkpoints.BELONGS:
             with pytest.raises(UserError, match=r"belongs\.json"):
-                store.read_sealed(path)
+                storage.read_sealed(path)
         else:
-            missing = pools.missing(folder, shards)
+            missing = features.missing(folder, shards)
             assert [f"-{rows.start:012}-" in path.name for rows in missing] == [True]
         path.write_bytes(content)
         kinds["shards"] += 1
-    assert not pools.missing(folder, shards)
+    assert not features.missing(folder, shards)
     embed(fresh)
     pool = ws.features("glyphs")
-    good = {name: np.array(array) for name, array in pools.read(pool).items()}
+    good = {name: np.array(array) for name, array in features.read(pool).items()}
     for trial in range(trials(20, 250)):
         path = one_of([*pool.iterdir()])
         content = damage(path, cut=trial % 10 == 9)
         try:
-            read = pools.read(pool)
+            read = features.read(pool)
         except UserError as error:
             assert path.name in str(error)  # noqa: PT017
             kinds["features" if path.suffix == ".npy" else "index"] += 1
         else:  # dates and the like in the zip, which nobody reads
-            assert path.name == pools.INDEX
+            assert path.name == features.INDEX
             assert read.keys() == good.keys()
             for name, array in read.items():
                 assert array.dtype == good[name].dtype
@@ -144,7 +147,7 @@ def test_no_bit_of_an_npz_changes_an_array_unnoticed(
     arrays = {"features": RNG.random((96, 2)).astype("f4"), "names": np.array(["a", "b"])}
     path = tmp_path / "a.npz"
     saver(path, **arrays, data=np.array("sha"))
-    content, good = path.read_bytes(), store.read_arrays(path)
+    content, good = path.read_bytes(), storage.read_arrays(path)
     bits = 8 * len(content)
     chosen = RNG.permutation(bits)[: trials(500, bits)]
     counts: Counter[str] = Counter()
@@ -153,7 +156,7 @@ def test_no_bit_of_an_npz_changes_an_array_unnoticed(
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         try:
-            read = store.read_arrays(path)
+            read = storage.read_arrays(path)
         except UserError:
             counts["refused"] += 1
             continue
@@ -168,13 +171,13 @@ def test_no_bit_of_an_npz_changes_an_array_unnoticed(
 def test_what_is_still_a_readable_file_is_known_too(trainable: Path, tmp_path: Path) -> None:
     """A digit of a history; the head of an array that hides its end; an entry that hides others."""
     assert killed(fork(lambda: train(trainable, progress=dies_at(7))))
-    state = left(trainable) / "step-000000005" / unfinished.STATE
+    state = left(trainable) / "step-000000005" / checkpoints.STATE
     said, content = [], state.read_bytes()
     loss = content.index(b'"loss/target": ') + len(b'"loss/target": ')
     other = b"7" if content[loss : loss + 1] != b"7" else b"8"
     state.write_bytes(content[:loss] + other + content[loss + 1 :])
-    store.read_json(state)
-    assert unfinished.newest(left(trainable), said.append) is None
+    storage.read_json(state)
+    assert checkpoints.newest(left(trainable), said.append) is None
     assert "its state.json is damaged" in said[0]
 
     path = tmp_path / "a.npz"
@@ -183,12 +186,12 @@ def test_what_is_still_a_readable_file_is_known_too(trainable: Path, tmp_path: P
     assert content.count(b"(90000, 2)") == 1
     path.write_bytes(content.replace(b"(90000, 2)", b"(10000, 2)"))  # one bit
     with pytest.raises(UserError, match=r"features\.npy holds more than its head says"):
-        store.read_arrays(path)
+        storage.read_arrays(path)
     hidden = bytearray(content)
     hidden[content.index(b"PK\1\2") + 33] ^= 1  # 256 bytes of comment, says the first entry
     path.write_bytes(hidden)
     with pytest.raises(UserError, match="an entry with a comment"):
-        store.read_arrays(path)
+        storage.read_arrays(path)
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
@@ -230,7 +233,7 @@ def test_two_processes_fall_back_together(trainable: Path) -> None:
             killed(pid) for pid in pair(lambda rank: train(trainable, progress=dies_at(13)))
         ])  # fmt: skip
         damage(left(trainable) / "step-000000012" / name)
-        assert unfinished.newest(left(trainable))[1]["step"] == 9
+        assert checkpoints.newest(left(trainable))[1]["step"] == 9
     assert not any([killed(pid) for pid in pair(lambda rank: train(trainable))])
     assert made(trainable) == whole
 
@@ -241,12 +244,12 @@ def test_a_damaged_run_does_not_stop_the_training(
     """The checkpoints themselves say what they belong to; without any, it is set aside."""
     train(trainable)
     whole = made(trainable)
-    unfinished.remember_run(left(trainable), "a-run", {"of": "something else"})
-    damage(left(trainable) / unfinished.RUN)
+    checkpoints.remember_run(left(trainable), "a-run", {"of": "something else"})
+    damage(left(trainable) / checkpoints.RUN)
     assert killed(fork(lambda: train(trainable, progress=dies_at(7))))
     assert "has a damaged run.json: set aside as 0.aside" in capfd.readouterr().err
-    unfinished.remember_run(left(trainable), "a-run", {"of": "something else"})
-    damage(left(trainable) / unfinished.RUN, cut=True)
+    checkpoints.remember_run(left(trainable), "a-run", {"of": "something else"})
+    damage(left(trainable) / checkpoints.RUN, cut=True)
     ran: list[int] = []
     train(trainable, progress=lambda items, label: (ran.append(i) or i for i in items))
     assert ran[0] == 5
@@ -263,9 +266,9 @@ def test_damaged_shards_are_made_anew(
     if how == "a damaged shard":
         damage(sorted(folder.glob("shard-*"))[1])
     elif how == "damaged":
-        damage(folder / unfinished.BELONGS)
+        damage(folder / checkpoints.BELONGS)
     else:
-        (folder / unfinished.BELONGS).unlink()
+        (folder / checkpoints.BELONGS).unlink()
     embed(fresh, progress=lambda batches, label: (ran.extend(batches), batches)[1])
     assert len(ran) == (4 if how == "a damaged shard" else 18), "batches of four"
     assert ("has a damaged belongs.json" in capfd.readouterr().err) == (how == "damaged")
@@ -286,9 +289,9 @@ def test_damaged_features_are_refused_by_all_who_read_them(fresh: Path, unit: st
         damage(ws.features(dataset) / "features.npy")
     message = r"features\.npy is damaged: .*; delete .*-images and run dvc repro"
     if unit == "class":  # needs the means alone, which are in the index
-        stages.units(ws)
+        embed_stage.units(ws)
     else:
         with pytest.raises(UserError, match=message):
-            stages.units(ws)
+            embed_stage.units(ws)
     with pytest.raises(UserError, match=message):
-        stages.target_bank(ws, "digits", 0)
+        select.target_bank(ws, "digits", 0)

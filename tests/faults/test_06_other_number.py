@@ -18,10 +18,12 @@ import pytest
 from conftest import find_overlap, tiny_params, up_to_units, workspace, write_params
 from forks import crew, fork, killed
 from resuming import CELL, STEPS, change, left, train
-from uotft import stages, store, unfinished
-from uotft.config import Augment
-from uotft.errors import Interrupted
-from uotft.images import Batch, Stream
+from uotft.core import storage
+from uotft.core.config import Augment
+from uotft.core.errors import Interrupted
+from uotft.pipeline import select
+from uotft.training import checkpoints
+from uotft.training.streams import Batch, Stream
 
 STOP = 11
 LINE = "the images come in the same order"
@@ -66,14 +68,14 @@ def work(root: Path, world: int, *, stop_at: int = STEPS) -> dict[int, dict[str,
             points = train(root, progress=progress, stop=lambda: begun[-1:] == last)
         # a batch that is made ahead of the step that it is for is not taken
         taken = [entry for entry in taken if entry[2] < stop_at]
-        store.write_json(root / f"taken-{world}-{rank}-{stop_at}.json", taken)
+        storage.write_json(root / f"taken-{world}-{rank}-{stop_at}.json", taken)
         if rank == 0:
-            store.write_json(root / "points.json", points)
+            storage.write_json(root / "points.json", points)
 
     children = crew(one, world) if world > 1 else [fork(lambda: one(0))]
     assert not any([killed(pid) for pid in children])
     points: dict[int, dict[str, float]] = {}
-    for step, numbers in store.read_json(root / "points.json"):
+    for step, numbers in storage.read_json(root / "points.json"):
         points.setdefault(step, {}).update(numbers)
     return points
 
@@ -83,7 +85,7 @@ def taken(root: Path, world: int, stop_at: int = STEPS) -> dict[tuple[int, int],
     found: dict[tuple[int, int], list[int]] = {}
     for rank in range(world):
         path = root / f"taken-{world}-{rank}-{stop_at}.json"
-        for stream, _, step, rows in store.read_json(path):
+        for stream, _, step, rows in storage.read_json(path):
             assert len(rows) * world == 8, "an equal share"
             found.setdefault((stream, step), []).extend(rows)
         path.unlink()
@@ -113,12 +115,12 @@ def test_without_batch_norm_losses_are_those_without_a_stop(
         "learning_rate": 0.01,  # so that rounding, the only difference, stays small
     }  # fmt: skip
     write_params(root, params)
-    stages.select(workspace(root), *CELL)
+    select.select(workspace(root), *CELL)
     whole, order = work(root, 1), taken(root, 1)
     assert sorted({step for _, step in order}) == list(range(STEPS))
     capfd.readouterr()
     work(root, first, stop_at=STOP)
-    found = unfinished.newest(left(root))
+    found = checkpoints.newest(left(root))
     assert found is not None
     assert (found[1]["step"], found[1]["processes"]) == (STOP, [first])
     points, before = work(root, then), taken(root, first, STOP)
@@ -149,7 +151,7 @@ def test_with_batch_norm_it_goes_on_and_says_what_that_means(
     assert f"is of {first} processes, and {then} go on with it: {LINE}, but {NORM}" in said
     assert "set aside" not in said
     model = workspace(trainable).cell("models", *CELL) / "model.json"
-    assert store.read_json(model)["processes"] == [first, then], "not that of one number"
+    assert storage.read_json(model)["processes"] == [first, then], "not that of one number"
     assert order == whole[first][1] == whole[then][1], "the same log of rows"
     apart = {world: difference(points, whole[world][0], "loss/target") for world in (first, then)}
     numbers = difference(whole[first][0], whole[then][0], "loss/target")
@@ -183,10 +185,10 @@ def test_the_rows_of_a_step_do_not_know_the_number_of_processes(
 def rows_of(root: Path) -> dict[str, int]:
     """How many images the two streams of the tiny training have."""
     ws = workspace(root)
-    chosen = stages.read_selection(ws, *CELL)
+    chosen = select.read_selection(ws, *CELL)
     kept = np.array([c["row"] for c in chosen["classes"]])
     classes = len(ws.images("digits").names)
     return {
         "target": classes * ws.params.subset.shots,
-        "source": len(stages.source_part(ws, kept).rows),
+        "source": len(select.source_part(ws, kept).rows),
     }

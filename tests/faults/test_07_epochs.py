@@ -19,9 +19,9 @@ import torch
 from conftest import tiny_params, workspace, write_params
 from forks import crew, fork, killed
 from resuming import left, made, train
-from uotft import train as loop, unfinished
-from uotft.errors import Interrupted
-from uotft.images import Batch, Stream
+from uotft.core.errors import Interrupted
+from uotft.training import checkpoints, loop
+from uotft.training.streams import Batch, Stream
 
 STEPS, BATCH, IMAGES = 24, 4, 20  # labelled images of the target: an epoch is five steps
 EPOCH = IMAGES // BATCH
@@ -104,7 +104,7 @@ def test_no_row_is_taken_twice_and_none_is_missing(
     for place in places:
         work(epochs, world, place, kill=kill)
         log += log_of(epochs, world)
-        found = unfinished.newest(left(epochs))
+        found = checkpoints.newest(left(epochs))
         step = found[1]["step"] if found else 0
         assert step == (place if not kill else (place - 1) // 2 * 2)
         # what was done after the last checkpoint is lost with the weights that it made

@@ -19,15 +19,18 @@ import torch
 from conftest import find_overlap, take_for_embedded, tiny_params, workspace, write_params
 from forks import crew, forget_accelerator
 from resuming import CELL, change, train
-from uotft import pools, runtime, stages, store
-from uotft.backbones import small_resnet
-from uotft.config import Augment, Recipe
-from uotft.errors import UserError
-from uotft.images import Stream
-from uotft.network import Network
-from uotft.objectives import joint
-from uotft.records import ImageSet
-from uotft.train import fit
+from uotft.core import storage
+from uotft.core.config import Augment, Recipe
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.models.backbones import small_resnet
+from uotft.models.network import Network
+from uotft.pipeline import embed as embed_stage, select, train as train_stage
+from uotft.selection import features
+from uotft.training import runtime
+from uotft.training.loop import fit
+from uotft.training.objectives import joint
+from uotft.training.streams import Stream
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (200, 8, 8), dtype=np.uint8)
 HANG_S = 60
@@ -74,10 +77,10 @@ def test_both_heads_learn_on_every_process(
         recipe = Recipe(steps=10, learning_rate=0.1, head_lr_factor=1.0)
         terms = lambda outputs, batch: joint.terms(outputs, batch, 0.5)  # noqa: E731
         fit(network, streams, terms, recipe, runtime.start(0, 1), routes=joint.ROUTES)
-        store.write_json(tmp_path / f"{rank}.json", seen)
+        storage.write_json(tmp_path / f"{rank}.json", seen)
 
     assert ends(crew(work, 2)) == [0, 0]
-    found = [np.array(store.read_json(tmp_path / f"{rank}.json")) for rank in range(2)]
+    found = [np.array(storage.read_json(tmp_path / f"{rank}.json")) for rank in range(2)]
     for seen in found:
         assert seen.shape == (10, 2)
         assert (seen > 0).all(), "in every step"
@@ -90,15 +93,15 @@ def test_both_heads_learn_on_every_process(
 def test_a_source_of_one_image_trains_on_two_processes(trainable: Path, objective: str) -> None:
     """Through the stage: all but one image of the selected classes are found in the test part."""
     ws = workspace(trainable)
-    kept = [c["row"] for c in stages.read_selection(ws, *CELL)["classes"]]
-    part = stages.source_part(ws, np.array(kept))
+    kept = [c["row"] for c in select.read_selection(ws, *CELL)["classes"]]
+    part = select.source_part(ws, np.array(kept))
     excluded(trainable, part.rows[1:])
     change(trainable)
     params = tiny_params()
     params["train"]["objective"] = objective
     write_params(trainable, params)
     assert ends(crew(lambda rank: train(trainable), 2)) == [0, 0]
-    facts = store.read_json(ws.cell("models", *CELL) / "model.json")
+    facts = storage.read_json(ws.cell("models", *CELL) / "model.json")
     assert facts["overlap"]["excluded"] == len(part.rows) - 1
 
 
@@ -106,7 +109,7 @@ def excluded(root: Path, rows: np.ndarray) -> None:
     """Let these source images be test images too."""
     path = workspace(root).overlap("digits")
     matches = [{"source": int(row), "target": 0, "reason": "bytes"} for row in rows]
-    store.write_json(path, {**store.read_json(path), "matches": matches})
+    storage.write_json(path, {**storage.read_json(path), "matches": matches})
 
 
 def without(root: Path, dataset: str, part: str) -> None:
@@ -115,27 +118,27 @@ def without(root: Path, dataset: str, part: str) -> None:
     images = ws.images(dataset)
     splits = np.where(images.splits == part, "unreadable", images.splits)
     new = ImageSet(images.images, images.labels, splits, images.names)
-    store.write_images(ws.data(dataset), new)
-    if (ws.features(dataset) / pools.INDEX).exists():
+    storage.write_images(ws.data(dataset), new)
+    if (ws.features(dataset) / features.INDEX).exists():
         take_for_embedded(ws, dataset)
     if part != "test":
         find_overlap(root)
     if dataset == "digits" and part != "test":
-        stages.select(ws, *CELL)
+        select.select(ws, *CELL)
 
 
 def pretrain(root: Path) -> None:
     quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-    stages.pretrain(workspace(root), runtime.start(0, 1), **quiet)
+    train_stage.pretrain(workspace(root), runtime.start(0, 1), **quiet)
 
 
 def embed(root: Path) -> None:
     ws = workspace(root)
-    stages.embed(ws, "digits", runtime.start(0, 1), progress=lambda items, label: items)
+    embed_stage.embed(ws, "digits", runtime.start(0, 1), progress=lambda items, label: items)
 
 
 def evaluate(root: Path) -> None:
-    stages.evaluate(workspace(root), "digits", "uot", progress=lambda items, label: items)
+    train_stage.evaluate(workspace(root), "digits", "uot", progress=lambda items, label: items)
 
 
 # what is empty: whose, which part (of the source: what overlap leaves), who refuses it
@@ -188,7 +191,7 @@ def test_a_process_without_a_shard_waits_for_the_others(fresh: Path) -> None:
     quiet = {"progress": lambda batches, label: batches}
 
     def work(rank: int) -> None:
-        stages.embed(workspace(fresh), "glyphs", runtime.start(0, 1), **quiet)
+        embed_stage.embed(workspace(fresh), "glyphs", runtime.start(0, 1), **quiet)
 
     assert ends(crew(work, 2)) == [0, 0]
-    assert pools.read(ws.features("glyphs"))["features"].shape == (72, 8)
+    assert features.read(ws.features("glyphs"))["features"].shape == (72, 8)

@@ -20,8 +20,12 @@ import pictures
 from conftest import call, runs, tiny_params, workspace, write_params
 from folders import pictures as draw
 from small_folders import SMALL, load, many, tree
-from uotft import files, launch, pixels, runtime, stages, store
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.data import files, pixel_cache
+from uotft.pipeline import embed, train, workspace as workspace_stage
+from uotft.runs import job
+from uotft.training import runtime
 
 SIDE = {"stored": 32, "size": 24}
 QUIET = {"progress": lambda items, label: items}
@@ -64,7 +68,9 @@ def whole(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), np.int64)
 
 
-def project(root: Path, *, classes: int = 3, each: int = 200, **view: object) -> stages.Workspace:
+def project(
+    root: Path, *, classes: int = 3, each: int = 200, **view: object
+) -> workspace_stage.Workspace:
     """A data set of files as source and target, each class a colour of its own; nothing made."""
     draw(root / "photos", classes, each)
     found = tiny_params()
@@ -76,7 +82,7 @@ def project(root: Path, *, classes: int = 3, each: int = 200, **view: object) ->
     return workspace(root)
 
 
-def spoil(ws: stages.Workspace, rng: np.random.Generator, count: int) -> dict[str, str]:
+def spoil(ws: workspace_stage.Workspace, rng: np.random.Generator, count: int) -> dict[str, str]:
     """Make ``count`` drawn files bad, of all kinds in turn; {path: kind}."""
     every = sorted((ws.root / "photos").rglob("*.png"))
     kinds = [*BAD]
@@ -93,7 +99,7 @@ def spoil(ws: stages.Workspace, rng: np.random.Generator, count: int) -> dict[st
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # said once, and no reason to leave one out
 @pytest.mark.parametrize("name", ODD)
 def test_odd_files_are_pictures_all_the_same(name: str, measured: Callable[[str], None]) -> None:
-    found = pixels.square(ODD[name], 32, Path(name)).astype(int)
+    found = pixel_cache.square(ODD[name], 32, Path(name)).astype(int)
     if name == "one.png":
         assert (found == (10, 200, 30)).all()
         return
@@ -113,7 +119,7 @@ def test_odd_files_are_pictures_all_the_same(name: str, measured: Callable[[str]
 ])  # fmt: skip
 def test_bad_files_are_named(name: str, why: str) -> None:
     with pytest.raises(UserError, match=f"{name}: .*{why}"):
-        pixels.square(pictures.bad_files()[name], 32, Path(name))
+        pixel_cache.square(pictures.bad_files()[name], 32, Path(name))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -126,7 +132,7 @@ def test_verify_lists_path_and_reason_of_every_bad_file_and_of_no_other(
         (inside / name).write_bytes(content)
     for prepared in (False, True):
         if prepared:
-            stages.prepare(ws, "photos", **QUIET)
+            embed.prepare(ws, "photos", **QUIET)
         done = call("uotft", "data", "verify", "photos", cwd=tmp_path)
         assert done.returncode == 1
         *lines, last = done.stdout.splitlines()
@@ -148,7 +154,7 @@ def test_labels_stay_with_their_images(
     for trial in range(count):
         ws = project(tmp_path / str(trial), unreadable="skip")
         bad = spoil(ws, np.random.default_rng(trial), 6)
-        stages.prepare(ws, "photos", **QUIET)
+        embed.prepare(ws, "photos", **QUIET)
         images = ws.images("photos")
         rows = np.flatnonzero(images.splits != "unreadable")
         paths = [str(images.files.path(row)) for row in images.rows("unreadable")]
@@ -162,10 +168,10 @@ def test_labels_stay_with_their_images(
             assert images.files.path(row).parent.name == images.names[images.labels[row]]
         for part in ("train", "val", "test"):
             assert not set(images.rows(part)) & set(images.rows("unreadable"))
-        summary = store.read_json(ws.data("photos").with_suffix(".json"))
+        summary = storage.read_json(ws.data("photos").with_suffix(".json"))
         assert summary["images"]["unreadable"] == len(summary["unreadable"]) == 6
         assert all(any(line.startswith(f"{p}: ") for line in summary["unreadable"]) for p in bad)
-        assert launch._left_out(ws, "photos") == {"unreadable.photos": "6"}
+        assert job._left_out(ws, "photos") == {"unreadable.photos": "6"}
         seen += len(rows)
         shutil.rmtree(ws.root)
     measured(f"{seen} of {seen} images left have their own label, {6 * count} left out")
@@ -177,7 +183,7 @@ def test_the_policy_and_the_one_percent(tmp_path: Path, policy: str) -> None:
     ws = project(tmp_path, unreadable=policy)
     bad = spoil(ws, np.random.default_rng(0), 6 if policy == "error" else 7)
     with pytest.raises(UserError, match=f"{len(bad)} of 600 image files cannot be read") as caught:
-        stages.prepare(ws, "photos", **QUIET)
+        embed.prepare(ws, "photos", **QUIET)
     named = [line.strip() for line in str(caught.value).split("\n")[1:]]
     assert sum(any(line.startswith(f"{path}: ") for path in bad) for line in named) == 5
     assert named[-1] == f"and {len(bad) - 5} more"
@@ -190,7 +196,7 @@ def test_the_run_counts_them(tmp_path: Path, trials: Callable[[int, int], int]) 
         pytest.skip("a whole pre-training with MLflow: with make faults")
     ws = project(tmp_path, unreadable="skip")
     spoil(ws, np.random.default_rng(0), 6)
-    stages.prepare(ws, "photos", **QUIET)
+    embed.prepare(ws, "photos", **QUIET)
     done = call("uotft", "pretrain", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     [run] = runs(tmp_path, "photos")
@@ -208,9 +214,9 @@ def test_a_file_that_turns_bad_after_prepare_is_named_by_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Of a data set too large to keep whole, which training decodes."""
-    monkeypatch.setattr(pixels, "WHOLE", 0)
+    monkeypatch.setattr(pixel_cache, "WHOLE", 0)
     ws = project(tmp_path, each=20)
-    stages.prepare(ws, "photos", **QUIET)
+    embed.prepare(ws, "photos", **QUIET)
     images = ws.images("photos")
     path = images.files.path(images.rows("train")[7])
     path.write_bytes({**BAD, "other": ODD["plain.png"]}.get(kind, b""))
@@ -219,7 +225,7 @@ def test_a_file_that_turns_bad_after_prepare_is_named_by_training(
         path.unlink()
         why = "No such file or directory"
     with pytest.raises(UserError) as caught:
-        stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+        train.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
     assert str(caught.value).startswith(f"{path}: {why}; put the file back, or run `uotft prepare`")
     assert not ws.pretrained().exists()
 
@@ -270,7 +276,7 @@ def test_filling_says_which_rows_are_bad_and_keeps_the_others(tmp_path: Path) ->
     bad = store.fill(np.arange(len(contents)))
     assert [Path(why.split(": ")[0]).name for why in bad.values()] == [*pictures.bad_files()]
     assert store.there.tolist() == [row not in bad for row in range(len(contents))]
-    good = pixels.square(contents["plain.png"], 32, Path("a"))
+    good = pixel_cache.square(contents["plain.png"], 32, Path("a"))
     assert np.array_equal(store[[4]][0], good), "rows keep their places"
 
 

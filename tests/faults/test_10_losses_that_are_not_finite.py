@@ -18,14 +18,14 @@ import torch
 
 from conftest import call, runs, tiny_params, workspace, write_params
 from started import MADE, WORDS, change, inside, left, statuses
-from uotft import unfinished
-from uotft.objectives import pseudo_label
+from uotft.training import checkpoints
+from uotft.training.objectives import pseudo_label
 
 Count = Callable[[int, int], int]
 STEPS = 24
 SPOIL = """\
 import os, sys
-if "uotft.worker" in sys.orig_argv and "uotft.launcher" not in sys.orig_argv:
+if "uotft.runs.worker" in sys.orig_argv and "uotft.runs.launcher" not in sys.orig_argv:
     from uotft.objectives import joint
     terms, calls = joint.terms, []
     at, value = int(os.environ["TEST_STEP"]), float(os.environ["TEST_VALUE"])
@@ -74,7 +74,7 @@ def test_all_ranks_stop_within_the_step(
             assert {*named} <= known, "rows of data/NAME.npz"
         assert not inside(cell)
         assert not (folder / "model.json").exists()
-        newest = unfinished.newest(left(cell))
+        newest = checkpoints.newest(left(cell))
         assert (newest[1]["step"] if newest else 0) == step - step % 5
         [run] = [r for r in runs(cell) if r.info.status == "FAILED"]
         assert rows[0] in run.data.tags["failure"]

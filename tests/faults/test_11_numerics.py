@@ -14,11 +14,13 @@ import pytest
 from scipy.special import logsumexp
 
 from paper import MODELS, PAPER, banks, needs_paper
-from uotft import selection, stages, store, transport
-from uotft.banks import BadBank, brought, write
-from uotft.errors import UserError
-from uotft.records import ClassBank
-from uotft.selectors import uot
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.core.records import ClassBank
+from uotft.pipeline import select
+from uotft.selection import ranking, transport
+from uotft.selection.banks import BadBank, brought, write
+from uotft.selection.strategies import uot
 
 SCALES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # eps_c
 TAUS = (*(10.0 ** np.arange(-3, 7)), np.inf)
@@ -140,7 +142,7 @@ def test_every_strength_on_every_bank(
                 right = found[scale][0]
                 apart = max(apart, float(np.abs(right - plan.log_mass_S).max()))
                 assert np.allclose(plan.log_mass_S, right, atol=1e-6), (name, scale, tau_S, tau_T)
-                kept = selection.keep(_scores(plan), source.names, min(100, len(right)))
+                kept = ranking.keep(_scores(plan), source.names, min(100, len(right)))
                 # the same order, up to classes that tie: theirs differ by rounding alone
                 assert (np.diff(right[kept]) <= 1e-8).all(), (name, scale, tau_S, tau_T)
                 left = np.delete(right, kept)
@@ -155,7 +157,7 @@ def test_every_strength_on_every_bank(
 
 
 def _scores(plan: transport.Plan):  # noqa: ANN202
-    from uotft.records import Scores
+    from uotft.core.records import Scores
 
     return Scores(plan.log_mass_S)
 
@@ -194,7 +196,7 @@ VALID = {"cost_scale": 0.01, "epsilon": 1.0, "tau_source": 1.0, "tau_target": 10
 @pytest.mark.parametrize("name", VALID)
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, "1"])
 def test_strengths_that_mean_nothing_are_refused(name: str, value: object) -> None:
-    from uotft import config
+    from uotft.core import config
 
     if (name, value) == ("tau_target", np.inf):
         config.strategy_settings("uot", {name: value})
@@ -209,8 +211,8 @@ def test_an_infinite_tau_target_is_written_as_json(tmp_path) -> None:  # noqa: A
         write(tmp_path / f"{name}.npz", random_bank(rng, n, 4))
     paths = [str(tmp_path / name) for name in ("s.npz", "t.npz", "made.json")]
     words = {"seed": 0, "explain": False, "expect": [], "table": "", "pictures": ""}
-    stages.select_banks(*paths, "uot", {"tau_target": np.inf}, {"top_k": 3}, **words)
-    assert store.read_json(tmp_path / "made.json")["settings"]["tau_target"] == "inf"
+    select.select_banks(*paths, "uot", {"tau_target": np.inf}, {"top_k": 3}, **words)
+    assert storage.read_json(tmp_path / "made.json")["settings"]["tau_target"] == "inf"
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from scipy.special import logsumexp
 
 from paper import BIRDS, banks, needs_paper
-from uotft import transport
-from uotft.records import ClassBank
-from uotft.selection import keep
-from uotft.selectors import greedy_ot, nearest, uot
+from uotft.core.records import ClassBank
+from uotft.selection import transport
+from uotft.selection.ranking import keep
+from uotft.selection.strategies import greedy_ot, nearest, uot
 
 
 @needs_paper

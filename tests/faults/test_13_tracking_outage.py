@@ -17,8 +17,8 @@ import pytest
 
 from conftest import call
 from flaky import MANNERS, Door, door, tracking_server
-from uotft import lines, store, tracking
-from uotft.tracking import delivery, journal
+from uotft.core import jsonl, storage
+from uotft.tracking import delivery, outbox, store
 
 POINTS = [(step, {"loss/target": 1 / (step + 1), "val/top1": float(step)}) for step in range(300)]
 
@@ -44,8 +44,8 @@ def entrance(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
 def train(root: Path, name: str, halfway: Callable[[], object] = lambda: None) -> str:
     """A run that another process sends while it logs, as trainings are; its own id."""
     folder = root / "selected"
-    store.write_json(folder / "selection.json", {"classes": ["lion"]})
-    with journal.run(root, "digits", name, watched=True) as run:
+    storage.write_json(folder / "selection.json", {"classes": ["lion"]})
+    with outbox.run(root, "digits", name, watched=True) as run:
         run.begin({"seed": 7}, {"stage": "train"})
         run.files(folder, "selection")
         for number, point in enumerate(POINTS):
@@ -58,9 +58,9 @@ def train(root: Path, name: str, halfway: Callable[[], object] = lambda: None) -
 
 def must_be_whole(root: Path, ident: str) -> None:
     """One run with the id, with every point once, and all else that was said of it."""
-    mlflow = tracking.connect(root, "digits")
+    mlflow = store.connect(root, "digits")
     client = mlflow.MlflowClient()
-    wanted = f"tags.`{tracking.ID}` = '{ident}'"
+    wanted = f"tags.`{store.ID}` = '{ident}'"
     [run] = mlflow.search_runs(filter_string=wanted, output_format="list")
     for name in POINTS[0][1]:
         history = client.get_metric_history(run.info.run_id, name)
@@ -124,14 +124,16 @@ def test_a_sender_that_is_killed_anywhere_leaves_its_work_to_the_next(
 ) -> None:  # fmt: skip
     """After each of its requests, heard or not: what is sent again makes nothing double."""
     monkeypatch.setattr(delivery, "METRICS", 100)
-    monkeypatch.setattr(journal, "_sent", lambda *_: nullcontext(()))
+    monkeypatch.setattr(outbox, "_sent", lambda *_: nullcontext(()))
     train(tmp_path, "template")
     [template] = (tmp_path / "unsent").iterdir()
     few = [*range(1, 100, trials(6, 1))]
     for kill, number in enumerate(few):
         ident = f"{kill:032}"
         folder = Path(shutil.copytree(template, template.with_name(f"{ident}.1")))
-        store.write_json(folder / "run.json", {**store.read_json(folder / "run.json"), "id": ident})
+        storage.write_json(
+            folder / "run.json", {**storage.read_json(folder / "run.json"), "id": ident}
+        )
         entrance.asked, entrance.last = 0, number
         why = delivery.send(tmp_path, folder)
         entrance.last = sys.maxsize
@@ -157,7 +159,7 @@ def test_a_training_without_its_server_ends_well(
     assert "Traceback" not in done.stderr
     [folder] = (project / "unsent").iterdir()
     assert f"{folder}: `uotft sync` sends it" in done.stderr
-    logged, _ = lines.read(folder / "points.jsonl")
+    logged, _ = jsonl.read(folder / "points.jsonl")
     tested = call("uotft", "evaluate", "--dataset", "digits", cwd=project, **where)
     assert tested.returncode == 0, tested.stderr
     assert tested.stdout.count("; `uotft sync` adds it)") == 2
@@ -175,7 +177,7 @@ def test_a_training_without_its_server_ends_well(
     ], "seeds 0 and 1 were trained under another store"  # fmt: skip
     assert not [*(project / "unsent").iterdir()]
 
-    mlflow = tracking.connect(project, "digits")
+    mlflow = store.connect(project, "digits")
     [run] = mlflow.search_runs(
         filter_string="attributes.run_name = 'digits-uot-21'", output_format="list"
     )

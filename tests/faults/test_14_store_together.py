@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from forks import fork, killed
-from uotft import tracking
-from uotft.tracking import journal
+from uotft.tracking import outbox, store
 
 
 def test_many_processes_make_one_store(
@@ -26,16 +25,16 @@ def test_many_processes_make_one_store(
 
     def train(number: int) -> None:
         """A call for each point, as nothing here does: the store's worst case."""
-        with journal.run(tmp_path, "digits", f"run-{number}") as run:
+        with outbox.run(tmp_path, "digits", f"run-{number}") as run:
             run.begin({"seed": number}, {})
-        client = tracking.connect(tmp_path, "digits").MlflowClient()
-        found = tracking.find(mlflow, run.id)
+        client = store.connect(tmp_path, "digits").MlflowClient()
+        found = store.find(mlflow, run.id)
         for step in range(points):
             client.log_metric(found.info.run_id, "loss", number, step=step)
 
     started = [fork(lambda number=number: train(number)) for number in range(processes)]
     assert not any([killed(pid) for pid in started])
-    client = tracking.connect(tmp_path, "digits").MlflowClient()
+    client = store.connect(tmp_path, "digits").MlflowClient()
     runs = mlflow.search_runs(experiment_names=["digits"], output_format="list")
     assert sorted(run.info.run_name for run in runs) == [f"run-{n}" for n in range(processes)]
     for run in runs:

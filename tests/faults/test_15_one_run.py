@@ -120,7 +120,7 @@ def working(name: str) -> bool:
     """Whether a worker of the run is alive."""
     words = "train " + " ".join(name.split("-"))
     found = subprocess.run(
-        ["pgrep", "-f", f"uotft.worker .*{words}"], check=False, capture_output=True
+        ["pgrep", "-f", f"uotft.runs.worker .*{words}"], check=False, capture_output=True
     )
     return found.returncode == 0
 

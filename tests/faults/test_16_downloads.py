@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from serving import Server, serving
-from uotft import downloads, weights
-from uotft.archives import Archive
-from uotft.errors import UserError
+from uotft.core.errors import UserError
+from uotft.data import downloads
+from uotft.data.archives import Archive
+from uotft.models import weights
 
 BYTES = bytes(range(256)) * 20_000  # five chunks
 

@@ -21,8 +21,8 @@ import pytest
 import official
 from conftest import REPOSITORY
 from unpacking import unpack
-from uotft import archives
-from uotft.errors import UserError
+from uotft.core.errors import UserError
+from uotft.data import archives
 
 
 def refused(content: bytes, name: str, folder: Path, **settings: int) -> str:

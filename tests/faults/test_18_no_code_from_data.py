@@ -22,9 +22,14 @@ import torch
 from pyarrow import parquet
 
 from conftest import REPOSITORY, call, runs, workspace, write_params
-from uotft import banks, checkpoint, config, files, runtime, search, snapshot, store, weights
-from uotft.datasets import folder
-from uotft.errors import UserError
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.data import files
+from uotft.data.datasets import folder as folder_kind
+from uotft.models import model_io, weights
+from uotft.runs import study
+from uotft.selection import banks
+from uotft.training import runtime, state as snapshot
 
 MODULES = """pickle _pickle cPickle pickle5 marshal shelve dill joblib cloudpickle jsonpickle code
     codeop runpy pty commands builtins torch.package mlflow.pytorch mlflow.sklearn"""
@@ -237,7 +242,7 @@ def test_class_means(attack: Attack, tmp_path: Path, name: str) -> None:
         banks.read(path)
 
 
-@pytest.mark.parametrize("read", [store.read_arrays, store.read_images, store.read_answers])
+@pytest.mark.parametrize("read", [storage.read_arrays, storage.read_images, storage.read_answers])
 def test_arrays_of_the_pipeline(attack: Attack, tmp_path: Path, read: Callable) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([attack], dtype=object), images=np.zeros(1))
     with pytest.raises(UserError, match=r"a\.npz: not a readable npz of plain arrays"):
@@ -264,11 +269,11 @@ def test_a_model(attack: Attack, tiny: Path, tmp_path: Path, kind: str) -> None:
     evil = made / "model.safetensors"
     _write(evil, attack, kind)
     with pytest.raises(UserError, match=r"is not the file that model\.json describes"):
-        checkpoint.read(made)
-    facts = store.read_json(made / "model.json")
-    store.write_json(made / "model.json", facts | {"sha256": store.fingerprint(evil)})
+        model_io.read(made)
+    facts = storage.read_json(made / "model.json")
+    storage.write_json(made / "model.json", facts | {"sha256": storage.fingerprint(evil)})
     with pytest.raises(UserError, match=r"does not fit its model\.json"):
-        checkpoint.read(made)
+        model_io.read(made)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
@@ -295,7 +300,7 @@ def _write(path: Path, attack: Attack, kind: str) -> None:
 def test_the_trials_of_a_search(attack: Attack, tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(pickle.dumps(attack))
     with pytest.raises(UserError, match=r"study\.db: not the trials of a search"):
-        search.Study(tmp_path / "study.db", {}, {}, tpe=False)
+        study.Study(tmp_path / "study.db", {}, {}, tpe=False)
 
 
 def test_lists_of_images(attack: Attack, tmp_path: Path) -> None:
@@ -306,11 +311,11 @@ def test_lists_of_images(attack: Attack, tmp_path: Path) -> None:
     field = pa.field("path", pa.string(), metadata=words)
     table = pa.table([["a.png"], ["b"]], schema=pa.schema([field, ("label", pa.string())]))
     parquet.write_table(table, tmp_path / "a.parquet")
-    assert list(folder._table(tmp_path / "a.parquet")) == [{"path": "a.png", "label": "b"}]
+    assert list(folder_kind._table(tmp_path / "a.parquet")) == [{"path": "a.png", "label": "b"}]
     for name in ("b.parquet", "b.csv"):
         (tmp_path / name).write_bytes(pickle.dumps(attack))
         with pytest.raises(UserError, match=rf"b\.{name[2:]}: the list cannot be read"):
-            folder._table(tmp_path / name)
+            folder_kind._table(tmp_path / name)
 
 
 TAGS = [
@@ -329,9 +334,9 @@ def test_yaml(attack: Attack, tmp_path: Path, tag: str) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: not valid YAML"):
         config.load(tmp_path)
     with pytest.raises(UserError, match=r"dvc\.lock: not valid YAML"):
-        store.read_yaml(tmp_path / "dvc.lock")
+        storage.read_yaml(tmp_path / "dvc.lock")
     with pytest.raises(UserError, match=r"space\.yaml: not valid YAML"):
-        search.read_space(str(tmp_path / "space.yaml"))
+        study.read_space(str(tmp_path / "space.yaml"))
     with pytest.raises(UserError, match="not YAML"):
         config.parsed([f"train.lambda={text}"])
     with pytest.raises(UserError, match=r"--subset: got"):
@@ -376,9 +381,9 @@ def test_an_mlflow_model(project: Path, attack: Attack, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "3"
     [evil] = model.rglob("model.safetensors")
     torch.save({"a": attack}, evil)
-    facts = store.read_json(evil.with_name("model.json"))
+    facts = storage.read_json(evil.with_name("model.json"))
     changed = hashlib.sha256(evil.read_bytes()).hexdigest()
-    store.write_json(evil.with_name("model.json"), facts | {"sha256": changed})
+    storage.write_json(evil.with_name("model.json"), facts | {"sha256": changed})
     done = load()
     assert done.returncode != 0
     assert "UserError" in done.stderr

@@ -19,8 +19,10 @@ import pytest
 
 from conftest import alone, call, users_environment, workspace
 from held import holding
-from uotft import runtime, stages, store
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.pipeline import select, train, verify
+from uotft.training import runtime
 
 QUIET = {"progress": lambda items, label: items}
 
@@ -84,7 +86,7 @@ def objects(project: Path) -> list[Path]:
 
 
 def verified(project: Path) -> list[str]:
-    return stages.everything(workspace(project), lambda items, label: items)[1]
+    return verify.everything(workspace(project), lambda items, label: items)[1]
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +179,8 @@ def test_what_dvc_checks_out_of_a_rotten_cache_is_refused(
         path.unlink(missing_ok=True)
     ws = workspace(whole)
     run = {
-        "select": lambda: stages.select(ws, "digits", "uot", 0),
-        "train": lambda: stages.train(
+        "select": lambda: select.select(ws, "digits", "uot", 0),
+        "train": lambda: train.train(
             ws, "digits", "uot", 0, runtime.start(0, 1), log=lambda *_: None, **QUIET
         ),
     }
@@ -209,7 +211,7 @@ def test_a_flipped_byte_of_an_npz_is_an_error_or_changes_nothing(
         changed[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
         path.write_bytes(changed)
         try:
-            found = store.read_arrays(path)
+            found = storage.read_arrays(path)
         except UserError:
             refused += 1
             continue
@@ -221,9 +223,9 @@ def test_a_flipped_byte_of_an_npz_is_an_error_or_changes_nothing(
 
 def test_the_place_where_another_user_may_have_come_first_is_not_used(tmp_path: Path) -> None:
     """DVC's indexes are pickles, by default below /var/tmp, where anybody can make the folder."""
-    pytest.importorskip("uotft.outside", reason="nothing sets DVC's site cache")
+    pytest.importorskip("uotft.core.environment", reason="nothing sets DVC's site cache")
     code = (
-        "from uotft import outside; outside.prepare(); "
+        "from uotft.core import environment; environment.prepare(); "
         "import dvc.dirs; print(dvc.dirs.site_cache_dir())"
     )
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "DVC_SITE_CACHE_DIR": ""}

@@ -17,8 +17,21 @@ import pytest
 import pictures
 from conftest import find_overlap, run_train, tiny_params, workspace, write_params
 from folders import pictures as draw
-from uotft import banks, checkpoint, pools, runtime, stages, store
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.models import model_io
+from uotft.pipeline import (
+    compare,
+    embed,
+    forecast,
+    overlap,
+    predict,
+    select,
+    train as train_stage,
+    workspace as workspace_stage,
+)
+from uotft.selection import banks, features
+from uotft.training import runtime
 
 QUIET = {"progress": lambda items, label: items}
 VIEW = {"kind": "folder", "stored": 16, "size": 12}
@@ -45,19 +58,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_params(root, params(root))
     ws = workspace(root)
     for name in ("photos", "own"):
-        stages.prepare(ws, name, **QUIET)
-    stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+        embed.prepare(ws, name, **QUIET)
+    train_stage.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
     for name in ("photos", "own"):
-        stages.embed(ws, name, runtime.start(0, 1), **QUIET)
-    stages.units(ws)
-    stages.overlap("photos", "own", ws.overlap("own"), **QUIET, workspace=lambda: ws)
+        embed.embed(ws, name, runtime.start(0, 1), **QUIET)
+    embed.units(ws)
+    overlap.overlap("photos", "own", ws.overlap("own"), **QUIET, workspace=lambda: ws)
     for strategy in ws.params.strategies:
         for seed in ws.params.seeds:
-            stages.select(ws, "own", strategy, seed)
+            select.select(ws, "own", strategy, seed)
             STAGES["train"](ws, strategy, seed)
-        stages.evaluate(ws, "own", strategy, **QUIET)
-    stages.forecast(ws, "own", **QUIET)
-    stages.compare(ws)
+        train_stage.evaluate(ws, "own", strategy, **QUIET)
+    forecast.forecast(ws, "own", **QUIET)
+    compare.compare(ws)
     return root
 
 
@@ -67,18 +80,18 @@ def copy(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "project"))
 
 
-def train(ws: stages.Workspace, strategy: str = "uot", seed: int = 0) -> None:
+def train(ws: workspace_stage.Workspace, strategy: str = "uot", seed: int = 0) -> None:
     accelerator = runtime.start(seed, 1)
-    stages.train(ws, "own", strategy, seed, accelerator, log=lambda *_: None, **QUIET)
+    train_stage.train(ws, "own", strategy, seed, accelerator, log=lambda *_: None, **QUIET)
 
 
 STAGES: dict[str, Callable] = {
-    "units": lambda ws: stages.units(ws),
-    "select": lambda ws: stages.select(ws, "own", "uot", 0),
+    "units": lambda ws: embed.units(ws),
+    "select": lambda ws: select.select(ws, "own", "uot", 0),
     "train": train,
-    "forecast": lambda ws: stages.forecast(ws, "own", **QUIET),
-    "evaluate": lambda ws: stages.evaluate(ws, "own", "uot", **QUIET),
-    "compare": lambda ws: stages.compare(ws),
+    "forecast": lambda ws: forecast.forecast(ws, "own", **QUIET),
+    "evaluate": lambda ws: train_stage.evaluate(ws, "own", "uot", **QUIET),
+    "compare": lambda ws: compare.compare(ws),
 }
 SOURCE, TARGET = ("units", "select", "train", "forecast"), ("select", "train", "forecast")
 ALL = tuple(STAGES)
@@ -114,7 +127,7 @@ def prepared(name: str, **changed: object) -> Change:
 
     def change(root: Path) -> None:
         setting(f"datasets.{name}", **changed)(root)
-        stages.prepare(workspace(root), name, **QUIET)
+        embed.prepare(workspace(root), name, **QUIET)
 
     return change
 
@@ -129,7 +142,7 @@ def picture(name: str) -> Change:
         ws = workspace(root)
         images = ws.images(name)
         images.files.sha256[0] += 1  # as `prepare` would have seen it
-        store.write_images(ws.data(name), images)
+        storage.write_images(ws.data(name), images)
 
     return change
 
@@ -140,7 +153,7 @@ def label(name: str) -> Change:
         images = ws.images(name)
         first, last = images.rows("train")[[0, -1]]
         images.labels[first] = images.labels[last]
-        store.write_images(ws.data(name), images)
+        storage.write_images(ws.data(name), images)
 
     return change
 
@@ -148,9 +161,9 @@ def label(name: str) -> Change:
 def network(root: Path) -> None:
     """Weights that differ in one number."""
     ws = workspace(root)
-    found, facts = checkpoint.read(ws.pretrained())
+    found, facts = model_io.read(ws.pretrained())
     found.head("target").weight.data[0, 0] += 1e-3
-    checkpoint.write(ws.pretrained(), found, facts)
+    model_io.write(ws.pretrained(), found, facts)
 
 
 def flipped(path: str) -> Change:
@@ -165,24 +178,24 @@ def flipped(path: str) -> Change:
 def units(root: Path) -> None:
     """Features made anew, of more digits, and the units are those of before."""
     ws = workspace(root)
-    path = ws.features("photos") / pools.INDEX
-    index = store.read_arrays(path)
-    store.write_arrays(path, **index | {"features_means": index["features_means"] + 1e-9})
+    path = ws.features("photos") / features.INDEX
+    index = storage.read_arrays(path)
+    storage.write_arrays(path, **index | {"features_means": index["features_means"] + 1e-9})
 
 
 def selection(root: Path) -> None:
     path = workspace(root).cell("selections", "own", "uot", 0) / "selection.json"
-    chosen = store.read_json(path)
+    chosen = storage.read_json(path)
     chosen["classes"] = chosen["classes"][::-1]
-    store.write_json(path, chosen)
+    storage.write_json(path, chosen)
 
 
 def model(root: Path) -> None:
     ws = workspace(root)
     folder = ws.cell("models", "own", "uot", 0)
-    found, facts = checkpoint.read(folder)
+    found, facts = model_io.read(folder)
     found.head("target").weight.data[0, 0] += 1
-    checkpoint.write(folder, found, facts)
+    model_io.write(folder, found, facts)
 
 
 # what is changed, how, the stages that must refuse, the file that they name
@@ -264,7 +277,7 @@ def test_nothing_is_refused_where_nothing_changed(copy: Path) -> None:
 def test_features_of_other_code_are_refused(
     copy: Path, monkeypatch: pytest.MonkeyPatch, measured: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(pools, "RECIPE", pools.RECIPE + 1)
+    monkeypatch.setattr(features, "RECIPE", features.RECIPE + 1)
     refusing = (*SOURCE, "compare")
     for stage in refusing:
         with pytest.raises(UserError, match="-images was made by the code of another version of"):
@@ -281,7 +294,7 @@ def test_banks_of_two_networks_are_refused(copy: Path, measured: Callable[[str],
     with pytest.raises(
         UserError, match=r"photos\.npz and .*other\.npz were made with different ba"
     ):
-        stages.select_banks(
+        select.select_banks(
             str(path), f"{copy}/other.npz", f"{copy}/s.json", "uot", {}, {}, **words
         )
     assert not (copy / "s.json").exists()
@@ -294,8 +307,8 @@ def test_weights_that_are_not_those_of_model_json_are_refused(copy: Path, use: s
     folder = copy / "models/own/uot/0"
     image = str(next((copy.parent / "project").rglob("*.png")))
     uses = {
-        "predict": lambda: stages.predict(folder, [image]),
-        "export": lambda: stages.export(folder, "torch", copy / "a.pt2"),
+        "predict": lambda: predict.predict(folder, [image]),
+        "export": lambda: predict.export(folder, "torch", copy / "a.pt2"),
     }
     with pytest.raises(UserError, match=r"model\.safetensors is not the file that model\.json"):
         uses[use]()
@@ -312,7 +325,7 @@ def test_a_stale_selection_is_refused(fresh: Path) -> None:
     bank.means[0] += 1
     banks.write(ws.embedding("glyphs"), bank)
     with pytest.raises(UserError, match=r"selection\.json belongs to another .*glyphs\.npz"):
-        stages.read_selection(ws, "digits", "uot", 0)
+        select.read_selection(ws, "digits", "uot", 0)
 
 
 @pytest.mark.parametrize("dataset", ["glyphs", "digits"])
@@ -322,46 +335,46 @@ def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> No
     ws = workspace(fresh)
     images = ws.images(dataset)
     images.images[images.rows("train")[0], 3, 3] ^= 1
-    store.write_images(ws.data(dataset), images)
+    storage.write_images(ws.data(dataset), images)
     readers = [
-        lambda: stages.select(ws, "digits", "uot", 0),
-        lambda: stages.gradient_products(ws, "digits", [0], progress=lambda items, label: items),
+        lambda: select.select(ws, "digits", "uot", 0),
+        lambda: forecast.gradient_products(ws, "digits", [0], progress=lambda items, label: items),
         lambda: run_train_alone(ws),
     ]
     if dataset == "glyphs":
-        readers.append(lambda: stages.units(ws))
+        readers.append(lambda: embed.units(ws))
     for read in readers:
         with pytest.raises(UserError, match=rf"is of another .*data/{dataset}\.npz: run dvc repro"):
             read()
-    stages.embed(ws, dataset, runtime.start(0, 1), progress=lambda items, label: items)
-    stages.units(ws)
-    stages.select(ws, "digits", "uot", 0)
+    embed.embed(ws, dataset, runtime.start(0, 1), progress=lambda items, label: items)
+    embed.units(ws)
+    select.select(ws, "digits", "uot", 0)
 
 
-def run_train_alone(ws: stages.Workspace) -> None:
+def run_train_alone(ws: workspace_stage.Workspace) -> None:
     quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-    stages.train(ws, "digits", "uot", 0, runtime.start(0, 1), **quiet)
+    train_stage.train(ws, "digits", "uot", 0, runtime.start(0, 1), **quiet)
 
 
 def test_features_that_do_not_say_what_they_are_of(fresh: Path) -> None:
     """Those that were made before this was written down: DVC alone knows them."""
     ws = workspace(fresh)
-    index = store.read_arrays(ws.embedding("digits"))
+    index = storage.read_arrays(ws.embedding("digits"))
     del index["data"]
-    store.write_arrays(ws.embedding("digits"), **index)
-    stages.select(ws, "digits", "uot", 0)
+    storage.write_arrays(ws.embedding("digits"), **index)
+    select.select(ws, "digits", "uot", 0)
 
 
 def test_embeddings_of_two_backbones_are_refused(fresh: Path) -> None:
     ws = workspace(fresh)
-    pool = store.read_arrays(ws.embedding("digits"))
+    pool = storage.read_arrays(ws.embedding("digits"))
     pool["backbone"] = np.array("another")
-    store.write_arrays(ws.embedding("digits"), **pool)
+    storage.write_arrays(ws.embedding("digits"), **pool)
     with pytest.raises(UserError, match=r"pretrained/glyphs does not belong to .*digits-images"):
-        stages.select(ws, "digits", "uot", 0)
+        select.select(ws, "digits", "uot", 0)
     shutil.rmtree(ws.pretrained())  # then the two are compared with each other
     with pytest.raises(UserError, match="made with different backbones"):
-        stages.select(ws, "digits", "uot", 0)
+        select.select(ws, "digits", "uot", 0)
 
 
 def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> None:
@@ -370,12 +383,12 @@ def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> Non
     ws = workspace(fresh)
     images = ws.images("digits")
     images.images[images.rows("test")[0]] = 0
-    store.write_images(ws.data("digits"), images)
+    storage.write_images(ws.data("digits"), images)
     with pytest.raises(UserError, match=r"overlap/digits\.json belongs to another .*digits\.npz"):
-        stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+        train_stage.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
     find_overlap(fresh)
     with pytest.raises(UserError, match=r"digits\.npz changed since seed 0 was trained"):
-        stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+        train_stage.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
 
 
 def test_damaged_weights_are_refused(fresh: Path) -> None:
@@ -384,7 +397,7 @@ def test_damaged_weights_are_refused(fresh: Path) -> None:
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.safetensors is not the file that model\.json"):
-        checkpoint.read(folder)
+        model_io.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +416,7 @@ def test_a_pre_trained_network_of_something_else_is_refused(
 ) -> None:
     run_train(fresh)
     ws = workspace(fresh)
-    network, facts = checkpoint.read(ws.pretrained())
+    network, facts = model_io.read(ws.pretrained())
     facts["validation"] = {}
     if what == "backbone":
         params = tiny_params()
@@ -413,7 +426,7 @@ def test_a_pre_trained_network_of_something_else_is_refused(
         facts["classes"] = facts["classes"][::-1]
     else:
         network.head("target").weight.data += 1
-    checkpoint.write(ws.pretrained(), network, facts)
+    model_io.write(ws.pretrained(), network, facts)
     with pytest.raises(UserError, match=message):
         run_train(fresh)
 
@@ -423,5 +436,5 @@ def test_units_of_another_kind_are_refused(fresh: Path) -> None:
     params["select"]["unit"] = "image"
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"glyphs\.npz holds units 'class', select.unit is 'image'"):
-        stages.select(workspace(fresh), "digits", "uot", 0)
+        select.select(workspace(fresh), "digits", "uot", 0)
     assert not (fresh / "selections").exists()

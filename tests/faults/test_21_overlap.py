@@ -25,8 +25,10 @@ from conftest import (
     workspace,
     write_params,
 )
-from uotft import runtime, stages, store
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.pipeline import overlap, select, train
+from uotft.training import runtime
 
 FLOWERS = Path(__file__).parents[3] / "shared" / "data" / "flowers102_64px.zip"
 PLANTED = 50
@@ -72,7 +74,7 @@ def planted(root: Path, contents: Sequence[bytes], how: str) -> dict[str, object
     pictures.write(root / "source", {f"s{i:04}.jpg": c for i, c in enumerate(contents[half:])})
     copies = {name.format(i): change(contents[i]) for i in range(PLANTED)}
     pictures.write(root / "source", copies)
-    found = stages.overlap(str(root / "source"), str(root / "target"), **QUIET)
+    found = overlap.overlap(str(root / "source"), str(root / "target"), **QUIET)
     right = {(own.format(i), name.format(i)): i for i in range(PLANTED)}
     hits = {right[pair]: m["reason"] for m in found["matches"] if (pair := _pair(m)) in right}
     others = [m for m in found["matches"] if _pair(m) not in right]
@@ -123,7 +125,7 @@ def test_real_photographs(tmp_path: Path) -> None:
                 (tmp_path / "source").mkdir(exist_ok=True)
                 image = Image.open(io.BytesIO(content)).resize((40, 40))
                 image.save(tmp_path / f"source/renamed_{number}.jpg", quality=80)
-    compared = stages.overlap(str(tmp_path / "source"), str(tmp_path / "target"), **QUIET)
+    compared = overlap.overlap(str(tmp_path / "source"), str(tmp_path / "target"), **QUIET)
     found = {(m["target"], m["source"]) for m in compared["matches"]}
     planted = {(f"{n:04}.jpg", f"renamed_{n}.jpg") for n in range(50)}
     # numbers 44 and 47 are one photograph in two developments
@@ -161,27 +163,27 @@ def test_fifty_planted_files_are_left_out_and_counted(
     write_params(tmp_path, found)
     up_to_units(tmp_path)
     ws = workspace(tmp_path)
-    result = stages.overlap("photos", "own", ws.overlap("own"), **QUIET, workspace=lambda: ws)
+    result = overlap.overlap("photos", "own", ws.overlap("own"), **QUIET, workspace=lambda: ws)
     hits = {match["source"] for match in result["matches"]}
     images = ws.images("photos")
     names = {images.files.path(row).name for row in hits}
     assert names <= set(copies)
     assert len(names) >= 0.95 * PLANTED
-    stages.select(ws, "own", "uot", 0)
+    select.select(ws, "own", "uot", 0)
     seen = []
-    real = stages.training._Stream.__call__
+    real = train._Stream.__call__
 
     def spying(self: object, name: str, data: object, rows: np.ndarray, *rest: object, **more):  # noqa: ANN003, ANN202
         seen.append((name, rows))
         return real(self, name, data, rows, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages.training._Stream, "__call__", spying)
-        stages.train(ws, "own", "uot", 0, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+        patch.setattr(train._Stream, "__call__", spying)
+        train.train(ws, "own", "uot", 0, runtime.start(0, 1), log=lambda *_: None, **QUIET)
     [rows] = [rows for name, rows in seen if name == "source"]
     assert not set(rows.tolist()) & hits
     assert len(rows) == len(images.rows("train")) - len(hits)
-    facts = store.read_json(ws.cell("models", "own", "uot", 0) / "model.json")
+    facts = storage.read_json(ws.cell("models", "own", "uot", 0) / "model.json")
     assert facts["overlap"] == {"found": len(hits), "excluded": len(hits)}
     measured(f"{len(hits)} of {PLANTED} planted files found, and left out of training")
 
@@ -206,10 +208,10 @@ def test_test_images_in_the_source_are_left_out(fresh: Path, setting: str) -> No
         assert result["counts"]["bytes"] >= len(rows)
         run_train(fresh)
         model = ws.cell("models", "digits", "uot", 0) / "model.safetensors"
-        made.append(store.fingerprint(model))
+        made.append(storage.fingerprint(model))
     assert (made[0] == made[1]) == (setting == "exclude")
     folder = ws.cell("models", "digits", "uot", 0)
-    facts = store.read_json(folder / "model.json")
+    facts = storage.read_json(folder / "model.json")
     kept = [source.names.index(name) for name in facts["source_classes"]]
     inside = int(np.isin(source.labels[rows], kept).sum())
     assert 0 < inside < len(rows)

@@ -25,8 +25,8 @@ from conftest import (
     write_params,
 )
 from folders import pictures
-from uotft import config
-from uotft.errors import UserError
+from uotft.core import config
+from uotft.core.errors import UserError
 
 SHELL = [
     "x; touch owned",

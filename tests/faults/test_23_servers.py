@@ -27,8 +27,8 @@ from conftest import call, runs, users_environment
 from folders import pictures
 from listening import addresses, descendants
 from pages import SEARCH, ask, free_port, served
-from uotft import serving
-from uotft.errors import UserError
+from uotft.core.errors import UserError
+from uotft.models import serving
 from uotft.tracking.guard import MOST
 
 BODY = 100_000_000

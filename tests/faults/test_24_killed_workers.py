@@ -33,7 +33,7 @@ from started import (
     wait,
     wait_for,
 )
-from uotft.processes import GRACE_S
+from uotft.runs.processes import GRACE_S
 
 Count = Callable[[int, int], int]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -74,7 +74,7 @@ def test_a_killed_worker_is_named(
 def is_launcher(pid: int) -> bool:
     """Whether a process has started the workers, and is none."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return b"uotft.launcher" in command and b"-u" not in command
+    return b"uotft.runs.launcher" in command and b"-u" not in command
 
 
 def test_a_killed_launcher_leaves_nobody(cell: Path, measured: Callable[[str], None]) -> None:

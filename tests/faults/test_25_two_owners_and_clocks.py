@@ -34,9 +34,11 @@ from started import (
     wait,
     wait_for,
 )
-from uotft import launch, locks, store, unfinished
-from uotft.errors import UserError
-from uotft.stages.workspace import Workspace
+from uotft.core import locks, storage
+from uotft.core.errors import UserError
+from uotft.pipeline.workspace import Workspace
+from uotft.runs import job
+from uotft.training import checkpoints
 
 Count = Callable[[int, int], int]
 
@@ -87,14 +89,14 @@ def test_each_stage_has_one_owner(cell: Path, words: tuple[str, ...]) -> None:
 def owner_of(ws: Workspace, words: tuple[str, ...]):  # noqa: ANN201
     if words[0] == "prepare":
         return locks.alone(ws.root / "cache/.digits.prepare.lock", "busy")
-    return launch.owning(ws, ws.pretrained() if words[0] == "pretrain" else ws.features("digits"))
+    return job.owning(ws, ws.pretrained() if words[0] == "pretrain" else ws.features("digits"))
 
 
 def test_of_many_that_begin_at_once_one_wins(
     tmp_path: Path, trials: Count, measured: Callable[[str], None]
 ) -> None:
     hold = (
-        "import sys; from pathlib import Path; from uotft import locks\n"
+        "import sys; from pathlib import Path; from uotft.core import locks\n"
         "with locks.alone(Path(sys.argv[1]), 'busy'):\n"
         "    print('mine', flush=True); sys.stdin.read()"
     )
@@ -221,7 +223,7 @@ def test_a_full_table_of_files(cell: Path, measured: Callable[[str], None]) -> N
         assert "cannot be written: No space left on device: " in said
         assert " bytes and 0 files are free in" in said
         assert "Traceback" not in said
-        found = unfinished.newest(left(cell))
+        found = checkpoints.newest(left(cell))
         assert found is not None, "the checkpoint before is whole"
         for filler in (cell / "unfinished").glob("filler-*"):
             filler.unlink()
@@ -239,23 +241,23 @@ def test_a_rename_that_was_done_and_reports_an_error(
 ) -> None:
     """NFS: the answer is lost, the request sent again, and the second one finds nothing."""
     path, replace = tmp_path / "a.json", Path.replace
-    store.write_json(path, 1)
+    storage.write_json(path, 1)
 
     def twice(self: Path, target: Path) -> None:
         replace(self, target)
         replace(self, target)
 
     monkeypatch.setattr(Path, "replace", twice)
-    store.write_json(path, 2)
-    assert store.read_json(path) == 2
+    storage.write_json(path, 2)
+    assert storage.read_json(path) == 2
 
     def never(self: Path, target: Path) -> None:
         raise OSError(116, "Stale file handle")
 
     monkeypatch.setattr(Path, "replace", never)
     with pytest.raises(OSError, match="Stale"):
-        store.write_json(path, 3)
-    assert store.read_json(path) == 2
+        storage.write_json(path, 3)
+    assert storage.read_json(path) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -266,7 +268,7 @@ def test_files_that_nfs_keeps_stop_no_training(
     folder, unlink = tmp_path / "0", os.unlink
     (folder / "step-000000005").mkdir(parents=True)
     (folder / "step-000000005" / ".nfs001").touch()
-    store.write_json(folder / "run.json", {"run_id": "a"})
+    storage.write_json(folder / "run.json", {"run_id": "a"})
 
     def busy(path: object, **more: object) -> None:
         if ".nfs" in os.fspath(path):
@@ -274,12 +276,12 @@ def test_files_that_nfs_keeps_stop_no_training(
         unlink(path, **more)
 
     monkeypatch.setattr(os, "unlink", busy)
-    unfinished.finish(folder)
-    assert unfinished.newest(folder) is None
-    unfinished.remove(folder)
+    checkpoints.finish(folder)
+    assert checkpoints.newest(folder) is None
+    checkpoints.remove(folder)
     assert not folder.exists()
     assert list(tmp_path.rglob(".nfs001"))
     monkeypatch.undo()
     folder.mkdir()
-    unfinished.remove(folder)
+    checkpoints.remove(folder)
     assert not list(tmp_path.iterdir()), "the next one takes it along"

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from conftest import tiny_params, workspace, write_params
 from forks import crew, forget_accelerator, fork, killed
 from resuming import CELL, MADE, train
-from uotft import checkpoint, evaluate, runtime, store
-from uotft.images import Views
+from uotft.core import storage
+from uotft.models import model_io
+from uotft.training import evaluation, runtime
+from uotft.training.streams import Views
 
 CLASSES = 10
 
@@ -43,9 +45,9 @@ def test_every_image_is_answered_once(
     def answers() -> dict[str, NDArray[np.int64]]:
         forget_accelerator()
         accelerator = runtime.start(0, 1)
-        network, _ = checkpoint.read(folder)
+        network, _ = model_io.read(folder)
         return {
-            f"{n} in {size}": evaluate.confusion(
+            f"{n} in {size}": evaluation.confusion(
                 network, Views(images, rows[:n]), images.labels[rows[:n]], accelerator,
                 classes=CLASSES, batch_size=size,
             )
@@ -53,13 +55,13 @@ def test_every_image_is_answered_once(
         }  # fmt: skip
 
     spread(
-        lambda rank: store.write_arrays(trainable / f"answers-{world}-{rank}.npz", **answers()),
+        lambda rank: storage.write_arrays(trainable / f"answers-{world}-{rank}.npz", **answers()),
         world,
     )
     alone = answers()
     forget_accelerator()
     for rank in range(world):
-        found = store.read_arrays(trainable / f"answers-{world}-{rank}.npz")
+        found = storage.read_arrays(trainable / f"answers-{world}-{rank}.npz")
         for (n, size), (name, one) in zip(cases, alone.items(), strict=True):
             assert one.sum() == found[name].sum() == n, (n, size)
             assert np.array_equal(found[name], one), (n, size)
@@ -84,26 +86,26 @@ def test_validation_in_training_counts_every_image_once(
     assert len(rows) == 100, "no multiple of 3 processes, nor of batches of 7"
 
     def work(rank: int) -> None:
-        found, confusion = [], evaluate.confusion
+        found, confusion = [], evaluation.confusion
 
         def noted(*words: object, **more: object) -> NDArray[np.int64]:
             found.append(confusion(*words, **more, batch_size=7))
             return found[-1]
 
-        evaluate.confusion = noted
+        evaluation.confusion = noted
         train(trainable)
-        store.write_arrays(trainable / f"found-{rank}.npz", found=np.array(found))
+        storage.write_arrays(trainable / f"found-{rank}.npz", found=np.array(found))
 
     first = []
     for world in (1, 2, 3, 4):
         spread(work, world)
-        each = [store.read_arrays(trainable / f"found-{r}.npz")["found"] for r in range(world)]
+        each = [storage.read_arrays(trainable / f"found-{r}.npz")["found"] for r in range(world)]
         assert all(np.array_equal(found, each[0]) for found in each)
         assert each[0].sum((1, 2)).tolist() == [100] * 3, "steps 0, 6 and 12"
         first.append(each[0][0])
         forget_accelerator()
-        network, facts = checkpoint.read(folder)
-        alone = evaluate.confusion(
+        network, facts = model_io.read(folder)
+        alone = evaluation.confusion(
             network, Views(images, np.array(rows)), images.labels[rows], runtime.start(0, 1),
             classes=CLASSES,
         )  # fmt: skip

@@ -13,7 +13,7 @@ OF_CODE = " Each stage depends on the code that decides its result."
 def outside_a_clone(text: str) -> str:
     """Without dependencies on src/; data sets are folders, which take the place of their code."""
     assert OF_CODE in text
-    text = text.replace(OF_CODE, "").replace("src/uotft/datasets/${key}.py", "${item.path}")
+    text = text.replace(OF_CODE, "").replace("src/uotft/data/datasets/${key}.py", "${item.path}")
     return "".join(line for line in text.splitlines(True) if "- src/uotft/" not in line)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import run_train, workspace
-from uotft import store
+from uotft.core import storage
 
 FILE = Path(__file__).with_name("toy.json")
 
@@ -18,7 +18,7 @@ def test_the_toy_run(fresh: Path) -> None:
     points = run_train(fresh)
     folder = workspace(fresh).cell("selections", "digits", "uot", 0)
     found = {
-        "classes": [c["name"] for c in store.read_json(folder / "selection.json")["classes"]],
+        "classes": [c["name"] for c in storage.read_json(folder / "selection.json")["classes"]],
         "losses": [n["loss/target"] + n["loss/source"] for _, n in points if "loss/target" in n],
         "validation": [n["val/top1"] for _, n in points if "val/top1" in n],
     }

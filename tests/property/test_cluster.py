@@ -3,8 +3,8 @@
 import numpy as np
 from hypothesis import given, settings, strategies as st
 
-from uotft.cluster import kmeans
-from uotft.config import Cluster
+from uotft.core.config import Cluster
+from uotft.selection.clustering import kmeans
 
 
 @st.composite

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy.stats import ttest_rel
 
-from uotft.statistics import FEWEST, LEVEL, holm, interval, paired, resampled
+from uotft.analysis.statistics import FEWEST, LEVEL, holm, interval, paired, resampled
 
 accuracies = st.dictionaries(st.integers(0, 20), st.integers(0, 1000).map(lambda n: n / 10))
 p_values = st.lists(st.floats(0, 1) | st.just(float("nan")), min_size=1, max_size=30)

@@ -3,10 +3,10 @@
 import numpy as np
 from hypothesis import given, settings, strategies as st
 
-from uotft import transport
-from uotft.records import ClassBank
-from uotft.selection import keep
-from uotft.selectors import uot
+from uotft.core.records import ClassBank
+from uotft.selection import transport
+from uotft.selection.ranking import keep
+from uotft.selection.strategies import uot
 
 
 @st.composite

@@ -8,7 +8,7 @@ import pytest
 
 import official
 from unpacking import unpack
-from uotft import registry
+from uotft.core import registry
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz", "a.zip", "a.tar.xz", "A.TAR"])

@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foreign import moco_file, torchvision_file
-from uotft import checkpoint, config, registry
-from uotft.errors import UserError
-from uotft.network import Network, separate_norms
-from uotft.objectives import joint
-from uotft.weights import MEAN, STD
+from uotft.core import config, registry
+from uotft.core.errors import UserError
+from uotft.models import model_io
+from uotft.models.network import Network, separate_norms
+from uotft.models.weights import MEAN, STD
+from uotft.training.objectives import joint
 
 SIZE = 32
 #: Settings without which a backbone cannot be built; the others are built with their defaults.
@@ -43,7 +44,7 @@ def pictures(channels: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("name", registry.names("backbones"))
 def test_the_contract(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = checkpoint.build(section(name), target=4, source=2)
+    network = model_io.build(section(name), target=4, source=2)
     images = pictures(network.channels)
     assert network.channels in (1, 3)
     features = network.backbone.eval()(images)
@@ -54,7 +55,7 @@ def test_the_contract(name: str, tmp_path: Path) -> None:
         assert not any(p.requires_grad for p in network.backbone.project.parameters())
 
     torch.manual_seed(0)
-    again = checkpoint.build(section(name), target=4, source=2).eval()
+    again = model_io.build(section(name), target=4, source=2).eval()
     assert torch.equal(again.backbone(images), features), "the seed decides the weights"
 
     outputs = network.train()(images, {"target": 2, "source": len(images) - 2}, joint.ROUTES)
@@ -63,15 +64,15 @@ def test_the_contract(name: str, tmp_path: Path) -> None:
     assert all(p.grad is not None for p in trained), "a weight without gradient stops DDP"
 
     facts = {"backbone": section(name), "classes": list("abcd"), "source_classes": list("ef")}
-    checkpoint.write(tmp_path, network, facts)
-    read, _ = checkpoint.read(tmp_path)
+    model_io.write(tmp_path, network, facts)
+    read, _ = model_io.read(tmp_path)
     assert torch.equal(read(images)["target"], network.eval()(images)["target"])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvision_weights_give_torchvision_features(name: str, tmp_path: Path) -> None:
     original, path = torchvision_file(name, tmp_path)
-    found = checkpoint.pretrained(section(name, weights=str(path)))
+    found = model_io.pretrained(section(name, weights=str(path)))
     images = pictures()
     with torch.no_grad():
         logits = original(normalised(images))
@@ -89,13 +90,13 @@ def test_old_files_do_not_count_batches(tmp_path: Path) -> None:
     _, path = torchvision_file("resnet18", tmp_path)
     state = torch.load(path, weights_only=True)
     torch.save({k: v for k, v in state.items() if "num_batches" not in k}, path)
-    assert checkpoint.pretrained(section("resnet18", weights=str(path))) is not None
+    assert model_io.pretrained(section("resnet18", weights=str(path))) is not None
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "resnet18"])
 def test_without_weights_the_pipeline_trains(name: str) -> None:
     wanted = {} if name == "small_resnet" else {"weights": "none"}
-    assert checkpoint.pretrained(section(name, **wanted)) is None
+    assert model_io.pretrained(section(name, **wanted)) is None
 
 
 @pytest.mark.parametrize("model", ["test_vit.r160_in1k", "test_resnet.r160_in1k"])
@@ -109,7 +110,7 @@ def test_timm_weights_give_timm_features(model: str, classes: int, tmp_path: Pat
     path = tmp_path / "model.safetensors"
     save_file(original.state_dict(), path)
     facts, images = original.pretrained_cfg, pictures()
-    found = checkpoint.pretrained(
+    found = model_io.pretrained(
         {"name": "timm", "model": model, "weights": str(path), "image_size": SIZE if size else 0}
     )
     weight, bias = found.classifier
@@ -123,30 +124,30 @@ def test_timm_weights_give_timm_features(model: str, classes: int, tmp_path: Pat
 
 
 def test_a_transformer_of_another_size_says_which_setting(tmp_path: Path) -> None:
-    backbone = checkpoint.build({"name": "timm", "model": "test_vit.r160_in1k"}, 2).backbone
+    backbone = model_io.build({"name": "timm", "model": "test_vit.r160_in1k"}, 2).backbone
     with pytest.raises(UserError, match="160 x 160 pixels only.* 32 x 32: set backbone.image_size"):
         backbone(pictures())
 
 
 def test_a_convolutional_model_takes_no_image_size() -> None:
     with pytest.raises(UserError, match="image_size: test_resnet.* takes images of any size"):
-        checkpoint.build({"name": "timm", "model": "test_resnet", "image_size": 32}, 2)
+        model_io.build({"name": "timm", "model": "test_resnet", "image_size": 32}, 2)
 
 
 def test_an_unknown_timm_name_lists_close_ones() -> None:
     with pytest.raises(UserError, match=r"got 'resnet19\.tv_in1k'.*close are .*resnet18\.tv_in1k"):
-        checkpoint.build({"name": "timm", "model": "resnet19.tv_in1k"}, 2)
+        model_io.build({"name": "timm", "model": "resnet19.tv_in1k"}, 2)
 
 
 def test_timm_says_what_does_not_fit(tmp_path: Path) -> None:
     _, path = torchvision_file("resnet18", tmp_path)
     with pytest.raises(UserError, match=r"resnet18\.pth: not weights of test_vit.*cls_token"):
-        checkpoint.pretrained(section("timm", weights=str(path)))
+        model_io.pretrained(section("timm", weights=str(path)))
 
 
 def test_moco_selects_by_its_projection_and_trains_its_trunk(tmp_path: Path) -> None:
     query, path = moco_file(tmp_path)
-    found = checkpoint.pretrained({"name": "moco", "weights": str(path)})
+    found = model_io.pretrained({"name": "moco", "weights": str(path)})
     images = pictures()
     with torch.no_grad():
         features = found.backbone.eval()(images)
@@ -159,9 +160,9 @@ def test_moco_selects_by_its_projection_and_trains_its_trunk(tmp_path: Path) -> 
 
 def test_our_own_weights_come_back(tmp_path: Path) -> None:
     small = {"name": "small_resnet", "widths": [4, 8], "channels": 3}
-    network = checkpoint.build(small, target=5)
-    checkpoint.write(tmp_path, network, {})
-    found = checkpoint.pretrained(
+    network = model_io.build(small, target=5)
+    model_io.write(tmp_path, network, {})
+    found = model_io.pretrained(
         {
             "name": "state_dict",
             "weights": str(tmp_path / "model.safetensors"),

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uotft import banks
-from uotft.records import ClassBank
+from uotft.core.records import ClassBank
+from uotft.selection import banks
 
 MEANS = np.arange(1.0, 7).reshape(3, 2)
 

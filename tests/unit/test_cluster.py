@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from conftest import REPOSITORY, call
-from uotft import cluster
-from uotft.cluster import kmeans, unit_rows
-from uotft.config import Cluster
-from uotft.errors import UserError
+from uotft.core.config import Cluster
+from uotft.core.errors import UserError
+from uotft.selection import clustering
+from uotft.selection.clustering import kmeans, unit_rows
 
 RNG = np.random.default_rng(5)
 
@@ -107,8 +107,8 @@ def test_the_input_is_left_alone_and_no_float64_copy_is_made() -> None:
 REPEAT = """
 import hashlib, sys
 import numpy as np
-from uotft.cluster import kmeans
-from uotft.config import Cluster
+from uotft.selection.clustering import kmeans
+from uotft.core.config import Cluster
 points = np.random.default_rng(1).normal(size=(20_000, 32)).astype(np.float32)
 found = kmeans(points, Cluster(clusters=100, iterations=5, seed=int(sys.argv[1])))
 print(hashlib.sha256(found.centroids.tobytes() + found.labels.tobytes()).hexdigest())
@@ -143,8 +143,8 @@ def test_unit_rows_have_length_one(dtype: type, length: float) -> None:
 def test_progress_goes_to_stderr(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster, "LONG", 10)
-    cluster.kmeans(
+    monkeypatch.setattr(clustering, "LONG", 10)
+    clustering.kmeans(
         np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32), Cluster(clusters=3)
     )
     print("a result")  # noqa: T201

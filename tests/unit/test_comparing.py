@@ -12,10 +12,12 @@ import pytest
 
 from conftest import tiny_params, workspace, write_params
 from trials import answers, trial
-from uotft import changes, compare, report, stages, store, trials
-from uotft.records import ImageSet, Origin
-from uotft.stages.sections import sections
-from uotft.statistics import Interval
+from uotft.analysis import comparison, figures, prediction_changes, trials
+from uotft.analysis.sections import sections
+from uotft.analysis.statistics import Interval
+from uotft.core import storage
+from uotft.core.records import ImageSet, Origin
+from uotft.pipeline import compare
 
 HEADINGS = [
     "Did reuse help?",
@@ -147,32 +149,32 @@ BETTER = [
 
 def test_the_table_corrects_its_tests_for_their_number() -> None:
     results = trials.results(rows(BETTER))
-    uot, label = compare.table(results)[1:]
+    uot, label = comparison.table(results)[1:]
     raw = [row.against["none"].p() for row in (uot, label)]
     assert uot.p["none"] == pytest.approx(2 * raw[0])
     assert label.p["none"] == pytest.approx(raw[1])
-    cells = dict(zip(compare.HEADER, uot.cells(), strict=False))
+    cells = dict(zip(comparison.HEADER, uot.cells(), strict=False))
     assert cells["seeds"] == "4", "stands beside every mean"
-    assert compare.flat(uot)["p_none"] == round(uot.p["none"], 4)
+    assert comparison.flat(uot)["p_none"] == round(uot.p["none"], 4)
 
 
 def test_win_tie_and_loss() -> None:
     results = trials.results(rows(BETTER))
-    found = compare.pairs(results)
+    found = comparison.pairs(results)
     assert found["uot", "none"].outcome == "win"
     assert found["none", "uot"].outcome == "loss"
     assert found["label", "none"].outcome == found["none", "label"].outcome == "tie"
     assert found["uot", "none"].p == found["none", "uot"].p
-    table = compare.standing(results, found)
+    table = comparison.standing(results, found)
     assert table[1:] == [("none", "0", "1", "1"), ("uot", "2", "0", "0"), ("label", "0", "1", "1")]
 
 
 def test_rows_without_common_seeds_are_not_compared() -> None:
     results = trials.results(rows([trial("none", 0), trial("uot", 1)]))
-    assert compare.pairs(results) == {}
-    none, uot = compare.table(results)
+    assert comparison.pairs(results) == {}
+    none, uot = comparison.table(results)
     assert uot.against == {}
-    assert "No row can be compared" in compare.verdict([none, uot])
+    assert "No row can be compared" in comparison.verdict([none, uot])
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_rows_without_common_seeds_are_not_compared() -> None:
 )  # fmt: skip
 def test_the_verdict(made: list, said: str) -> None:
     results = trials.results(rows(made))
-    assert said in compare.verdict(compare.table(results))
+    assert said in comparison.verdict(comparison.table(results))
 
 
 def test_the_bootstrap_stands_beside_the_interval_where_seeds_allow_it() -> None:
@@ -205,7 +207,9 @@ def test_the_bootstrap_stands_beside_the_interval_where_seeds_allow_it() -> None
     many = seeds("none", *rng.normal(80, 1, 12)) + seeds("uot", *rng.normal(82, 1, 12))
     for made, there in ((many, True), (BETTER, False)):
         results = trials.results(rows(made))
-        lines = compare.sure(results, compare.table(results), {"uot": "none", "label": "none"})
+        lines = comparison.sure(
+            results, comparison.table(results), {"uot": "none", "label": "none"}
+        )
         assert lines[1][-1].startswith("[+") == there
         assert (lines[1][-1] == "too few seeds") != there
 
@@ -213,16 +217,16 @@ def test_the_bootstrap_stands_beside_the_interval_where_seeds_allow_it() -> None
 def test_what_reuse_repaired_and_broke() -> None:
     none = {0: answers(1, 1, 1, 1, 2, 2), 1: answers(1, 0, 1, 1, 2, 0)}
     uot = {0: answers(0, 0, 1, 1, 2, 0), 1: answers(0, 0, 1, 1, 2, 0), 2: answers(0, 0, 0, 0, 0, 0)}
-    both = changes.sides(none, uot)
+    both = prediction_changes.sides(none, uot)
     assert len(both) == 2
-    repaired, broken = changes.turned(both)
+    repaired, broken = prediction_changes.turned(both)
     assert (repaired.mean, broken.mean, repaired.n) == (1.5, 0.5, 2)
-    first, second = changes.changed(both, 5, repaired=True)
+    first, second = prediction_changes.changed(both, 5, repaired=True)
     assert (first.row, first.true, first.before, first.after) == (10, "cat", "dog", "cat")
     assert (first.times, second.row, second.times) == (2, 11, 1)
-    [image] = changes.changed(both, 5, repaired=False)
+    [image] = prediction_changes.changed(both, 5, repaired=False)
     assert (image.row, image.before, image.after, image.times) == (15, "cow", "cat", 1)
-    better, worse = changes.confused(both, 5)
+    better, worse = prediction_changes.confused(both, 5)
     assert (better.true, better.taken_for, better.before, better.after) == ("cat", "dog", 1.5, 0)
     assert (worse.true, worse.taken_for, worse.change.mean) == ("cow", "cat", 0.5)
 
@@ -233,13 +237,13 @@ def test_what_reuse_repaired_and_broke() -> None:
 )
 def test_answers_to_other_images_are_not_compared(other: Callable) -> None:
     one = answers(0, 0, 1, 1, 2, 2)
-    assert changes.sides({0: one}, {0: other(one)}) == []
+    assert prediction_changes.sides({0: one}, {0: other(one)}) == []
 
 
 def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
     made = {3: answers(0, 0, 1, 1, 2, 2), 5: answers(2, 2, 1, 1, 0, 0)}
-    store.write_answers(tmp_path / "a.npz", made)
-    found = store.read_answers(tmp_path / "a.npz")
+    storage.write_answers(tmp_path / "a.npz", made)
+    found = storage.read_answers(tmp_path / "a.npz")
     for seed, before in made.items():
         assert np.array_equal(found[seed].predicted, before.predicted)
         assert np.array_equal(found[seed].rows, before.rows)
@@ -247,7 +251,7 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
 
 
 def page(made: list, tmp_path: Path) -> tuple[Page, str]:
-    stages.compare_runs(made, [], tmp_path / "out", None)
+    compare.compare_runs(made, [], tmp_path / "out", None)
     text = (tmp_path / "out" / "index.html").read_text()
     return Page(text), text
 
@@ -276,9 +280,12 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
         assert words in text
     table = (tmp_path / "out/table.md").read_text()
     assert "| uot cost_scale=0.1 | 2 | 2 |" in table
-    lines = store.read_csv(tmp_path / "out/table.csv")
+    lines = storage.read_csv(tmp_path / "out/table.csv")
     assert [line["strategy.settings.cost_scale"] for line in lines] == ["", "", "0.01", "0.1"]
-    assert {line["run"] for line in store.read_csv(tmp_path / "out/runs.csv")} >= {"uot0", "none1"}
+    assert {line["run"] for line in storage.read_csv(tmp_path / "out/runs.csv")} >= {
+        "uot0",
+        "none1",
+    }
 
 
 def test_what_runs_lack_is_said_where_it_would_stand(tmp_path: Path) -> None:
@@ -311,12 +318,12 @@ def test_thumbnails_are_of_the_images_that_were_tested(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     ws, rng = workspace(tmp_path), np.random.default_rng(0)
     images = rng.integers(0, 255, (16, 8, 8)).astype(np.uint8)
-    store.write_images(
+    storage.write_images(
         ws.data("pets"),
         ImageSet(images, np.zeros(16, np.int64), np.array(["test"] * 16), ("cat", "dog", "cow")),
     )
     before, after = answers(1, 1, 1, 1, 2, 2), answers(0, 1, 1, 1, 2, 2)
-    tested = store.fingerprint(ws.data("pets"))
+    tested = storage.fingerprint(ws.data("pets"))
 
     def shown(data: str) -> list:
         made = [
@@ -333,14 +340,16 @@ def test_thumbnails_are_of_the_images_that_were_tested(tmp_path: Path) -> None:
 def test_a_row_without_the_setting_is_drawn_all_the_same() -> None:
     line = {20.0: Interval(80, 1, 3), 50.0: Interval(82, 1, 3)}
     lower, upper = (
-        report.setting_picture("", "K", {"uot": line, "none": {float("nan"): Interval(mean, 1, 3)}})
+        figures.setting_picture(
+            "", "K", {"uot": line, "none": {float("nan"): Interval(mean, 1, 3)}}
+        )
         for mean in (80.5, 81.5)
     )
     assert lower != upper
 
 
 def test_the_contents_lead_to_every_section() -> None:
-    text = report.page("a title", [("one & two", "words"), ("", [("a", "b"), ("<i>", "2")])])
+    text = figures.page("a title", [("one & two", "words"), ("", [("a", "b"), ("<i>", "2")])])
     found = Page(text)
     assert found.addresses == ["#part-0"]
     assert '<h2 id="part-0">one &amp; two</h2>' in text

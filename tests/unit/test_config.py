@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY, tiny_params, workspace, write_params
-from uotft import config
-from uotft.errors import UserError
+from uotft.core import config
+from uotft.core.errors import UserError
 
 
 def test_the_committed_params_are_valid() -> None:

@@ -13,9 +13,10 @@ import official
 from conftest import tiny_params, workspace, write_params
 from official import EACH, PARTS
 from serving import serving
-from uotft import registry, stages, store
-from uotft.errors import UserError
-from uotft.records import ImageSet
+from uotft.core import registry, storage
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.pipeline import embed, fetch
 
 BY_HAND = {"cars", "imagenet"}
 SMALL = {"stored": 16, "size": 16}
@@ -45,8 +46,8 @@ def prepare(
         card = official.card(name, contents, f"{server.address}/good")
         monkeypatch.setattr(registry.load("datasets", name, "test"), "CARD", card)
         ws = workspace(root)
-        said = [*stages.fetch(ws, name, given if name in BY_HAND else None, quiet)]
-    stages.prepare(ws, name, progress=quiet)
+        said = [*fetch.fetch(ws, name, given if name in BY_HAND else None, quiet)]
+    embed.prepare(ws, name, progress=quiet)
     return ws.images(name), said
 
 
@@ -87,12 +88,12 @@ def test_without_a_network_archives_that_are_there_are_enough(
     for file, content in contents.items():
         (folder / file).write_bytes(content)
     monkeypatch.setattr(registry.load("datasets", name, ""), "CARD", official.card(name, contents))
-    stages.prepare(workspace(root), name, progress=quiet)
-    first = store.fingerprint(root / "data" / f"{name}.npz")
+    embed.prepare(workspace(root), name, progress=quiet)
+    first = storage.fingerprint(root / "data" / f"{name}.npz")
     for file in contents:
         (folder / file).unlink()
-    stages.prepare(workspace(root), name, progress=quiet)
-    assert store.fingerprint(root / "data" / f"{name}.npz") == first, "unpacked once is enough"
+    embed.prepare(workspace(root), name, progress=quiet)
+    assert storage.fingerprint(root / "data" / f"{name}.npz") == first, "unpacked once is enough"
 
 
 def test_a_folder_that_somebody_unpacked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,10 +103,8 @@ def test_a_folder_that_somebody_unpacked(root: Path, monkeypatch: pytest.MonkeyP
     params = tiny_params()
     params["datasets"]["cars"] = {**SMALL, "path": str(unpacked)}
     write_params(root, params)
-    assert [*stages.fetch(workspace(root), "cars", None, quiet)] == [
-        f"cars: unpacked in {unpacked}"
-    ]
-    stages.prepare(workspace(root), "cars", progress=quiet)
+    assert [*fetch.fetch(workspace(root), "cars", None, quiet)] == [f"cars: unpacked in {unpacked}"]
+    embed.prepare(workspace(root), "cars", progress=quiet)
     assert np.array_equal(workspace(root).images("cars").splits, images.splits)
     assert not list((root / "cache" / "unpacked").iterdir())
 
@@ -118,7 +117,7 @@ def test_imagenet_from_a_folder_of_classes(root: Path) -> None:
                 path = folder / part / wnid / f"{i}.JPEG"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(official.picture(label, part))
-    stages.prepare(workspace(root), "imagenet", progress=quiet)
+    embed.prepare(workspace(root), "imagenet", progress=quiet)
     images = workspace(root).images("imagenet")
     assert images.names == ("n01440764", "n02012849"), "nothing here says their words"
     assert images.labels.tolist() == [0, 0, 1, 1] * 2
@@ -130,7 +129,7 @@ def test_flat_validation_images_need_the_kit(root: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(official.picture(0, "train"))
     with pytest.raises(UserError, match=r"val_00000001\.JPEG is of an unknown class"):
-        stages.prepare(workspace(root), "imagenet", progress=quiet)
+        embed.prepare(workspace(root), "imagenet", progress=quiet)
 
 
 def test_the_thirty_of_caltech_are_those_that_their_file_says(
@@ -156,7 +155,7 @@ def test_another_partition(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_must_be_fetched_by_hand_is_named_with_its_place(root: Path) -> None:
     with pytest.raises(UserError) as error:
-        [*stages.fetch(workspace(root), "cars", None, quiet)]
+        [*fetch.fetch(workspace(root), "cars", None, quiet)]
     said = str(error.value)
     assert "cars_train.tgz, 979,269,282 bytes, SHA-256 512b227b30e2f0a8aab9e09485786ab4" in said
     assert f"put them into {root / 'downloads' / 'cars'}, or give --from DIR" in said
@@ -173,7 +172,7 @@ def test_a_wrong_file_of_the_users_is_refused(root: Path, monkeypatch: pytest.Mo
     for file, content in contents.items():
         (given / file).write_bytes(content[:-1] + b"x")
     with pytest.raises(UserError, match=r"given/cars_train\.tgz: [0-9a-f]{64} is not its SHA-256"):
-        [*stages.fetch(workspace(root), "cars", given, quiet)]
+        [*fetch.fetch(workspace(root), "cars", given, quiet)]
     assert not (root / "downloads").exists()
 
 
@@ -188,7 +187,7 @@ def test_a_wrong_archive_in_its_place_is_refused(
     path.parent.mkdir(parents=True)
     path.write_bytes(contents[path.name] + b"x")
     with pytest.raises(UserError, match=r"dtd-r1.0.1.tar.gz: it has .* bytes, not"):
-        stages.prepare(workspace(root), "dtd", progress=quiet)
+        embed.prepare(workspace(root), "dtd", progress=quiet)
     assert not (root / "data").exists()
 
 
@@ -197,7 +196,7 @@ def test_no_room_on_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     archive = replace(module.CARD.archives[0], bytes=2**60)
     monkeypatch.setattr(module, "CARD", replace(module.CARD, archives=(archive,)))
     with pytest.raises(UserError, match=r"1073741824.0 GiB to download, .* are free in .*: make"):
-        [*stages.fetch(workspace(root), "dtd", None, quiet)]
+        [*fetch.fetch(workspace(root), "dtd", None, quiet)]
     assert not (root / "downloads").exists()
 
 
@@ -209,12 +208,12 @@ def test_a_failed_download_says_what_else_may_help(
         card = official.card("sun", contents, f"{server.address}/good")
         monkeypatch.setattr(registry.load("datasets", "sun", "test"), "CARD", card)
         with pytest.raises(UserError, match=r"(?s)404.*put it into .*opendatalab"):
-            [*stages.fetch(workspace(root), "sun", None, quiet)]
+            [*fetch.fetch(workspace(root), "sun", None, quiet)]
 
 
 def test_from_makes_no_sense_for_a_folder(root: Path) -> None:
     with pytest.raises(UserError, match="--from: digits has no archives"):
-        [*stages.fetch(workspace(root), "digits", root, quiet)]
+        [*fetch.fetch(workspace(root), "digits", root, quiet)]
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,30 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY, run_train, tiny_params, workspace, write_params
-from uotft import campaign, config, designs, runtime, stages, store
-from uotft.errors import UserError
-from uotft.experiments import Experiment, Variation
-from uotft.statistics import Interval
+from uotft.analysis import paper_tables
+from uotft.analysis.experiments import Experiment, Variation
+from uotft.analysis.statistics import Interval
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.pipeline import (
+    embed,
+    experiment_cells,
+    select,
+    train as train_stage,
+    workspace as workspace_stage,
+)
+from uotft.runs import experiment_runner
+from uotft.training import runtime
 
 PAPER = Path(__file__).parents[3] / "shared" / "paper"
 QUIET = {"log": lambda *_: None, "progress": lambda items, label: items}
 
 
-@pytest.mark.parametrize("name", designs.names())
+@pytest.mark.parametrize("name", paper_tables.names())
 def test_every_definition_is_sound(name: str) -> None:
     """Every word is one of params.yaml's, here and at the paper's size; labels tell rows apart."""
-    experiment = designs.load(name)
-    ws = stages.Workspace(REPOSITORY, config.load(REPOSITORY))
+    experiment = paper_tables.load(name)
+    ws = workspace_stage.Workspace(REPOSITORY, config.load(REPOSITORY))
     labels = [variation.label for variation in experiment.variations]
     assert len(set(labels)) == len(labels)
     assert experiment.baseline in labels
@@ -37,7 +47,7 @@ def test_every_definition_is_sound(name: str) -> None:
         assert not variation.against or variation.against in labels
         assert bool(variation.line) == (variation.x is not None)
         assert variation.x is None or experiment.axis
-        for words in (variation.words, designs.scaled(variation.words, 12, 72)):
+        for words in (variation.words, paper_tables.scaled(variation.words, 12, 72)):
             changed = ws.with_changes(words)
             config.selector_settings(changed.params, variation.strategy)
             assert (variation.strategy == "none") == (
@@ -58,7 +68,7 @@ def test_the_papers_averages() -> None:
         "table2": [83.04, 83.17],
     }
     for name, expected in averages.items():
-        experiment = designs.load(name)
+        experiment = paper_tables.load(name)
         found = [
             np.mean([experiment.paper[t][v.label] for t in experiment.targets])
             for v in experiment.variations
@@ -68,20 +78,20 @@ def test_the_papers_averages() -> None:
 
 def test_an_experiment_that_is_not_there() -> None:
     with pytest.raises(UserError, match="experiment: got 'table9'; known are beyond, fig3a, "):
-        designs.load("table9")
+        paper_tables.load("table9")
 
 
 def test_the_papers_numbers_are_scaled_to_the_source() -> None:
     words = ("select.unit=class", "select.top_k=100", "selectors.uot.cost_scale=100")
-    assert designs.scaled(words, 1000, 5) == words
-    assert designs.scaled(words, 450, 5)[1:] == ("select.top_k=45", words[2])
-    assert designs.scaled(words, 4, 5)[1] == "select.top_k=1"
+    assert paper_tables.scaled(words, 1000, 5) == words
+    assert paper_tables.scaled(words, 450, 5)[1:] == ("select.top_k=45", words[2])
+    assert paper_tables.scaled(words, 4, 5)[1] == "select.top_k=1"
     clusters = ("select.unit=cluster", "cluster.clusters=2000", "select.top_k=200")
-    assert designs.scaled(clusters, 100, 5)[1:] == ("cluster.clusters=200", "select.top_k=20")
+    assert paper_tables.scaled(clusters, 100, 5)[1:] == ("cluster.clusters=200", "select.top_k=20")
     images = ("select.unit=image", "select.top_k=128117")
-    assert designs.scaled(images, 100, 25_000)[1] == "select.top_k=2500"
+    assert paper_tables.scaled(images, 100, 25_000)[1] == "select.top_k=2500"
     auto = ("select.unit=class", "select.top_k=auto")
-    assert designs.scaled(auto, 10, 10) == auto
+    assert paper_tables.scaled(auto, 10, 10) == auto
 
 
 TOY = Experiment(
@@ -112,20 +122,22 @@ RESULTS = {
 
 
 def test_rows_by_hand() -> None:
-    plain, few, many = designs.rows(TOY, "digits", RESULTS)
+    plain, few, many = paper_tables.rows(TOY, "digits", RESULTS)
     assert (plain.against, plain.difference, plain.paper_difference) == ("", None, None)
     assert plain.values["top1"].mean == 51
     assert few.difference == Interval(2.0, 0.0, 3)
     assert (few.paper, few.paper_difference) == (52.5, 2.5)
     assert (many.against, many.seeds, many.paper) == ("few", 2, None)
     assert many.difference.mean == pytest.approx(7.5), "on the seeds that both have"
-    assert designs.rows(TOY, "pets", RESULTS)[0].paper is None
-    assert [row.label for row in designs.rows(TOY, "digits", {"few": RESULTS["few"]})] == ["few"]
+    assert paper_tables.rows(TOY, "pets", RESULTS)[0].paper is None
+    assert [row.label for row in paper_tables.rows(TOY, "digits", {"few": RESULTS["few"]})] == [
+        "few"
+    ]
 
 
 def test_the_table_in_words() -> None:
-    header, plain, few, _ = designs.cells(
-        TOY, designs.rows(TOY, "digits", RESULTS), "mean per class"
+    header, plain, few, _ = paper_tables.cells(
+        TOY, paper_tables.rows(TOY, "digits", RESULTS), "mean per class"
     )
     assert header == (
         "variation", "seeds", "kept", "top-1 %", "mean per class %*", "Δ top-1", "from",
@@ -134,7 +146,7 @@ def test_the_table_in_words() -> None:
     assert plain[:4] == ("plain", "3", "0", "51.00 ± 2.48")
     assert few[5:] == ("+2.00 ± 0.00", "plain", "52.50", "+2.50")
     found = {"few": {0: {"classes": 5, "recall": 75.0}}}
-    assert designs.cells(TOY, designs.rows(TOY, "digits", found)) == [
+    assert paper_tables.cells(TOY, paper_tables.rows(TOY, "digits", found)) == [
         (
             "variation",
             "seeds",
@@ -164,21 +176,24 @@ def test_recall_is_drawn_where_the_papers_picture_is_of_it(
 ) -> None:
     experiment = replace(TOY, recalls=recalls)
     seeds = {seed: {"classes": 5, **dict.fromkeys(measured, 50.0)} for seed in range(2)}
-    assert designs.drawn(experiment, designs.rows(experiment, "digits", {"few": seeds})) == wanted
+    assert (
+        paper_tables.drawn(experiment, paper_tables.rows(experiment, "digits", {"few": seeds}))
+        == wanted
+    )
 
 
 @pytest.mark.parametrize("axis", ["", "K"])
 def test_a_picture_is_drawn_with_one_seed_too(tmp_path: Path, axis: str) -> None:
     some = {label: {1: seeds[1]} for label, seeds in RESULTS.items()}
     found = {"digits": RESULTS, "pets": some}
-    words = stages.write_results(tmp_path, replace(TOY, axis=axis), found, {}, "A note.")
+    words = experiment_cells.write_results(tmp_path, replace(TOY, axis=axis), found, {}, "A note.")
     assert [target for target, _ in words] == ["digits", "pets"]
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    runs = store.read_csv(tmp_path / "runs.csv")
+    runs = storage.read_csv(tmp_path / "runs.csv")
     assert len(runs) == 8 + 3
     assert runs[0] == {"target": "digits", "variation": "plain", "seed": "0", "top1": "50.0",
                        "mean_per_class": "49.0", "classes": "0"}  # fmt: skip
-    table = store.read_csv(tmp_path / "table.csv")
+    table = storage.read_csv(tmp_path / "table.csv")
     assert (table[1]["difference"], table[1]["paper"]) == ("2.0", "52.5")
     assert "A note." in (tmp_path / "table.md").read_text()
 
@@ -195,8 +210,8 @@ def test_table_4_is_the_papers(tmp_path: Path, file: str, model: str) -> None:
     banks = str(tmp_path / "imagenet.npz"), str(tmp_path / "cub.npz")
     table = str(PAPER / "imagenet_classes.json")
     for name, rows in (("table4", 4), ("fig4a", 8)):
-        experiment = designs.load(name)
-        found = stages.bank_results(experiment, *banks, ["bird"], table)
+        experiment = paper_tables.load(name)
+        found = experiment_cells.bank_results(experiment, *banks, ["bird"], table)
         assert len(found) == rows
         for label, recall in experiment.recalls[model].items():
             assert round(found[label][0]["recall"], 2) == recall
@@ -208,9 +223,9 @@ def test_recall_from_banks_wants_all_its_words(tmp_path: Path) -> None:
     banks = str(tmp_path / "s.npz"), str(tmp_path / "t.npz")
     for experiment, expect in (("table4", []), ("table1a", ["bird"])):
         with pytest.raises(UserError, match="table4 or fig4a, and with --expect"):
-            stages.bank_results(designs.load(experiment), *banks, expect, "")
+            experiment_cells.bank_results(paper_tables.load(experiment), *banks, expect, "")
     with pytest.raises(UserError, match="no such file"):
-        stages.bank_results(designs.load("table4"), banks[0], "", ["1"], "")
+        experiment_cells.bank_results(paper_tables.load("table4"), banks[0], "", ["1"], "")
 
 
 def test_targets_that_are_not_here(tiny: Path) -> None:
@@ -218,110 +233,122 @@ def test_targets_that_are_not_here(tiny: Path) -> None:
     with pytest.raises(
         UserError, match=r"its targets cub, caltech have no section .* --on, of dig"
     ):
-        stages.targets(ws, "fig3b", [])
-    assert stages.targets(ws, "fig3b", ["digits"]) == ("digits",)
-    assert stages.targets(ws, "beyond", []) == ("digits",)
+        experiment_cells.targets(ws, "fig3b", [])
+    assert experiment_cells.targets(ws, "fig3b", ["digits"]) == ("digits",)
+    assert experiment_cells.targets(ws, "beyond", []) == ("digits",)
 
 
 @pytest.fixture
-def columns(fresh: Path) -> Iterator[list[stages.Column]]:
+def columns(fresh: Path) -> Iterator[list[experiment_cells.Column]]:
     """The two cells of table 3 with one seed, trained in this process as the launcher does."""
     ws = workspace(fresh)
-    made = stages.columns(ws, designs.load("table3"), ["digits"], 1, 1, [], "")
+    made = experiment_cells.columns(ws, paper_tables.load("table3"), ["digits"], 1, 1, [], "")
     for column in made:
         train(column)
     return made
 
 
-def train(column: stages.Column) -> None:
+def train(column: experiment_cells.Column) -> None:
     cell = column.ws, column.target, column.strategy, 0
-    stages.own_units(column.ws)
-    stages.select(*cell)
-    stages.train(*cell, runtime.start(0, 1), **QUIET)
-    facts = {"belongs": stages.cell_belongs(*cell, 1), "seconds": 2.0}
-    store.write_json(column.folder("models", 0) / stages.BELONGS, facts)
+    embed.own_units(column.ws)
+    select.select(*cell)
+    train_stage.train(*cell, runtime.start(0, 1), **QUIET)
+    facts = {"belongs": train_stage.cell_belongs(*cell, 1), "seconds": 2.0}
+    storage.write_json(column.folder("models", 0) / train_stage.BELONGS, facts)
 
 
-def again(root: Path, seeds: int = 1, **sections: dict) -> list[stages.Column]:
+def again(root: Path, seeds: int = 1, **sections: dict) -> list[experiment_cells.Column]:
     """The cells as a new command with other settings in params.yaml would find them."""
     params = yaml.safe_load((root / "params.yaml").read_text())
     for name, section in sections.items():
         params[name] |= section
     write_params(root, params)
-    return stages.columns(
-        workspace(root), designs.load("table3"), ["digits"], seeds, 1, [], ""
+    return experiment_cells.columns(
+        workspace(root), paper_tables.load("table3"), ["digits"], seeds, 1, [], ""
     )  # fmt: skip
 
 
 def test_cells_are_done_until_what_decides_them_changes(
-    fresh: Path, columns: list[stages.Column]
+    fresh: Path, columns: list[experiment_cells.Column]
 ) -> None:
     plain, uot = columns
-    assert campaign.todo(columns) == []
-    assert [s for *_, s in campaign.todo(again(fresh, seeds=2))] == [1, 1], "another seed"
-    assert campaign.todo(again(fresh, forecast={"points": 3})) == []
+    assert experiment_runner.todo(columns) == []
+    assert [s for *_, s in experiment_runner.todo(again(fresh, seeds=2))] == [1, 1], "another seed"
+    assert experiment_runner.todo(again(fresh, forecast={"points": 3})) == []
     others = again(fresh, selectors={"uot": {"cost_scale": 0.2}})
-    assert [c[2] for c in campaign.todo(others)] == ["uot"], "not the one that selects nothing"
+    assert [c[2] for c in experiment_runner.todo(others)] == ["uot"], (
+        "not the one that selects nothing"
+    )
     others = again(fresh, selectors={"uot": {}}, train={"lambda": 0.5})
-    assert len(campaign.todo(others)) == 2
+    assert len(experiment_runner.todo(others)) == 2
     assert (
-        campaign.todo(again(fresh, selectors=tiny_params()["selectors"], train={"lambda": 1.0}))
+        experiment_runner.todo(
+            again(fresh, selectors=tiny_params()["selectors"], train={"lambda": 1.0})
+        )
         == []
     )
-    processes = stages.columns(workspace(fresh), designs.load("table3"), ["digits"], 1, 2, [], "")
-    assert len(campaign.todo(processes)) == 2
+    processes = experiment_cells.columns(
+        workspace(fresh), paper_tables.load("table3"), ["digits"], 1, 2, [], ""
+    )
+    assert len(experiment_runner.todo(processes)) == 2
     (uot.folder("models", 0) / "model.json").unlink()
-    assert [c[2] for c in campaign.todo(columns)] == ["uot"], "killed before its end"
+    assert [c[2] for c in experiment_runner.todo(columns)] == ["uot"], "killed before its end"
 
 
-def test_what_it_takes_is_said_before(fresh: Path, columns: list[stages.Column]) -> None:
+def test_what_it_takes_is_said_before(fresh: Path, columns: list[experiment_cells.Column]) -> None:
     plain, uot = columns
     assert (plain.cost, uot.cost) == (12 * 8, 12 * 16)
-    *cells, total = campaign.forecast(columns, 1)
+    *cells, total = experiment_runner.forecast(columns, 1)
     assert cells[0].startswith("digits: Fine-Tune: 1 done, 0 to do, 96 images each: none subset.")
     assert (
         total
         == "0 cells to train, 0 images at most; time: about 0 min, at 72 images a second of 2 cells"
     )
-    *_, total = campaign.forecast(again(fresh, seeds=2, train={"source_batch": 4000}), 1)
+    *_, total = experiment_runner.forecast(again(fresh, seeds=2, train={"source_batch": 4000}), 1)
     assert total.startswith("4 cells to train")
     assert total.endswith("unknown, since no cell of it is finished here")
 
 
-def test_the_test_part_is_read_again_for_new_models_alone(columns: list[stages.Column]) -> None:
+def test_the_test_part_is_read_again_for_new_models_alone(
+    columns: list[experiment_cells.Column],
+) -> None:
     plain, uot = columns
-    assert stages.unmeasured(plain) == ([0], {})
-    found = stages.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
-    assert stages.unmeasured(plain) == ([], found)
+    assert experiment_cells.unmeasured(plain) == ([0], {})
+    found = train_stage.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
+    assert experiment_cells.unmeasured(plain) == ([], found)
     (plain.folder("models", 1).parent / "7").mkdir()  # of a training that was stopped
-    assert stages.unmeasured(plain) == ([], found)
-    facts = plain.folder("models", 0) / stages.BELONGS
+    assert experiment_cells.unmeasured(plain) == ([], found)
+    facts = plain.folder("models", 0) / train_stage.BELONGS
     os.utime(facts, (time.time() + 9, time.time() + 9))  # trained again since
-    assert stages.unmeasured(plain) == ([0], {})
+    assert experiment_cells.unmeasured(plain) == ([0], {})
     # metrics of other seeds are kept as they are
     known = {"5": found["0"] | {"top1": 12.5}}
     words = {"progress": QUIET["progress"], "known": known, "seeds": [0]}
-    assert stages.evaluate(plain.ws, "digits", "none", **words) == {"0": found["0"], **known}
+    assert train_stage.evaluate(plain.ws, "digits", "none", **words) == {"0": found["0"], **known}
 
 
-def test_results_are_those_of_done_cells(fresh: Path, columns: list[stages.Column]) -> None:
+def test_results_are_those_of_done_cells(
+    fresh: Path, columns: list[experiment_cells.Column]
+) -> None:
     plain, uot = columns
-    stages.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
-    found = stages.results(columns, [], "")
+    train_stage.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
+    found = experiment_cells.results(columns, [], "")
     assert list(found["digits"]) == ["Fine-Tune"], "the other is trained, but not measured"
     assert found["digits"]["Fine-Tune"][0]["classes"] == 0
-    found = stages.results(columns, ["digit *"], "")
+    found = experiment_cells.results(columns, ["digit *"], "")
     assert found["digits"]["UOT"][0].keys() == {"classes", "recall"}
     assert "recall" not in found["digits"]["Fine-Tune"][0]
-    assert stages.results(again(fresh, train={"lambda": 0.5}), [], "") == {}, "of other settings"
+    assert experiment_cells.results(again(fresh, train={"lambda": 0.5}), [], "") == {}, (
+        "of other settings"
+    )
 
 
 def test_by_label_only_with_labels(tiny: Path) -> None:
-    ws, experiment = workspace(tiny), designs.load("fig3a")
-    without = stages.columns(ws, experiment, ["digits"], 1, 1, [], "")
+    ws, experiment = workspace(tiny), paper_tables.load("fig3a")
+    without = experiment_cells.columns(ws, experiment, ["digits"], 1, 1, [], "")
     assert "Label" not in {column.variation.label for column in without}
     [column] = [
-        c for c in stages.columns(ws, experiment, ["digits"], 1, 1, ["digit *"], "")
+        c for c in experiment_cells.columns(ws, experiment, ["digits"], 1, 1, ["digit *"], "")
         if c.strategy == "label"
     ]  # fmt: skip
     assert column.ws.params.selectors["label"] == {"classes": ["digit *"], "table": ""}
@@ -330,20 +357,22 @@ def test_by_label_only_with_labels(tiny: Path) -> None:
 
 def test_small_sources_train_the_same_cell_once(tiny: Path) -> None:
     """With twelve classes, K of 50 and 100 are both one class."""
-    columns = stages.columns(workspace(tiny), designs.load("fig3a"), ["digits"], 2, 1, [], "")
+    columns = experiment_cells.columns(
+        workspace(tiny), paper_tables.load("fig3a"), ["digits"], 2, 1, [], ""
+    )
     assert len({column.variation.label for column in columns}) == 13
-    assert len(campaign.todo(columns)) == 2 * (1 + 2 * 4)
+    assert len(experiment_runner.todo(columns)) == 2 * (1 + 2 * 4)
 
 
 def test_joint_objectives_of_beyond_train(fresh: Path) -> None:
     """With the words of the definition, on twelve classes."""
-    for column in stages.columns(
-        workspace(fresh), designs.load("beyond"), ["digits"], 1, 1, [], ""
+    for column in experiment_cells.columns(
+        workspace(fresh), paper_tables.load("beyond"), ["digits"], 1, 1, [], ""
     ):
         if column.ws.params.train.objective.startswith("joint_") or column.ws.upstream.endswith(
             "image"
         ):
             train(column)
-            facts = store.read_json(column.folder("models", 0) / "model.json")
+            facts = storage.read_json(column.folder("models", 0) / "model.json")
             assert facts["objective"] == column.ws.params.train.objective
     assert run_train(fresh), "params.yaml's own cells go on beside them"

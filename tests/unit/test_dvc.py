@@ -11,7 +11,7 @@ import yaml
 
 from conftest import call, users_environment
 from held import holding
-from uotft import dvc
+from uotft.core import dvc
 
 STAGES = {
     "stages": {

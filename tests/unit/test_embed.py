@@ -16,14 +16,19 @@ import torch
 
 from conftest import run_train, tiny_params, workspace, write_params
 from forks import at_call, fork, killed, pair
-from uotft import banks, checkpoint, launch, pools, runtime, stages, store
-from uotft.errors import Interrupted, UserError
-from uotft.images import to_input
+from uotft.core import storage
+from uotft.core.errors import Interrupted, UserError
+from uotft.models import model_io
+from uotft.pipeline import embed as embed_stage, select, workspace as workspace_stage
+from uotft.runs import job
+from uotft.selection import banks, features as pools
+from uotft.training import runtime
+from uotft.training.streams import to_input
 
 IMAGES, SHARDS = 72, 5  # of the glyphs: four images a batch, four batches a shard
 
 
-def change(root: Path, **embed: object) -> stages.Workspace:
+def change(root: Path, **embed: object) -> workspace_stage.Workspace:
     params = tiny_params()
     params["embed"] = {"batch_size": 4, **embed}
     write_params(root, params)
@@ -39,7 +44,7 @@ def ready(fresh: Path) -> Path:
 
 def embed(root: Path, **more: object) -> None:
     quiet = {"progress": lambda batches, label: batches}
-    stages.embed(workspace(root), "glyphs", runtime.start(0, 1), **quiet | more)
+    embed_stage.embed(workspace(root), "glyphs", runtime.start(0, 1), **quiet | more)
 
 
 def made(root: Path) -> dict[str, bytes]:
@@ -77,7 +82,7 @@ def test_each_row_is_the_image_of_its_number(ready: Path) -> None:
     embed(ready)
     ws = workspace(ready)
     pool, images = pools.read(ws.features("glyphs")), ws.images("glyphs")
-    network, facts = checkpoint.read(ws.pretrained())
+    network, facts = model_io.read(ws.pretrained())
     assert pool["rows"].tolist() == images.rows("train").tolist()
     assert pool["labels"].tolist() == images.labels[pool["rows"]].tolist()
     assert str(pool["backbone"]) == facts["sha256"]
@@ -102,10 +107,10 @@ def test_means_are_those_of_one_pass_over_all_features(ready: Path) -> None:
 def test_the_units_that_are_classes_read_no_features(ready: Path) -> None:
     embed(ready)
     ws = workspace(ready)
-    stages.units(ws)
+    embed_stage.units(ws)
     before = ws.embedding("glyphs").read_bytes()
     np.save(ws.features("glyphs") / "features.npy", np.zeros((IMAGES, 8), np.float32))
-    stages.units(ws)
+    embed_stage.units(ws)
     assert ws.embedding("glyphs").read_bytes() == before
 
 
@@ -224,7 +229,7 @@ def test_shards_of_something_else_are_set_aside(
     if what == "embed.dtype":
         change(ready, dtype="float16")
     elif "data" in what:
-        np.savez(ws.data("glyphs"), **store.read_arrays(ws.data("glyphs")))
+        np.savez(ws.data("glyphs"), **storage.read_arrays(ws.data("glyphs")))
     else:
         facts = ws.pretrained() / "model.json"
         facts.write_text(facts.read_text() + "\n")
@@ -241,7 +246,7 @@ def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
     ws = change(ready, dtype="float16")
     for dataset in ("glyphs", "digits"):
         quiet = {"progress": lambda batches, label: batches}
-        stages.embed(ws, dataset, runtime.start(0, 1), **quiet)
+        embed_stage.embed(ws, dataset, runtime.start(0, 1), **quiet)
     pool = pools.read(ws.features("glyphs"))
     assert pool["features"].dtype == np.float16
     assert np.array_equal(pool["features"], single.astype(np.float16))
@@ -250,12 +255,12 @@ def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
         params["select"]["unit"] = unit
         params["embed"]["dtype"] = "float16"
         write_params(ready, params)
-        stages.units(workspace(ready))
+        embed_stage.units(workspace(ready))
         bank = banks.read(ws.embedding("glyphs"))
         for row in range(len(bank.names)):
             mean = pool["features"][bank.members == row].astype(float).mean(0)
             assert bank.means[row] == pytest.approx(mean, rel=1e-12, abs=1e-12), "of what is kept"
-    target, own = pools.read(ws.features("digits")), stages.target_bank(ws, "digits", 0)
+    target, own = pools.read(ws.features("digits")), select.target_bank(ws, "digits", 0)
     drawn = np.concatenate([np.flatnonzero(target["labels"] == c) for c in range(10)])
     assert own.means.dtype == np.float64
     assert np.abs(own.means).max() <= np.abs(target["features"][drawn]).max()
@@ -304,13 +309,13 @@ def test_an_evaluation_that_is_asked_to_stop_writes_nothing(fresh: Path) -> None
     for seed in (0, 1):
         run_train(fresh, seed=seed)
     ws = workspace(fresh)
-    store.write_json(ws.metrics("digits", "uot"), "before")
+    storage.write_json(ws.metrics("digits", "uot"), "before")
 
     def asked(seeds: list[int], label: str) -> Iterator[int]:
         yield seeds[0]
         os.kill(os.getpid(), signal.SIGTERM)
         yield seeds[1]
 
-    assert killed(fork(lambda: launch.evaluate(ws, "digits", "uot", asked)))
-    assert store.read_json(ws.metrics("digits", "uot")) == "before"
+    assert killed(fork(lambda: job.evaluate(ws, "digits", "uot", asked)))
+    assert storage.read_json(ws.metrics("digits", "uot")) == "before"
     assert len([*ws.metrics("digits", "uot").parent.iterdir()]) == 1

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from uotft import checkpoint, export, stages, store
-from uotft.network import Network, separate_norms
+from uotft.core import storage
+from uotft.models import export, model_io
+from uotft.models.network import Network, separate_norms
+from uotft.pipeline import predict
 
 BACKBONES = [
     ({"name": "small_resnet", "widths": [4, 8]}, [16, 16]),
@@ -20,7 +22,7 @@ BACKBONES = [
 
 def network(backbone: dict) -> Network:
     torch.manual_seed(0)
-    return checkpoint.build(backbone, 5, 3).eval()
+    return model_io.build(backbone, 5, 3).eval()
 
 
 @pytest.mark.slow
@@ -50,13 +52,13 @@ def test_other_logits_leave_no_file(
         "source_classes": list("xyz"),
         "image_size": [16, 16],
     }
-    checkpoint.write(tmp_path / "model", network(BACKBONES[0][0]), facts)
+    model_io.write(tmp_path / "model", network(BACKBONES[0][0]), facts)
     write, load = export.FORMATS["torch"]
     wrong = (write, lambda content: lambda pixels: load(content)(pixels) + fault)
     monkeypatch.setitem(export.FORMATS, "torch", wrong)
     with pytest.raises(RuntimeError, match="nothing was written"):
-        stages.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
+        predict.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     monkeypatch.undo()
-    about = stages.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
-    assert about == store.read_json(tmp_path / "m.pt2.json")
+    about = predict.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
+    assert about == storage.read_json(tmp_path / "m.pt2.json")

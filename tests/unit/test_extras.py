@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-BUILD = "from uotft import checkpoint; checkpoint.build({'name': 'timm'}, 2)"
-EXPORT = "from uotft import export; export.to_onnx(None, None)"
+BUILD = "from uotft.models import model_io; model_io.build({'name': 'timm'}, 2)"
+EXPORT = "from uotft.models import export; export.to_onnx(None, None)"
 
 
 @pytest.mark.parametrize(
@@ -18,5 +18,5 @@ def test_a_missing_extra_is_named(package: str, code: str, extra: str) -> None:
     code = f"import sys; sys.modules[{package!r}] = None; {code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("uotft.errors.UserError")
+    assert last.startswith("uotft.core.errors.UserError")
     assert f"pip install 'uotft[{extra}]'" in last

@@ -12,8 +12,10 @@ import yaml
 from conftest import call, tiny_params, workspace, write_params
 from official import picture, tar
 from serving import Server, serving
-from uotft import archives, config, stages, store
-from uotft.errors import UserError
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.data import archives
+from uotft.pipeline import datasets, embed, fetch as fetch_stage
 
 NAMES = ["web-00.tar", "web-01.tar", "web-02.tar"]
 CONTENTS = {
@@ -47,7 +49,7 @@ def section(root: Path, urls: object, **settings: object) -> Path:
 
 
 def fetch(root: Path, given: Path | None = None) -> list[str]:
-    return [*stages.fetch(workspace(root), "web", given, quiet)]
+    return [*fetch_stage.fetch(workspace(root), "web", given, quiet)]
 
 
 def refused(root: Path, given: Path | None = None) -> str:
@@ -74,7 +76,7 @@ def test_shards_come_from_their_addresses_once(server: Server, tmp_path: Path) -
     assert "web: 3 shards, 3 downloaded; their SHA-256 are in" in said[1]
     assert whole(root)
     assert listed(root) == SUMS
-    stages.prepare(workspace(root), "web", progress=quiet)
+    embed.prepare(workspace(root), "web", progress=quiet)
     images = workspace(root).images("web")
     assert np.bincount(images.labels).tolist() == [15, 15]
     server.asked.clear()
@@ -84,7 +86,7 @@ def test_shards_come_from_their_addresses_once(server: Server, tmp_path: Path) -
 
 def test_the_command_and_what_list_and_verify_say(server: Server, tmp_path: Path) -> None:
     root = section(tmp_path, f"{server.address}/good/web-{{00..02}}.tar")
-    states = {row[0]: row[-1] for row in stages.listing(workspace(root))}
+    states = {row[0]: row[-1] for row in datasets.listing(workspace(root))}
     assert states["web"] == "to be downloaded"
     done = call("uotft", "prepare", "--dataset", "web", cwd=root)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
@@ -92,12 +94,12 @@ def test_the_command_and_what_list_and_verify_say(server: Server, tmp_path: Path
     done = call("uotft", "data", "prepare", "web", cwd=root)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[2].startswith("web: 2 classes, ")
-    assert stages.verify(workspace(root), "web", quiet) == (
+    assert datasets.verify(workspace(root), "web", quiet) == (
         "web: 30 files hashed, web-00.tar, web-01.tar, web-02.tar", []
     )  # fmt: skip
     path = root / "downloads/web/web-01.tar"
     path.write_bytes(path.read_bytes()[:-1] + b"x")  # behind the last picture
-    assert f"is not its SHA-256 {SUMS['web-01.tar']}" in stages.verify(
+    assert f"is not its SHA-256 {SUMS['web-01.tar']}" in datasets.verify(
         workspace(root), "web", quiet
     )[1][0]  # fmt: skip
 
@@ -181,7 +183,7 @@ def test_recorded_sums_hold_from_then_on(server: Server, tmp_path: Path) -> None
 def test_from_a_folder_without_a_network(tmp_path: Path) -> None:
     given = tmp_path / "given"
     for name, content in CONTENTS.items():
-        store.write_bytes(given / name, content)
+        storage.write_bytes(given / name, content)
     root = section(tmp_path, "http://127.0.0.1:1/web-{00..02}.tar")
     assert "3 shards, 0 downloaded" in fetch(root, given)[1]
     assert whole(root)
@@ -193,7 +195,7 @@ def test_only_the_named_shards_are_read(server: Server, tmp_path: Path) -> None:
     root = section(tmp_path, f"{server.address}/good/web-{{00..02}}.tar")
     fetch(root)
     section(tmp_path, f"{server.address}/good/web-{{01..02}}.tar")
-    stages.prepare(workspace(root), "web", progress=quiet)
+    embed.prepare(workspace(root), "web", progress=quiet)
     files = workspace(root).images("web").files
     assert files is not None
     assert set(files.archives.tolist()) == {b"web-01.tar", b"web-02.tar"}
@@ -219,11 +221,11 @@ def test_addresses_that_are_none(settings: dict, message: str) -> None:
 def test_verify_lists_an_added_and_a_missing_shard(tmp_path: Path) -> None:
     root = section(tmp_path, "")
     for name in NAMES[:2]:
-        store.write_bytes(root / "downloads/web" / name, CONTENTS[name])
-    stages.prepare(workspace(root), "web", progress=quiet)
-    assert stages.verify(workspace(root), "web", quiet)[1] == []
+        storage.write_bytes(root / "downloads/web" / name, CONTENTS[name])
+    embed.prepare(workspace(root), "web", progress=quiet)
+    assert datasets.verify(workspace(root), "web", quiet)[1] == []
     (root / "downloads/web" / NAMES[0]).rename(root / "downloads/web" / NAMES[2])
-    bad = stages.verify(workspace(root), "web", quiet)[1]
+    bad = datasets.verify(workspace(root), "web", quiet)[1]
     assert f"{root}/downloads/web/{NAMES[2]}: added" in bad
     assert f"{root}/downloads/web/{NAMES[0]}/0.jpg: missing" in bad
 

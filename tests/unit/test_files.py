@@ -14,8 +14,9 @@ from PIL import Image, PngImagePlugin
 
 import pictures
 from small_folders import load, many, tree
-from uotft import files, store
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.data import files
 
 # ---- which files
 
@@ -41,8 +42,8 @@ def test_columns_say_what_the_files_are(tmp_path: Path) -> None:
 
 def test_the_manifest_comes_back_from_disk(tmp_path: Path) -> None:
     images = pictures.image_set(tmp_path, pictures.odd_files(), unreadable="skip", share=0.5)
-    store.write_images(tmp_path / "a.npz", images)
-    again = store.read_images(tmp_path / "a.npz")
+    storage.write_images(tmp_path / "a.npz", images)
+    again = storage.read_images(tmp_path / "a.npz")
     assert vars(again.files).keys() == vars(images.files).keys()
     for name, value in vars(images.files).items():
         assert np.array_equal(getattr(again.files, name), value), name
@@ -85,7 +86,9 @@ def test_class_names_need_not_be_text(tmp_path: Path) -> None:
         Path(os.fsdecode(path)).write_bytes(pictures.encoded(pictures.scene(0)))
     images = load(tmp_path)
     assert images.names == ("bl\\xe8", "bl\\xe9")
-    store.write_json(tmp_path / "a.json", {"names": images.names, "why": str(images.files.path(0))})
+    storage.write_json(
+        tmp_path / "a.json", {"names": images.names, "why": str(images.files.path(0))}
+    )
     assert json.loads((tmp_path / "a.json").read_text())["why"] == str(images.files.path(0))
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from trials import answers
-from uotft import launch, store, tracking
-from uotft.errors import UserError
-from uotft.tracking import delivery, finished, journal
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.runs import job
+from uotft.tracking import delivery, outbox, reader, store
 
 
 @pytest.fixture(autouse=True)
@@ -32,24 +33,24 @@ def log(
     model = "-".join(map(str, (strategy, seed, *settings.values())))
     tags = {"model.sha256": model, "target": experiment, "git.commit": "abc", "a": strategy}
     params = {"strategy": strategy, "seed": seed, **settings}
-    with journal.run(root, experiment, model) as run:
+    with outbox.run(root, experiment, model) as run:
         run.begin(params, tags)
         run.log([(0, {"val/top1": 50.0}), (10, {"val/top1": 70.0})])
         folder = root / "selected"
         kept = [{"rank": 1, "name": "lion", "row": 4, "score": -0.5}]
-        store.write_json(folder / "selection.json", {"classes": kept, "fingerprints": {}})
-        store.write_arrays(folder / "plan.npz", plan=np.ones((1, 3)), kept=np.array([4]))
+        storage.write_json(folder / "selection.json", {"classes": kept, "fingerprints": {}})
+        storage.write_arrays(folder / "plan.npz", plan=np.ones((1, 3)), kept=np.array([4]))
         run.files(folder, "selection")
     if top1 is not None:
         numbers = {"test/top1": top1, "test/mean_per_class": top1 - 1}
         said = {seed: answers(0, 0, 1, 1, 2, 2)}
         assert delivery.log_test(root, experiment, model, numbers, said, [[2]]) == ""
-    return tracking.find(tracking.open_store(root), run.id).info.run_id
+    return store.find(store.open_store(root), run.id).info.run_id
 
 
 def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> None:
     run = log(tmp_path, **{"train.lambda": 0.3})
-    [trial], out = finished.trials(tmp_path, ["pets"], "", {})
+    [trial], out = reader.trials(tmp_path, ["pets"], "", {})
     assert not out
     assert (trial.target, trial.strategy, trial.seed) == ("pets", "uot", 0)
     assert trial.test == {"top1": 80.0, "mean_per_class": 79.0}
@@ -62,9 +63,7 @@ def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> No
     assert trial.origin.run == run
     assert trial.origin.seconds > 0
     assert trial.origin.versions == {"git.commit": "abc"}
-    confusion = tracking.open_store(tmp_path).artifacts.load_dict(
-        f"runs:/{run}/test/confusion.json"
-    )
+    confusion = store.open_store(tmp_path).artifacts.load_dict(f"runs:/{run}/test/confusion.json")
     assert confusion == {"classes": ["cat", "dog", "cow"], "confusion": [[2]]}
 
 
@@ -72,45 +71,45 @@ def test_what_cannot_be_compared_is_left_out_and_counted(tmp_path: Path) -> None
     for seed in range(3):
         log(tmp_path, seed=seed)
     log(tmp_path, "none", top1=None)
-    with journal.run(tmp_path, "other", "x") as run:
+    with outbox.run(tmp_path, "other", "x") as run:
         run.begin({"rate": 1}, {})
-    with suppress(ZeroDivisionError), journal.run(tmp_path, "pets", "y") as run:
+    with suppress(ZeroDivisionError), outbox.run(tmp_path, "pets", "y") as run:
         run.begin({"strategy": "uot", "seed": 7}, {})
         raise ZeroDivisionError
-    made, out = finished.trials(tmp_path, [], "", {})
+    made, out = reader.trials(tmp_path, [], "", {})
     assert sorted(t.seed for t in made) == [0, 1, 2]
-    assert finished.left_out(out) == (
+    assert reader.left_out(out) == (
         "1 no trainings, 1 not finished, 1 without test numbers (`uotft evaluate` adds them)"
     )
 
 
 def test_filter_and_tags_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finished, "PAGE", 2)  # several pages
+    monkeypatch.setattr(reader, "PAGE", 2)  # several pages
     for seed in range(5):
         log(tmp_path, seed=seed)
         log(tmp_path, "none", seed=seed)
-    made, out = finished.trials(tmp_path, ["pets"], "params.strategy = 'uot'", {})
+    made, out = reader.trials(tmp_path, ["pets"], "params.strategy = 'uot'", {})
     assert (len(made), len(out)) == (5, 0)
-    made, out = finished.trials(tmp_path, ["pets"], "", {"a": "none"})
+    made, out = reader.trials(tmp_path, ["pets"], "", {"a": "none"})
     assert {t.strategy for t in made} == {"none"}
     assert len(made) == 5 == out["with other tags"]
 
 
 def test_mistakes_are_said_with_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mlflow\.db is missing, so there are no runs"):
-        finished.trials(tmp_path, [], "", {})
+        reader.trials(tmp_path, [], "", {})
     assert not (tmp_path / "mlflow.db").exists(), "looking makes no store"
     log(tmp_path, top1=None)
     with pytest.raises(UserError, match="--experiment: got 'cars'; known are Default, pets"):
-        finished.trials(tmp_path, ["cars"], "", {})
+        reader.trials(tmp_path, ["cars"], "", {})
     with pytest.raises(UserError, match="--filter: got 'nonsense'"):
-        finished.trials(tmp_path, [], "nonsense", {})
+        reader.trials(tmp_path, [], "nonsense", {})
     message = r"left out: 1 without test numbers .* has Default \(0 runs\), pets \(1 runs\)"
     with pytest.raises(UserError, match=message):
-        finished.trials(tmp_path, ["pets"], "", {})
+        reader.trials(tmp_path, ["pets"], "", {})
     log(tmp_path, seed=1)
     with pytest.raises(UserError, match="--by: got 'K'; known are seed, strategy"):
-        launch.compare_runs([], "", {}, ["K"], None)
+        job.compare_runs([], "", {}, ["K"], None)
 
 
 def test_runs_of_other_settings_become_a_table_and_a_page(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_runs_of_other_settings_become_a_table_and_a_page(tmp_path: Path) -> Non
         for k, gain in ((20, 1.0), (50, 2.0)):
             log(tmp_path, "uot", seed, 80.0 + seed + gain, **{"select.top_k": k})
     log(tmp_path, "uot", 0, 90.0, **{"select.top_k": 50})  # again
-    tables, said = launch.compare_runs(["pets"], "", {}, [], tmp_path / "out")
+    tables, said = job.compare_runs(["pets"], "", {}, [], tmp_path / "out")
     rows = {row.strategy: row for row in tables["pets"]}
     assert [*rows] == ["none", "uot top_k=20", "uot top_k=50"]
     assert rows["uot top_k=20"].against["none"].mean == pytest.approx(1)
@@ -137,7 +136,7 @@ def test_runs_of_other_settings_become_a_table_and_a_page(tmp_path: Path) -> Non
 
 def test_tests_are_logged_once(tmp_path: Path) -> None:
     run = log(tmp_path)
-    client = tracking.open_store(tmp_path).MlflowClient()
+    client = store.open_store(tmp_path).MlflowClient()
     numbers = {"test/top1": 80.0, "test/mean_per_class": 79.0}
     said = {0: answers(0, 0, 1, 1, 2, 2)}
     assert delivery.log_test(tmp_path, "pets", "uot-0", numbers, said, [[2]]) == ""

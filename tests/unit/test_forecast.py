@@ -12,12 +12,14 @@ import yaml
 from torch.nn import functional
 
 from conftest import put_under_features, workspace, write_params
-from uotft import forecast, hindsight, stages, store
-from uotft.backbones import small_resnet
-from uotft.images import to_input
-from uotft.network import Network
-from uotft.stages import forecasting
-from uotft.subset import draw
+from uotft.analysis import forecast_evaluation
+from uotft.core import storage
+from uotft.data.subset import draw
+from uotft.models.backbones import small_resnet
+from uotft.models.network import Network
+from uotft.pipeline import embed, forecast, select as select_stage
+from uotft.training import gradients
+from uotft.training.streams import to_input
 
 LABELS = np.repeat([0, 1, 2, 3], [3, 5, 2, 4])
 KEPT = np.array([3, 1])
@@ -35,8 +37,8 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (len(LABELS), 8, 8)).astype(np.uint8)
 
 
-def of_source(network: Network, images: np.ndarray, **words) -> forecast.Gradients:
-    return forecast.gradients(network.backbone, network.head("source"), images, LABELS, **words)
+def of_source(network: Network, images: np.ndarray, **words) -> gradients.Gradients:
+    return gradients.gradients(network.backbone, network.head("source"), images, LABELS, **words)
 
 
 def by_autograd(network: Network, head: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -64,9 +66,9 @@ def test_clusters_average_images_under_their_own_labels(
 def test_products_equal_direct_computation(network: Network, images: np.ndarray) -> None:
     """Every measure from class products is what autograd gives image by image."""
     labels = np.array([0, 0, 1, 1])
-    few = forecast.gradients(network.backbone, network.head("target"), images[:4], labels)
-    [p] = forecast.products([few.mean()], of_source(network, images, batch_size=2))
-    found = forecast.measures(p, KEPT)
+    few = gradients.gradients(network.backbone, network.head("target"), images[:4], labels)
+    [p] = gradients.products([few.mean()], of_source(network, images, batch_size=2))
+    found = gradients.measures(p, KEPT)
 
     f = by_autograd(network, "target", images[:4], labels).mean(0)
     each = by_autograd(network, "source", images, LABELS)
@@ -90,9 +92,9 @@ def test_the_targets_own_images_are_nearest(network: Network, images: np.ndarray
     """A source class that holds the target's one image, under the target's head, is at zero."""
     images[LABELS == 0] = images[0]
     head = network.head("source")
-    target = forecast.gradients(network.backbone, head, images[:1], LABELS[:1])
-    [p] = forecast.products([target.mean()], of_source(network, images))
-    alone = [forecast.measures(p, np.array([c])) for c in range(4)]
+    target = gradients.gradients(network.backbone, head, images[:1], LABELS[:1])
+    [p] = gradients.products([target.mean()], of_source(network, images))
+    alone = [gradients.measures(p, np.array([c])) for c in range(4)]
     assert alone[0]["cosine"] == pytest.approx(1, abs=1e-5)
     assert alone[0]["delta2"] == pytest.approx(0, abs=1e-5 * p.target)
     assert min(m["delta2"] for m in alone[1:]) > 0.1 * p.target
@@ -104,16 +106,16 @@ def test_the_order_of_images_and_classes_changes_nothing(
     order = np.random.default_rng(1).permutation(len(LABELS))
     backbone, head = network.backbone, network.head("source")
     plain, mixed = (
-        forecast.products(
+        gradients.products(
             [np.ones(of.means.shape[1])], of
         )[0]
         for of in (
             of_source(network, images),
-            forecast.gradients(backbone, head, images[order], LABELS[order]),
+            gradients.gradients(backbone, head, images[order], LABELS[order]),
         )
     )  # fmt: skip
-    expected = forecast.measures(plain, KEPT)
-    assert forecast.measures(mixed, KEPT[::-1]) == pytest.approx(expected, rel=1e-4)
+    expected = gradients.measures(plain, KEPT)
+    assert gradients.measures(mixed, KEPT[::-1]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_repeats_itself_and_leaves_the_network_alone(
@@ -140,12 +142,12 @@ def selected(fresh: Path) -> Path:
 def select(root: Path) -> None:
     for strategy in ("none", "uot"):
         for seed in (0, 1):
-            stages.select(workspace(root), "digits", strategy, seed)
+            select_stage.select(workspace(root), "digits", strategy, seed)
 
 
 def run_forecast(root: Path) -> dict:
-    stages.forecast(workspace(root), "digits", progress=lambda items, label: items)
-    return store.read_json(workspace(root).forecast("digits"))
+    forecast.forecast(workspace(root), "digits", progress=lambda items, label: items)
+    return storage.read_json(workspace(root).forecast("digits"))
 
 
 def test_the_file_holds_every_cell_and_its_curve(selected: Path) -> None:
@@ -187,24 +189,24 @@ def test_other_units(fresh: Path, unit: str) -> None:
     params["select"]["unit"] = unit
     write_params(fresh, params)
     ws = workspace(fresh)
-    stages.units(ws)
+    embed.units(ws)
     for seed in (0, 1):
         for strategy in ("none", "uot"):
-            stages.select(ws, "digits", strategy, seed)
-    cells = stages.forecast(ws, "digits", progress=lambda items, label: items)
+            select_stage.select(ws, "digits", strategy, seed)
+    cells = forecast.forecast(ws, "digits", progress=lambda items, label: items)
     if unit == "cluster":
         assert cells["uot"]["0"]["curve"][-1]["k"] == 9, "as many as there are clusters"
     else:
         assert cells == {}
         top1 = {"none": {0: 1.0, 1: 1.0}, "uot": {0: 1.0, 1: 1.0}}
-        assert forecasting.hindsight(ws, "digits", {"test": top1}) == ([], "")
+        assert forecast.hindsight(ws, "digits", {"test": top1}) == ([], "")
 
 
 def test_its_part_of_the_report(selected: Path) -> None:
     run_forecast(selected)
     ws = workspace(selected)
     top1 = {"none": {0: 80.0, 1: 82.0}, "uot": {0: 81.0, 1: 84.0}}
-    parts, text = forecasting.hindsight(ws, "digits", {"validation": top1, "test": top1})
+    parts, text = forecast.hindsight(ws, "digits", {"validation": top1, "test": top1})
     table, correlations, picture, note = (part for _, part in parts)
     assert table[1][0] == "uot"
     assert table[1][-1].startswith("+1.50 ± ")
@@ -219,13 +221,13 @@ def test_its_part_of_the_report(selected: Path) -> None:
 # ---- hindsight
 
 
-def values(rows: list[list[float]]) -> hindsight.Values:
+def values(rows: list[list[float]]) -> forecast_evaluation.Values:
     return {f"s{i}": dict(enumerate(row)) for i, row in enumerate(rows)}
 
 
 def test_gains_are_paired() -> None:
     top1 = {"none": {0: 80.0, 1: 90.0}, "uot": {0: 81.0, 1: 91.5, 7: 99.0}}
-    assert hindsight.gains(top1, ["uot"]) == {"uot": {0: 1.0, 1: 1.5}}
+    assert forecast_evaluation.gains(top1, ["uot"]) == {"uot": {0: 1.0, 1: 1.5}}
 
 
 @pytest.mark.parametrize(
@@ -235,14 +237,14 @@ def test_a_planted_correlation_is_found_with_its_sign(sign: int, says: str) -> N
     noise = np.random.default_rng(0).normal(size=(2, 5, 6)) / 20
     forecast_ = np.arange(5)[:, None] + noise[0]
     gained = sign * np.arange(5)[:, None] + noise[1]
-    rows = hindsight.correlations(values(forecast_), {"test": values(gained)})
+    rows = forecast_evaluation.correlations(values(forecast_), {"test": values(gained)})
     assert [row[1] for row in rows] == ["n", "5", "30"]
     assert {row[-1] for row in rows[1:]} == {f"{says}; {says}"}
-    assert "not shown" not in hindsight.verdict(rows)
+    assert "not shown" not in forecast_evaluation.verdict(rows)
 
 
 def test_no_correlation_is_said_plainly() -> None:
     noise = np.random.default_rng(3).normal(size=(2, 5, 6))
-    rows = hindsight.correlations(values(noise[0]), {"test": values(noise[1])})
+    rows = forecast_evaluation.correlations(values(noise[0]), {"test": values(noise[1])})
     assert {row[-1] for row in rows[1:]} == {"no; no"}
-    assert "Every interval holds zero" in hindsight.verdict(rows)
+    assert "Every interval holds zero" in forecast_evaluation.verdict(rows)

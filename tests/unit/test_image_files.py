@@ -16,9 +16,12 @@ import pictures
 from conftest import tiny_params, up_to_units, workspace, write_params
 from forks import pair
 from trials import line_of
-from uotft import export, images, predict, runtime, stages, store
-from uotft.errors import Interrupted, UserError
-from uotft.stages.gallery import _sheets
+from uotft.analysis.gallery import _sheets
+from uotft.core import storage
+from uotft.core.errors import Interrupted, UserError
+from uotft.models import export, predict
+from uotft.pipeline import embed, overlap, predict as predict_stage, select, train as train_stage
+from uotft.training import runtime, streams
 
 VIEW = {"kind": "folder", "stored": 40, "size": 32}
 STILL = {"rotation": 0.0, "shear": 0.0, "zoom": 0.0, "shift": 0.0}
@@ -65,9 +68,9 @@ def params(sections: dict[str, dict[str, object]]) -> dict:
 
 def train(root: Path, strategy: str = "uot") -> dict:
     ws = workspace(root)
-    stages.select(ws, "mine", strategy, 0)
-    stages.train(ws, "mine", strategy, 0, runtime.start(0, 1), log=lambda *_: None, **QUIET)
-    return store.read_json(ws.cell("models", "mine", strategy, 0) / "model.json")
+    select.select(ws, "mine", strategy, 0)
+    train_stage.train(ws, "mine", strategy, 0, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+    return storage.read_json(ws.cell("models", "mine", strategy, 0) / "model.json")
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +80,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_params(root, params(draw(root / "pictures")))
     ws = workspace(root)
     up_to_units(root)
-    stages.overlap("things", "mine", ws.overlap("mine"), **QUIET, workspace=lambda: ws)
+    overlap.overlap("things", "mine", ws.overlap("mine"), **QUIET, workspace=lambda: ws)
     for strategy in ("none", "uot"):
         train(root, strategy)
-        stages.evaluate(ws, "mine", strategy, **QUIET)
+        train_stage.evaluate(ws, "mine", strategy, **QUIET)
     return root
 
 
@@ -99,17 +102,17 @@ def test_folders_are_prepared(made: Path) -> None:
 
 
 def test_selection_and_training_read_files(made: Path) -> None:
-    facts = store.read_json(workspace(made).cell("models", "mine", "uot", 0) / "model.json")
+    facts = storage.read_json(workspace(made).cell("models", "mine", "uot", 0) / "model.json")
     assert facts["image_size"] == [32, 32, 3]
     assert facts["objective"] == "joint"
     assert len(facts["reused"]) == 3
-    results = store.read_json(workspace(made).metrics("mine", "uot"))["0"]
+    results = storage.read_json(workspace(made).metrics("mine", "uot"))["0"]
     assert results["images"] == 15
     assert np.sum(results["confusion"]) == 15
 
 
 def test_training_follows_its_seed(made: Path, copy: Path) -> None:
-    before = store.read_json(workspace(made).cell("models", "mine", "uot", 0) / "model.json")
+    before = storage.read_json(workspace(made).cell("models", "mine", "uot", 0) / "model.json")
     assert train(copy)["sha256"] == before["sha256"]
 
 
@@ -118,7 +121,7 @@ def test_pseudo_labels_with_randaugment(copy: Path) -> None:
     changed["train"] |= {"objective": "pseudo_label"}
     write_params(copy, changed)
     assert train(copy)["objective"] == "pseudo_label"
-    lines = store.read_csv(workspace(copy).cell("models", "mine", "uot", 0) / "history.csv")
+    lines = storage.read_csv(workspace(copy).cell("models", "mine", "uot", 0) / "history.csv")
     assert all(np.isfinite(float(line["loss/source"])) for line in lines if line["loss/source"])
 
 
@@ -127,16 +130,16 @@ def test_a_predicted_file_is_seen_as_test_images_are(made: Path, tmp_path: Path)
     model, found = ws.cell("models", "mine", "uot", 0), ws.images("mine")
     rows = found.rows("test")
     paths = [str(found.files.path(row)) for row in rows]
-    tests = images.Views(found, rows)[:]
-    read = stages.using.reader(store.read_json(model / "model.json"))
+    tests = streams.Views(found, rows)[:]
+    read = predict_stage.reader(storage.read_json(model / "model.json"))
     assert all(np.array_equal(read(Path(p)), v) for p, v in zip(paths, tests, strict=True))
 
-    answers, bad = stages.predict(model, [*paths, str(made / "nowhere.jpg")])
+    answers, bad = predict_stage.predict(model, [*paths, str(made / "nowhere.jpg")])
     assert [Path(line.split(":")[0]).name for line in bad] == ["nowhere.jpg"]
     confusion = np.zeros((3, 3), int)
     for row, answer in zip(rows, answers, strict=True):
         confusion[found.labels[row], found.names.index(answer.classes[0][0])] += 1
-    assert confusion.tolist() == store.read_json(ws.metrics("mine", "uot"))["0"]["confusion"]
+    assert confusion.tolist() == storage.read_json(ws.metrics("mine", "uot"))["0"]["confusion"]
 
     photo = tmp_path / "wide.jpg"
     example(1, 7, (300, 100)).save(photo, quality=95)
@@ -148,7 +151,7 @@ def test_a_predicted_file_is_seen_as_test_images_are(made: Path, tmp_path: Path)
 
 def test_an_export_says_what_part_of_a_picture_it_wants(made: Path, tmp_path: Path) -> None:
     model = workspace(made).cell("models", "mine", "uot", 0)
-    about = stages.export(model, "torch", tmp_path / "a.pt2")
+    about = predict_stage.export(model, "torch", tmp_path / "a.pt2")
     assert about["input"]["shape"] == ["images", 32, 32, 3]
     assert about["input"]["share"] == 0.875
     assert about["difference"] <= export.TOLERANCE
@@ -175,9 +178,9 @@ def test_a_copy_of_a_test_image_is_found_by_its_bytes(copy: Path, made: Path) ->
     write_params(copy, params(sections))
     ws = workspace(copy)
     for name in ("things", "mine"):
-        stages.prepare(ws, name, **QUIET)
+        embed.prepare(ws, name, **QUIET)
     things = ws.images("things")
-    found = stages.overlap("things", "mine", None, **QUIET, workspace=lambda: ws)
+    found = overlap.overlap("things", "mine", None, **QUIET, workspace=lambda: ws)
     copies = {r for r in things.rows("train").tolist() if b"/copy" in things.files.paths[r]}
     assert copies
     assert {(m["target"], m["source"]) for m in found["matches"] if m["reason"] == "bytes"} == {
@@ -191,56 +194,58 @@ def test_a_file_that_changes_before_training_is_named(copy: Path, made: Path) ->
     write_params(copy, params(sections))
     ws = workspace(copy)
     (copy / "cache/mine/40-another").mkdir()
-    stages.prepare(ws, "mine", **QUIET)
+    embed.prepare(ws, "mine", **QUIET)
     assert "40-another" not in [path.name for path in (copy / "cache/mine").iterdir()]
     shutil.rmtree(copy / "cache")
     ws.images("mine").files.path(0).write_bytes(pictures.encoded(pictures.scene(50)))
     with pytest.raises(UserError, match="it changed since `uotft prepare` read it"):
-        images.Views(ws.images("mine"), np.arange(3))[:]
+        streams.Views(ws.images("mine"), np.arange(3))[:]
 
 
 def test_a_stop_is_heard_while_files_are_decoded(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uotft import pixels
+    from uotft.data import pixel_cache
 
-    monkeypatch.setattr(pixels, "CHUNK", 4)
+    monkeypatch.setattr(pixel_cache, "CHUNK", 4)
     shutil.rmtree(copy / "cache")
     ws = workspace(copy)
     with pytest.raises(Interrupted, match="before its images were decoded"):
-        stages.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET, stop=lambda: True)
+        train_stage.pretrain(
+            ws, runtime.start(0, 1), log=lambda *_: None, **QUIET, stop=lambda: True
+        )
     assert not ws.images("things").images.there.any()
 
 
 def test_processes_share_the_decoding(tmp_path: Path) -> None:
-    from uotft import pixels
-    from uotft.stages.training import _decode
+    from uotft.data import pixel_cache
+    from uotft.pipeline.train import _decode
 
     images, rows = pictures.scenes(tmp_path, 21, stored=40, size=32), np.arange(1, 20)
 
     def work(rank: int) -> None:
-        decoded, square = [], pixels.square
+        decoded, square = [], pixel_cache.square
 
         def counted(content: bytes, side: int, path: Path) -> np.ndarray:
             decoded.append(path.name)
             return square(content, side, path)
 
-        pixels.pool.cache_clear()  # threads stay behind in a fork
-        pixels.square = counted
+        pixel_cache.pool.cache_clear()  # threads stay behind in a fork
+        pixel_cache.square = counted
         accelerator = runtime.start(0, 1)
         assert accelerator.num_processes == 2
         _decode(images, rows, accelerator, QUIET["progress"])
         assert images.images.there[rows].all()
-        store.write_json(tmp_path / f"{rank}.json", decoded)
+        storage.write_json(tmp_path / f"{rank}.json", decoded)
 
     assert [os.waitpid(pid, 0)[1] for pid in pair(work)] == [0, 0]
-    first, second = (store.read_json(tmp_path / f"{rank}.json") for rank in range(2))
+    first, second = (storage.read_json(tmp_path / f"{rank}.json") for rank in range(2))
     assert sorted(first + second) == [f"{row:03}.png" for row in rows]
     assert abs(len(first) - len(second)) == 1
 
 
 def test_predict_reads_a_view_of_any_file(tmp_path: Path) -> None:
-    from uotft.files import View
+    from uotft.data.files import View
 
     view = View(stored=40, size=32)
     for name, content in pictures.odd_files().items():

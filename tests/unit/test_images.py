@@ -5,8 +5,16 @@ import pytest
 import torch
 
 import pictures
-from uotft.config import Augment
-from uotft.images import Stream, Views, _crops, _crops_at_once, _grid, _random_boxes, to_input
+from uotft.core.config import Augment
+from uotft.training.streams import (
+    Stream,
+    Views,
+    _crops,
+    _crops_at_once,
+    _grid,
+    _random_boxes,
+    to_input,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 12, 12), dtype=np.uint8)
 STILL = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0)

@@ -12,9 +12,10 @@ import pytest
 
 import official
 from conftest import tiny_params, workspace, write_params
-from uotft import files, stages
-from uotft.errors import UserError
-from uotft.records import ImageSet
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.data import files
+from uotft.pipeline import embed
 
 
 def quiet(items, label):  # noqa: ANN001, ANN201
@@ -26,7 +27,7 @@ def prepare(root: Path, path: object, **settings: object) -> ImageSet:
     section = {"kind": "folder", "path": str(path), "stored": 16, "size": 16, **settings}
     params["datasets"]["birds"] = section
     write_params(root, params)
-    stages.prepare(workspace(root), "birds", progress=quiet)
+    embed.prepare(workspace(root), "birds", progress=quiet)
     return workspace(root).images("birds")
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from uotft.backbones import small_resnet
-from uotft.network import Network, nearest_mean_rows, random_rows, separate_norms
+from uotft.models.backbones import small_resnet
+from uotft.models.network import Network, nearest_mean_rows, random_rows, separate_norms
 
 ROUTES = {"target": ("target", "target"), "source": ("source", "source")}
 HALVES, SIXES = {"target": 3, "source": 3}, {"target": 6, "source": 6}

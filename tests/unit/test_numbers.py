@@ -9,9 +9,10 @@ from scipy.stats import pearsonr, spearmanr, ttest_rel
 from sklearn.metrics import balanced_accuracy_score
 
 from forks import killed, pair
-from uotft import compare, metrics, report, runtime
-from uotft.evaluate import answers, confusion
-from uotft.statistics import correlation, interval, paired
+from uotft.analysis import comparison, figures
+from uotft.analysis.statistics import correlation, interval, paired
+from uotft.training import metrics, runtime
+from uotft.training.evaluation import answers, confusion
 
 
 def test_accuracies_against_scikit_learn() -> None:
@@ -107,7 +108,7 @@ def result(top1: float) -> dict:
 
 
 def test_comparison_pairs_seeds() -> None:
-    rows = compare.table(
+    rows = comparison.table(
         {
             "none": {"0": result(80), "1": result(90)},
             "uot": {"0": result(81), "1": result(91)},
@@ -116,7 +117,7 @@ def test_comparison_pairs_seeds() -> None:
     assert rows[1].against["none"].mean == pytest.approx(1)
     assert rows[1].against["none"].half == pytest.approx(0), "paired: the seeds' spread cancels"
     assert rows[0].against == {}
-    assert "| uot | 2 | 4 | 86.00 ± " in report.markdown(compare.cells(rows))
+    assert "| uot | 2 | 4 | 86.00 ± " in figures.markdown(comparison.cells(rows))
 
 
 def test_the_note_on_overlap() -> None:
@@ -124,11 +125,11 @@ def test_the_note_on_overlap() -> None:
         extra = {} if clean is None else {"clean": clean}
         return {str(i): {"top1": value, "images": 50, **extra} for i, value in enumerate(top1)}
 
-    assert compare.overlap_note({"none": seeds(80.0, 90.0, clean=None)}) == ""
+    assert comparison.overlap_note({"none": seeds(80.0, 90.0, clean=None)}) == ""
     some = {"none": seeds(80.0, 90.0, clean={"images": 47, "top1": 81.5})}
-    assert compare.overlap_note(some) == (
+    assert comparison.overlap_note(some) == (
         "3 of 50 test images are in the source too. "
         "Mean top-1 with / without them, %: none 85.00 / 81.50."
     )
     every = {"none": seeds(80.0, clean={"images": 0})}
-    assert compare.overlap_note(every) == "50 of 50 test images are in the source too."
+    assert comparison.overlap_note(every) == "50 of 50 test images are in the source too."

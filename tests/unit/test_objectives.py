@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from conftest import call, put_under_features, run_train, tiny_params, workspace, write_params
-from uotft import checkpoint, objectives, registry, stages, store
-from uotft.errors import UserError
-from uotft.images import to_input
-from uotft.objectives import (
+from uotft.core import registry, storage
+from uotft.core.errors import UserError
+from uotft.data.subset import draw
+from uotft.models import model_io
+from uotft.pipeline import select
+from uotft.training import objectives
+from uotft.training.objectives import (
     Context,
     co_tuning,
     joint,
@@ -27,7 +30,7 @@ from uotft.objectives import (
     plain,
     pseudo_label,
 )
-from uotft.subset import draw
+from uotft.training.streams import to_input
 
 NAMES = registry.names("objectives")
 LOGS = {
@@ -217,7 +220,7 @@ def test_a_short_training_logs_every_term(fresh: Path, name: str, strategy: str)
         assert set(numbers) == logged | {"learning_rate"}
         assert all(math.isfinite(value) for value in numbers.values())
     folder = workspace(fresh).cell("models", "digits", strategy, 0)
-    network, facts = checkpoint.read(folder)
+    network, facts = model_io.read(folder)
     assert len(facts["reused"]) == (5 if reads and strategy == "uot" else 0)
     assert facts["objective"] == used
     heads = {"co_tuning": 12}.get(used, 5 * used.startswith("joint"))
@@ -234,7 +237,7 @@ def test_selected_classes_have_no_part_in_it(fresh: Path, name: str) -> None:
     for strategy in ("none", "uot"):
         run_train(fresh, strategy)
         folder = workspace(fresh).cell("models", "digits", strategy, 0)
-        made.append(store.fingerprint(folder / "model.safetensors"))
+        made.append(storage.fingerprint(folder / "model.safetensors"))
     assert made[0] == made[1]
 
 
@@ -245,8 +248,8 @@ def test_co_tuning_starts_from_the_whole_classifier(fresh: Path) -> None:
     write_params(fresh, params)
     run_train(fresh, "none")
     ws = workspace(fresh)
-    network, _ = checkpoint.read(ws.cell("models", "digits", "none", 0))
-    pretrained, _ = checkpoint.read(ws.pretrained())
+    network, _ = model_io.read(ws.cell("models", "digits", "none", 0))
+    pretrained, _ = model_io.read(ws.pretrained())
     assert torch.allclose(
         network.head("source").weight, pretrained.head("target").weight, atol=1e-6
     )
@@ -267,7 +270,7 @@ def test_co_tuning_knows_the_drawn_images_alone(fresh: Path) -> None:
         put_under_features(ws, "digits", images)
         run_train(fresh, "none")
         folder = ws.cell("models", "digits", "none", 0)
-        made.append(store.fingerprint(folder / "model.safetensors"))
+        made.append(storage.fingerprint(folder / "model.safetensors"))
     assert made[0] == made[1] != made[2]
 
 
@@ -282,7 +285,7 @@ def test_settings_of_an_objective_are_checked(fresh: Path) -> None:
 
 
 def history(root: Path, strategy: str = "uot") -> list[dict[str, str]]:
-    return store.read_csv(workspace(root).cell("models", "digits", strategy, 0) / "history.csv")
+    return storage.read_csv(workspace(root).cell("models", "digits", strategy, 0) / "history.csv")
 
 
 def trained(root: Path, **train: object) -> dict[str, Tensor]:
@@ -290,7 +293,7 @@ def trained(root: Path, **train: object) -> dict[str, Tensor]:
     params["train"] |= train
     write_params(root, params)
     run_train(root)
-    network, _ = checkpoint.read(workspace(root).cell("models", "digits", "uot", 0))
+    network, _ = model_io.read(workspace(root).cell("models", "digits", "uot", 0))
     return network.state_dict()
 
 
@@ -313,7 +316,7 @@ def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
     ws = workspace(fresh)
     images, pool = ws.images("digits"), ws.images("digits").rows("train")
     rows = pool[draw(images.labels[pool], ws.params.subset, 0)]
-    network, _ = checkpoint.read(ws.cell("models", "digits", "uot", 0))
+    network, _ = model_io.read(ws.cell("models", "digits", "uot", 0))
     with torch.no_grad():
         found = network.backbone.layers[0](to_input(torch.as_tensor(images.images[rows])))
     norm = network.backbone.layers[1]
@@ -328,12 +331,12 @@ def test_two_processes_train_it_to_the_end(fresh: Path, name: str) -> None:
     params = tiny_params()
     params["train"] |= {"objective": name, "head_steps": 6, "reestimate_norm": True}
     write_params(fresh, params)
-    stages.select(workspace(fresh), "digits", "uot", 0)
+    select.select(workspace(fresh), "digits", "uot", 0)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    worker = ("-m", "uotft.worker", str(fresh / "journal"), "train", "digits", "uot", "0")
+    worker = ("-m", "uotft.runs.worker", str(fresh / "journal"), "train", "digits", "uot", "0")
     done = call(sys.executable, *torchrun, *worker, cwd=fresh)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = history(fresh)
     assert [int(row["step"]) for row in rows] == [0, 4, 6, 8, 12, 16, 18]
     assert all(math.isfinite(float(row["loss/target"])) for row in rows if row["loss/target"])
-    checkpoint.read(workspace(fresh).cell("models", "digits", "uot", 0))
+    model_io.read(workspace(fresh).cell("models", "digits", "uot", 0))

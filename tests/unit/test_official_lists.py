@@ -10,8 +10,10 @@ import pytest
 
 import official
 from conftest import tiny_params, workspace, write_params
-from uotft import archives, registry, stages, store
-from uotft.errors import UserError
+from uotft.core import registry, storage
+from uotft.core.errors import UserError
+from uotft.data import archives
+from uotft.pipeline import embed
 
 VARIANT = "fgvc-aircraft-2013b/data/images_variant_"
 KIT = "ILSVRC2012_devkit_t12/data/"
@@ -40,7 +42,7 @@ def unpacked(root: Path, name: str) -> Path:
     contents, made = getattr(official, name)(), root / "mine"
     members = []
     for archive in registry.load("datasets", name, "").CARD.archives:
-        store.write_bytes(root / "given" / archive.name, contents[archive.name])
+        storage.write_bytes(root / "given" / archive.name, contents[archive.name])
         members.append((root / "given" / archive.name, archive.into, 1000))
     archives.unpack(members, made, quiet)
     params = tiny_params()
@@ -51,7 +53,7 @@ def unpacked(root: Path, name: str) -> Path:
 
 def refused(root: Path, name: str) -> str:
     with pytest.raises(UserError) as error:
-        stages.prepare(workspace(root), name, progress=quiet)
+        embed.prepare(workspace(root), name, progress=quiet)
     assert not (root / "data").exists()
     return str(error.value)
 
@@ -161,14 +163,14 @@ def test_a_list_that_ends_early_is_seen_in_the_counts(
     module = registry.load("datasets", name, "")
     card = official.card(name, getattr(official, name)())
     monkeypatch.setattr(module, "CARD", card)
-    assert "its makers count" not in stages.prepare(workspace(tmp_path), name, progress=quiet)
+    assert "its makers count" not in embed.prepare(workspace(tmp_path), name, progress=quiet)
     path = folder / LISTS[name][-1]
     path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1]))
     if name == "cub":
         shutil.rmtree(tmp_path / "data")
         assert "is not in all of images.txt, " in refused(tmp_path, name)
     else:
-        said = stages.prepare(workspace(tmp_path), name, progress=quiet)
+        said = embed.prepare(workspace(tmp_path), name, progress=quiet)
         assert f"its makers count {card.images['train']} train, " in said
 
 
@@ -191,4 +193,4 @@ def test_a_list_with_windows_lines_and_a_mark_is_read(tmp_path: Path) -> None:
     for path in LISTS["cub"]:
         content = (folder / path).read_bytes().replace(b"\n", b"\r\n")
         (folder / path).write_bytes(b"\xef\xbb\xbf" + content)
-    assert "3 classes" in stages.prepare(workspace(tmp_path), "cub", progress=quiet)
+    assert "3 classes" in embed.prepare(workspace(tmp_path), "cub", progress=quiet)

@@ -11,8 +11,10 @@ from PIL import Image
 
 from conftest import call
 from pictures import encoded, scene
-from uotft import overlap, stages, store
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.data import overlap
+from uotft.pipeline import overlap as overlap_stage
 
 
 def save(path: Path, image: Image.Image, **options: int) -> None:
@@ -22,7 +24,7 @@ def save(path: Path, image: Image.Image, **options: int) -> None:
 
 def compare(root: Path, output: Path | None = None) -> dict:
     """The command's work on root/source and root/target, outside any project."""
-    return stages.overlap(
+    return overlap_stage.overlap(
         str(root / "source"),
         str(root / "target"),
         output,
@@ -135,7 +137,7 @@ def test_unreadable_files_are_listed(pair: Path) -> None:
     result = compare(pair)
     assert result["target"]["unreadable"] == ["bird/cut.jpg", "bird/text.png"]
     assert result["target"]["images"] == 5
-    assert "2 files cannot be read: bird/cut.jpg" in "\n".join(stages.overlap_lines(result))
+    assert "2 files cannot be read: bird/cut.jpg" in "\n".join(overlap_stage.overlap_lines(result))
 
 
 def test_a_folder_without_a_readable_image(pair: Path) -> None:
@@ -161,7 +163,7 @@ def test_the_fingerprint_follows_names_and_contents(pair: Path) -> None:
 def test_a_name_that_is_not_unicode(pair: Path) -> None:
     (pair / "target" / b"\xff.png".decode(errors="surrogateescape")).write_bytes(encoded(scene(1)))
     compare(pair, pair / "found.json")
-    [match] = store.read_json(pair / "found.json")["matches"]
+    [match] = storage.read_json(pair / "found.json")["matches"]
     assert match["target"] == "\ufffd.png"
 
 
@@ -172,7 +174,7 @@ def test_the_command_on_two_folders(pair: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "1 test images are in the source, 1 pairs: bytes 0, stem 0, picture 1" in done.stdout
     assert "test/copy.png  =  class/0003.jpg" in done.stdout
-    written = store.read_json(pair / "made/found.json")
+    written = storage.read_json(pair / "made/found.json")
     assert written["counts"]["picture"] == len(written["matches"]) == 1
     assert written["thresholds"]["distance"] == overlap.DISTANCE
 
@@ -193,5 +195,5 @@ def test_where_all_test_images_look_alike_only_bytes_count(tmp_path: Path) -> No
     assert len(found["doubtful"]) == 19, "x but for its own copy, and y, look like all ten"
     assert any(
         line.startswith("not counted: 19 pairs that look alike, because 100 %")
-        for line in stages.overlap_lines(found)
+        for line in overlap_stage.overlap_lines(found)
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 import pictures
 from forks import fork
-from uotft import pixels
+from uotft.data import pixel_cache
 
 SIDE = {"stored": 32, "size": 24}
 ALL = np.arange(8)
@@ -25,7 +25,7 @@ def child(work: Callable[[], object]) -> int:
     """Run ``work`` in a process of its own; returns how it ended."""
 
     def fresh() -> None:
-        pixels.pool.cache_clear()  # threads stay behind in a fork
+        pixel_cache.pool.cache_clear()  # threads stay behind in a fork
         work()
 
     return os.waitpid(fork(fresh), 0)[1]
@@ -40,7 +40,7 @@ def test_each_file_is_decoded_once(tmp_path: Path) -> None:
     first = images.images[ALL]
     for path in (tmp_path / "pictures").iterdir():
         path.unlink()
-    again = pixels.Store(images.files, tmp_path / "store")
+    again = pixel_cache.Store(images.files, tmp_path / "store")
     assert first.shape == (8, 32, 32, 3)
     assert np.array_equal(again[ALL], first)
     assert np.array_equal(again[::-1][0], first[7])
@@ -51,11 +51,11 @@ def test_each_file_is_decoded_once(tmp_path: Path) -> None:
 def test_a_picture_that_has_its_size_is_not_scaled() -> None:
     """Scaling would give the same pixels, and import torch."""
     content = pictures.encoded(pictures.scene(0).resize((40, 40)))
-    kept = pixels.square(content, 40, Path("a.png"))
-    assert np.array_equal(kept, pixels.scaled(kept, 40))
+    kept = pixel_cache.square(content, 40, Path("a.png"))
+    assert np.array_equal(kept, pixel_cache.scaled(kept, 40))
     code = (
-        "import sys; from pathlib import Path; from uotft import pixels; "
-        "pixels.square(sys.stdin.buffer.read(), 40, Path()); print('torch' in sys.modules)"
+        "import sys; from pathlib import Path; from uotft.data import pixel_cache; "
+        "pixel_cache.square(sys.stdin.buffer.read(), 40, Path()); print('torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], input=content, capture_output=True, check=True
@@ -74,7 +74,7 @@ def test_a_large_data_set_keeps_only_what_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = pictures.scenes(tmp_path, 8, **SIDE).images
-    monkeypatch.setattr(pixels, "WHOLE", 0)
+    monkeypatch.setattr(pixel_cache, "WHOLE", 0)
     seen = store.read(ALL)
     assert not store.there.any()
     store.hold(ALL[:2])
@@ -85,9 +85,9 @@ def test_a_large_data_set_keeps_only_what_is_held(
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_camera_says_which_side_is_up(orientation: int) -> None:
     content = pictures.turned(pictures.scene(0), orientation)
-    found = pixels.square(content, 32, Path("a.png"))
+    found = pixel_cache.square(content, 32, Path("a.png"))
     assert np.abs(found - whole(pictures.scene(0))).max() <= 1, "as Pillow would, but for rounding"
-    assert pixels.upright_size(content) == (72, 96)
+    assert pixel_cache.upright_size(content) == (72, 96)
 
 
 def test_processes_may_fill_one_store_at_once(tmp_path: Path) -> None:
@@ -96,15 +96,17 @@ def test_processes_may_fill_one_store_at_once(tmp_path: Path) -> None:
     )
 
     def work() -> None:
-        pixels.pool.cache_clear()
-        pixels.CHUNK = 4 * 3 * images.files.stored**2
-        pixels.Store(images.files, tmp_path / "cache" / "one").fill(np.arange(40))
+        pixel_cache.pool.cache_clear()
+        pixel_cache.CHUNK = 4 * 3 * images.files.stored**2
+        pixel_cache.Store(images.files, tmp_path / "cache" / "one").fill(np.arange(40))
 
     workers = [fork(work) for _ in range(4)]
     assert [os.waitpid(pid, 0)[1] for pid in workers] == [0] * 4
-    left = pixels.Store(images.files, tmp_path / "cache" / "one")
+    left = pixel_cache.Store(images.files, tmp_path / "cache" / "one")
     assert left.there.all()
-    assert np.array_equal(left.kept, pixels.Store(images.files, tmp_path / "alone")[np.arange(40)])
+    assert np.array_equal(
+        left.kept, pixel_cache.Store(images.files, tmp_path / "alone")[np.arange(40)]
+    )
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["one"]
 
 
@@ -119,7 +121,7 @@ def test_a_kill_while_a_store_is_filled_loses_no_more_than_a_chunk(
         os.kill(os.getpid(), signal.SIGKILL)
 
     def work() -> None:
-        pixels.CHUNK = 4 * 3 * images.files.stored**2
+        pixel_cache.CHUNK = 4 * 3 * images.files.stored**2
         calls = []
 
         def flush(number: int) -> None:
@@ -136,10 +138,10 @@ def test_a_kill_while_a_store_is_filled_loses_no_more_than_a_chunk(
                     die()
                 yield start
 
-        flushed, pixels.os.fsync = os.fsync, flush
-        pixels.Store(images.files, folder).fill(ALL, bar)
+        flushed, pixel_cache.os.fsync = os.fsync, flush
+        pixel_cache.Store(images.files, folder).fill(ALL, bar)
 
     assert os.WTERMSIG(child(work)) == signal.SIGKILL
-    left = pixels.Store(images.files, folder)
+    left = pixel_cache.Store(images.files, folder)
     assert left.there.tolist() == [True] * 4 + [False] * 4
-    assert np.array_equal(left[ALL], pixels.Store(images.files, tmp_path / "other")[ALL])
+    assert np.array_equal(left[ALL], pixel_cache.Store(images.files, tmp_path / "other")[ALL])

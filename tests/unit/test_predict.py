@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uotft import predict
-from uotft.datasets import digits
-from uotft.errors import UserError
+from uotft.core.errors import UserError
+from uotft.data.datasets import digits
+from uotft.models import predict
 
 RAMP = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30)
 

@@ -11,8 +11,12 @@ import torch
 
 from conftest import run_train, tiny_params, workspace, write_params
 from foreign import moco_file, torchvision_file
-from uotft import banks, checkpoint, pools, runtime, stages, store
-from uotft.records import ImageSet
+from uotft.core import storage
+from uotft.core.records import ImageSet
+from uotft.models import model_io
+from uotft.pipeline import compare, embed, forecast, overlap, select, train
+from uotft.selection import banks, features
+from uotft.training import runtime
 
 QUIET = {"progress": lambda items, label: items}
 
@@ -23,7 +27,7 @@ def paint(root: Path, dataset: str) -> None:
     images = ws.images(dataset)
     grey = images.images
     colour = np.stack([grey, 255 - grey, grey // 2], 3)
-    store.write_images(
+    storage.write_images(
         ws.data(dataset), ImageSet(colour, images.labels, images.splits, images.names)
     )
 
@@ -35,12 +39,12 @@ def run(root: Path, backbone: dict, **pretrain: object) -> list[tuple[int, dict]
     params["pretrain"] |= pretrain
     write_params(root, params)
     ws = workspace(root)
-    stages.pretrain(
+    train.pretrain(
         ws, runtime.start(0, 1), log=lambda step, numbers: points.append((step, numbers)), **QUIET
     )
     for dataset in ("glyphs", "digits"):
-        stages.embed(ws, dataset, runtime.start(0, 1), **QUIET)
-    stages.units(ws)
+        embed.embed(ws, dataset, runtime.start(0, 1), **QUIET)
+    embed.units(ws)
     run_train(root)
     return points
 
@@ -49,11 +53,11 @@ def test_weights_of_others_are_written_not_trained(fresh: Path, tmp_path: Path) 
     _, path = torchvision_file("resnet18", tmp_path, num_classes=12)
     points = run(fresh, {"name": "resnet18", "weights": str(path)})
     assert [step for step, _ in points] == [0], "validated once, no step"
-    network, facts = checkpoint.read(workspace(fresh).pretrained())
+    network, facts = model_io.read(workspace(fresh).pretrained())
     state = torch.load(path, weights_only=True)
     assert torch.equal(network.backbone.trunk.conv1.weight, state["conv1.weight"])
     assert torch.equal(network.head("target").weight, state["fc.weight"]), "12 source classes"
-    assert facts["weights"]["sha256"] == store.fingerprint(path)
+    assert facts["weights"]["sha256"] == storage.fingerprint(path)
     assert (facts["head"], facts["steps"]) == ("classifier", 0)
     assert set(facts["validation"]) == {"val/top1", "val/mean_per_class"}
 
@@ -62,10 +66,10 @@ def test_a_classifier_of_other_classes_is_replaced_by_means(fresh: Path, tmp_pat
     _, path = torchvision_file("resnet18", tmp_path, num_classes=9)
     run(fresh, {"name": "resnet18", "weights": str(path)}, head_scale=3.0)
     ws = workspace(fresh)
-    network, facts = checkpoint.read(ws.pretrained())
+    network, facts = model_io.read(ws.pretrained())
     assert facts["head"] == "class means"
     means = torch.as_tensor(banks.read(ws.embedding("glyphs")).means).float()
-    pool = np.array(pools.read(ws.features("glyphs"))["features"])
+    pool = np.array(features.read(ws.features("glyphs"))["features"])
     head = network.head("target")
     said = (torch.as_tensor(pool) @ head.weight.T + head.bias).argmax(1)
     nearest = torch.cdist(torch.as_tensor(pool), means).argmin(1)
@@ -76,16 +80,16 @@ def test_moco_selects_in_one_space_and_trains_in_another(fresh: Path, tmp_path: 
     _, path = moco_file(tmp_path, dimensions=16)
     run(fresh, {"name": "moco", "weights": str(path), "dimensions": 16})
     ws = workspace(fresh)
-    for bank in (banks.read(ws.embedding("glyphs")), stages.target_bank(ws, "digits", 0)):
+    for bank in (banks.read(ws.embedding("glyphs")), select.target_bank(ws, "digits", 0)):
         assert bank.means.shape[1] == 16
         assert bank.trunk.shape == (len(bank.names), 2048)
         assert bank.head_means() is bank.trunk
-    pool = pools.read(ws.features("glyphs"))
+    pool = features.read(ws.features("glyphs"))
     bank = banks.read(ws.embedding("glyphs"))
     rows = pool["labels"] == 3
     assert np.allclose(bank.trunk[3], pool["trunk"][rows].mean(0), atol=1e-4)
-    before, _ = checkpoint.read(ws.pretrained())
-    after, _ = checkpoint.read(ws.cell("models", "digits", "uot", 0))
+    before, _ = model_io.read(ws.pretrained())
+    after, _ = model_io.read(ws.cell("models", "digits", "uot", 0))
     moved = [
         not torch.equal(a, b)
         for a, b in zip(before.backbone.parameters(), after.backbone.parameters(), strict=True)
@@ -108,13 +112,13 @@ def test_colour_goes_through_the_pipeline(fresh: Path, channels: int, painted: l
     params["backbone"] = {"name": "small_resnet", "widths": [4, 8], "channels": channels}
     write_params(fresh, params)
     ws = workspace(fresh)
-    result = stages.evaluate(ws, "digits", "uot", **QUIET)
+    result = train.evaluate(ws, "digits", "uot", **QUIET)
     assert result["0"]["images"] == 1000
-    stages.forecast(ws, "digits", **QUIET)
+    forecast.forecast(ws, "digits", **QUIET)
     assert json.loads(ws.forecast("digits").read_text())["uot"]["0"]["selected"]["delta2"] > 0
-    stages.compare(ws)
+    compare.compare(ws)
     assert (fresh / "reports/pictures/classes-digits.png").stat().st_size > 1000
-    _, facts = checkpoint.read(ws.cell("models", "digits", "uot", 0))
+    _, facts = model_io.read(ws.cell("models", "digits", "uot", 0))
     assert facts["image_size"] == ([16, 16, 3] if "digits" in painted else [16, 16])
 
 
@@ -125,7 +129,7 @@ def test_overlap_finds_a_coloured_copy(fresh: Path) -> None:
     source, target = ws.images("glyphs"), ws.images("digits")
     row, copy = int(source.rows("train")[0]), int(target.rows("test")[0])
     target.images[copy] = source.images[row]
-    store.write_images(ws.data("digits"), target)
-    found = stages.overlap("glyphs", "digits", workspace=lambda: ws, **QUIET)
+    storage.write_images(ws.data("digits"), target)
+    found = overlap.overlap("glyphs", "digits", workspace=lambda: ws, **QUIET)
     assert found["counts"]["bytes"] == 1
     assert (found["matches"][0]["target"], found["matches"][0]["source"]) == (copy, row)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from uotft import launcher
-from uotft.errors import UserError
-from uotft.processes import Fleet, fleet
+from uotft.core.errors import UserError
+from uotft.runs import launcher
+from uotft.runs.processes import Fleet, fleet
 
-WORKER = ["-m", "uotft.worker", "journal", "pretrain"]
+WORKER = ["-m", "uotft.runs.worker", "journal", "pretrain"]
 
 
 def of(processes: int = 1, machines: int = 1, rank: int = 0, address: str = "") -> Fleet:
@@ -27,13 +27,20 @@ def test_one_process_needs_no_launcher() -> None:
 
 def test_processes_of_one_machine() -> None:
     command = of(4).command(WORKER)
-    assert command == ["-m", "uotft.launcher", "--standalone", "--nproc-per-node", "4", *WORKER]
+    assert command == [
+        "-m",
+        "uotft.runs.launcher",
+        "--standalone",
+        "--nproc-per-node",
+        "4",
+        *WORKER,
+    ]
 
 
 def test_each_machine_starts_its_share() -> None:
     command = " ".join(of(8, 2, 1, "10.0.0.1").command(WORKER))
     assert "--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 29511" in command
-    assert "--nproc-per-node 4 -m uotft.worker" in command
+    assert "--nproc-per-node 4 -m uotft.runs.worker" in command
     assert "--nproc-per-node 1 " in " ".join(of(2, 2, 0, "10.0.0.1").command(WORKER))
 
 

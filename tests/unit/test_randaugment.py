@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import pictures
-from uotft.config import Augment
-from uotft.randaugment import operations, randaugment
+from uotft.core.config import Augment
+from uotft.training.randaugment import operations, randaugment
 
 #: torchvision's names, in the order of our table
 NAMES = """Identity Brightness Color Contrast Sharpness Rotate ShearX ShearY TranslateX TranslateY

@@ -24,9 +24,11 @@ from conftest import (
 from forks import fork, killed, pair
 from resuming import CELL, MADE, STEPS, change, dies_at, left, made, train
 from started import wait
-from uotft import runtime, stages, store, unfinished
-from uotft.errors import Diverged, Interrupted, UserError
-from uotft.snapshot import State, restore, write
+from uotft.core import storage
+from uotft.core.errors import Diverged, Interrupted, UserError
+from uotft.pipeline import select, train as train_stage
+from uotft.training import checkpoints, runtime
+from uotft.training.state import State, restore, write
 
 
 def test_asked_to_stop_it_saves_and_goes_on(trainable: Path) -> None:
@@ -52,14 +54,14 @@ def test_pre_training_goes_on_too(trainable: Path) -> None:
     ws, quiet = workspace(trainable), {"log": lambda *_: None}
     still = quiet | {"progress": lambda items, label: items}
     mortal = quiet | {"progress": dies_at(13)}
-    stages.pretrain(ws, runtime.start(0, 1), **still)
+    train_stage.pretrain(ws, runtime.start(0, 1), **still)
     whole = [(ws.pretrained() / name).read_bytes() for name in MADE]
-    unfinished.finish(ws.unfinished(ws.pretrained()))  # as `uotft pretrain` does
-    assert killed(fork(lambda: stages.pretrain(ws, runtime.start(0, 1), **mortal)))
-    assert unfinished.newest(ws.unfinished(ws.pretrained()))[1]["step"] == 10
+    checkpoints.finish(ws.unfinished(ws.pretrained()))  # as `uotft pretrain` does
+    assert killed(fork(lambda: train_stage.pretrain(ws, runtime.start(0, 1), **mortal)))
+    assert checkpoints.newest(ws.unfinished(ws.pretrained()))[1]["step"] == 10
     for name in MADE:
         (ws.pretrained() / name).unlink()
-    stages.pretrain(ws, runtime.start(0, 1), **still)
+    train_stage.pretrain(ws, runtime.start(0, 1), **still)
     assert [(ws.pretrained() / name).read_bytes() for name in MADE] == whole
 
 
@@ -98,7 +100,7 @@ def test_a_checkpoint_of_something_else_is_set_aside(
         rewrite(path)
         if what == "data":
             take_for_embedded(ws, "glyphs")
-            stages.select(ws, *CELL)
+            select.select(ws, *CELL)
         find_overlap(trainable)
         name += str(path.relative_to(trainable))
     train(trainable)
@@ -106,7 +108,7 @@ def test_a_checkpoint_of_something_else_is_set_aside(
     said = capfd.readouterr().err
     assert f"has other {name}" in said
     assert ": set aside as 0.aside, and started anew" in said
-    assert unfinished.newest(left(trainable).with_name("0.aside"))[1]["step"] == 5
+    assert checkpoints.newest(left(trainable).with_name("0.aside"))[1]["step"] == 5
     train(trainable)
     assert made(trainable) == anew
 
@@ -116,7 +118,7 @@ def rewrite(path: Path) -> None:
     if path.suffix == ".json":
         path.write_text(path.read_text() + "\n")
     else:
-        np.savez(path, **store.read_arrays(path))
+        np.savez(path, **storage.read_arrays(path))
 
 
 def test_how_often_it_saves_decides_nothing(trainable: Path) -> None:
@@ -164,7 +166,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     monkeypatch.setattr(torch.optim.SGD, "step", ruin)
     with pytest.raises(Diverged, match="before step 10"):
         train(trainable)
-    assert unfinished.newest(left(trainable))[1]["step"] == 5
+    assert checkpoints.newest(left(trainable))[1]["step"] == 5
 
 
 def test_machines_that_share_no_folder_are_told(trainable: Path) -> None:
@@ -191,7 +193,7 @@ def test_machines_that_share_no_folder_are_told(trainable: Path) -> None:
 
 def test_a_loss_that_is_not_finite_on_one_process_stops_both(trainable: Path) -> None:
     def work(rank: int) -> None:
-        from uotft.objectives import joint
+        from uotft.training.objectives import joint
 
         terms, calls = joint.terms, []
 
@@ -209,7 +211,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(trainable: Path) ->
             train(trainable)
 
     assert not any([killed(pid) for pid in pair(work)])
-    assert unfinished.newest(left(trainable))[1]["step"] == 5
+    assert checkpoints.newest(left(trainable))[1]["step"] == 5
 
 
 @pytest.mark.slow
@@ -218,9 +220,9 @@ def test_workers_whose_launcher_is_killed_save_and_leave(trainable: Path) -> Non
     change(trainable, steps=100_000, checkpoint_every=0)
     journal = trainable / "journal.jsonl"
     journal.touch()
-    words = ["--standalone", "--nproc-per-node", "2", "-m", "uotft.worker", str(journal)]
+    words = ["--standalone", "--nproc-per-node", "2", "-m", "uotft.runs.worker", str(journal)]
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "uotft.launcher", *words, "train", *map(str, CELL)],
+        [sys.executable, "-m", "uotft.runs.launcher", *words, "train", *map(str, CELL)],
         cwd=trainable,
         env=users_environment(),
         stderr=subprocess.DEVNULL,
@@ -235,4 +237,4 @@ def test_workers_whose_launcher_is_killed_save_and_leave(trainable: Path) -> Non
     launcher.kill()
     launcher.wait()
     wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-    assert unfinished.newest(left(trainable))[1]["step"] > 3
+    assert checkpoints.newest(left(trainable))[1]["step"] > 3

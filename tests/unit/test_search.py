@@ -13,9 +13,10 @@ from sqlalchemy.engine import Engine
 
 from conftest import REPOSITORY, write_params
 from forks import at_call, fork, killed
-from uotft import config, search
-from uotft.errors import UserError
-from uotft.search import Study, Trial
+from uotft.core import config
+from uotft.core.errors import UserError
+from uotft.runs import study as search
+from uotft.runs.study import Study, Trial
 
 SPACE = {
     "train.lambda": {"choices": [0.3, 1.0]},

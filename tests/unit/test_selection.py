@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from uotft.errors import UserError
-from uotft.records import Scores, Selection
-from uotft.selection import carriers, keep, recall, serves
+from uotft.core.errors import UserError
+from uotft.core.records import Scores, Selection
+from uotft.selection.ranking import carriers, keep, recall, serves
 
 NAMES = ("d", "c", "b", "a")
 

@@ -6,11 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uotft import registry
-from uotft.errors import UserError
-from uotft.records import ClassBank
-from uotft.selection import keep
-from uotft.selectors import all as everything, band, greedy_ot, label, manual, nearest, uot
+from uotft.core import registry
+from uotft.core.errors import UserError
+from uotft.core.records import ClassBank
+from uotft.selection.ranking import keep
+from uotft.selection.strategies import (
+    all as everything,
+    band,
+    greedy_ot,
+    label,
+    manual,
+    nearest,
+    uot,
+)
 
 RNG = np.random.default_rng(3)
 SOURCE = ClassBank(
@@ -19,9 +27,9 @@ SOURCE = ClassBank(
 TARGET = ClassBank(RNG.random((4, 6)), tuple("abcd"), np.full(4, 2), "net")
 
 
-@pytest.mark.parametrize("name", registry.names("selectors"))
+@pytest.mark.parametrize("name", registry.names("strategies"))
 def test_every_strategy_keeps_the_contract(name: str, tmp_path: Path) -> None:
-    module = registry.load("selectors", name, "strategy")
+    module = registry.load("strategies", name, "strategy")
     (tmp_path / "classes.txt").write_text("digit 3\n")
     needed = {"manual": {"file": str(tmp_path / "classes.txt")}}
     settings = module.Settings(**needed.get(name, {}))
@@ -35,7 +43,7 @@ def test_every_strategy_keeps_the_contract(name: str, tmp_path: Path) -> None:
 
 
 def test_random_follows_the_seed() -> None:
-    module = registry.load("selectors", "random", "strategy")
+    module = registry.load("strategies", "random", "strategy")
     scores = [module.score(SOURCE, TARGET, module.Settings(), seed).values for seed in (0, 1)]
     assert not np.array_equal(*scores)
 
@@ -141,7 +149,7 @@ def test_label_refuses_a_table_of_other_classes(tmp_path: Path) -> None:
 
 
 def test_scores_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from uotft.transport import costs
+    from uotft.selection.transport import costs
 
     whole = greedy_ot.score(SOURCE, TARGET, greedy_ot.Settings(), 0).values
     monkeypatch.setattr(costs, "BLOCK", 3)

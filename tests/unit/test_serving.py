@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uotft import serving
+from uotft.models import serving
 
 
 @pytest.fixture

@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from conftest import find_overlap, tiny_params, up_to_units, workspace, write_params
-from uotft import config, runtime, shards, stages, store
-from uotft.errors import UserError
-from uotft.records import ImageSet
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.data import shards
+from uotft.pipeline import embed, export, overlap, select, train
+from uotft.training import runtime
 
 CLASSES = ("cat", "dog", "owl")
 VIEW = {"stored": 16, "size": 16, "share": 1.0}
@@ -104,7 +107,7 @@ def test_shards_are_the_same_data_set_as_a_folder(tmp_path: Path) -> None:
     ws = workspace(tmp_path)
     made = []
     for name in ("plain", "web"):
-        assert "3 classes" in stages.prepare(ws, name, progress=quiet)
+        assert "3 classes" in embed.prepare(ws, name, progress=quiet)
         made.append(ws.images(name))
     for column in ("labels", "splits", "names"):
         assert np.array_equal(getattr(made[0], column), getattr(made[1], column)), column
@@ -229,8 +232,8 @@ def test_the_same_members_give_the_same_bytes() -> None:
 def exported(root: Path, output: Path, per_shard: int = 7) -> str:
     """Select with uot, seed 0, and export."""
     ws = workspace(root)
-    stages.select(ws, "digits", "uot", 0)
-    return stages.export_source(ws, "digits", "uot", 0, output, per_shard, progress=quiet)
+    select.select(ws, "digits", "uot", 0)
+    return export.export_source(ws, "digits", "uot", 0, output, per_shard, progress=quiet)
 
 
 def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> None:
@@ -239,13 +242,13 @@ def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> No
     source, target = ws.images("glyphs"), ws.images("digits")
     planted = int(source.rows("train")[3])
     source.images[planted] = target.images[target.rows("test")[0]]
-    store.write_images(ws.data("glyphs"), source)
-    stages.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
-    stages.units(ws)
+    storage.write_images(ws.data("glyphs"), source)
+    embed.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
+    embed.units(ws)
     find_overlap(fresh)
     said = exported(fresh, output)
-    chosen = stages.read_selection(ws, "digits", "uot", 0)
-    part = stages.source_part(ws, np.array([c["row"] for c in chosen["classes"]]))
+    chosen = select.read_selection(ws, "digits", "uot", 0)
+    part = select.source_part(ws, np.array([c["row"] for c in chosen["classes"]]))
     rows = np.sort(part.rows[part.rows != planted])
     assert f"{len(rows)} images of 5 classes in {-(-len(rows) // 7)} tar files" in said
     assert (output / "classes.txt").read_text().split("\n")[:-1] == list(part.names)
@@ -267,9 +270,9 @@ def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> No
 
 def test_nothing_kept_is_nothing_to_export(fresh: Path, tmp_path: Path) -> None:
     ws = workspace(fresh)
-    stages.select(ws, "digits", "none", 0)
+    select.select(ws, "digits", "none", 0)
     with pytest.raises(UserError, match="'none' keeps no class: there is nothing to export"):
-        stages.export_source(ws, "digits", "none", 0, tmp_path / "x", 10, progress=quiet)
+        export.export_source(ws, "digits", "none", 0, tmp_path / "x", 10, progress=quiet)
     assert not (tmp_path / "x").exists()
 
 
@@ -291,15 +294,15 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     ws, main = workspace(tmp_path), {"log": lambda *_: None, "progress": quiet}
     up_to_units(tmp_path)
     for strategy in ("uot", "all"):
-        stages.select(ws, "birds", strategy, 0)
-    found = stages.overlap(
+        select.select(ws, "birds", strategy, 0)
+    found = overlap.overlap(
         "web", "birds", ws.overlap("birds"), progress=quiet, workspace=lambda: ws
     )
     assert found["counts"]["bytes"] > 0
-    stages.train(ws, "birds", "uot", 0, runtime.start(0, 1), **main)
-    facts = store.read_json(ws.cell("models", "birds", "uot", 0) / "model.json")
+    train.train(ws, "birds", "uot", 0, runtime.start(0, 1), **main)
+    facts = storage.read_json(ws.cell("models", "birds", "uot", 0) / "model.json")
     assert facts["overlap"]["excluded"] > 0
-    stages.export_source(ws, "birds", "uot", 0, tmp_path / "out", 100, progress=quiet)
+    export.export_source(ws, "birds", "uot", 0, tmp_path / "out", 100, progress=quiet)
     back = loaded(path=str(tmp_path / "out"), val=0.0, test=0.0)
     assert back.files is not None
     contents = {back.files.content(row) for row in range(len(back.labels))}
@@ -311,10 +314,10 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     secret = {tested.files.content(row) for row in tested.rows("test").tolist()}
     assert not contents & secret
 
-    row = int(stages.source_part(ws, np.arange(3)).rows[-1])
+    row = int(select.source_part(ws, np.arange(3)).rows[-1])
     with source.files.path(row).parents[1].open("r+b") as file:
         file.seek(int(source.files.offsets[row]) + 50)
         file.write(b"x")
     with pytest.raises(UserError, match=r"\.PNG: it changed since `uotft prepare` read it"):
-        stages.export_source(ws, "birds", "all", 0, tmp_path / "all", 4, progress=quiet)
+        export.export_source(ws, "birds", "all", 0, tmp_path / "all", 4, progress=quiet)
     assert not [path for path in tmp_path.iterdir() if "all" in path.name], "nothing is left"

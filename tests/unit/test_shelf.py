@@ -15,8 +15,10 @@ from PIL import Image
 
 import official
 from conftest import call, tiny_params, workspace, write_params
-from uotft import archives, registry, stages, store
-from uotft.errors import UserError
+from uotft.core import registry, storage
+from uotft.core.errors import UserError
+from uotft.data import archives
+from uotft.pipeline import datasets, embed, fetch
 
 
 def quiet(items, label):  # noqa: ANN001, ANN201
@@ -80,13 +82,13 @@ def write(root: Path, members: dict[str, bytes], **settings: object) -> None:
 def birds(tmp_path: Path) -> Path:
     """A prepared set of good files, some of them unusual."""
     write(tmp_path, GOOD)
-    stages.prepare(workspace(tmp_path), "birds", progress=quiet)
+    embed.prepare(workspace(tmp_path), "birds", progress=quiet)
     return tmp_path
 
 
 def verify(root: Path) -> dict[str, str]:
     """{file: what is wrong with it}."""
-    _, bad = stages.verify(workspace(root), "birds", quiet)
+    _, bad = datasets.verify(workspace(root), "birds", quiet)
     said = (line.removeprefix(f"{root}/photos/").partition(": ") for line in bad)
     return {name: why for name, _, why in said}
 
@@ -136,11 +138,11 @@ def test_a_bad_file_is_named_before_and_after_preparing(tmp_path: Path, name: st
     content, why = BAD[name]
     write(tmp_path, {name: content})
     with pytest.raises(UserError, match=f"(?s)1 of 41 image files cannot be read.*lark/{name}"):
-        stages.prepare(workspace(tmp_path), "birds", progress=quiet)
+        embed.prepare(workspace(tmp_path), "birds", progress=quiet)
     assert list(verify(tmp_path)) == [f"lark/{name}"]
     assert why in verify(tmp_path)[f"lark/{name}"]
     write(tmp_path, {f"{i:03d}.jpg": GOOD["cmyk.jpg"] for i in range(60)}, unreadable="skip")
-    stages.prepare(workspace(tmp_path), "birds", progress=quiet)
+    embed.prepare(workspace(tmp_path), "birds", progress=quiet)
     assert list(verify(tmp_path)) == [f"lark/{name}"], "left out, and still not as it should be"
 
 
@@ -181,16 +183,16 @@ def test_an_archive_that_rots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path.write_bytes(contents[path.name])
     write_params(tmp_path, tiny_params())
     ws = workspace(tmp_path)
-    stages.prepare(ws, "dtd", progress=quiet)
-    said, bad = stages.verify(ws, "dtd", quiet)
+    embed.prepare(ws, "dtd", progress=quiet)
+    said, bad = datasets.verify(ws, "dtd", quiet)
     assert (said, bad) == ("dtd: 27 files hashed, dtd-r1.0.1.tar.gz", [])
     path.write_bytes(bytes(len(contents[path.name])))
-    assert "is not its SHA-256" in stages.verify(ws, "dtd", quiet)[1][0]
+    assert "is not its SHA-256" in datasets.verify(ws, "dtd", quiet)[1][0]
 
 
 def test_list(birds: Path) -> None:
-    rows = {row[0]: dict(zip(stages.listing(workspace(birds))[0], row, strict=True))
-            for row in stages.listing(workspace(birds))[1:]}  # fmt: skip
+    rows = {row[0]: dict(zip(datasets.listing(workspace(birds))[0], row, strict=True))
+            for row in datasets.listing(workspace(birds))[1:]}  # fmt: skip
     assert set(rows) == {*official.NAMES, "glyphs", "digits", "birds"}
     assert rows["pets"]["metric"] == "mean per class"
     assert rows["sun"]["archives"] == "36.4 GiB"
@@ -213,7 +215,7 @@ def test_show(birds: Path) -> None:
 def test_show_before_prepare(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     with pytest.raises(UserError, match=r"digits\.npz is missing"):
-        stages.show(workspace(tmp_path), "digits", tmp_path / "sheet.png", 3)
+        datasets.show(workspace(tmp_path), "digits", tmp_path / "sheet.png", 3)
 
 
 def test_two_processes_do_not_fetch_one_set(
@@ -228,7 +230,7 @@ def test_two_processes_do_not_fetch_one_set(
     )
     (tmp_path / "cache").mkdir()
     with FileLock(tmp_path / "cache" / ".dtd.lock"), pytest.raises(UserError, match="another proc"):
-        [*stages.fetch(workspace(tmp_path), "dtd", None, quiet)]
+        [*fetch.fetch(workspace(tmp_path), "dtd", None, quiet)]
 
 
 def test_prepare_takes_a_set_without_a_section(tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_dvc_sees_a_changed_image_and_nothing_else(tmp_path: Path) -> None:
     assert ran() == set()
     (tmp_path / "photos/wren/01.jpg").write_bytes(GOOD["cmyk.jpg"])
     assert ran() == {"prepare@birds"}
-    digest = store.fingerprint(tmp_path / "photos/wren/01.jpg")
+    digest = storage.fingerprint(tmp_path / "photos/wren/01.jpg")
     files = workspace(tmp_path).images("birds").files
     assert files is not None
     assert digest in {row.tobytes().hex() for row in files.sha256}

@@ -15,15 +15,18 @@ from conftest import (
     workspace,
     write_params,
 )
-from uotft import pools, runtime, stages, store
-from uotft.errors import UserError
-from uotft.stages.training import _Stream
-from uotft.subset import draw
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.data.subset import draw
+from uotft.pipeline import compare, embed, forecast, overlap as overlap_stage, select, train
+from uotft.pipeline.train import _Stream
+from uotft.selection import features as pools
+from uotft.training import runtime
 
 
 def weights(root: Path, strategy: str = "uot") -> str:
     folder = workspace(root).cell("models", "digits", strategy, 0)
-    return store.fingerprint(folder / "model.safetensors")
+    return storage.fingerprint(folder / "model.safetensors")
 
 
 def test_splits_never_meet(tiny: Path) -> None:
@@ -37,9 +40,9 @@ def test_splits_never_meet(tiny: Path) -> None:
 def test_the_same_seed_gives_the_same_pixels(tiny: Path, tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     for dataset in ("glyphs", "digits"):
-        stages.prepare(workspace(tmp_path), dataset, progress=lambda items, label: items)
+        embed.prepare(workspace(tmp_path), dataset, progress=lambda items, label: items)
         paths = [workspace(root).data(dataset) for root in (tiny, tmp_path)]
-        assert store.fingerprint(paths[0]) == store.fingerprint(paths[1])
+        assert storage.fingerprint(paths[0]) == storage.fingerprint(paths[1])
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -53,8 +56,8 @@ def test_val_and_test_images_decide_nothing(fresh: Path, split: str) -> None:
     rows = images.rows(split)
     images.images[rows] = rng.integers(0, 255, images.images[rows].shape)
     images.labels[rows] = rng.permutation(images.labels[rows])
-    store.write_images(ws.data("digits"), images)
-    stages.embed(ws, "digits", runtime.start(0, 1), progress=lambda items, label: items)
+    storage.write_images(ws.data("digits"), images)
+    embed.embed(ws, "digits", runtime.start(0, 1), progress=lambda items, label: items)
     run_train(fresh)
     assert np.array_equal(features, pools.read(ws.features("digits"))["features"])
     assert weights(fresh) == before
@@ -106,7 +109,7 @@ def test_ten_images_are_overfitted(fresh: Path) -> None:
 
 def test_selection_file(fresh: Path) -> None:
     ws = workspace(fresh)
-    stages.select(ws, "digits", "uot", 0)
+    select.select(ws, "digits", "uot", 0)
     folder = ws.cell("selections", "digits", "uot", 0)
     chosen = json.loads((folder / "selection.json").read_text())
     assert [c["rank"] for c in chosen["classes"]] == [1, 2, 3, 4, 5]
@@ -114,7 +117,7 @@ def test_selection_file(fresh: Path) -> None:
     assert scores == sorted(scores, reverse=True)
     assert len(chosen["scores"]) == 12
     assert chosen["settings"]["cost_scale"] == 0.01
-    assert chosen["fingerprints"]["source"] == store.fingerprint(ws.embedding("glyphs"))
+    assert chosen["fingerprints"]["source"] == storage.fingerprint(ws.embedding("glyphs"))
     assert (folder / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -123,7 +126,7 @@ def test_k_above_the_number_of_classes_writes_nothing(fresh: Path) -> None:
     params["select"]["top_k"] = 13
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"select\.top_k: got 13.*only 12 classes"):
-        stages.select(workspace(fresh), "digits", "uot", 0)
+        select.select(workspace(fresh), "digits", "uot", 0)
     assert not (fresh / "selections").exists()
 
 
@@ -132,25 +135,25 @@ def test_too_many_shots(fresh: Path) -> None:
     params["subset"]["shots"] = 500
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"subset\.shots: got 500, but class 0 has \d+ training"):
-        stages.select(workspace(fresh), "digits", "uot", 0)
+        select.select(workspace(fresh), "digits", "uot", 0)
 
 
 def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
     for seed in (0, 1):
         run_train(fresh, seed=seed)
     ws = workspace(fresh)
-    results = stages.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+    results = train.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
     for seed in ("0", "1"):
         assert results[seed]["images"] == 1000 == np.sum(results[seed]["confusion"])
         assert results[seed]["top1"] == pytest.approx(np.trace(results[seed]["confusion"]) / 10)
     images = ws.images("digits")
-    for seed, said in store.read_answers(ws.predictions("digits", "uot")).items():
+    for seed, said in storage.read_answers(ws.predictions("digits", "uot")).items():
         assert np.array_equal(said.rows, images.rows("test"))
         assert np.array_equal(said.labels, images.labels[said.rows])
         matrix = np.zeros((10, 10), int)
         np.add.at(matrix, (said.labels, said.predicted), 1)
         assert matrix.tolist() == results[str(seed)]["confusion"]
-        assert said.data == store.fingerprint(ws.data("digits"))
+        assert said.data == storage.fingerprint(ws.data("digits"))
 
 
 def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
@@ -160,15 +163,15 @@ def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
     for strategy in ("none", "uot"):
         for seed in (0, 1):
             run_train(fresh, strategy, seed)
-        results = stages.evaluate(ws, "digits", strategy, progress=lambda items, label: items)
-    overlap = stages.read_overlap(ws, "digits")["target"]
+        results = train.evaluate(ws, "digits", strategy, progress=lambda items, label: items)
+    overlap = overlap_stage.read_overlap(ws, "digits")["target"]
     assert found == len(overlap) >= 3
     for m in results.values():
         assert m["images"] == 1000 == m["clean"]["images"] + found
         hits = round(m["top1"] * 10), round(m["clean"]["top1"] * (1000 - found) / 100)
         assert 0 <= hits[0] - hits[1] <= found
-    stages.forecast(ws, "digits", progress=lambda items, label: items)
-    stages.compare(ws)
+    forecast.forecast(ws, "digits", progress=lambda items, label: items)
+    compare.compare(ws)
     mean = np.mean([m["clean"]["top1"] for m in results.values()])
     for name in ("comparison.md", "index.html"):
         text = (ws.root / "reports" / name).read_text()
@@ -191,11 +194,11 @@ def test_a_source_without_validation_images_is_refused(fresh: Path) -> None:
     ws, quiet = workspace(fresh), {"log": lambda *_: None, "progress": lambda items, label: items}
     images = ws.images("glyphs")
     images.splits[images.rows("val")] = "test"
-    store.write_images(ws.data("glyphs"), images)
+    storage.write_images(ws.data("glyphs"), images)
     with pytest.raises(
         UserError, match=r"data/glyphs\.npz has no validation image: a folder needs"
     ):
-        stages.pretrain(ws, runtime.start(0, 1), **quiet)
+        train.pretrain(ws, runtime.start(0, 1), **quiet)
 
 
 @pytest.mark.parametrize("kept", [1, 3])
@@ -204,10 +207,10 @@ def test_a_source_smaller_than_its_batch_trains(fresh: Path, kept: int) -> None:
     params = tiny_params()
     params["select"] |= {"unit": "image", "top_k": kept}
     write_params(fresh, params)
-    stages.units(workspace(fresh))
+    embed.units(workspace(fresh))
     points = run_train(fresh)
     assert all(np.isfinite(n["loss/source"]) for _, n in points if "loss/source" in n)
-    facts = store.read_json(workspace(fresh).cell("models", "digits", "uot", 0) / "model.json")
+    facts = storage.read_json(workspace(fresh).cell("models", "digits", "uot", 0) / "model.json")
     assert len(facts["reused"]) <= kept
 
 

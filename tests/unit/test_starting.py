@@ -13,9 +13,12 @@ import yaml
 from conftest import up_to_units, workspace, write_params
 from folders import pictures, small
 from forks import forget_accelerator
-from uotft import checkpoint, config, runtime, stages, store
-from uotft.errors import UserError
-from uotft.stages.starting import PRESETS, names, project, render
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.models import model_io
+from uotft.pipeline import init, overlap, select, train as train_stage
+from uotft.pipeline.init import PRESETS, names, project, render
+from uotft.training import runtime
 
 NAMES = [path.name.removesuffix(".yaml") for path in PRESETS.iterdir() if path.is_file()]
 QUIET = {"progress": lambda items, label: items}
@@ -110,7 +113,7 @@ def test_archives_and_lists_are_named_without_their_ending(tmp_path: Path) -> No
 def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     (tmp_path / "dvc.yaml").write_text("mine")
     with pytest.raises(UserError, match=r"dvc\.yaml is there already"):
-        stages.init(tmp_path, "paper", *map(str, folders))
+        init.init(tmp_path, "paper", *map(str, folders))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dvc.yaml", "my birds", "old"]
 
 
@@ -131,7 +134,7 @@ def test_mistakes_write_nothing(
 ) -> None:
     preset, source, target = words
     with pytest.raises(UserError, match=message):
-        stages.init(tmp_path / "new", preset, str(tmp_path / source), str(tmp_path / target))
+        init.init(tmp_path / "new", preset, str(tmp_path / source), str(tmp_path / target))
     assert not (tmp_path / "new").exists()
 
 
@@ -176,20 +179,20 @@ def test_a_preset_trains(
     write_params(tmp_path / "project", params)
     ws = workspace(tmp_path / "project")
     up_to_units(ws.root)
-    stages.overlap("old", "my-birds", ws.overlap("my-birds"), workspace=lambda: ws, **QUIET)
-    stages.select(ws, "my-birds", "uot", 0)
+    overlap.overlap("old", "my-birds", ws.overlap("my-birds"), workspace=lambda: ws, **QUIET)
+    select.select(ws, "my-birds", "uot", 0)
     forget_accelerator()
     accelerator, points = runtime.start(0, 1, ws.params.train.recipe.precision), []
-    stages.train(
+    train_stage.train(
         ws, "my-birds", "uot", 0, accelerator,
         log=lambda step, numbers: points.append((step, numbers)), **QUIET,
     )  # fmt: skip
     forget_accelerator()
-    network, facts = checkpoint.read(ws.cell("models", "my-birds", "uot", 0))
+    network, facts = model_io.read(ws.cell("models", "my-birds", "uot", 0))
     images = len(ws.images("my-birds").rows("train"))
     assert images == 3 * 8, "all of them, without subset"
     assert facts["steps"] == 2 * images // (8 * words.get("accumulate", 1))
     assert facts["image_size"] == [12, 12, 3]
     assert all(bool(p.isfinite().all()) for p in network.parameters())
     assert "loss/source" in points[0][1]
-    assert store.read_json(ws.data("old").with_suffix(".json"))["classes"] == 6
+    assert storage.read_json(ws.data("old").with_suffix(".json"))["classes"] == 6

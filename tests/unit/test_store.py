@@ -3,38 +3,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uotft import store
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
-    store.write_bytes(path, b"old")
+    storage.write_bytes(path, b"old")
 
     def fail(file) -> None:
         file.write(b"half")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.write(path, fail)
+        storage.write(path, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_arrays_come_back_and_files_repeat_exactly(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
-        store.write_arrays(tmp_path / name, x=np.arange(5), names=np.array(["a", "b"]))
-    assert store.read_arrays(tmp_path / "a.npz")["x"].tolist() == [0, 1, 2, 3, 4]
-    assert store.fingerprint(tmp_path / "a.npz") == store.fingerprint(tmp_path / "b.npz")
+        storage.write_arrays(tmp_path / name, x=np.arange(5), names=np.array(["a", "b"]))
+    assert storage.read_arrays(tmp_path / "a.npz")["x"].tolist() == [0, 1, 2, 3, 4]
+    assert storage.fingerprint(tmp_path / "a.npz") == storage.fingerprint(tmp_path / "b.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"hello"])
 def test_broken_arrays_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.npz"):
-        store.read_arrays(tmp_path / "a.npz")
+        storage.read_arrays(tmp_path / "a.npz")
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.json is missing; `dvc repro` makes it"):
-        store.read_json(tmp_path / "x.json")
+        storage.read_json(tmp_path / "x.json")

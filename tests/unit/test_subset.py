@@ -11,12 +11,22 @@ import yaml
 
 from conftest import run_train, tiny_params, workspace, write_params
 from folders import pictures
-from uotft import config, pools, runtime, stages, store
-from uotft.config import Subset
-from uotft.datasets import folder
-from uotft.errors import UserError
-from uotft.records import ImageSet
-from uotft.subset import draw, longtail, sizes
+from uotft.core import config, storage
+from uotft.core.config import Subset
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.data.datasets import folder
+from uotft.data.subset import draw, longtail, sizes
+from uotft.pipeline import (
+    embed,
+    export,
+    forecast,
+    select,
+    train as train_stage,
+    workspace as workspace_stage,
+)
+from uotft.selection import features
+from uotft.training import runtime
 
 LABELS = np.random.default_rng(0).choice(4, 200, p=[0.4, 0.3, 0.2, 0.1])
 THERE = np.bincount(LABELS)
@@ -112,7 +122,7 @@ def test_words() -> None:
 
 def test_a_manifest_is_what_a_seed_trains_on(tiny: Path, tmp_path: Path) -> None:
     ws, output = workspace(tiny), tmp_path / "subset.csv"
-    said, again = stages.write_subset(ws, "digits", "fraction=0.2", 1, output, progress=quiet)
+    said, again = export.write_subset(ws, "digits", "fraction=0.2", 1, output, progress=quiet)
     images = ws.images("digits")
     with output.open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -130,7 +140,7 @@ def test_a_manifest_is_what_a_seed_trains_on(tiny: Path, tmp_path: Path) -> None
         folder.load(folder.Settings(path=str(output)), quiet)
 
 
-def photos(root: Path) -> stages.Workspace:
+def photos(root: Path) -> workspace_stage.Workspace:
     """A project with the set `plain` of image files, and `web` of the same in shards."""
     pictures(root / "photos", 3, 12)
     params = tiny_params()
@@ -138,11 +148,11 @@ def photos(root: Path) -> stages.Workspace:
     params["datasets"]["plain"] = {"kind": "folder", "path": "photos", **view}
     write_params(root, params)
     ws = workspace(root)
-    stages.prepare(ws, "plain", progress=quiet)
-    said = stages.write_subset(ws, "plain", "fraction=1", 0, root / "web", progress=quiet)
+    embed.prepare(ws, "plain", progress=quiet)
+    said = export.write_subset(ws, "plain", "fraction=1", 0, root / "web", progress=quiet)
     params["datasets"]["web"] = section(said)
     write_params(root, params)
-    stages.prepare(workspace(root), "web", progress=quiet)
+    embed.prepare(workspace(root), "web", progress=quiet)
     return workspace(root)
 
 
@@ -176,14 +186,14 @@ def test_what_is_written_is_a_data_set_again(
     if name == "digits":
         ws = workspace(Path(shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)))
     words = (ws, name, "longtail=3", 1, ws.root / output)
-    said = stages.write_subset(*words, progress=quiet)
+    said = export.write_subset(*words, progress=quiet)
     if output == "small.csv" and name != "plain":
         assert f"its rows are those of data/{name}.npz and cannot be read" in said[1]
         return
     params = yaml.safe_load((ws.root / "params.yaml").read_text())
     params["datasets"]["small"] = section(said)
     write_params(ws.root, params)
-    stages.prepare(workspace(ws.root), "small", progress=quiet)
+    embed.prepare(workspace(ws.root), "small", progress=quiet)
     again = workspace(ws.root).images("small")
     expected = drawn(ws.images(name), Subset(longtail=3), 1)
     assert drawn(again, Subset(), 0) == expected
@@ -192,49 +202,49 @@ def test_what_is_written_is_a_data_set_again(
         assert (again.files.size, again.files.share) == (12, 0.9)
     if output == "small":
         with pytest.raises(UserError, match="not empty; name a new folder"):
-            stages.write_subset(*words, progress=quiet)
+            export.write_subset(*words, progress=quiet)
 
 
 def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
     """No test images are cut from the training part of a part of a source."""
     ws = photos(tmp_path)
-    images = store.read_images(ws.data("plain"))
+    images = storage.read_images(ws.data("plain"))
     splits = images.splits.copy()
     splits[splits == "test"] = "unused"
-    store.write_images(ws.data("plain"), replace(images, splits=splits))
+    storage.write_images(ws.data("plain"), replace(images, splits=splits))
     for output in ("part.csv", "part"):
-        said = stages.write_subset(ws, "plain", "shots=2", 0, tmp_path / output, progress=quiet)
+        said = export.write_subset(ws, "plain", "shots=2", 0, tmp_path / output, progress=quiet)
         params = yaml.safe_load((tmp_path / "params.yaml").read_text())
         params["datasets"]["part"] = section(said)
         write_params(tmp_path, params)
-        stages.prepare(workspace(tmp_path), "part", progress=quiet)
+        embed.prepare(workspace(tmp_path), "part", progress=quiet)
         again = workspace(tmp_path).images("part")
         assert (len(again.rows("train")), len(again.rows("test"))) == (6, 0)
 
 
-def train(root: Path, words: str, seed: int = 0) -> stages.Workspace:
+def train(root: Path, words: str, seed: int = 0) -> workspace_stage.Workspace:
     """Select and train one cell with other words, in this process."""
     ws = workspace(root).with_changes([words])
-    stages.select(ws, "digits", "uot", seed)
+    select.select(ws, "digits", "uot", seed)
     training = runtime.start(seed, 1), {"log": lambda *_: None, "progress": quiet}
-    stages.train(ws, "digits", "uot", seed, training[0], **training[1])
+    train_stage.train(ws, "digits", "uot", seed, training[0], **training[1])
     return ws
 
 
 def test_another_subset_leaves_the_pipelines_cells_alone(fresh: Path) -> None:
     run_train(fresh)
-    cells = {p: store.fingerprint(p) for kind in ("selections", "models")
+    cells = {p: storage.fingerprint(p) for kind in ("selections", "models")
              for p in (fresh / kind).rglob("*") if p.is_file()}  # fmt: skip
     ws = train(fresh, "subset.fraction=0.50", seed=3)
     made = fresh / "variants/subset.fraction=0.5"
     assert (made / "models/digits/uot/3/model.safetensors").is_file()
     assert (made / "selections/digits/uot/3/selection.json").is_file()
-    assert all(store.fingerprint(p) == content for p, content in cells.items())
-    results = stages.evaluate(ws, "digits", "uot", progress=quiet)
+    assert all(storage.fingerprint(p) == content for p, content in cells.items())
+    results = train_stage.evaluate(ws, "digits", "uot", progress=quiet)
     assert list(results) == ["3"], "of a variant the seeds that it has"
     assert (made / "metrics/digits/uot.json").is_file()
     with pytest.raises(UserError, match="no model yet"):
-        stages.evaluate(ws, "digits", "none", progress=quiet)
+        train_stage.evaluate(ws, "digits", "none", progress=quiet)
 
 
 def test_the_words_of_params_yaml_give_the_same_weights(fresh: Path) -> None:
@@ -242,7 +252,7 @@ def test_the_words_of_params_yaml_give_the_same_weights(fresh: Path) -> None:
     weights = [fresh / part / "models/digits/uot/0/model.safetensors" for part in (
         "", f"variants/subset.shots={tiny_params()['subset']['shots']}")]  # fmt: skip
     train(fresh, weights[1].parts[-6])
-    assert store.fingerprint(weights[0]) == store.fingerprint(weights[1])
+    assert storage.fingerprint(weights[0]) == storage.fingerprint(weights[1])
 
 
 def test_half_of_the_source(fresh: Path) -> None:
@@ -251,19 +261,19 @@ def test_half_of_the_source(fresh: Path) -> None:
     write_params(fresh, tiny_params() | {"source_fraction": 0.5})
     ws = workspace(fresh)
     with pytest.raises(UserError, match=r"glyphs\.npz is of 72 images, .* 0.5 means 36: run dvc"):
-        stages.source_part(ws, np.array([0]))
+        select.source_part(ws, np.array([0]))
     with pytest.raises(UserError, match="72 images"):
-        stages.gradient_products(ws, "digits", [0], progress=quiet)
-    stages.units(ws)
-    stages.gradient_products(ws, "digits", [0], progress=quiet)
-    pool, bank = pools.read(ws.features("glyphs")), stages.source_bank(ws)
+        forecast.gradient_products(ws, "digits", [0], progress=quiet)
+    embed.units(ws)
+    forecast.gradient_products(ws, "digits", [0], progress=quiet)
+    pool, bank = features.read(ws.features("glyphs")), select.source_bank(ws)
     rows = ws.source().rows("train")
     assert len(rows) == 36
     assert pool["rows"].tolist() == everything.tolist()
     assert bank.counts.tolist() == [3] * 12
     first = np.isin(pool["rows"], rows) & (pool["labels"] == 0)
     assert bank.means[0] == pytest.approx(pool["features"][first].astype(float).mean(0))
-    part = stages.source_part(ws, np.arange(12))
+    part = select.source_part(ws, np.arange(12))
     assert part.rows.tolist() == rows.tolist()
     assert part.labels.tolist() == ws.images("glyphs").labels[rows].tolist()
     assert len(ws.images("glyphs").rows("train")) == 72
@@ -281,9 +291,11 @@ def test_images_left_out_of_the_source_decide_nothing(fresh: Path) -> None:
             others = np.setdiff1d(images.rows("train"), ws.source().rows("train"))
             assert len(others) == 36
             images.images[others] = value
-            store.write_images(ws.data("glyphs"), images)
-        stages.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
-        stages.units(ws)
+            storage.write_images(ws.data("glyphs"), images)
+        embed.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
+        embed.units(ws)
         run_train(fresh)
-        made.append(store.fingerprint(ws.cell("models", "digits", "uot", 0) / "model.safetensors"))
+        made.append(
+            storage.fingerprint(ws.cell("models", "digits", "uot", 0) / "model.safetensors")
+        )
     assert made[0] == made[1]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from conftest import call, tiny_params, write_params
-from uotft import lines, tracking
-from uotft.errors import Interrupted, Pruned, UserError
-from uotft.tracking import delivery, journal, notes
+from uotft.core import jsonl
+from uotft.core.errors import Interrupted, Pruned, UserError
+from uotft.tracking import delivery, notes, outbox, store
 
 
 @pytest.mark.parametrize(
@@ -26,22 +26,22 @@ def test_the_store(monkeypatch: pytest.MonkeyPatch, given: str, expected: str) -
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
     monkeypatch.setenv("DVC_ROOT", "/any")  # DVC says it in every stage
-    assert tracking.store_uri(Path("/project")) == expected
+    assert store.store_uri(Path("/project")) == expected
 
     # an experiment in a copy of the project tracks in the project's
     monkeypatch.setenv("DVC_EXP_NAME", "tubby-lamb")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
     monkeypatch.setenv("DVC_ROOT", "/project")
     copy = Path("/project/.dvc/tmp/exps/tmp1")
-    assert tracking.store_uri(copy) == expected
+    assert store.store_uri(copy) == expected
 
 
 def test_an_experiment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    assert not [tag for tag in tracking.versions(tmp_path) if tag.startswith("dvc.exp")]
+    assert not [tag for tag in store.versions(tmp_path) if tag.startswith("dvc.exp")]
     monkeypatch.setenv("DVC_EXP_NAME", "tubby-lamb")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
-    tags = tracking.versions(tmp_path)
+    tags = store.versions(tmp_path)
     assert tags["dvc.exp.name"] == "tubby-lamb"
     assert tags["dvc.exp.baseline"] == "0123abc"
 
@@ -65,7 +65,7 @@ def test_a_run_goes_on_with_each_point_once(
     rows = [{"rank": 1, "name": "a"}]
 
     def go(points: list, run_id: str = "", steps: int = 3) -> str:
-        with journal.run(tmp_path, "digits", "a-run", run_id=run_id) as run:
+        with outbox.run(tmp_path, "digits", "a-run", run_id=run_id) as run:
             run.begin({"steps": steps}, {"stage": "train"})
             run.table(rows, ("rank", "name"), "classes.json")
             run.log(points)
@@ -75,13 +75,13 @@ def test_a_run_goes_on_with_each_point_once(
 
     with pytest.raises(KeyboardInterrupt):
         go([(0, {"loss": 2.0})])
-    mlflow = tracking.connect(tmp_path, "digits")
+    mlflow = store.connect(tmp_path, "digits")
     client = mlflow.MlflowClient()
     [first] = mlflow.search_runs(output_format="list")
     assert first.info.status == "KILLED"
 
     # a setting that decides no weights may have changed, and a GPU may round otherwise
-    ours = first.data.tags[tracking.ID]
+    ours = first.data.tags[store.ID]
     assert go([(0, {"loss": 2.5}), (1, {"loss": 1.0})], ours, 4) == ours
     same = first.info.run_id
     run = client.get_run(same)
@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_each_point_once(
     table = mlflow.load_table("classes.json", run_ids=[same])
     assert len(table) == 1, "MLflow would append"
 
-    other = tracking.find(mlflow, go([(0, {}), (1, {})], "0" * 32))
+    other = store.find(mlflow, go([(0, {}), (1, {})], "0" * 32))
     assert other.info.run_id != same, "a run that the store does not have is not gone on with"
     assert not [*(tmp_path / "unsent").iterdir()]
 
@@ -102,19 +102,19 @@ def test_a_run_inside_another_is_its_child_and_a_stop_is_no_failure(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def search() -> None:
-        with journal.run(tmp_path, "digits", "parent", watched=True) as parent:
+        with outbox.run(tmp_path, "digits", "parent", watched=True) as parent:
             parent.begin({}, {})
-            with suppress(Pruned), journal.run(tmp_path, "digits", "pruned", watched=True) as run:
+            with suppress(Pruned), outbox.run(tmp_path, "digits", "pruned", watched=True) as run:
                 run.begin({}, {})
                 raise Pruned
             parent.tag({"best": parent.id})
-            with journal.run(tmp_path, "digits", "stopped", watched=True) as run:
+            with outbox.run(tmp_path, "digits", "stopped", watched=True) as run:
                 run.begin({}, {})
                 raise Interrupted("interrupted")
 
     with pytest.raises(Interrupted):
         search()
-    found = tracking.connect(tmp_path, "digits").search_runs(output_format="list")
+    found = store.connect(tmp_path, "digits").search_runs(output_format="list")
     assert {run.info.status for run in found} == {"KILLED"}
     [parent] = [run.info.run_id for run in found if "best" in run.data.tags]
     parents = {run.info.run_name: run.data.tags.get("mlflow.parentRunId") for run in found}
@@ -127,8 +127,8 @@ def test_a_database_that_is_none_is_said_and_stops_no_run(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 400)
     with pytest.raises(UserError, match=r"mlflow\.db does not answer: .*not a database"):
-        tracking.open_store(tmp_path)
-    with journal.run(tmp_path, "digits", "a-run") as run:
+        store.open_store(tmp_path)
+    with outbox.run(tmp_path, "digits", "a-run") as run:
         run.begin({}, {})
     [folder] = (tmp_path / "unsent").iterdir()
     said = capsys.readouterr().err
@@ -146,16 +146,16 @@ def test_what_mlflow_never_takes_is_kept_with_its_reason_and_holds_up_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with journal.run(tmp_path, "digits", "a-run") as run:
+    with outbox.run(tmp_path, "digits", "a-run") as run:
         run.begin({"steps": 3}, {"bad\nname": "x"})
-        lines.append(run.points, {"tags": {"bad\nname": "as workers leave them"}})
+        jsonl.append(run.points, {"tags": {"bad\nname": "as workers leave them"}})
         run.log([(0, {"loss": 1.0})])
         run.tag({"good": "y"})
     [folder] = (tmp_path / "unsent").iterdir()
-    refused = [line["refused"] for line in lines.read(folder / delivery.REFUSED)[0]]
+    refused = [line["refused"] for line in jsonl.read(folder / delivery.REFUSED)[0]]
     assert [line.get("do", "a worker's") for line in refused] == ["a worker's", "begin"]
-    mlflow = tracking.open_store(tmp_path)
-    found = tracking.find(mlflow, run.id)
+    mlflow = store.open_store(tmp_path)
+    found = store.find(mlflow, run.id)
     assert (found.info.status, found.data.tags["good"]) == ("FINISHED", "y")
     assert found.data.metrics == {"loss": 1.0}
     [(sent, said)] = delivery.sync(tmp_path)

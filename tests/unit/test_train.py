@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from forks import forget_accelerator, killed, pair
-from uotft import runtime
-from uotft.backbones import small_resnet
-from uotft.config import Augment, Recipe
-from uotft.errors import UserError
-from uotft.images import Stream
-from uotft.network import Network
-from uotft.objectives import joint
-from uotft.train import fit, learning_rate
+from uotft.core.config import Augment, Recipe
+from uotft.core.errors import UserError
+from uotft.models.backbones import small_resnet
+from uotft.models.network import Network
+from uotft.training import runtime
+from uotft.training.loop import fit, learning_rate
+from uotft.training.objectives import joint
+from uotft.training.streams import Stream
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (40, 6, 6), dtype=np.uint8)
 STILL = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0)

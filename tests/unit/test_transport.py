@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uotft import transport
-from uotft.errors import UserError
-from uotft.records import ClassBank
-from uotft.selectors import uot
+from uotft.core.errors import UserError
+from uotft.core.records import ClassBank
+from uotft.selection import transport
+from uotft.selection.strategies import uot
 
 
 def bank(means: list[list[float]]) -> ClassBank:
@@ -72,7 +72,7 @@ def test_the_plan_is_that_of_plain_sweeps(strengths: dict, sweeps: int) -> None:
 def test_blocks_agree_with_the_dense_solver(
     metric: transport.Metric, strengths: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uotft.transport import blocks
+    from uotft.selection.transport import blocks
 
     monkeypatch.setitem(blocks.ELEMENTS, "cpu", 60)  # blocks of ten rows, and a short one
     rng = np.random.default_rng(2)
@@ -139,7 +139,7 @@ def test_greedy_ot_is_the_exact_emd_of_one_class() -> None:
     """POT's exact EMD, the thing that greedy OT abbreviates."""
     import ot
 
-    from uotft.selectors import greedy_ot
+    from uotft.selection.strategies import greedy_ot
 
     rng = np.random.default_rng(3)
     source, target = bank(rng.normal(size=(6, 4)).tolist()), bank(rng.normal(size=(5, 4)).tolist())

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from conftest import workspace
-from uotft import tune
-from uotft.errors import UserError
-from uotft.processes import Fleet
+from uotft.core.errors import UserError
+from uotft.runs import search
+from uotft.runs.processes import Fleet
 
-PLAN = tune.Plan("digits", "uot", "space.yaml", False, [100, 101])
+PLAN = search.Plan("digits", "uot", "space.yaml", False, [100, 101])
 CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
 
 
@@ -43,7 +43,7 @@ def test_what_cannot_be_searched(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.yaml").write_text(space)
     with pytest.raises(UserError, match=said):
-        tune.search(
+        search.search(
             workspace(tiny), replace(PLAN, **changes), tmp_path / "best.yaml", Fleet(), print
         )
     assert not (tmp_path / "best.yaml").exists()
@@ -53,6 +53,6 @@ def test_what_cannot_be_searched(
 def test_another_launcher_is_refused(tiny: Path, tmp_path: Path) -> None:
     fleet = Fleet(2, launched=True)
     with pytest.raises(UserError, match="search starts its own processes"):
-        tune.search(
+        search.search(
             workspace(tiny), replace(PLAN, space="paper"), tmp_path / "b.yaml", fleet, print
         )

@@ -7,28 +7,31 @@ import pytest
 
 from conftest import run_train, tiny_params, workspace, write_params
 from trials import line_of
-from uotft import checkpoint, config, pools, stages, store
-from uotft.errors import UserError
-from uotft.network import random_rows
-from uotft.stages.gallery import _sheets
+from uotft.analysis.gallery import _sheets
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.models import model_io
+from uotft.models.network import random_rows
+from uotft.pipeline import embed, select as select_stage, workspace as workspace_stage
+from uotft.selection import features as pools
 
 UNITS = ("class", "cluster", "image")
 
 
-def remake(root: Path, unit: str, **select: int) -> stages.Workspace:
+def remake(root: Path, unit: str, **select: int) -> workspace_stage.Workspace:
     """The tiny workspace with units of another kind."""
     params = tiny_params()
     params["select"] |= {"unit": unit, **select}
     write_params(root, params)
     ws = workspace(root)
-    stages.units(ws)
+    embed.units(ws)
     return ws
 
 
-def chosen_rows(ws: stages.Workspace, strategy: str = "uot") -> np.ndarray:
+def chosen_rows(ws: workspace_stage.Workspace, strategy: str = "uot") -> np.ndarray:
     """The rows of the bank that seed 0 selects."""
-    kept = stages.select(ws, "digits", strategy, 0).kept
-    found = stages.read_selection(ws, "digits", strategy, 0)["classes"]
+    kept = select_stage.select(ws, "digits", strategy, 0).kept
+    found = select_stage.read_selection(ws, "digits", strategy, 0)["classes"]
     assert [c["row"] for c in found] == kept.tolist()
     return kept
 
@@ -36,7 +39,7 @@ def chosen_rows(ws: stages.Workspace, strategy: str = "uot") -> np.ndarray:
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_training_image_belongs_to_one_unit(fresh: Path, unit: str) -> None:
     ws = remake(fresh, unit)
-    bank, pool = stages.source_bank(ws), pools.read(ws.features("glyphs"))
+    bank, pool = select_stage.source_bank(ws), pools.read(ws.features("glyphs"))
     assert np.bincount(bank.members, minlength=len(bank.names)).tolist() == bank.counts.tolist()
     assert bank.counts.sum() == len(ws.images("glyphs").rows("train"))
     for row in range(len(bank.names)):
@@ -45,12 +48,12 @@ def test_every_training_image_belongs_to_one_unit(fresh: Path, unit: str) -> Non
 
 
 def test_names_of_units_sort_as_their_numbers(fresh: Path) -> None:
-    assert stages.source_bank(remake(fresh, "class")).names[0] == "digit zero"
-    bank = stages.source_bank(remake(fresh, "image"))
+    assert select_stage.source_bank(remake(fresh, "class")).names[0] == "digit zero"
+    bank = select_stage.source_bank(remake(fresh, "image"))
     assert bank.names[:2] == ("image 00", "image 01")
     assert list(bank.names) == sorted(bank.names)
     assert bank.labels[:7] == ("digit zero",) * 6 + ("digit one",)
-    bank = stages.source_bank(remake(fresh, "cluster"))
+    bank = select_stage.source_bank(remake(fresh, "cluster"))
     assert bank.names[0] == "cluster 0"
     assert len(bank.names) == 9
     assert not bank.labels
@@ -58,15 +61,15 @@ def test_names_of_units_sort_as_their_numbers(fresh: Path) -> None:
 
 def test_the_same_clusters_again(fresh: Path) -> None:
     ws = remake(fresh, "cluster")
-    before = store.fingerprint(ws.embedding("glyphs"))
-    stages.units(ws)
-    assert store.fingerprint(ws.embedding("glyphs")) == before
+    before = storage.fingerprint(ws.embedding("glyphs"))
+    embed.units(ws)
+    assert storage.fingerprint(ws.embedding("glyphs")) == before
 
 
 def test_a_kept_class_means_all_its_training_images(fresh: Path) -> None:
     ws = remake(fresh, "class")
     kept = chosen_rows(ws)
-    part, images = stages.source_part(ws, kept), ws.images("glyphs")
+    part, images = select_stage.source_part(ws, kept), ws.images("glyphs")
     train = images.rows("train")
     assert part.rows.tolist() == train[np.isin(images.labels[train], kept)].tolist()
     assert kept[part.labels].tolist() == images.labels[part.rows].tolist()
@@ -76,8 +79,8 @@ def test_a_kept_class_means_all_its_training_images(fresh: Path) -> None:
 
 def test_a_kept_cluster_means_its_images_and_is_their_label(fresh: Path) -> None:
     ws = remake(fresh, "cluster")
-    kept, bank = chosen_rows(ws), stages.source_bank(ws)
-    part, train = stages.source_part(ws, kept), ws.images("glyphs").rows("train")
+    kept, bank = chosen_rows(ws), select_stage.source_bank(ws)
+    part, train = select_stage.source_part(ws, kept), ws.images("glyphs").rows("train")
     assert part.rows.tolist() == train[np.isin(bank.members, kept)].tolist()
     cluster = dict(zip(train.tolist(), bank.members.tolist(), strict=True))
     assert kept[part.labels].tolist() == [cluster[row] for row in part.rows.tolist()]
@@ -88,7 +91,7 @@ def test_a_kept_cluster_means_its_images_and_is_their_label(fresh: Path) -> None
 def test_a_kept_image_means_itself_under_its_class(fresh: Path) -> None:
     ws = remake(fresh, "image", top_k=7)
     kept = chosen_rows(ws)
-    part, images = stages.source_part(ws, kept), ws.images("glyphs")
+    part, images = select_stage.source_part(ws, kept), ws.images("glyphs")
     assert part.rows.tolist() == sorted(images.rows("train")[kept])
     assert part.classes[part.labels].tolist() == images.labels[part.rows].tolist()
     assert part.names == tuple(images.names[c] for c in part.classes)
@@ -97,12 +100,12 @@ def test_a_kept_image_means_itself_under_its_class(fresh: Path) -> None:
 
 def test_the_cap_spreads_images_over_classes(fresh: Path) -> None:
     free = remake(fresh, "image", top_k=10)
-    most = np.bincount(stages.source_part(free, chosen_rows(free)).labels).max()
+    most = np.bincount(select_stage.source_part(free, chosen_rows(free)).labels).max()
     capped = remake(fresh, "image", top_k=10, max_per_class=1)
-    part = stages.source_part(capped, chosen_rows(capped))
+    part = select_stage.source_part(capped, chosen_rows(capped))
     assert most > 1 >= np.bincount(part.labels).max()
     assert len(part.rows) == 10
-    settings = store.read_json(capped.cell("selections", "digits", "uot", 0) / "selection.json")
+    settings = storage.read_json(capped.cell("selections", "digits", "uot", 0) / "selection.json")
     assert settings["settings"]["max_per_class"] == 1
     assert settings["settings"]["unit"] == "image"
 
@@ -113,8 +116,8 @@ def test_every_unit_trains(fresh: Path, unit: str) -> None:
     first, again = run_train(fresh), run_train(fresh)
     assert first == again
     assert "loss/source" in first[1][1]
-    part = stages.source_part(ws, chosen_rows(ws))
-    network, facts = checkpoint.read(ws.cell("models", "digits", "uot", 0))
+    part = select_stage.source_part(ws, chosen_rows(ws))
+    network, facts = model_io.read(ws.cell("models", "digits", "uot", 0))
     assert facts["source_classes"] == list(part.names)
     assert network.head("source").out_features == len(part.names)
 
@@ -127,16 +130,16 @@ def test_the_source_head_starts_from_what_knows_the_unit(fresh: Path, unit: str)
     params["train"]["recipe"] = recipe
     write_params(fresh, params)
     ws = workspace(fresh)
-    stages.units(ws)
+    embed.units(ws)
     run_train(fresh)
-    part = stages.source_part(ws, chosen_rows(ws))
-    weight = checkpoint.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
+    part = select_stage.source_part(ws, chosen_rows(ws))
+    weight = model_io.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
     if unit == "cluster":  # proportional to the centred means
         centred = part.means - part.means.mean(0)
         scale = params["train"]["head_scale"] / np.square(centred).sum(1).mean()
         expected = scale * centred
     else:
-        classifier = checkpoint.read(ws.pretrained())[0].head("target").weight
+        classifier = model_io.read(ws.pretrained())[0].head("target").weight
         expected = classifier[part.classes].detach().numpy()
     assert weight.detach().numpy() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
@@ -151,14 +154,14 @@ def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, 
     params["train"] |= {"source_head": head, "recipe": recipe}
     write_params(fresh, params)
     ws = workspace(fresh)
-    stages.units(ws)
+    embed.units(ws)
     run_train(fresh)
-    weight = checkpoint.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
+    weight = model_io.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
     if head == "random":
         expected = random_rows("source", weight.shape, 0)[0].numpy()
     else:
         part, pool = (
-            stages.source_part(ws, chosen_rows(ws)),
+            select_stage.source_part(ws, chosen_rows(ws)),
             pools.read(ws.features("glyphs")),
         )
         features = pool["features"][np.isin(pool["rows"], part.rows)].astype(np.float64)
@@ -171,7 +174,7 @@ def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_contact_sheet_shows_members(fresh: Path, unit: str) -> None:
     ws = remake(fresh, unit)
-    kept, bank = chosen_rows(ws), stages.source_bank(ws)
+    kept, bank = chosen_rows(ws), select_stage.source_bank(ws)
     sheets, images = _sheets(ws, "digits", [line_of(ws, "digits", "uot")]), ws.images("glyphs")
     assert list(sheets) == ["digits", "uot"]
     assert [name.strip() for name, _ in sheets["digits"]] == list(map(str, range(10)))
@@ -183,11 +186,11 @@ def test_the_contact_sheet_shows_members(fresh: Path, unit: str) -> None:
 
 def test_labels_select_images_by_class_and_never_clusters(fresh: Path) -> None:
     ws = remake(fresh, "image", top_k=60)
-    part = stages.source_part(ws, chosen_rows(ws, "label"))
+    part = select_stage.source_part(ws, chosen_rows(ws, "label"))
     assert all(name.startswith("digit ") for name in part.names)
     ws = remake(fresh, "cluster")
     with pytest.raises(UserError, match=r"'digit \*' matches none of the 9 .*cluster 0, cluster 1"):
-        stages.select(ws, "digits", "label", 0)
+        select_stage.select(ws, "digits", "label", 0)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +209,10 @@ def test_wrong_settings(tmp_path: Path, change: dict, message: str) -> None:
 
 
 def test_more_clusters_than_images_write_nothing(fresh: Path) -> None:
-    before = store.fingerprint(workspace(fresh).embedding("glyphs"))
+    before = storage.fingerprint(workspace(fresh).embedding("glyphs"))
     params = tiny_params()
     params["select"]["unit"], params["cluster"]["clusters"] = "cluster", 1000
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"cluster\.clusters: got 1000, .* only 72 points"):
-        stages.units(workspace(fresh))
-    assert store.fingerprint(workspace(fresh).embedding("glyphs")) == before
+        embed.units(workspace(fresh))
+    assert storage.fingerprint(workspace(fresh).embedding("glyphs")) == before

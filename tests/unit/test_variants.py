@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from conftest import run_train, tiny_params, workspace, write_params
-from uotft import runtime, stages, store
-from uotft.errors import UserError
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.pipeline import embed, select, train as train_stage
+from uotft.training import runtime
 
 
 def quiet(items, label):  # noqa: ANN001, ANN201
@@ -21,9 +23,9 @@ def quiet(items, label):  # noqa: ANN001, ANN201
 def train(root: Path, *words: str, strategy: str = "uot") -> Path:
     """Select and train one cell with other words in this process; the folder of its model."""
     ws = workspace(root).with_changes(words)
-    stages.own_units(ws)
-    stages.select(ws, "digits", strategy, 0)
-    stages.train(
+    embed.own_units(ws)
+    select.select(ws, "digits", strategy, 0)
+    train_stage.train(
         ws, "digits", strategy, 0, runtime.start(0, 1), log=lambda *_: None, progress=quiet
     )
     return ws.cell("models", "digits", strategy, 0)
@@ -92,7 +94,7 @@ def test_words_that_are_no_folders_name_get_a_short_one(fresh: Path, word: str) 
         (["train.lambda=1", "train.lambda=2"], "--set train.lambda=2: train.lambda stands there"),
         (["subset.shots=1", "subset.fraction=0.5"], "one of shots, fraction is needed"),
         (["selectors.uot.eps=1"], r"--set selectors\.uot\.eps=1: selectors\.uot:\n  eps: no such"),
-        (["selectors.teleport.a=1"], "strategy: got 'teleport'; known are all, "),
+        (["selectors.teleport.a=1"], "selectors: got 'teleport'; known are all, "),
         (["objectives.joint.a=1"], r"objectives\.joint:\n  a: no such setting"),
         (["train.objective=magic"], r"--set train\.objective=magic: train\.objective: got 'magic'"),
     ],
@@ -106,40 +108,40 @@ def test_a_word_that_says_the_same_gives_the_same_weights(fresh: Path) -> None:
     run_train(fresh)
     ours = train(fresh, f"select.top_k={tiny_params()['select']['top_k']}", "select.unit=class")
     base = workspace(fresh).cell("models", "digits", "uot", 0)
-    assert store.fingerprint(ours / "model.safetensors") == store.fingerprint(
+    assert storage.fingerprint(ours / "model.safetensors") == storage.fingerprint(
         base / "model.safetensors"
     )
     assert (fresh / "variants/select.unit=class/embeddings/glyphs.npz").is_file()
 
 
 def test_units_of_a_variant_are_made_once_and_again_when_their_inputs_change(fresh: Path) -> None:
-    before = store.fingerprint(workspace(fresh).embedding("glyphs"))
+    before = storage.fingerprint(workspace(fresh).embedding("glyphs"))
     ws = workspace(fresh).with_changes(["select.unit=cluster", "cluster.clusters=6"])
-    assert "6 x cluster of 72" in stages.own_units(ws)
-    assert stages.own_units(ws) == ""
+    assert "6 x cluster of 72" in embed.own_units(ws)
+    assert embed.own_units(ws) == ""
     # one that differs downstream shares them
-    assert stages.own_units(workspace(fresh).with_changes([*ws.words, "train.lambda=2"])) == ""
+    assert embed.own_units(workspace(fresh).with_changes([*ws.words, "train.lambda=2"])) == ""
     record = ws.embedding("glyphs").with_suffix(".json")
     assert json.loads(record.read_text())["unit"] == "cluster"
-    assert stages.own_units(workspace(fresh)) == "", "params.yaml's own are DVC's"
-    assert store.fingerprint(workspace(fresh).embedding("glyphs")) == before
+    assert embed.own_units(workspace(fresh)) == "", "params.yaml's own are DVC's"
+    assert storage.fingerprint(workspace(fresh).embedding("glyphs")) == before
     params = yaml.safe_load((fresh / "params.yaml").read_text())
     params["cluster"]["seed"] = 5  # not among the words, but it decides
     write_params(fresh, params)
     ws = workspace(fresh).with_changes(ws.words)
-    assert "6 x cluster" in stages.own_units(ws)
-    assert len(stages.source_bank(ws).names) == 6
+    assert "6 x cluster" in embed.own_units(ws)
+    assert len(select.source_bank(ws).names) == 6
     ws.embedding("glyphs").unlink()
-    assert "6 x cluster" in stages.own_units(ws)
+    assert "6 x cluster" in embed.own_units(ws)
 
 
 def test_half_of_the_source_beside_the_whole(fresh: Path) -> None:
     ws = workspace(fresh).with_changes(["source_fraction=0.5"])
     made = train(fresh, "source_fraction=0.5")
     assert (made / "model.safetensors").is_file()
-    assert stages.source_bank(ws).counts.tolist() == [3] * 12
-    assert stages.source_bank(workspace(fresh)).counts.tolist() == [6] * 12
-    part = stages.source_part(ws, np.arange(12))
+    assert select.source_bank(ws).counts.tolist() == [3] * 12
+    assert select.source_bank(workspace(fresh)).counts.tolist() == [6] * 12
+    part = select.source_part(ws, np.arange(12))
     assert part.rows.tolist() == ws.source().rows("train").tolist()
 
 
@@ -148,9 +150,9 @@ def test_what_a_variants_training_belongs_to_knows_its_units(fresh: Path) -> Non
     found = []
     for seed in (0, 1):
         ws = workspace(fresh).with_changes(["select.unit=cluster", f"cluster.seed={seed}"])
-        stages.own_units(ws)
-        stages.select(ws, "digits", "uot", 0)
-        belongs = stages.train_belongs(ws, "digits", "uot", 0)
+        embed.own_units(ws)
+        select.select(ws, "digits", "uot", 0)
+        belongs = train_stage.train_belongs(ws, "digits", "uot", 0)
         [units] = [v for k, v in belongs["files"].items() if k.endswith("embeddings/glyphs.npz")]
         found.append(units)
     assert found[0] != found[1]

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from serving import in_a_thread
-from uotft import weights
-from uotft.backbones import resnet18, small_resnet
-from uotft.errors import UserError
+from uotft.core.errors import UserError
+from uotft.models import weights
+from uotft.models.backbones import resnet18, small_resnet
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])

@@ -18,41 +18,41 @@ WRITERS = {
     "copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "rename", "replace", "mkdtemp",
     "mkstemp", "NamedTemporaryFile", "truncate", "ftruncate", "pwrite",
 }  # fmt: skip
-OURS = {"store", ""}  # store.write_bytes, and its own use of it
+OURS = {"storage", ""}  # storage.write_bytes, and its own use of it
 TEXT = {"str", "name", "text", "line"}
 REASONS = {
-    "store.py:write": "this is it",
-    "store.py:_rename": "this is it",
-    "store.py:write_arrays": "into the file of store.write",
-    "pools.py:keep": "into the file of store.write",
-    "pools.py:join": "a folder gets its name when all files in it are whole",
-    "stages/parts.py:_write_shards": "a folder gets its name when all files in it are whole",
-    "stages/parts.py:_members": "a picture in memory",
-    "report.py:_png": "a picture in memory",
-    "designs.py:picture": "a picture in memory",
-    "snapshot.py:write": "safetensors in memory, for store.write_bytes",
-    "train.py:fit": "the keeper's, which is snapshot.write",
-    "train.py:validated": "the keeper's, which is snapshot.write",
-    "export.py:to_torch": "into memory",
-    "shards.py:write": "into the file of store.write",
-    "checkpoint.py:write": "safetensors in memory, for store.write_bytes",
-    "pixels.py:__init__": "a cache; what is there is told apart by a state that is written later",
-    "pixels.py:_keep": "a cache; what is there is told apart by a state that is written later",
-    "pixels.py:_create": "a folder gets its name when all files in it are there",
-    "unfinished.py:claim": "a folder is set aside",
-    "unfinished.py:remove": "a folder loses its name before its files go",
-    "locks.py:alone": "a lock names its owner",
-    "locks.py:_sign": "a lock names its owner",
-    "search.py:_make": "Optuna's database, made in a folder of its own",
-    "archives.py:unpack": "unpacked again from the archive, which is checked",
-    "archives.py:_extract": "unpacked again from the archive, which is checked",
-    "downloads.py:fetch": "a .part gets its name when its checksum is right",
-    "stages/fetching.py:_take": "a copy of a checked file, renamed",
-    "campaign.py:_start": "what a training says, as it says it",
-    "lines.py:append": "lines, of which only whole ones are read",
-    "tracking/journal.py:_keep": "a link; the line that names it is written after it",
-    "tracking/journal.py:_link": "a link, or a copy where there are none",
-    "tracking/journal.py:written": "a folder gets its name when its description is in it",
+    "core/storage.py:write": "this is it",
+    "core/storage.py:_rename": "this is it",
+    "core/storage.py:write_arrays": "into the file of storage.write",
+    "selection/features.py:keep": "into the file of storage.write",
+    "selection/features.py:join": "a folder gets its name when all files in it are whole",
+    "pipeline/export.py:_write_shards": "a folder gets its name when all files in it are whole",
+    "pipeline/export.py:_members": "a picture in memory",
+    "analysis/figures.py:_png": "a picture in memory",
+    "analysis/paper_tables.py:picture": "a picture in memory",
+    "training/state.py:write": "safetensors in memory, for storage.write_bytes",
+    "training/loop.py:fit": "the keeper's, which is state.write",
+    "training/loop.py:validated": "the keeper's, which is state.write",
+    "models/export.py:to_torch": "into memory",
+    "data/shards.py:write": "into the file of storage.write",
+    "models/model_io.py:write": "safetensors in memory, for storage.write_bytes",
+    "data/pixel_cache.py:__init__": "a cache; what is there is told apart by a state that is written later",
+    "data/pixel_cache.py:_keep": "a cache; what is there is told apart by a state that is written later",
+    "data/pixel_cache.py:_create": "a folder gets its name when all files in it are there",
+    "training/checkpoints.py:claim": "a folder is set aside",
+    "training/checkpoints.py:remove": "a folder loses its name before its files go",
+    "core/locks.py:alone": "a lock names its owner",
+    "core/locks.py:_sign": "a lock names its owner",
+    "runs/study.py:_make": "Optuna's database, made in a folder of its own",
+    "data/archives.py:unpack": "unpacked again from the archive, which is checked",
+    "data/archives.py:_extract": "unpacked again from the archive, which is checked",
+    "data/downloads.py:fetch": "a .part gets its name when its checksum is right",
+    "pipeline/fetch.py:_take": "a copy of a checked file, renamed",
+    "runs/experiment_runner.py:_start": "what a training says, as it says it",
+    "core/jsonl.py:append": "lines, of which only whole ones are read",
+    "tracking/outbox.py:_keep": "a link; the line that names it is written after it",
+    "tracking/outbox.py:_link": "a link, or a copy where there are none",
+    "tracking/outbox.py:written": "a folder gets its name when its description is in it",
 }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def is_write(call: ast.Call) -> bool:
             name in ("rename", "replace") and len(call.args) != many
         )
     if name == "write_bytes" and isinstance(called, ast.Attribute):
-        return ast.unparse(called.value) != "store"
+        return ast.unparse(called.value) != "storage"
     return (
         name in WRITERS and isinstance(called, ast.Attribute | ast.Name) and name != "write_bytes"
     )
@@ -97,7 +97,7 @@ def is_write(call: ast.Call) -> bool:
 def test_all_that_is_written_is_written_whole() -> None:
     found = [found for path in sorted(SOURCE.rglob("*.py")) for found in writes(path)]
     strange = [f"{where}: {call}" for where, call in found if where not in REASONS]
-    assert not strange, "write with store.write, or give a reason here"
+    assert not strange, "write with storage.write, or give a reason here"
     assert not {*REASONS} - {where for where, _ in found}, "reasons that nothing needs"
 
 
@@ -125,7 +125,7 @@ def test_a_write_is_seen(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["open(path)", "path.open('rb')", "store.write_bytes(p, b)", "'a'.replace('b', 'c')"]
+    "line", ["open(path)", "path.open('rb')", "storage.write_bytes(p, b)", "'a'.replace('b', 'c')"]
 )
 def test_reading_is_none(line: str) -> None:
     [statement] = ast.parse(line).body

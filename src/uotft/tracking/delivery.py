@@ -18,11 +18,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from uotft import lines, locks, store
-from uotft.errors import UserError
-from uotft.records import Answers
-from uotft.tracking import ID, brief, connect, find, home, made, newest, store_uri
-from uotft.tracking.journal import EVENTS, OWNER, POINTS, RUN, SENT, UNSENT, Run, written
+from uotft.core import jsonl, locks, storage
+from uotft.core.errors import UserError
+from uotft.core.records import Answers
+from uotft.tracking.outbox import EVENTS, OWNER, POINTS, RUN, SENT, UNSENT, Run, written
+from uotft.tracking.store import ID, brief, connect, find, home, made, newest, store_uri
 
 PACKAGE = Path(__file__).parents[1]
 PARENT = "mlflow.parentRunId"  # the tag that makes a run another one's child
@@ -43,14 +43,14 @@ class Delivery:
     """Sends the journal in ``folder``; after an exception it goes on with what it has not sent."""
 
     def __init__(self, root: Path, folder: Path) -> None:
-        self.root, self.folder, self.about = root, folder, store.read_json(folder / RUN)
+        self.root, self.folder, self.about = root, folder, storage.read_json(folder / RUN)
         self.mlflow: Any = None
         self.run_id, self.place, self.done = "", 0, 0
         self.seen: set[tuple[str, int]] = set()
 
     def new(self) -> None:
         """Send what has come since; raises whatever MLflow does where that fails."""
-        events, _ = lines.read(self.folder / EVENTS)
+        events, _ = jsonl.read(self.folder / EVENTS)
         if not events or events[0]["do"] == "end":  # over before it began
             return
         if not self.run_id:
@@ -65,7 +65,7 @@ class Delivery:
             with self._refused(event):
                 getattr(self, f"_{event['do']}")(event["at"], **words)
             self.done += 1
-            store.write_json(self.folder / SENT, {"events": self.done})
+            storage.write_json(self.folder / SENT, {"events": self.done})
 
     def finish(self) -> None:
         """Send the rest of a journal that nobody writes any more, and remove it."""
@@ -98,7 +98,7 @@ class Delivery:
         run = newest(self.mlflow, made(weights)) if weights else find(self.mlflow, self.about["id"])
         if run:
             with suppress(UserError):  # nothing is sent yet
-                self.done = store.read_json(self.folder / SENT)["events"]
+                self.done = storage.read_json(self.folder / SENT)["events"]
             history = (client.get_metric_history(run.info.run_id, k) for k in run.data.metrics)
             self.seen = {(point.key, point.step) for points in history for point in points}
         elif weights:
@@ -124,7 +124,7 @@ class Delivery:
         """Metrics, and the tags that workers leave; of a name and a step the first one counts."""
         from mlflow.entities import Metric
 
-        found, place = lines.read(self.folder / POINTS, self.place)
+        found, place = jsonl.read(self.folder / POINTS, self.place)
         new: dict[tuple[str, int], Any] = {}
         for line in found:
             for name, value in line.get("numbers", {}).items():
@@ -142,7 +142,7 @@ class Delivery:
             self.seen |= {(m.key, m.step) for m in part}
         self.place = place
         if metrics:
-            store.write_json(self.folder / SENT, {"events": self.done})  # it gets on
+            storage.write_json(self.folder / SENT, {"events": self.done})  # it gets on
 
     @contextmanager
     def _refused(self, what: dict[str, Any]) -> Iterator[None]:
@@ -152,7 +152,7 @@ class Delivery:
         except self.mlflow.exceptions.MlflowException as error:
             if error.error_code not in FINAL:
                 raise
-            lines.append(self.folder / REFUSED, {"why": brief(error), "refused": what})
+            jsonl.append(self.folder / REFUSED, {"why": brief(error), "refused": what})
 
     def _begin(
         self, at: int, params: dict[str, str], tags: dict[str, str], data: list[dict[str, str]]
@@ -237,7 +237,7 @@ class Delivery:
 
 def close(folder: Path) -> None:
     """Say in the journal of a run whose processes are gone how it ended, if they did not."""
-    events, _ = lines.read(folder / EVENTS)
+    events, _ = jsonl.read(folder / EVENTS)
     if events and events[-1]["do"] not in ("end", "test"):
         left = Run(folder, "")
         left.tag({FAILURE: "the process that watched the training was killed"})
@@ -278,7 +278,7 @@ def sync(root: Path) -> Iterator[tuple[bool, str]]:
         for folder in waiting:
             if not (folder / RUN).is_file():  # sent meanwhile
                 continue
-            name = store.read_json(folder / RUN)["name"]
+            name = storage.read_json(folder / RUN)["name"]
             why = send_left(root, folder)
             if why:
                 early.append((folder, f"{name}: {why}"))
@@ -312,9 +312,9 @@ def log_test(
     name = f"test of {model[:12]}"
     about = {"id": f"test-{model}", "experiment": experiment, "name": name, "weights": model}
     with written(root, about) as folder, TemporaryDirectory(prefix="uotft-") as kept:
-        store.write_answers(Path(kept) / "predictions.npz", answers)
+        storage.write_answers(Path(kept) / "predictions.npz", answers)
         confused = {"classes": said.names, "confusion": confusion}
-        store.write_json(Path(kept) / "confusion.json", confused)
+        storage.write_json(Path(kept) / "confusion.json", confused)
         Run(folder, "").test(numbers, Path(kept))
         why = send(root, folder)
         others = [p for p in folder.parent.glob("*.*") if not p.name.startswith(("test-", "."))]
@@ -326,6 +326,8 @@ def log_test(
 def _requirements(folder: Path) -> list[str]:
     needed = ["accelerate", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml"]
     needed += ["safetensors", "torch", "torchvision"]
-    if "'timm'" in str(store.read_json(folder / "model.json")["backbone"]):  # inside state_dict too
+    if "'timm'" in str(
+        storage.read_json(folder / "model.json")["backbone"]
+    ):  # inside state_dict too
         needed.append("timm")
     return [f"{name}=={version(name)}" for name in needed]

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from time import monotonic, sleep
 
-from uotft import locks
+from uotft.core import locks
 from uotft.tracking.delivery import SENDER, Delivery, Early, close
 
 POLL_S = 0.5  # between two looks into the journal

@@ -1,0 +1,1 @@
+"""Finished trainings -> statistics, tables, figures and the report page."""

@@ -1,0 +1,215 @@
+"""Test metrics of many runs -> tables: means and intervals over seeds, paired differences.
+
+A row is called by its label, which is the strategy where nothing else tells rows apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import isfinite
+from typing import Any
+
+from uotft.analysis.statistics import LEVEL, Interval, holm, interval, paired, resampled
+from uotft.core.records import BASELINES
+
+HEADER = (
+    "strategy", "seeds", "classes", "top-1 %", "mean per class %", "Δ none", "p", "Δ random", "p"
+)  # fmt: skip
+SURE = ("strategy", "seeds", "Δ none, 95 % t-interval", "p", "p, Holm", "95 % bootstrap")
+STANDING = ("strategy", "win", "tie", "loss")
+
+Results = dict[str, dict[str, Any]]  # {row: {seed: test metrics}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; ``against`` holds the paired differences in top-1 from each baseline.
+
+    ``p`` are their p-values, corrected for as many as there are rows with that baseline.
+    """
+
+    strategy: str
+    classes: float
+    top1: Interval
+    mean_per_class: Interval
+    against: dict[str, Interval]
+    p: dict[str, float] = field(default_factory=dict)
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under HEADER."""
+        differences: list[str] = []
+        for b in BASELINES:
+            known = b in self.against
+            differences += [self.against[b].signed(), _p(self.p[b])] if known else ["", ""]
+        return (
+            self.strategy,
+            str(self.top1.n),
+            f"{self.classes:g}",
+            str(self.top1),
+            str(self.mean_per_class),
+            *differences,
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Top-1 of one row minus that of another on the same seeds; ``p`` corrected over all pairs."""
+
+    difference: Interval
+    p: float
+
+    @property
+    def outcome(self) -> str:
+        """A win is a gain whose corrected p is below 0.05, a loss the reverse, else a tie."""
+        if not self.p < LEVEL:
+            return "tie"
+        return "win" if self.difference.mean > 0 else "loss"
+
+
+def table(results: Results, baselines: dict[str, dict[str, str]] | None = None) -> list[Row]:
+    """Rows in the order given; ``baselines`` names the rows that each is compared with.
+
+    Without them the rows called none and random are everyone's.
+    """
+    top1, known = _top1(results), baselines or {}
+    own = {b: b for b in BASELINES if b in results}
+    against: dict[str, dict[str, Interval]] = {}
+    for label in results:
+        others = known.get(label, {b: o for b, o in own.items() if o != label})
+        both = {b: o for b, o in others.items() if top1[label].keys() & top1[o].keys()}
+        against[label] = {b: paired(top1[label], top1[o]) for b, o in both.items()}
+    p: dict[str, dict[str, float]] = {label: {} for label in results}
+    for baseline in BASELINES:
+        tested = [label for label in results if baseline in against[label]]
+        corrected = holm([against[label][baseline].p() for label in tested])
+        for label, value in zip(tested, corrected, strict=True):
+            p[label][baseline] = value
+    return [
+        Row(
+            strategy=label,
+            classes=interval([m["source_classes"] for m in seeds.values()]).mean,
+            top1=interval(list(top1[label].values())),
+            mean_per_class=interval([m["mean_per_class"] for m in seeds.values()]),
+            against=against[label],
+            p=p[label],
+        )
+        for label, seeds in results.items()
+    ]
+
+
+def sure(results: Results, rows: list[Row], baselines: dict[str, str]) -> list[tuple[str, ...]]:
+    """Each row's difference from ``none``, said in three ways; ``baselines`` {row: its none}."""
+    lines: list[tuple[str, ...]] = [SURE]
+    top1 = _top1(results)
+    for row in rows:
+        if "none" in row.against:
+            found = row.against["none"]
+            low, high = resampled(top1[row.strategy], top1[baselines[row.strategy]])
+            bootstrap = f"[{low:+.2f}, {high:+.2f}]" if isfinite(low) else "too few seeds"
+            p = _p(found.p()), _p(row.p["none"])
+            lines.append((row.strategy, str(found.n), found.signed(), *p, bootstrap))
+    return lines
+
+
+def pairs(results: Results) -> dict[tuple[str, str], Pair]:
+    """{(row, other row): their difference}, both ways, of all that share two seeds or more."""
+    top1 = _top1(results)
+    both = [(a, b) for a, b in combinations(results, 2) if len(top1[a].keys() & top1[b].keys()) > 1]
+    found = [paired(top1[a], top1[b]) for a, b in both]
+    made = {}
+    for (a, b), difference, p in zip(both, found, holm([f.p() for f in found]), strict=True):
+        made[a, b] = Pair(difference, p)
+        made[b, a] = Pair(paired(top1[b], top1[a]), p)
+    return made
+
+
+def standing(results: Results, found: dict[tuple[str, str], Pair]) -> list[tuple[str, ...]]:
+    """Header and, for each row, how many of the others it beats, equals and loses to."""
+    lines: list[tuple[str, ...]] = [STANDING]
+    for label in results:
+        outcomes = [pair.outcome for (a, _), pair in found.items() if a == label]
+        lines.append((label, *(str(outcomes.count(word)) for word in STANDING[1:])))
+    return lines
+
+
+def verdict(rows: list[Row]) -> str:
+    """Whether reuse helped, in a sentence or two: what the table says of the rows over none."""
+    tested = [row for row in rows if "none" in row.against]
+    if not tested:
+        return "No row can be compared with plain fine-tuning (the strategy none) on its own seeds."
+    shown = [row for row in tested if row.p["none"] < LEVEL]
+    best = max(tested, key=lambda row: row.against["none"].mean)
+    better = sorted(
+        (row for row in shown if row.against["none"].mean > 0),
+        key=lambda row: -row.against["none"].mean,
+    )
+    worse = [row for row in shown if row.against["none"].mean < 0]
+    if better:
+        said = f"Reuse helped: {_said(better[0])}."
+        if len(better) > 1:
+            said += f" So did {', '.join(row.strategy for row in better[1:])}."
+    else:
+        said = f"Reuse is not shown to help: at best, {_said(best)}."
+    if worse:
+        said += f" Shown to hurt: {', '.join(_said(row) for row in worse)}."
+    return said
+
+
+def overlap_note(results: dict[str, dict[str, Any]]) -> str:
+    """What the test images that are in the source too change; empty if there are none."""
+    [*tested] = (m for seeds in results.values() for m in seeds.values())
+    if "clean" not in tested[0]:
+        return ""
+    images, clean = tested[0]["images"], tested[0]["clean"]["images"]
+    note = f"{images - clean} of {images} test images are in the source too."
+    if not clean:
+        return note
+    means = (
+        f"{strategy} {interval([m['top1'] for m in seeds.values()]).mean:.2f} / "
+        f"{interval([m['clean']['top1'] for m in seeds.values()]).mean:.2f}"
+        for strategy, seeds in results.items()
+    )
+    return f"{note} Mean top-1 with / without them, %: {', '.join(means)}."
+
+
+def cells(rows: list[Row]) -> list[tuple[str, ...]]:
+    """The table in words, its header first."""
+    return [HEADER, *(row.cells() for row in rows)]
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """The row as numbers, for CSV and `dvc metrics show`; unknown intervals are left out."""
+    numbers: dict[str, Any] = {"strategy": row.strategy, "seeds": row.top1.n}
+    columns = {"top1": row.top1, "mean_per_class": row.mean_per_class}
+    columns |= {f"minus_{name}": difference for name, difference in row.against.items()}
+    for name, value in columns.items():
+        numbers[name] = round(value.mean, 4)
+        if value.n > 1:
+            numbers[f"{name}_half"] = round(value.half, 4)
+    numbers |= {f"p_{name}": round(p, 4) for name, p in row.p.items() if isfinite(p)}
+    return numbers
+
+
+def _top1(results: Results) -> dict[str, dict[int, float]]:
+    return {s: {int(k): m["top1"] for k, m in seeds.items()} for s, seeds in results.items()}
+
+
+def _said(row: Row) -> str:
+    """A row's difference from none in words."""
+    found, p = row.against["none"], _p(row.p["none"])
+    where = "above" if found.mean >= 0 else "below"
+    if found.n < 2:
+        return f"{row.strategy} is {abs(found.mean):.2f} points {where} none (one seed)"
+    test = p if p.startswith("<") else f"= {p}"
+    return (
+        f"{row.strategy} is {abs(found.mean):.2f} ± {found.half:.2f} points {where} none "
+        f"({found.n} seeds, p {test})"
+    )
+
+
+def _p(value: float) -> str:
+    """A p in three digits; nothing without a test."""
+    if not isfinite(value):
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,26 @@
+"""Figure 4b of Liu et al. (2022): the source in ten parts by UOT score, one reused at a time."""
+
+from uotft.analysis.experiments import JOINT, PLAIN, Experiment, Variation
+
+EXPERIMENT = Experiment(
+    title="Figure 4b: ten parts of the source, by similarity",
+    says="The farther the part is from CUB, the lower the accuracy, in the end below plain "
+    "fine-tuning.",
+    variations=(
+        Variation("Fine-Tune", "none", PLAIN),
+        *(
+            Variation(
+                f"part {number + 1}",
+                "band",
+                (*JOINT, "selectors.band.bands=10", f"selectors.band.band={number}"),
+                line="UOT",
+                x=number + 1,
+            )
+            for number in range(10)
+        ),
+    ),
+    baseline="Fine-Tune",
+    targets=("cub",),
+    paper={"cub": {"Fine-Tune": 75.49}},
+    axis="part of the source, 1 is nearest",
+)

@@ -1,0 +1,330 @@
+"""Tables and pictures -> PNG files and one HTML page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.analysis.statistics import Interval
+from uotft.core.records import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: A heading and what stands below it: table rows (the first is the header), a PNG, or text.
+#: Without a heading it belongs to the part before it.
+Part = tuple[str, list[tuple[str, ...]] | bytes | str]
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;
+color:#222;background:#fff}nav{columns:16rem;font-size:.9rem}nav a{display:block}
+.lead{font-size:1.2rem;border-left:.3rem solid #1f77b4;padding-left:.8rem}
+div{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block;margin-top:1rem}"""
+NAMED = 60  # most names along a side of a heat map
+
+
+class Lead(str):
+    """A paragraph that stands out."""
+
+
+def comparison_picture(
+    title: str, top1: dict[str, Interval], against_none: dict[str, Interval]
+) -> bytes:
+    """Accuracy of each strategy, and its paired difference from none, with 95 % intervals."""
+    figure = _figure(9, 0.6 + 0.42 * len(top1))
+    left, right = figure.subplots(1, 2, sharey=True)
+    order = list(top1)[::-1]
+    _dots(left, order, top1)
+    left.set(title=f"{title}: test top-1, %", yticks=range(len(order)), yticklabels=order)
+    _dots(right, order, against_none)
+    right.axvline(0, color="grey", linewidth=1)
+    right.set(title="paired difference from none, points")
+    return _png(figure)
+
+
+def curves_picture(
+    title: str, top1: dict[str, dict[int, Interval]], against_none: dict[str, dict[int, Interval]]
+) -> bytes:
+    """Validation accuracy by step, and its paired difference from none with a 95 % band."""
+    figure = _figure(11, 3.6)
+    left, right = figure.subplots(1, 2)
+    for number, (strategy, curve) in enumerate(top1.items()):
+        color = f"C{number}"
+        left.plot(list(curve), [v.mean for v in curve.values()], color=color, label=strategy)
+        if strategy in against_none:
+            _band(right, against_none[strategy], color)
+    left.set(title=f"{title}: validation top-1, %, mean over seeds", xlabel="step")
+    left.legend(frameon=False)
+    right.axhline(0, color="grey", linewidth=1)
+    right.set(title="paired difference from none, points", xlabel="step")
+    return _png(figure)
+
+
+def forecast_picture(
+    title: str,
+    strategies: list[str],
+    curves: dict[str, dict[str, dict[int, Interval]]],
+    selected: dict[str, dict[str, tuple[float, float]]],
+) -> bytes:
+    """Measures of the forecast against K, mean over seeds with a 95 % band; one panel a measure.
+
+    ``curves`` is {measure: {strategy: {K: interval}}}; ``selected`` {measure: {strategy: (K,
+    value)}}, a dot at the strategy's own K. ``strategies`` gives the colours of the other pictures.
+    """
+    figure = _figure(11, 3.6)
+    for axes, (measure, lines) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+        for strategy, curve in lines.items():
+            color = f"C{strategies.index(strategy)}"
+            _band(axes, curve, color, strategy)
+            axes.plot(*selected[measure][strategy], "o", color=color)
+        axes.set(title=f"{title}: {measure}", xlabel="K, source classes kept", xscale="log")
+    axes.axhline(0, color="grey", linewidth=1)
+    figure.axes[0].legend(frameon=False)
+    return _png(figure)
+
+
+def classes_picture(
+    title: str, sheets: dict[str, list[tuple[str, NDArray[np.uint8]]]], columns: int = 20
+) -> bytes:
+    """A contact sheet: one line a strategy, its first classes in order, one image each.
+
+    A caption that has lines of its own is taken as it is, of any other the last two words.
+    """
+    figure = _figure(1.6 + 0.66 * columns, 0.5 + 1.05 * len(sheets))
+    axes = figure.subplots()  # one for all: a pair of axes an image takes ten times as long
+    axes.set_axis_off()
+    for line, (strategy, classes) in enumerate(sheets.items()):
+        axes.text(-0.2, line + 0.68, strategy, ha="right", va="center")
+        for column, (name, image) in enumerate(classes[:columns]):
+            axes.imshow(
+                image, cmap="gray_r", extent=(column, column + 0.9, line + 0.95, line + 0.4)
+            )
+            caption = name if "\n" in name else "\n".join(name.split()[-2:])[:18]
+            axes.text(column + 0.45, line + 0.38, caption, fontsize=6, ha="center", va="bottom")
+    axes.set(xlim=(0, columns), ylim=(len(sheets), 0), aspect="auto")
+    axes.set_title(title, fontsize=10)
+    return _png(figure)
+
+
+def plan_picture(plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]) -> bytes:
+    """The plan as a heat map: kept source classes down, target classes across, mass as colour.
+
+    Above 60 classes a side names only some of them, and none of the rows gets lower than a line.
+    """
+    height, width = (max(2, min(0.17 * n, 12)) for n in plan_KT.shape)
+    figure = _figure(3.2 + 1.6 * width, 1 + height)
+    axes = figure.subplots()
+    picture = axes.imshow(plan_KT, aspect="auto", cmap="viridis", interpolation="nearest")
+    axes.set(xlabel="target class", ylabel="source class, best first")
+    _name(axes, kept, target, 6)
+    figure.colorbar(picture, label="mass")
+    return _png(figure)
+
+
+def wide_plan_picture(
+    title: str, plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]
+) -> bytes:
+    """The same for a page: target classes down, and the kept source classes across."""
+    width, height = (max(2, min(0.17 * n, 10)) for n in plan_KT.shape)
+    figure = _figure(2 + width, 1.8 + height)
+    axes = figure.subplots()
+    picture = axes.imshow(plan_KT.T, aspect="auto", cmap="viridis", interpolation="nearest")
+    axes.set(title=title, ylabel="target class", xlabel="source class, best first")
+    _name(axes, target, kept, 6)
+    figure.colorbar(picture, label="mass")
+    return _png(figure)
+
+
+def square_picture(title: str, values: Floats, words: list[list[str]], names: list[str]) -> bytes:
+    """Rows against the same rows: red below zero, white there, blue above; ``words`` in the cells.
+
+    Up to 20 rows the words stand in their cells.
+    """
+    largest = float(np.nanmax(np.abs(values), initial=1e-9))
+    size = max(3, 0.75 * len(names)) if len(names) <= 20 else 12
+    figure = _figure(2 + size, 1.4 + 0.7 * size)
+    axes = figure.subplots()
+    axes.imshow(values, aspect="auto", cmap="RdBu", vmin=-1.5 * largest, vmax=1.5 * largest)
+    axes.set(title=title)
+    _name(axes, tuple(names), tuple(names), 8)
+    for row, line in enumerate(words if len(names) <= 20 else []):
+        for column, word in enumerate(line):
+            axes.text(column, row, word, ha="center", va="center", fontsize=8)
+    return _png(figure)
+
+
+def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval]]) -> bytes:
+    """Accuracy against a setting: mean over seeds with a 95 % band.
+
+    A row that has one value, or none (NaN), is a dashed line over all of them.
+    """
+    figure = _figure(8, 3.8)
+    axes = figure.subplots()
+    for number, (label, line) in enumerate(lines.items()):
+        if len(line) == 1:
+            [value] = line.values()
+            axes.axhline(value.mean, color=f"C{number}", linestyle="--", label=label)
+        else:
+            _band(axes, line, f"C{number}", label, marker="o")
+    values = [x for line in lines.values() for x in line if np.isfinite(x)]
+    wide = min(values) > 0 and max(values) >= 20 * min(values)
+    axes.set(title=title, xlabel=name, xscale="log" if wide else "linear")
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def similarity_picture(
+    scores_S: Floats,
+    kept: NDArray[np.int64],
+    names: tuple[str, ...],
+    *,
+    mass: bool = False,
+    expected: NDArray[np.int64] | None = None,
+    shown: int = 100,
+) -> bytes:
+    """The sorted similarity vector (figure 2b of the paper), and its best ``shown`` by name.
+
+    Classes that are never kept (-inf) are not drawn. With ``mass`` the scores are log P1 and the
+    bars P1 itself; where some classes were ``expected``, the names of the others are orange.
+    """
+    figure = _figure(12, 5.4)
+    upper, lower = figure.subplots(2, 1)
+    ranked = np.sort(scores_S[scores_S > -np.inf])[::-1]
+    upper.plot(np.arange(1, len(ranked) + 1), ranked, color="lightgrey")
+    upper.plot(np.arange(1, len(kept) + 1), scores_S[kept], color="C0", linewidth=2)
+    upper.axvline(len(kept), color="grey", linewidth=0.8, linestyle=":")
+    label = "log of the mass sent" if mass else "score"
+    upper.set(xlabel="rank", ylabel=label, title=f"{len(kept)} of {len(scores_S)} kept")
+    best = kept[:shown]
+    lower.bar(range(len(best)), np.exp(scores_S[best]) if mass else scores_S[best], color="C0")
+    lower.set_xticks(range(len(best)), [names[row][:20] for row in best], rotation=90, fontsize=6)
+    lower.set(xlim=(-1, max(len(best), 1)), ylabel="mass sent" if mass else "score")
+    if expected is not None:
+        lower.set_title("orange names: not among the expected", fontsize=9)
+        for label, row in zip(lower.get_xticklabels(), best, strict=True):
+            label.set_color("black" if row in expected else "C1")
+    return _png(figure)
+
+
+def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
+    """Recall of the expected classes among the best K against eps_c (figure 4a of the paper)."""
+    figure = _figure(6, 3.6)
+    axes = figure.subplots()
+    axes.plot(list(curve), list(curve.values()), marker="o")
+    axes.axvline(used, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(
+        xscale="log", ylim=(0, 103), xlabel="eps_c, the cost scale (dotted: the one used)",
+        ylabel=f"recall in the best {top_k}, %",
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def search_picture(means: dict[int, tuple[float, bool]], importance: dict[str, float]) -> bytes:
+    """Validation top-1 of each trial and the best so far; beside it what each setting explains.
+
+    ``means`` is {trial: (mean over its seeds, whether it has them all)}; ``importance`` {setting:
+    share of the variance}, and may be empty.
+    """
+    figure = _figure(11 if importance else 6.6, 3.6)
+    axes = figure.subplots(1, 2 if importance else 1, squeeze=False)[0]
+    whole = {number: mean for number, (mean, complete) in means.items() if complete}
+    part = {number: mean for number, (mean, complete) in means.items() if not complete}
+    axes[0].plot(list(whole), np.maximum.accumulate(list(whole.values())), color="C1", label="best")
+    axes[0].plot(list(whole), list(whole.values()), "o", color="C0", label="trial")
+    if part:
+        axes[0].plot(list(part), list(part.values()), "x", color="grey", label="pruned, failed")
+    axes[0].set(title="validation top-1, %, mean over seeds", xlabel="trial (0: params.yaml)")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend(frameon=False)
+    if importance:
+        axes[1].barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
+        axes[1].set(title="share of the variance explained (fANOVA)", xlim=(0, 1))
+    return _png(figure)
+
+
+def page(title: str, parts: list[Part]) -> str:
+    """One HTML page that holds everything it shows, and opens with its contents."""
+    body: list[str] = []
+    links: list[str] = []
+    last = ""
+    for heading, part in parts:
+        if heading:
+            last = escape(heading)
+            links.append(f'<a href="#part-{len(links)}">{last}</a>')
+            body.append(f'<h2 id="part-{len(links) - 1}">{last}</h2>')
+        if isinstance(part, bytes):
+            data = base64.b64encode(part).decode()
+            body.append(f'<img alt="{last}" src="data:image/png;base64,{data}">')
+        elif isinstance(part, str):
+            kind = ' class="lead"' if isinstance(part, Lead) else ""
+            body.append(f"<p{kind}>{escape(part)}</p>")
+        else:
+            body.append(f"<div>{_html_table(part)}</div>")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
+        f"<nav>{''.join(links)}</nav>{''.join(body)}</html>\n"
+    )
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown; the first row is its header."""
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _html_table(rows: list[tuple[str, ...]]) -> str:
+    lines = []
+    for number, row in enumerate(rows):
+        tag = "td" if number else "th"
+        lines.append("<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in row) + "</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _dots(axes: Axes, order: list[str], values: dict[str, Interval]) -> None:
+    """One interval a line; colours go by the table's order, as in the curves."""
+    for y, name in enumerate(order):
+        if name in values:
+            color = f"C{len(order) - 1 - y}"
+            half = values[name].half
+            axes.errorbar(values[name].mean, y, xerr=half, fmt="o", capsize=3, color=color)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _band(
+    axes: Axes, values: Mapping[Any, Interval], color: str, label: str = "", marker: str = ""
+) -> None:
+    """A line of means with its intervals as a band."""
+    mean, half = np.array([(v.mean, v.half) for v in values.values()]).T
+    axes.plot(list(values), mean, color=color, label=label, marker=marker)
+    axes.fill_between(list(values), mean - half, mean + half, color=color, alpha=0.1)
+
+
+def _name(axes: Axes, down: tuple[str, ...], across: tuple[str, ...], size: int) -> None:
+    """Names along both sides of a heat map; only some of them where there are many."""
+    for axis, names in ((axes.yaxis, down), (axes.xaxis, across)):
+        step = -(-len(names) // NAMED)
+        axis.set_ticks(range(0, len(names), step), [n[:24] for n in names[::step]], fontsize=size)
+    axes.tick_params(axis="x", rotation=90)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

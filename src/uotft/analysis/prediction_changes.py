@@ -1,0 +1,114 @@
+"""Answers of two strategies on the same test images -> what the second repaired and what it broke.
+
+Repaired: wrong before, right after, on one seed; broken: the reverse.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.analysis.statistics import Interval, interval
+from uotft.core.records import Answers
+
+Sides = list[tuple[Answers, Answers]]  # before and after, a pair a seed
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Images of a class taken for another: how many before and after, means over seeds."""
+
+    true: str
+    taken_for: str
+    before: float
+    after: float
+    change: Interval
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A test image, by its row, that ``times`` seeds repaired (or broke), with usual answers."""
+
+    row: int
+    true: str
+    before: str
+    after: str
+    times: int
+
+
+def sides(before: dict[int, Answers], after: dict[int, Answers]) -> Sides:
+    """The seeds that both have, where both were asked the same images."""
+    seeds = sorted(before.keys() & after.keys())
+    return [
+        (before[seed], after[seed]) for seed in seeds
+        if before[seed].data == after[seed].data
+        and np.array_equal(before[seed].rows, after[seed].rows)
+    ]  # fmt: skip
+
+
+def confused(both: Sides, most: int) -> list[Confused]:
+    """The pairs of classes whose mistakes fell most, and then those that rose most."""
+    first = both[0][0]
+    classes = len(first.names)
+    counts = np.array([[_mistakes(answers, classes) for answers in pair] for pair in both])
+    change = (counts[:, 1] - counts[:, 0]).mean(0)  # (classes, classes)
+    order = np.argsort(change, axis=None, kind="stable")
+    wanted = [i for i in order[:most].tolist() if change.flat[i] < 0]
+    wanted += [i for i in order[: -most - 1 : -1].tolist() if change.flat[i] > 0]
+    found = []
+    for true, taken in (divmod(i, classes) for i in wanted):
+        before, after = counts[:, :, true, taken].T
+        found.append(
+            Confused(
+                first.names[true],
+                first.names[taken],
+                float(before.mean()),
+                float(after.mean()),
+                interval((after - before).tolist()),
+            )
+        )
+    return found
+
+
+def changed(both: Sides, most: int, *, repaired: bool) -> list[Changed]:
+    """The images that most seeds repaired, or broke, the reverse counted off; ties by row."""
+    wrong = np.array([[a.predicted != a.labels for a in pair] for pair in both])
+    turn = (
+        wrong[:, 0].astype(int) - wrong[:, 1] if repaired else wrong[:, 1].astype(int) - wrong[:, 0]
+    )
+    net = turn.sum(0)
+    found = []
+    for image in np.argsort(-net, kind="stable")[:most].tolist():
+        if net[image] <= 0:
+            break
+        seeds = np.flatnonzero(turn[:, image] > 0).tolist()
+        first = both[0][0]
+        before, after = (
+            first.names[_usual([both[s][side].predicted[image] for s in seeds])] for side in (0, 1)
+        )
+        true = first.names[first.labels[image]]
+        found.append(Changed(int(first.rows[image]), true, before, after, len(seeds)))
+    return found
+
+
+def turned(both: Sides) -> tuple[Interval, Interval]:
+    """How many images a seed repaired and broke, over seeds."""
+    wrong = np.array([[a.predicted != a.labels for a in pair] for pair in both])
+    before, after = wrong[:, 0], wrong[:, 1]
+    repaired, broken = (before & ~after).sum(1), (~before & after).sum(1)
+    return interval(repaired.tolist()), interval(broken.tolist())
+
+
+def _mistakes(answers: Answers, classes: int) -> NDArray[np.int64]:
+    """The confusion matrix without its diagonal."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (answers.labels, answers.predicted), 1)
+    np.fill_diagonal(counts, 0)
+    return counts
+
+
+def _usual(values: list[int]) -> int:
+    return Counter(values).most_common(1)[0][0]

@@ -1,0 +1,135 @@
+"""Means with 95 % intervals over seeds, paired differences and their tests, and correlations.
+
+Intervals and tests are Student's t, so an interval of a difference leaves zero out exactly where
+its p is below 0.05. A bootstrap stands beside them where there are seeds enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core.records import Floats
+
+RESAMPLES = 2000
+LEVEL = 0.05
+FEWEST = 10  # seeds of a bootstrap: with fewer its intervals are too short, docs/comparing.md
+
+
+@dataclass(frozen=True)
+class Interval:
+    """``mean`` +- ``half`` at 95 % from ``n`` seeds; ``half`` is NaN for fewer than two."""
+
+    mean: float
+    half: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.half:.2f}"
+
+    def signed(self) -> str:
+        """With an explicit sign, for differences."""
+        return f"{self.mean:+.2f} ± {self.half:.2f}"
+
+    def p(self) -> float:
+        """Two-sided p of the t-test that the mean is zero; NaN for fewer than two seeds."""
+        from scipy.stats import t
+
+        if not self.half:  # all seeds are equal
+            return float(self.mean == 0)
+        error = self.half / t.ppf(0.975, self.n - 1)
+        return float(2 * t.sf(abs(self.mean) / error, self.n - 1))
+
+
+def interval(values: list[float]) -> Interval:
+    """The mean of ``values`` with its 95 % t-interval."""
+    from scipy.stats import t
+
+    n = len(values)
+    if n < 2:
+        return Interval(float(np.mean(values)), float("nan"), n)
+    half = t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
+    return Interval(float(np.mean(values)), float(half), n)
+
+
+def paired(values: dict[int, float], baseline: dict[int, float]) -> Interval:
+    """The mean difference over the seeds that both have, with its 95 % paired t-interval."""
+    return interval(_differences(values, baseline))
+
+
+def resampled(values: dict[int, float], baseline: dict[int, float]) -> tuple[float, float]:
+    """The 95 % interval of the mean paired difference by the BCa bootstrap (Efron 1987).
+
+    NaN for fewer than ``FEWEST`` seeds, or where no seed differs from another.
+    """
+    from scipy.stats import bootstrap
+
+    found = _differences(values, baseline)
+    if len(found) < FEWEST or np.ptp(found) == 0:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(0)
+    made = bootstrap((found,), np.mean, n_resamples=RESAMPLES, rng=rng).confidence_interval
+    return float(made.low), float(made.high)
+
+
+def holm(p: list[float]) -> list[float]:
+    """p-values corrected for being several (Holm 1979); NaN is no test and stays."""
+    values = np.array(p)
+    order = np.argsort(values)  # NaN comes last
+    tests = int(np.isfinite(values).sum())
+    raised = np.maximum.accumulate(values[order] * (tests - np.arange(len(values))))
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(raised, 1)
+    return corrected.tolist()
+
+
+def _differences(values: dict[int, float], baseline: dict[int, float]) -> list[float]:
+    return [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation ``value`` over ``n`` points with its 95 % bootstrap interval over seeds.
+
+    All are NaN for fewer than three points, the interval also for a single seed.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "too few points"
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+    def shown(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+def correlation(x: Floats, y: Floats, *, ranks: bool, pooled: bool) -> Correlation:
+    """Pearson's correlation of ``x`` and ``y`` (cells, seeds), or with ``ranks`` Spearman's.
+
+    ``pooled`` takes every cell of every seed as a point, else each cell's mean over seeds is one.
+    The bootstrap draws whole seeds, because the cells of one seed share its images.
+    """
+    from scipy.stats import rankdata
+
+    def of(seeds: NDArray[np.int64]) -> float:
+        a, b = (v[:, seeds].ravel() if pooled else v[:, seeds].mean(1) for v in (x, y))
+        a, b = (rankdata(v) if ranks else v for v in (a, b))
+        a, b = a - a.mean(), b - b.mean()
+        norm = np.sqrt((a @ a) * (b @ b))
+        return float(a @ b / norm) if len(a) > 2 and norm > 0 else float("nan")
+
+    n, value = x.shape[1], of(np.arange(x.shape[1]))
+    points = x.size if pooled else len(x)
+    draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    values = np.array([of(draw) for draw in draws] if n > 1 and np.isfinite(value) else [np.nan])
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
+    return Correlation(value, float(low), float(high), points)

@@ -1,0 +1,162 @@
+"""Finished trainings -> the rows of a comparison: what they differ in, and their baselines.
+
+A row is one target, one strategy and one value of each parameter that tells rows apart; its
+trainings differ in the seed alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from uotft.core import registry
+from uotft.core.records import BASELINES, Trial
+from uotft.training import objectives
+
+# They tell no rows apart: the columns and the seeds themselves, and what follows from them.
+OWN = ("dataset", "strategy", "seed", "processes", "strategy.kept")
+# A baseline with other values of these was trained on other images, or from another start.
+SHARED = ("subset.", "backbone.")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: its trainings by seed; ``settings`` are the parameters that tell rows apart."""
+
+    target: str
+    strategy: str
+    label: str
+    settings: dict[str, str]
+    trials: dict[int, Trial]
+
+    @property
+    def first(self) -> Trial:
+        """The training of the lowest seed, which stands for the others in pictures."""
+        return self.trials[min(self.trials)]
+
+
+def differing(trials: list[Trial]) -> list[str]:
+    """Names of the parameters in which trainings of one target and strategy differ."""
+    values: dict[tuple[str, str, str], set[str]] = {}
+    names = {name for trial in trials for name in trial.settings if name not in OWN}
+    for trial in trials:
+        for name in names:
+            cell = trial.target, trial.strategy, name
+            values.setdefault(cell, set()).add(_value(trial, name))
+    return sorted({name for (*_, name), found in values.items() if len(found) > 1})
+
+
+def lines(trials: list[Trial], by: list[str]) -> tuple[dict[str, list[Line]], int]:
+    """{target: rows told apart by the parameters ``by``}, and how many trainings were left out.
+
+    Of several trainings of one seed in a row, the newest counts. Strategies stand in order of
+    first appearance, each by its parameters.
+    """
+    cells: dict[tuple[str, str, tuple[str, ...]], dict[int, Trial]] = {}
+    for trial in sorted(trials, key=lambda t: t.origin.started):
+        values = tuple(_value(trial, name) for name in by)
+        cells.setdefault((trial.target, trial.strategy, values), {})[trial.seed] = trial
+    strategies = [*dict.fromkeys(t.strategy for t in trials)]
+    found: dict[str, list[Line]] = {
+        target: [] for target in dict.fromkeys(t.target for t in trials)
+    }
+    order = sorted(cells, key=lambda c: (strategies.index(c[1]), *map(_natural, c[2])))
+    for target, strategy, values in order:
+        settings = {name: v for name, v in zip(by, values, strict=True) if v}
+        words = [f"{short(name, by)}={value}" for name, value in settings.items()]
+        label = " ".join([strategy, *words])
+        seeds = dict(sorted(cells[target, strategy, values].items()))
+        found[target].append(Line(target, strategy, label, settings, seeds))
+    return found, len(trials) - sum(len(cell) for cell in cells.values())
+
+
+def rank(strategy: str) -> int:
+    """Baselines before the others."""
+    return BASELINES.index(strategy) if strategy in BASELINES else len(BASELINES)
+
+
+def short(name: str, names: list[str]) -> str:
+    """The last part of a parameter's name, where that says which of ``names`` it is."""
+    last = name.rpartition(".")[2]
+    return last if sum(n.rpartition(".")[2] == last for n in names) == 1 else name
+
+
+def baselines(rows: list[Line]) -> dict[str, dict[str, str]]:
+    """{row: {baseline: the row it is compared with}} by label, of one target.
+
+    Of the rows of ``none`` (``random``) on the same labelled images and backbone, it is the one
+    that shares most of the other parameters.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        mine = found[row.label] = {}
+        for name in BASELINES:
+            fit = [r for r in rows if r.strategy == name != row.strategy and _fits(row, r)]
+            if fit:
+                mine[name] = max(
+                    fit, key=lambda r: len(r.settings.items() & row.settings.items())
+                ).label
+    return found
+
+
+def results(rows: list[Line]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{row: {seed: test metrics}} for the table."""
+    return {
+        row.label: {
+            str(seed): {"source_classes": _kept(trial), **trial.test}
+            for seed, trial in row.trials.items()
+        }
+        for row in rows
+    }
+
+
+def images_seen(trial: Trial) -> float:
+    """Images that went through the network in training, repeats included; NaN where unknown.
+
+    Steps x batches a step x images of a batch, over all parts that the objective reads; then
+    those of the steps of the head alone.
+    """
+    settings = trial.settings
+    name = settings.get("train.objective", "")
+    if not trial.curve or name not in registry.names("objectives"):
+        return float("nan")
+    parts = objectives.parts(registry.load("objectives", name, "train.objective"))
+    if not _kept(trial) and "source" in parts:
+        parts = {"target"}  # as training does it
+    sizes = {
+        part: "train.target_batch" if part == "target" else "train.source_batch" for part in parts
+    }
+    if not settings.keys() >= {*sizes.values()}:  # of another version
+        return float("nan")
+    batch = sum(int(settings[size]) for size in sizes.values())
+    head = int(settings.get("train.head_steps", 0))
+    batches = (max(trial.curve) - head) * int(settings.get("train.recipe.accumulate", 1))
+    return float(batches * batch + head * int(settings["train.target_batch"]))
+
+
+def _value(trial: Trial, name: str) -> str:
+    """A parameter of a training; how classes are selected is nothing to one that keeps none."""
+    if trial.strategy == "none" and name.startswith(("select.", "strategy.settings.")):
+        return ""
+    return trial.settings.get(name, "")
+
+
+def _kept(trial: Trial) -> int:
+    """How many units the selection keeps, also where its file is not there."""
+    return len(trial.kept) or int(trial.settings.get("strategy.kept", 0))
+
+
+def _fits(row: Line, other: Line) -> bool:
+    """Whether two rows have the same labelled images and backbone."""
+    own, others = (
+        {k: v for k, v in line.settings.items() if k.startswith(SHARED)} for line in (row, other)
+    )
+    return own == others
+
+
+def _natural(value: str) -> tuple[bool, float, str]:
+    """Nothing, then numbers in their own order, then words."""
+    try:
+        return False, float(value or "-inf"), ""
+    except ValueError:
+        return True, 0.0, value

@@ -1,0 +1,109 @@
+"""DVC's locks and its dvc.lock, read without DVC, and where its cache is.
+
+While a command of DVC looks at the pipeline, .dvc/tmp/lock is locked and names the process; while a
+stage is under way, .dvc/tmp/rwlock lists what the stage reads and writes, with its process. Another
+`dvc repro` fails as long.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from functools import cache, reduce
+from pathlib import Path
+from typing import Any
+
+from uotft.core import storage
+from uotft.core.errors import UserError
+
+
+def holder(root: Path) -> str:
+    """The process that holds DVC's locks around ``root``, and its command; empty if none does."""
+    here = next((f for f in (root, *root.parents) if (f / ".dvc").is_dir()), root) / ".dvc/tmp"
+    try:
+        with (here / "lock").open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _command(file.read().strip())
+    except OSError:
+        return ""  # no command of DVC has been there
+    try:
+        held = json.loads((here / "rwlock").read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    readers = [reader for found in held.get("read", {}).values() for reader in found]
+    for entry in (*held.get("write", {}).values(), *readers):
+        if Path("/proc", str(entry["pid"])).exists():
+            return f"{entry['pid']} ({entry['cmd']})"
+    return ""
+
+
+def made_stages(root: Path) -> dict[str, Any]:
+    """{stage: what dvc.lock tells of it}; empty where nothing has run."""
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        return {}
+    try:
+        return dict(storage.read_yaml(lock).get("stages", {}))
+    except (AttributeError, TypeError, ValueError, UserError) as error:
+        raise UserError(
+            f"{lock}: not the file that DVC writes ({error}): git restore it"
+        ) from error
+
+
+def unmade(root: Path, stages: list[str]) -> list[str]:
+    """Those of ``stages`` that dvc.lock does not have with today's params.yaml and outputs."""
+    try:
+        made, params = made_stages(root), storage.read_yaml(root / "params.yaml")
+    except (OSError, UserError):  # perhaps it is being written
+        return stages
+    return [name for name in stages if name not in made or not _as_it_was(root, made[name], params)]
+
+
+def _as_it_was(root: Path, stage: dict[str, Any], params: dict[str, Any]) -> bool:
+    then = stage.get("params", {}).get("params.yaml", {})
+    now = {key: reduce(lambda section, word: section.get(word, {}), key.split("."), params)
+           for key in then}  # fmt: skip
+    return then == now and all(_is_there(root / out["path"], out["md5"]) for out in stage["outs"])
+
+
+def _is_there(path: Path, md5: str) -> bool:
+    """Whether a file has these bytes; of a folder, whose hash is of DVC's own making, if it is."""
+    if md5.endswith(".dir") or not path.is_file():
+        return path.is_dir()
+    return hash_of(path) == md5
+
+
+def hash_of(path: Path) -> str:
+    """The MD5 of a file, in hexadecimal: its version, for DVC."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def copy_of(root: Path, md5: str) -> Path:
+    """Where DVC keeps its copy of a file, or its list of a folder, of this MD5."""
+    return _cache(root) / "files" / "md5" / md5[:2] / md5[2:]
+
+
+@cache
+def _cache(root: Path) -> Path:
+    """DVC's cache, wherever its settings put it."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    if (root / ".dvc" / "config").is_file():
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return Path(done.stdout.strip())
+    return root / ".dvc" / "cache"
+
+
+def _command(pid: str) -> str:
+    try:
+        words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return pid
+    return f"{pid} ({' '.join(os.fsdecode(b' '.join(words)).split())})"

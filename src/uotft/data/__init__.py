@@ -1,0 +1,1 @@
+"""Images in: data sets, archives, downloads, the pixel cache, overlap, subsets."""

@@ -1,0 +1,262 @@
+"""Archives of data sets: checked, and unpacked once. What comes from outside is doubted.
+
+Size and SHA-256 must be those that the data set's file states. Of tar and zip files only plain
+files and folders are taken, below one folder, which appears when all of them are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal
+
+from uotft.core.errors import UserError
+
+Progress = Callable[..., Iterable[int]]
+
+CHUNK = 2**24  # bytes that are hashed or copied at a time
+FILES = 1_000_000  # an archive of more is refused, unless its data set says how many it has
+RATIO = 100  # unpacked bytes for each byte of an archive; a bomb has a thousand
+BLOCK = 2**12  # bytes that even an empty file is counted as, since a disk needs them
+NAME = 2**20  # bytes of a long name, or of other notes on a member, before it in a tar
+SLACK = 2**26  # bytes that any archive may hold, so that small ones of text are no bombs
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file as the makers of a data set publish it, and what it unpacks to.
+
+    ``holds`` is a path that is there when it is unpacked, ``into`` the folder it is unpacked in.
+    ``bytes`` 0: not known; ``sha256`` may be the beginning of one, which is all that the names of
+    torchvision's weights tell; ``md5`` where nobody published a SHA-256; no ``urls``: by hand. Of a
+    tar file without a checksum the first bytes that come are believed, if they are a tar file.
+    """
+
+    name: str
+    holds: str
+    bytes: int
+    sha256: str = ""
+    urls: tuple[str, ...] = ()
+    md5: str = ""
+    into: str = ""
+    files: int = FILES
+
+    def sum(self) -> str:
+        """The checksum, with its kind, as people write it."""
+        return f"SHA-256 {self.sha256}" if self.sha256 else f"MD5 {self.md5}"
+
+    def wrong(self, path: Path, progress: Progress) -> str:
+        """Why a file is not this one; empty if it is."""
+        size = path.stat().st_size
+        if self.bytes and size != self.bytes:
+            return f"it has {size:,} bytes, not {self.bytes:,}"
+        if not (self.sha256 or self.md5):
+            return "" if tarfile.is_tarfile(path) else "no tar file"
+        found = digest(path, "sha256" if self.sha256 else "md5", progress)
+        return (
+            "" if found.startswith(self.sha256 or self.md5) else f"{found} is not its {self.sum()}"
+        )
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a public data set before it is here; ``metric`` is its literature's.
+
+    ``signs`` are paths that show, in any folder, that the set is unpacked there.
+    """
+
+    name: str
+    home: str
+    licence: str
+    classes: int
+    images: dict[str, int]
+    metric: Literal["top-1", "mean per class"]
+    archives: tuple[Archive, ...]
+    by_hand: str = ""
+    signs: tuple[str, ...] = ()
+
+
+def digest(path: Path, kind: str, progress: Progress = lambda items, label: items) -> str:
+    """The SHA-256 or MD5 of a file, in hexadecimal."""
+    found = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file:
+        for _ in progress(range(0, path.stat().st_size, CHUNK), f"checking {path.name}"):
+            found.update(file.read(CHUNK))
+    return found.hexdigest()
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """{file name: SHA-256} of a list as `sha256sum` writes it: a checksum and a name a line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the list of checksums cannot be read ({error})") from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
+        if not match:
+            raise UserError(
+                f"{path}: line {number}: 64 hexadecimal digits, two spaces and a file name are "
+                f"needed, as sha256sum writes them; got {line!r}"
+            )
+        found[match[2]] = match[1].lower()
+    return found
+
+
+def ready(card: Card, folder: Path, root: Path) -> Path | None:
+    """Where a set is unpacked: in ``folder`` itself, or below the workspace's cache/."""
+    signs = card.signs or [f"{a.into}/{a.holds}".lstrip("/") for a in card.archives]
+    if all((folder / sign).exists() for sign in signs):
+        return folder
+    place = _place(card, root)
+    return place if place.is_dir() else None
+
+
+def unpacked(card: Card, path: str, root: Path, progress: Progress) -> Path:
+    """The folder with what a set's archives in ``path`` hold, unpacked below cache/ if need be.
+
+    ``root`` is the workspace, from which a relative path starts.
+    """
+    folder = root / Path(path).expanduser()
+    if there := ready(card, folder, root):
+        return there
+    absent = [a.name for a in card.archives if not (folder / a.name).is_file()]
+    if absent:
+        raise UserError(
+            f"{folder}: {', '.join(absent)} missing; `uotft data prepare {card.name}` fetches "
+            "them, or says where they are"
+        )
+    for archive in card.archives:
+        if why := archive.wrong(folder / archive.name, progress):
+            raise UserError(f"{folder / archive.name}: {why}; delete it and fetch it again")
+    place = _place(card, root)
+    unpack([(folder / a.name, a.into, a.files) for a in card.archives], place, progress)
+    return place
+
+
+def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Progress) -> None:
+    """Unpack (path, folder below, most files) into ``folder``, which appears when all is done.
+
+    What is no archive, such as a list, is copied. An archive in an archive is unpacked beside
+    itself, in a folder of its name.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for path, into, files in archives:
+            inner = made / into
+            inner.mkdir(exist_ok=True)
+            if not path.name.lower().endswith(SUFFIXES):
+                shutil.copyfile(path, inner / path.name)
+                continue
+            room = _Room(path, files, RATIO * path.stat().st_size + SLACK)
+            try:
+                with path.open("rb") as file:
+                    for _ in progress(_extract(file, inner, "", room, 1), f"unpacking {path.name}"):
+                        pass
+            except BROKEN as error:
+                raise UserError(f"{path}: cannot be unpacked into {made}: {error}") from error
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _place(card: Card, root: Path) -> Path:
+    sums = "".join(a.sha256 or a.md5 for a in card.archives)
+    key = hashlib.sha256(sums.encode()).hexdigest()[:16]
+    return root / "cache" / "unpacked" / f"{card.name}-{key}"
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose name or notes, which tarfile reads into memory as a whole, are no bomb."""
+
+    @classmethod
+    def frombuf(cls, *given: Any) -> _Member:
+        """From a header block."""
+        made = super().frombuf(*given)
+        if made.size > NAME and not (made.isreg() or made.isdir()):
+            raise tarfile.ReadError(f"a name or a note of {made.size:,} bytes")
+        return made
+
+
+class _Room:
+    """How much one archive may still write, and the refusal of what it may not."""
+
+    def __init__(self, path: Path, files: int, size: int) -> None:
+        self.path, self.files, self.bytes = path, files, size
+        self.most = f"{files:,} files and {size:,} bytes, {RATIO} times its own size and some"
+
+    def admit(self, name: str, size: int, kind: str) -> None:
+        """Refuse a member that is no plain file inside, or one too many."""
+        self.files, self.bytes = self.files - 1, self.bytes - max(size, BLOCK)
+        why = ""
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            why = "its path leaves the folder"
+        elif kind:
+            why = f"it is a {kind}, and only files and folders are taken"
+        elif self.files < 0 or self.bytes < 0:
+            why = f"more than {self.most} are unpacked from one archive"
+        if why:
+            raise UserError(
+                f"{self.path}: refused because of {name!r}: {why}. Nothing of it is left; if "
+                "you trust it, unpack it yourself and name the folder"
+            )
+
+
+def _extract(file: IO[bytes], folder: Path, stem: str, room: _Room, deeper: int) -> Iterator[str]:
+    """Write the members of a tar or zip below ``folder``, one a step.
+
+    With ``stem``, the name of an inner archive, members that are not in a folder of that name are
+    put into one. The marks that macOS leaves beside files (._*) are no members.
+    """
+    for name, size, kind, content in _members(file):
+        room.admit(name, size, kind)
+        pieces = PurePosixPath(name).parts
+        if content is None or any(p.startswith("._") or p == "__MACOSX" for p in pieces):
+            continue
+        beside = stem and pieces[:1] != (stem,)
+        path = folder.joinpath(*([stem] if beside else []), *pieces)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with content() as inner:
+            if deeper and path.name.lower().endswith(SUFFIXES):
+                base = next(path.name[: -len(s)] for s in SUFFIXES if path.name.lower().endswith(s))
+                yield from _extract(inner, path.parent, base, room, deeper - 1)
+                continue
+            with path.open("wb") as out:
+                shutil.copyfileobj(inner, out, CHUNK)
+        yield name
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[str, int, str, Callable[[], Any] | None]]:
+    """(name, bytes, what it is if neither file nor folder, how to open it if a file)."""
+    start = file.read(2)
+    file.seek(0)
+    if start == b"PK":
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                mode = info.external_attr >> 16
+                strange = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
+                kind = "link or device" if strange else ""
+                kind = "file with a password" if info.flag_bits & 1 else kind
+                content = None if info.is_dir() else partial(archive.open, info)
+                yield info.filename, info.file_size, kind, content
+        return
+    with tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member) as tar:
+        while member := tar.next():
+            tar.members.clear()  # type: ignore[attr-defined]  # or all of them stay in memory
+            kind = "" if member.isreg() or member.isdir() else "link or device"
+            taken = partial(tar.extractfile, member) if member.isreg() else None
+            yield member.name, member.size, kind, taken

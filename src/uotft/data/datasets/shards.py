@@ -1,0 +1,244 @@
+"""WebDataset shards: many images in few tar files, read where they lie, nothing unpacked.
+
+    FOLDER/photos-000.tar …    with KEY.jpg (.png, …) and KEY.cls, KEY.txt or KEY.json for each
+
+In params.yaml any name will do, as for a folder of images:
+
+    datasets: {web: {kind: shards, path: /data/web, train_tars: "photos-{000..127}.tar", test: 0.0}}
+
+    uotft prepare --dataset web
+
+With ``urls``, the addresses of the tar files, `uotft data prepare web` first fetches them to there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.data import files, shards
+
+
+class Settings(files.View):
+    """Settings of a set of shards."""
+
+    path: str = Field(description="the folder of the tar files")
+    train_tars: str = Field(
+        "*.tar", description="those to train on, {000..127} and * stand for many; less the others"
+    )
+    val_tars: str = Field("", description="those of the validation part, if it has its own")
+    test_tars: str = Field("", description="those of the test part, if it has its own")
+    label: str = Field(
+        "cls", description="the member with the class: cls, txt, or json.FIELD for a field of json"
+    )
+    names: str = Field("", description="a file of class names, where labels are its line numbers")
+    val: float = Field(
+        0.2, ge=0, lt=1, description="share for validation, where there are no val_tars"
+    )
+    test: float = Field(
+        0.2, ge=0, lt=1, description="share for tests, where there are no test_tars; 0 for a source"
+    )
+    seed: int = Field(0, ge=0, description="seed of the cut into parts")
+    urls: str | list[str] = Field(
+        "",
+        description="addresses of the tar files, {000..127} stands for many; path is their place",
+    )
+    mirrors: list[str] = Field([], description="other folders of the web with the same files")
+    sums: str = Field(
+        "",
+        description="a list of their SHA-256, as sha256sum writes it; else that of the first day",
+    )
+
+    @field_validator("urls")
+    @classmethod
+    def _name_tar_files(cls, value: str | list[str]) -> str | list[str]:
+        names = [_file_name(url) for url in _expanded(value)]
+        if len(set(names)) < len(names):
+            raise ValueError("two addresses end in one file name; mirrors holds other addresses")
+        if value and not names:
+            raise ValueError("it names no file")
+        return value
+
+    @field_validator("mirrors")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for mirror in value:
+            _file_name(f"{mirror}/a.tar")
+        return value
+
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """{file name: where it can be fetched}, in their order; empty without ``urls``."""
+        found = {_file_name(url): url for url in _expanded(self.urls)}
+        others = [mirror.rstrip("/") for mirror in self.mirrors]
+        return {n: (url, *(f"{other}/{n}" for other in others)) for n, url in found.items()}
+
+
+def load(
+    settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
+) -> ImageSet:
+    """Index, read and cut; a relative ``path`` is one from ``root``."""
+    folder = _folder(settings, root)
+    found = _parts(settings, folder)
+    tars = sorted(found)
+    steps = progress(range(len(tars)), "indexing shards")
+    indices = [_index(tars[i], folder, settings.label) for i in steps]
+    paths, archives, offsets, sizes, words = (
+        np.concatenate(column) for column in zip(*indices, strict=True)
+    )
+    splits = np.repeat(
+        np.array([found[tar] for tar in tars], "U5"), [len(index[0]) for index in indices]
+    )
+    labels, names = _numbered(words, splits == "train", folder)
+    if settings.names:
+        names = _named(names, root / Path(settings.names).expanduser())
+    own = {"val": settings.val_tars, "test": settings.test_tars}
+    for part, share in (("test", settings.test), ("val", settings.val)):
+        if share and not own[part]:
+            files.cut(labels, splits, part, share, settings.seed)
+    return files.image_set(
+        folder, paths, labels, splits, names, settings, progress,
+        archives=archives, offsets=offsets, bytes=sizes,
+    )  # fmt: skip
+
+
+def _expanded(urls: str | list[str]) -> list[str]:
+    patterns = [urls] if isinstance(urls, str) else urls
+    return [url for pattern in patterns if pattern for url in shards.expand(pattern)]
+
+
+def _file_name(url: str) -> str:
+    """The name under which the tar file of an address is kept."""
+    parts = urlsplit(url)
+    name = PurePosixPath(unquote(parts.path)).name
+    right = parts.scheme in ("http", "https") and parts.netloc and url.isascii()
+    if not right or not re.fullmatch(r"\w[\w.+=@-]*\.tar", name):
+        raise ValueError(f"{url!r} is not the http(s) address of a file NAME.tar")
+    return name
+
+
+def _folder(settings: Settings, root: Path) -> Path:
+    if "://" in settings.path:  # training reads at random, over and over
+        raise UserError(
+            f"{settings.path}: shards are read from the disk; write the addresses as urls: in the "
+            "data set's section, and as path the folder that `uotft data prepare` puts them into"
+        )
+    folder = root / Path(settings.path).expanduser()
+    absent = [name for name in settings.addresses() if not (folder / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{folder}: {absent[0]} is missing, {len(absent)} in all that urls names; `uotft data "
+            "prepare` with the data set's name fetches them"
+        )
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder (path in the data set's section)")
+    return folder
+
+
+def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
+    """{tar: its part}; where there are ``urls``, of the tars that they name."""
+    patterns = {"val": settings.val_tars, "test": settings.test_tars, "train": settings.train_tars}
+    named, found = settings.addresses(), dict[Path, str]()
+    for part, pattern in patterns.items():
+        for tar in _matching(folder, pattern):
+            if not named or tar.name in named:
+                found.setdefault(tar, part)
+    if not found:
+        raise UserError(f"{folder}: no tar file is named (train_tars in the data set's section)")
+    return found
+
+
+def found(
+    settings: Settings, progress: Callable[..., Iterable[int]], root: Path
+) -> tuple[Path, list[tuple[bytes, str, str]]]:
+    """(folder, every tar file that the section means and that is there now)."""
+    folder, named = root / Path(settings.path).expanduser(), settings.addresses()
+    patterns = (settings.train_tars, settings.val_tars, settings.test_tars)
+    names = [name for pattern in patterns for name in shards.expand(pattern) if name]
+    tars = sorted({tar for name in names for tar in folder.glob(name)})
+    rows = [os.fsencode(tar.relative_to(folder)) for tar in tars if not named or tar.name in named]
+    return folder, [(row, "", "") for row in rows]
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """The tar files that a setting names; each of its names must be there."""
+    names = [name for name in shards.expand(pattern) if name]
+    outside = [name for name in names if name[0] == "/" or ".." in Path(name).parts]
+    if outside:
+        raise UserError(
+            f"{outside[0]}: not below {folder}; name tar files by their path from there"
+        )
+    found = {name: sorted(folder.glob(name)) for name in names}
+    missing = [name for name, tars in found.items() if not tars]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{folder}: there is no {missing[0]}{more}, of {len(found)} named")
+    return [tar for tars in found.values() for tar in tars]
+
+
+def _index(tar: Path, root: Path, label: str) -> tuple[NDArray[np.generic], ...]:
+    """Columns of one shard: names, the shard's own name, offsets, bytes, labels as text."""
+    extension, _, field = label.partition(".")
+    found = [*shards.pictures(tar, files.SUFFIXES, extension)]
+    if not found:
+        raise UserError(
+            f"{tar}: no KEY.jpg or another picture of {', '.join(sorted(files.SUFFIXES))}"
+        )
+    names, offsets, sizes, labels = zip(*found, strict=True)
+    return (
+        np.array([os.fsencode(name) for name in names]),
+        np.full(len(names), os.fsencode(tar.relative_to(root))),
+        np.array(offsets),
+        np.array(sizes),
+        np.array([_word(text, field, tar, name) for text, name in zip(labels, names, strict=True)]),
+    )
+
+
+def _word(text: bytes, field: str, tar: Path, name: str) -> str:
+    """The label in a member's bytes."""
+    try:
+        value = json.loads(text)[field] if field else text.decode().strip()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{tar}: the label of {name} has no {field or 'text'} ({error!r})"
+        ) from error
+    if isinstance(value, str | int) and str(value):
+        return str(value)
+    raise UserError(f"{tar}: the label of {name} is {value!r}; a number or a name is needed")
+
+
+def _numbered(
+    words: NDArray[np.generic], trained: NDArray[np.bool_], folder: Path
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels 0..C-1 and the classes' names: numbers in order of size, others alphabetically."""
+    found, labels = np.unique(words, return_inverse=True)
+    known: list[str] = found.tolist()
+    if all(word.isdecimal() for word in known):
+        order = np.argsort([int(word) for word in known], kind="stable")
+        labels, known = np.argsort(order)[labels], [known[i] for i in order]
+    counts = np.bincount(labels[trained], minlength=len(known))
+    if not counts.all():
+        raise UserError(f"{folder}: class {known[int(counts.argmin())]!r} has no training image")
+    return labels.astype(np.int64), tuple(known)
+
+
+def _named(numbers: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    """The lines of a file that labels are the numbers of."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        names = tuple(lines[int(number)] for number in numbers)
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: no line for a label ({error})") from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path}: the class {twice!r} stands there twice")
+    return names

@@ -1,0 +1,269 @@
+"""A folder of image files -> the columns of `records.Files`, and the cut into parts.
+
+What the data sets of files share: which files are images, their bytes, hashes and sizes, a seeded
+stratified hold-out where a data set has no official one, and the official lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from uotft.core.errors import UserError
+from uotft.core.records import Files, ImageSet, Settings
+from uotft.data.pixel_cache import in_parts, upright_size
+
+T = TypeVar("T")
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+CHUNK = 1024
+TOLERATED = 0.01  # share of the files that may be skipped
+
+
+class View(Settings):
+    """How the pixels of files are kept and seen; part of every such data set's settings."""
+
+    stored: int = Field(256, ge=8, description="pixels a side that are kept of each picture")
+    size: int = Field(224, ge=8, description="pixels a side that the network sees")
+    share: float = Field(
+        0.875, gt=0, le=1, description="of the shorter side, the centred square that tests see"
+    )
+    unreadable: Literal["error", "skip"] = Field(
+        "error", description="files that cannot be read: an error, or left out and counted"
+    )
+
+
+class Shelf(View):
+    """Settings of every public data set; each has its own ``path``."""
+
+    path: str = Field(description="the folder of its archives, or of what they unpack to")
+    val: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the training part for validation, if none is official",
+    )
+    seed: int = Field(0, ge=0, description="seed of that cut")
+
+
+def below(folder: Path) -> Iterator[bytes]:
+    """The image files below ``folder``, as paths from it, folder by folder in order of names."""
+    waiting = [b""]
+    while waiting:
+        inner = waiting.pop()
+        here = os.path.join(os.fsencode(folder), inner)
+        try:
+            with os.scandir(here) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{shown(here).rstrip('/')}: {error.strerror}") from error
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            if Path(os.fsdecode(entry.name)).suffix.lower() in SUFFIXES and entry.is_file():
+                yield os.path.join(inner, entry.name)
+        folders = [entry.name for entry in entries if entry.is_dir() and entry.name[:1] != b"."]
+        waiting += [os.path.join(inner, name) for name in reversed(folders)]
+
+
+def image_set(
+    root: Path,
+    paths: Sequence[bytes] | NDArray[np.bytes_],
+    labels: NDArray[np.int64],
+    splits: NDArray[np.str_],
+    names: tuple[str, ...],
+    view: View,
+    progress: Callable[..., Iterable[int]],
+    **inside: NDArray[Any],
+) -> ImageSet:
+    """The set of some files below ``root``: each is read once for its hash and its size.
+
+    ``inside``: the columns archives, offsets and bytes, where the files are inside tar files.
+    """
+    n = len(paths)
+    columns: dict[str, Any] = {"bytes": np.empty(n, np.int64), **inside}
+    files = Files(
+        root=str(root.resolve()),
+        paths=np.asarray(paths, np.bytes_),
+        sha256=np.empty((n, 32), np.uint8),
+        sizes=np.empty((n, 2), np.int32),
+        **columns,
+        **view.model_dump(include=set(View.model_fields)),
+    )
+    for start in progress(range(0, n, CHUNK), f"reading {root.name}"):
+        part = slice(start, min(start + CHUNK, n))
+        size, digest, *sides = zip(*in_parts(partial(_facts, files), range(n)[part]), strict=True)
+        files.bytes[part] = size
+        files.sha256[part] = np.frombuffer(b"".join(digest), np.uint8).reshape(-1, 32)
+        files.sizes[part] = np.array(sides).T
+    return ImageSet(np.empty(0, np.uint8), labels, splits, names, files)
+
+
+def listed(
+    root: Path,
+    rows: list[tuple[str, Any, str]],
+    names: dict[Any, str],
+    settings: Shelf,
+    progress: Callable[..., Iterable[int]],
+) -> ImageSet:
+    """The set of an official list of (path below ``root``, class, part); ``names`` orders classes.
+
+    Where no part is val, a share of every class is held out of train.
+    """
+    number = {key: label for label, key in enumerate(names)}
+    strange = next((row for row in rows if row[1] not in number), None)
+    if strange or not rows:
+        what = f"{strange[0]} is of an unknown class, {strange[1]!r}" if strange else "no image"
+        raise UserError(f"{root}: {what}; the lists and the images of the set do not go together")
+    paths, keys, parts = zip(*rows, strict=True)
+    labels, splits = np.array([number[key] for key in keys]), np.array(parts, "U5")
+    if "val" not in parts:
+        cut(labels, splits, "val", settings.val, settings.seed)
+    content = [os.fsencode(path) for path in paths]
+    return image_set(root, content, labels, splits, tuple(names.values()), settings, progress)
+
+
+def lines(path: Path, parse: Callable[[str], T]) -> list[T]:
+    """``parse`` of every line of a list that is not empty."""
+
+    def parsed(line: bytes) -> T:
+        return parse(text(line.decode("utf-8-sig")).strip())
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: a list that is needed: {error.strerror}") from error
+    numbered = enumerate(content.split(b"\n"), start=1)
+    found = [(number, (line,)) for number, line in numbered if line.strip()]
+    if not found:
+        raise UserError(f"{path}: a list that is needed: it is empty")
+    return _each(path, "line", found, parsed)
+
+
+def mat(path: Path, names: tuple[str, ...], parse: Callable[..., T]) -> list[T]:
+    """``parse`` of every entry of some variables of a MATLAB file, which executes nothing."""
+    from scipy.io import loadmat
+
+    try:
+        found = loadmat(path, squeeze_me=True, variable_names=names)
+        columns = [np.atleast_1d(found[name]) for name in names]
+    except Exception as error:  # noqa: BLE001  a broken file raises nearly anything
+        raise UserError(f"{path}: {', '.join(names)} cannot be read ({error!r})") from error
+    if len({len(column) for column in columns}) > 1:
+        sizes = ", ".join(f"{len(c)} of {n}" for n, c in zip(names, columns, strict=True))
+        raise UserError(f"{path}: there are {sizes}: it is not as the makers of the set wrote it")
+    return _each(path, "entry", enumerate(zip(*columns, strict=True), start=1), parse)
+
+
+def text(value: Any) -> str:
+    """The value itself, which must be a text that a file name can hold."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("a text is needed")
+    return value
+
+
+def _each(
+    path: Path, word: str, entries: Iterable[tuple[int, Any]], parse: Callable[..., T]
+) -> list[T]:
+    """``parse`` of every (number, arguments); the first one that it stumbles over is named."""
+    made = []
+    for number, entry in entries:
+        try:
+            made.append(parse(*entry))
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            raise UserError(
+                f"{path}: {word} {number} is not as the makers of the set wrote it: got "
+                f"{', '.join(map(repr, entry))[:200]} ({error!r})"
+            ) from error
+    return made
+
+
+def differences(files: Files, progress: Callable[..., Iterable[int]]) -> list[str]:
+    """What is no longer as the columns say, a file a line: missing, changed or unreadable."""
+
+    def one(row: int) -> str:
+        path = files.path(row)
+        try:
+            content = files.content(row)
+        except FileNotFoundError:
+            return f"{shown(path)}: missing"
+        except OSError as error:
+            return f"{shown(path)}: unreadable ({error.strerror})"
+        same = hashlib.sha256(content).digest() == files.sha256[row].tobytes()
+        return "" if same else f"{shown(path)}: changed"
+
+    found: list[str] = []
+    for start in progress(range(0, len(files.paths), CHUNK), "hashing"):
+        found += in_parts(one, range(start, min(start + CHUNK, len(files.paths))))
+    return [line for line in found if line]
+
+
+def shown(path: Path | bytes) -> str:
+    """A path in characters that every terminal takes."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def without(images: ImageSet, bad: dict[int, str]) -> ImageSet:
+    """The set with the split of unreadable rows {row: why} taken away, if its settings allow it.
+
+    Raises `UserError` where they do not, for more than TOLERATED of all files, and for a class that
+    is left without a training image.
+    """
+    assert images.files is not None
+    if bad and (images.files.unreadable == "error" or len(bad) > TOLERATED * len(images.labels)):
+        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise UserError(
+            f"{len(bad)} of {len(images.labels)} image files cannot be read; unreadable: skip in "
+            f"the data set's section leaves out up to {TOLERATED:.0%} of them:\n  "
+            + "\n  ".join([*bad.values()][:5])
+            + more
+        )
+    splits = images.splits.astype("U10")
+    splits[list(bad)] = "unreadable"
+    trained = np.bincount(images.labels[splits == "train"], minlength=len(images.names))
+    if not trained.all():
+        name = images.names[int(trained.argmin())]
+        raise UserError(f"{images.files.root}: class {name!r} has no training image")
+    return replace(images, splits=splits)
+
+
+def cut(
+    labels: NDArray[np.int64], splits: NDArray[np.str_], part: str, share: float, seed: int
+) -> None:
+    """Make ``share`` of every class's training images the ``part``: changes ``splits``."""
+    trained = np.flatnonzero(splits == "train")
+    splits[trained[hold_out(labels[trained], share, seed)[1]]] = part
+
+
+def hold_out(
+    labels: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows (kept, held out): ``share`` of every class, one image of it at least on either side.
+
+    A class of one image keeps it.
+    """
+    rng, held = np.random.default_rng(seed), []
+    for label in np.unique(labels).tolist():
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held.append(rows[:count])
+    out = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
+    return np.setdiff1d(np.arange(len(labels)), out), out
+
+
+def _facts(files: Files, row: int) -> tuple[int, bytes, int, int]:
+    """(bytes, SHA-256, height, width) of a file; decoding says why one cannot be read."""
+    content = b""
+    with suppress(OSError):
+        content = files.content(row)
+    return len(content), hashlib.sha256(content).digest(), *upright_size(content)

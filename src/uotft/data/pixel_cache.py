@@ -1,0 +1,282 @@
+"""Image files -> pixels: each decoded once, kept as uint8 squares in a file mapped into memory.
+
+Whatever its shape, a picture is kept as a square of side S; a crop of the picture is a box of that
+square, so that all pixels of a data set are one array (n, S, S, 3). Only the rows that somebody
+asks for are decoded: the file is sparse, and costs S * S * 3 bytes for each of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core import disk
+from uotft.core.errors import UserError
+from uotft.core.records import Files
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ORIENTATION = 0x0112  # the tag of EXIF that says how the camera was held, and what turns it back
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
+         6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
+TURNING = b"eXIf", b"exif", b"adobe.xmp"  # in a PNG that may hold an orientation
+Uint8 = NDArray[np.uint8]
+T = TypeVar("T")
+Bar = Callable[..., Iterable[int]]
+
+CHUNK = 48 * 2**20  # bytes of pixels that are decoded, written and declared to be there together
+WHOLE = 16 * 2**30  # bytes up to which all pixels of a data set are kept, not only those selected
+
+
+class Store:
+    """The pixels of ``files``, kept below ``folder``; an array (n, S, S, 3) for its users."""
+
+    def __init__(self, files: Files, folder: Path) -> None:
+        self.files, self.folder = files, folder
+        self.shape = (len(files.paths), files.stored, files.stored, 3)
+        _create(folder, self.shape)
+        mapped = np.lib.format.open_memmap(folder / "pixels.npy", "r")
+        self.kept, self.offset = np.asarray(mapped), mapped.offset
+        self.there = np.lib.format.open_memmap(folder / "there.npy", "r+")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Uint8:
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        self.hold(np.atleast_1d(rows))
+        return np.asarray(self.kept[rows])
+
+    def hold(self, rows: NDArray[np.int64], progress: Bar = lambda starts, label: starts) -> None:
+        """Decode and keep those of ``rows`` that are not there yet; all of them can be read."""
+        self._must(self.fill(rows, progress))
+
+    def read(self, rows: NDArray[np.int64]) -> list[Uint8]:
+        """The squares of ``rows``; of a large data set those not there yet are not kept either."""
+        if self.is_small:
+            self.hold(rows)
+        if self.there[rows].all():
+            return [self.kept[row] for row in rows.tolist()]
+        found, bad = self._decoded(rows)
+        self._must(bad)
+        return found
+
+    def fill(
+        self,
+        rows: NDArray[np.int64],
+        progress: Bar = lambda starts, label: starts,
+        *,
+        keep: bool = True,
+    ) -> dict[int, str]:
+        """Decode those of ``rows`` that are not there yet; {row: why} of those that cannot be."""
+        todo = np.unique(rows[~self.there[rows]])
+        if keep:
+            self._need_space(len(todo))
+        bad: dict[int, str] = {}
+        step = max(1, CHUNK // int(np.prod(self.shape[1:])))
+        starts: Iterable[int] = range(0, len(todo), step)
+        for start in progress(starts, "decoding") if len(todo) > step else starts:
+            part = todo[start : start + step]
+            found, reasons = self._decoded(part)
+            bad |= reasons
+            if keep:
+                self._keep(np.array([row for row in part.tolist() if row not in reasons]), found)
+        return bad
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there is room for all pixels of the data set."""
+        return bool(np.prod(self.shape) <= WHOLE)
+
+    def _decoded(self, rows: NDArray[np.int64]) -> tuple[list[Uint8], dict[int, str]]:
+        """The squares of the rows that can be read, and why the others cannot."""
+
+        def one(row: int) -> Uint8 | str:
+            try:
+                content = content_of(self.files, row)
+                return square(content, self.files.stored, self.files.path(row))
+            except UserError as error:
+                return str(error)
+
+        found = [*zip(rows.tolist(), in_parts(one, rows.tolist()), strict=True)]
+        good = [pixels for _, pixels in found if not isinstance(pixels, str)]
+        return good, {row: why for row, why in found if isinstance(why, str)}
+
+    def _keep(self, rows: NDArray[np.int64], found: list[Uint8]) -> None:
+        """Pixels first, then their states: whatever is killed in between is decoded again.
+
+        Several processes may write one row at once: they write the same bytes. Written, not
+        mapped: a full disk is an error then, and not the end of the process.
+        """
+        try:
+            with (self.folder / "pixels.npy").open("r+b") as file:
+                for row, pixels in zip(rows.tolist(), found, strict=True):
+                    file.seek(self.offset + row * pixels.nbytes)
+                    file.write(pixels.data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            size = sum(pixels.nbytes for pixels in found)
+            full = disk.ran_out(error, self.folder / "pixels.npy", size)
+            raise full or UserError(f"{self.folder}: {error.strerror}") from error
+        if len(rows):
+            self.there[rows] = True
+            self.there.flush()
+
+    def _must(self, bad: dict[int, str]) -> None:
+        if bad:
+            why = next(iter(bad.values()))
+            raise UserError(f"{why}; put the file back, or run `uotft prepare` again")
+
+    def _need_space(self, rows: int) -> None:
+        wanted = {f"for the pixels of {rows} images": rows * int(np.prod(self.shape[1:]))}
+        disk.need(wanted, self.folder, "make room, or lower `stored`")
+
+
+def content_of(files: Files, row: int) -> bytes:
+    """The bytes of a file, which must be those that `uotft prepare` read."""
+    try:
+        content = files.content(row)
+    except OSError as error:
+        raise UserError(f"{files.path(row)}: {error.strerror}") from error
+    if hashlib.sha256(content).digest() != files.sha256[row].tobytes():
+        raise UserError(f"{files.path(row)}: it changed since `uotft prepare` read it")
+    return content
+
+
+def square(content: bytes, side: int, path: Path) -> Uint8:
+    """An encoded picture, upright, as uint8 (side, side, 3), stretched to fill it."""
+    pixels = np.array(picture_of(content, path, "RGB", side))
+    # a picture of that size would come back as it is, and torch takes seconds to import
+    return pixels if pixels.shape == (side, side, 3) else scaled(pixels, side)
+
+
+def scaled(pixels: Uint8, side: int) -> Uint8:
+    """uint8 (H, W, 3), contiguous -> (side, side, 3), bilinear with antialiasing.
+
+    Torch does it as Pillow does, to a level of 255, in a fifth of the time
+    (docs/decisions/0009-decoder.md) if it is told that channels come last.
+    """
+    import torch
+    from torch.nn import functional
+
+    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+    image = functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
+    return np.asarray(image[0].permute(1, 2, 0).numpy())
+
+
+def upright_size(content: bytes) -> tuple[int, int]:
+    """Height and width of an encoded picture, upright; 1 x 1 where its head cannot be read."""
+    from PIL import Image
+
+    with suppress(*_faults()), Image.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+        turned = _may_turn(content) and _orientation(picture) > 4
+        return (width, height) if turned else (height, width)
+    return 1, 1
+
+
+def _may_turn(content: bytes) -> bool:
+    """Whether a file may say that it is to be turned; of a PNG, Pillow would decode it to know."""
+    return content[:4] != b"\x89PNG" or any(word in content for word in TURNING)
+
+
+def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
+    """An encoded picture, upright, in the mode L or RGB; the first one, where it is animated.
+
+    With ``side``, a JPEG may come smaller than it is, but at least that large. ``path`` opens the
+    error where it cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            if side:
+                file.draft(mode, (side, side))
+            file.load()
+            turn, picture = TURNS.get(_orientation(file)), in_mode(file, mode)
+            return picture.transpose(Image.Transpose[turn]) if turn else picture
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not an image that Pillow can read") from error
+    except _faults() as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _orientation(picture: Image) -> int:
+    """1 to 8, as EXIF numbers them; 1 where it says nothing that can be read."""
+    with suppress(*_faults()):
+        return int(picture.getexif().get(ORIENTATION, 1))
+    return 1
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What Pillow raises on files that are no pictures, are cut, or are too large."""
+    from PIL import Image
+
+    corners = LookupError, TypeError, ArithmeticError, struct.error  # which hostile files reach
+    return OSError, SyntaxError, ValueError, *corners, Image.DecompressionBombError
+
+
+def in_mode(picture: Image, mode: str) -> Image:
+    """8 bits of grey (L) or colour (RGB); of 16 bits the upper 8."""
+    from PIL import Image as pillow
+
+    if picture.mode[0] == "F":
+        raise ValueError("floating point pixels have no known white")
+    if picture.mode[0] == "I":
+        pixels = np.asarray(picture, np.float64) / 257
+        picture = pillow.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+    if picture.mode == "P":  # Pillow warns when transparency becomes grey without its colours
+        picture = picture.convert("RGBA")
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+@cache
+def pool() -> ThreadPoolExecutor:
+    """A thread a core, for whatever lets other threads run: Pillow's decoders, torch's scaling."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+
+def in_parts(make: Callable[[int], T], rows: Iterable[int]) -> list[T]:
+    """``make`` of every row in order, by all threads, each of which takes some at a time."""
+    every = list(rows)
+    step = max(1, len(every) // (8 * len(os.sched_getaffinity(0))))
+    parts = [every[start : start + step] for start in range(0, len(every), step)]
+    return [
+        made for part in pool().map(lambda part: [make(r) for r in part], parts) for made in part
+    ]
+
+
+def _create(folder: Path, shape: tuple[int, ...]) -> None:
+    """An empty store, once, whoever comes first."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        np.lib.format.open_memmap(made / "pixels.npy", "w+", np.uint8, shape)
+        # not sparse: a page that the disk has no room for ends the process that writes it
+        np.save(made / "there.npy", np.zeros(shape[:1], np.bool_))
+        made.rename(folder)
+    except OSError as error:
+        if full := disk.ran_out(error, folder / "pixels.npy", int(np.prod(shape))):
+            raise full from error
+        if not folder.is_dir():
+            raise
+        # somebody else was first
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

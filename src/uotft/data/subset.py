@@ -1,0 +1,66 @@
+"""The labelled images that one seed may see: so many of each class, drawn with a seed.
+
+    shots: 5         5 images of every class
+    fraction: 0.2    of every class (section 4.3 of Liu et al. 2022: 20, 40, 60 and 80 %)
+    longtail: 10     Pareto-shaped classes, the largest 10 times the smallest (section 4.3)
+
+A class's images are put in an order that the seed alone decides, and its first ones are taken: of
+one seed a smaller draw lies inside a larger one, of whatever kind the two are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core.config import Subset
+from uotft.core.errors import UserError
+
+Rows = NDArray[np.int64]
+
+
+def draw(labels: Rows, subset: Subset, seed: int) -> Rows:
+    """Row numbers that ``subset`` means among images with ``labels`` (n,), class by class."""
+    there = np.bincount(labels)
+    wanted = sizes(there, subset, seed)
+    if (wanted > there).any():
+        label = int(np.argmax(wanted > there))
+        raise UserError(
+            f"subset.shots: got {subset.shots}, but class {label} has {there[label]} "
+            "training images"
+        )
+    rng = np.random.default_rng(seed)
+    classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(there)[:-1])
+    parts = [rng.permutation(rows)[:n] for rows, n in zip(classes, wanted.tolist(), strict=True)]
+    return np.concatenate(parts)
+
+
+def sizes(there: Rows, subset: Subset, seed: int) -> Rows:
+    """Images to take of each class, of which ``there`` (C,) are: all, where nothing is set."""
+    if subset.shots is not None:
+        return np.full(len(there), subset.shots)
+    if subset.fraction is not None:
+        return _some(subset.fraction * there, there)
+    if subset.longtail is not None:
+        return longtail(there, subset.longtail, seed)
+    return there
+
+
+def longtail(there: Rows, imbalance: float, seed: int) -> Rows:
+    """The same with a Pareto distribution, after section 4.3.
+
+    By rank, sizes from a Pareto distribution fall as a power: n_r = n_1 r^-a, Zipf's law (Newman
+    2005). ``a`` is such that n_1 / n_C = ``imbalance``, and n_1 is the size of the smallest class,
+    so that every class has enough. The seed deals out the ranks. Rounded, and at least one image.
+    """
+    ranks = 1 + np.random.default_rng((seed, 1)).permutation(len(there))
+    power = np.log(imbalance) / np.log(max(len(there), 2))
+    return _some(there.min() * ranks**-power, there)
+
+
+def _some(wanted: NDArray[np.floating[Any]], there: Rows) -> Rows:
+    """Rounded, and one image of a class at least."""
+    taken: Rows = np.minimum(np.maximum(np.rint(wanted).astype(np.int64), 1), there)
+    return taken

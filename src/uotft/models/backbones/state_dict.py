@@ -1,0 +1,51 @@
+"""Weights of your own: a local file put into the architecture of another backbone on this shelf.
+
+    backbone:
+      name: state_dict
+      weights: model.safetensors
+      architecture: {name: small_resnet, widths: [12, 24, 48]}
+      prefix: backbone.
+      classifier: heads.target
+
+reads what `uotft train` wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from torch import nn
+
+from uotft.core import config
+from uotft.core.records import Settings as BaseSettings
+from uotft.models import weights as weight_files
+
+
+class Settings(BaseSettings):
+    """Settings of the backbone ``state_dict``."""
+
+    weights: str = Field(description="a safetensors file, or a .pt or .pth file of plain tensors")
+    architecture: dict[str, Any] = Field(
+        {"name": "small_resnet"}, description="a backbone section; its own weights are not read"
+    )
+    prefix: str = Field("", description="what the keys of the backbone begin with")
+    classifier: str = Field("", description="key of the classifier, without .weight; empty: none")
+
+
+def build(settings: Settings) -> nn.Module:
+    """The architecture with random weights; seed torch first."""
+    module, inner = config.backbone(settings.architecture)
+    backbone: nn.Module = module.build(inner)
+    return backbone
+
+
+def pretrained(settings: Settings) -> weight_files.Pretrained:
+    """The backbone with the file's weights."""
+    return weight_files.pretrained(
+        build(settings),
+        Path(settings.weights),
+        prefix=settings.prefix,
+        classifier=settings.classifier,
+    )

@@ -1,0 +1,51 @@
+"""Weights and their readable facts <-> a folder: ``model.safetensors`` beside ``model.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.models.network import Network
+from uotft.models.weights import Pretrained
+
+
+def write(folder: Path, network: torch.nn.Module, facts: dict[str, Any]) -> None:
+    """Write the weights, then the facts; the facts carry the weights' fingerprint."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    weights = folder / "model.safetensors"
+    storage.write_bytes(weights, save(tensors))
+    storage.write_json(folder / "model.json", {**facts, "sha256": storage.fingerprint(weights)})
+
+
+def read(folder: Path) -> tuple[Network, dict[str, Any]]:
+    """The network that ``write`` saved, in evaluation mode, and its facts."""
+    facts = storage.read_json(folder / "model.json")
+    weights = folder / "model.safetensors"
+    if storage.fingerprint(weights) != facts["sha256"]:
+        raise UserError(f"{weights} is not the file that model.json describes: run dvc repro")
+    network = build(facts["backbone"], len(facts["classes"]), len(facts["source_classes"]))
+    try:
+        network.load_state_dict(load(weights.read_bytes()))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{weights} does not fit its model.json: {error}") from error
+    return network.eval(), facts
+
+
+def pretrained(backbone: dict[str, Any]) -> Pretrained | None:
+    """The backbone with weights of its own, or None where the stage pretrain is to train it."""
+    module, settings = config.backbone(backbone)
+    found: Pretrained | None = getattr(module, "pretrained", lambda settings: None)(settings)
+    return found
+
+
+def build(backbone: dict[str, Any], target: int, source: int = 0) -> Network:
+    """A network with random weights from the ``backbone`` section of params.yaml."""
+    module, settings = config.backbone(backbone)
+    network = Network(module.build(settings), target=target, source=source)
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,118 @@
+"""A backbone with two heads, and batch norm that can keep two domains apart.
+
+Equation (6) trains one backbone under a target head and a source head. One forward pass takes the
+concatenated batch, target images first; an objective's routes say which head sees which part. With
+``target`` batch norm every norm layer treats target rows and all others as batches of their own and
+its running statistics, the ones used at test time, come from target images alone
+(docs/decisions/0003-batch-norm.md).
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from uotft.core.errors import UserError
+from uotft.training.objectives import TARGET, Routes
+
+HEAD_STD = sqrt(2 / 2048)  # of the paper's scripts, for every backbone
+
+
+class TargetBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that normalises target and source rows apart and remembers the target only."""
+
+    n_target: int = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) with the target's rows first."""
+        if not self.training or self.n_target >= len(x):
+            return super().forward(x)
+        target = super().forward(x[: self.n_target])
+        source = functional.batch_norm(
+            x[self.n_target :], None, None, self.weight, self.bias, training=True, eps=self.eps
+        )
+        return torch.cat([target, source])
+
+
+def separate_norms(module: nn.Module) -> None:
+    """Replace every BatchNorm2d below ``module`` by a TargetBatchNorm2d with the same state."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            norm = TargetBatchNorm2d(child.num_features, child.eps, child.momentum)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm)
+        elif isinstance(child, nn.BatchNorm2d) and not isinstance(child, TargetBatchNorm2d):
+            raise UserError(
+                "train.batch_norm: got 'target', but this backbone's norm layers are "
+                f"{type(child).__name__}, which cannot keep two domains apart: choose mixed"
+            )
+        else:
+            separate_norms(child)
+
+
+class Network(nn.Module):
+    """A backbone and its heads: images (n, C, H, W) -> {output: logits}."""
+
+    def __init__(self, backbone: nn.Module, *, target: int, source: int = 0) -> None:
+        super().__init__()
+        features: int = backbone.features  # type: ignore[assignment]
+        self.channels: int = backbone.channels  # type: ignore[assignment]
+        self.backbone = backbone
+        self.heads = nn.ModuleDict({"target": nn.Linear(features, target)})
+        if source:
+            self.heads["source"] = nn.Linear(features, source)
+
+    def forward(
+        self, images: Tensor, sizes: dict[str, int] | None = None, routes: Routes = TARGET
+    ) -> dict[str, Tensor]:
+        """Rows are cut into parts of ``sizes``, the target's first; by default all are its own.
+
+        ``routes`` names every output with the part and the head that make it.
+        """
+        sizes = sizes or {"target": len(images)}
+        for module in self.modules():
+            if isinstance(module, TargetBatchNorm2d):
+                module.n_target = sizes["target"]
+        features = self.backbone(images).split(list(sizes.values()))
+        parts = dict(zip(sizes, features, strict=True))
+        return {name: self.heads[head](parts[part]) for name, (part, head) in routes.items()}
+
+    @torch.no_grad()
+    def start_head(self, head: str, weight: Tensor, bias: Tensor) -> None:
+        """Start a head from given rows: ``weight`` (classes, D), ``bias`` (classes,)."""
+        linear = self.head(head)
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
+
+    def head(self, name: str) -> nn.Linear:
+        """The linear head ``target`` or ``source``."""
+        linear = self.heads[name]
+        assert isinstance(linear, nn.Linear)
+        return linear
+
+
+def random_rows(head: str, shape: torch.Size, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights from N(0, HEAD_STD^2) and no bias, as the paper's scripts start their heads.
+
+    ``shape`` is (classes, D). Another ``head`` or seed draws anew; nothing else decides.
+    """
+    rng = np.random.default_rng((seed, crc32(f"{head} head".encode())))
+    weight = torch.as_tensor(rng.normal(0, HEAD_STD, shape), dtype=torch.float32)
+    return weight, torch.zeros(len(weight))
+
+
+def nearest_mean_rows(means: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """A linear head that ranks classes by distance to their means (T, D): weight and bias.
+
+    scale * (m.f - |m|^2 / 2) orders classes as -|f - m|^2 does: the imprinted weights of Qi et
+    al. (2018) without the normalisation. The common mean is taken out first, which changes no
+    ranking; ``scale`` is in units of one over the mean squared distance between class means.
+    """
+    centred = means - means.mean(0)
+    unit = scale / centred.square().sum(1).mean().clamp(min=1e-12)  # a single mean is its centre
+    return unit * centred, -unit * (centred * (means + means.mean(0))).sum(1) / 2

@@ -1,0 +1,77 @@
+"""Image files -> pixels as a model was trained on -> its likeliest classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uotft.core.errors import UserError
+from uotft.data.files import View
+from uotft.data.pixel_cache import picture_of, square, upright_size
+from uotft.models.network import Network
+from uotft.training.streams import to_input, views
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The likeliest classes of one file, best first, with their probabilities."""
+
+    file: str
+    classes: tuple[tuple[str, float], ...]
+
+
+def read(path: Path, shape: list[int], resize: Callable[[Image], Pixels] | None = None) -> Pixels:
+    """An image file as uint8 pixels of ``shape``, (H, W) grey or (H, W, 3) colour.
+
+    A picture that already has that size is taken as it is. Others go through ``resize``, the data
+    set's own way, or else are stretched (bicubic).
+    """
+    from PIL.Image import Resampling
+
+    picture = picture_of(_content(path), path, "L" if len(shape) == 2 else "RGB")
+    size = (shape[1], shape[0])
+    if picture.size != size and resize is not None:
+        return resize(picture)
+    if picture.size != size:
+        picture = picture.resize(size, Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def see(path: Path, view: View) -> Pixels:
+    """An image file as tests see it in a data set of files: (size, size, 3)."""
+    content = _content(path)
+    kept, size = square(content, view.stored, path), np.array([upright_size(content)])
+    pixels: Pixels = views([kept], size, view.share, view.size)[0]
+    return pixels
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+@torch.no_grad()
+def best(
+    network: Network, pixels: Pixels, classes: list[str], files: list[str], top: int = 5
+) -> list[Answer]:
+    """uint8 (n, H, W) or (n, H, W, 3) -> the ``top`` classes of each image."""
+    inputs = to_input(torch.as_tensor(pixels), network.channels)
+    found = network.eval()(inputs)["target"].softmax(1).topk(min(top, len(classes)))
+    rows = zip(files, found.indices.tolist(), found.values.tolist(), strict=True)
+    return [
+        Answer(file, tuple((classes[c], p) for c, p in zip(numbers, shares, strict=True)))
+        for file, numbers, shares in rows
+    ]

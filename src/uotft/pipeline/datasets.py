@@ -1,0 +1,131 @@
+"""The commands data list, verify and show: which data sets there are, what has changed since."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uotft.core import config, disk, registry, storage
+from uotft.data import archives, files
+from uotft.data.archives import Card
+from uotft.data.pixel_cache import Store
+from uotft.pipeline import verify as verify_stage
+from uotft.pipeline.fetch import card_of, shards_of
+from uotft.pipeline.workspace import Progress, Workspace
+
+OWN = ("folder", "shards")  # what they are, a section says
+SHEET = 10  # images of each class on a contact sheet
+MANY = 10  # archives that are not named one by one
+
+
+def listing(ws: Workspace) -> list[tuple[str, ...]]:
+    """A header, and a row for each set of the shelf and of params.yaml."""
+    rows: list[tuple[str, ...]]
+    rows = [("name", "kind", "classes", "images", "metric", "archives", "state")]
+    shelf = [name for name in registry.names("datasets") if name not in OWN]
+    for name in sorted({*shelf, *ws.params.datasets}):
+        module, settings = config.known_dataset(ws.params, name)
+        card, images, classes = card_of(module), dict[str, int](), 0
+        if card:
+            images, classes = card.images, card.classes
+        if ws.data(name).with_suffix(".json").is_file():
+            summary = storage.read_json(ws.data(name).with_suffix(".json"))
+            images, classes = summary["images"], summary["classes"]
+        rows.append(
+            (
+                name,
+                module.__name__.rpartition(".")[2],
+                f"{classes:,}" if classes else "",
+                ", ".join(f"{n:,} {part}" for part, n in images.items()),
+                card.metric if card else "",
+                disk.gib(sum(a.bytes for a in card.archives)) if card else "",
+                _state(ws, name, settings, card),
+            )
+        )
+    return rows
+
+
+def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]]:
+    """(what was looked at, what is wrong with it, a line each).
+
+    Of a prepared set every file is hashed again, and its archives too; without data/NAME.npz every
+    file is decoded instead. What DVC keeps of the set is compared with dvc.lock.
+    """
+    module, settings = config.known_dataset(ws.params, name)
+    if not ws.data(name).is_file():
+        images = ws.decoding(name, module.load(settings, progress, ws.root))
+        if not isinstance(images.images, Store):
+            return f"{name}: not prepared, and nothing of it is in files", []
+        bad = images.images.fill(np.arange(len(images.labels)), progress, keep=False)
+        return f"{name}: not prepared; {len(images.labels)} files decoded", [*bad.values()]
+    images = storage.read_images(ws.data(name))
+    bad_lines = verify_stage.differences(ws, f"prepare@{name}")
+    if images.files is None:
+        return f"{name}: its pixels are in {ws.data(name)}", bad_lines
+    bad_lines += files.differences(images.files, progress)
+    pixels = ws.decoding(name, images).images
+    if isinstance(pixels, Store):
+        bad_lines += pixels.fill(images.rows("unreadable"), progress, keep=False).values()
+    if hasattr(module, "found"):
+        folder, rows = module.found(settings, progress, ws.root)
+        if str(folder.resolve()) != images.files.root:
+            bad_lines.append(f"{ws.data(name)}: made from {images.files.root}, not from {folder}")
+        inside = len(images.files.archives) > 0
+        known = set((images.files.archives if inside else images.files.paths).tolist())
+        bad_lines += [
+            f"{files.shown(folder / os.fsdecode(path))}: added"
+            for path, _, _ in rows
+            if path not in known
+        ]
+    card, looked = card_of(module), f"{len(images.labels)} files hashed"
+    folder, held = ws.root / Path(settings.path).expanduser(), [*card.archives] if card else []
+    if getattr(settings, "urls", ""):
+        folder, held = shards_of(ws, settings)
+    for archive in held:
+        path = folder / archive.name
+        if path.is_file():
+            looked += f", {archive.name}" if len(held) < MANY else ""
+            why = archive.wrong(path, progress)
+            bad_lines += [f"{path}: {why}"] if why else []
+    looked += f", {len(held)} archives" if len(held) >= MANY else ""
+    return f"{name}: {looked}", bad_lines
+
+
+def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
+    """Write a contact sheet: a line a class, with its first training images."""
+    from uotft.analysis import figures
+
+    storage.need(ws.data(name))
+    images = ws.images(name)
+    trained = images.rows("train")
+    chosen = np.linspace(0, len(images.names) - 1, min(classes, len(images.names)))
+    sheets = {}
+    for label in np.unique(chosen.round().astype(int)).tolist():
+        rows = trained[images.labels[trained] == label][:SHEET]
+        words = map(str, rows.tolist())
+        sheets[images.names[label]] = [*zip(words, images.images[rows], strict=True)]
+    title = f"{name}: {len(sheets)} of {len(images.names)} classes, training images"
+    storage.write_bytes(output, figures.classes_picture(title, sheets, columns=SHEET))
+    return f"{output}: {title}"
+
+
+def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
+    """How far a set is."""
+    if ws.data(name).is_file():
+        return "prepared"
+    folder = ws.root / Path(settings.path).expanduser()
+    if getattr(settings, "urls", ""):
+        there = all((folder / name).is_file() for name in settings.addresses())
+        return "there" if there else "to be downloaded"
+    if card is None:
+        drawn = not settings.path or settings.path.endswith(".py")
+        return "made here" if drawn else "there" if folder.exists() else f"{folder} is missing"
+    if archives.ready(card, folder, ws.root):
+        return "unpacked"
+    absent = [a for a in card.archives if not (folder / a.name).is_file()]
+    if absent:
+        return "to be fetched by hand" if any(not a.urls for a in absent) else "to be downloaded"
+    return "archives are there"

@@ -1,0 +1,245 @@
+"""An experiment of the shelf on the data that is here: its cells, their cost, and what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uotft.analysis import figures, paper_tables
+from uotft.analysis.experiments import CLASSES, IMAGES, Experiment, Variation
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.core.records import ClassBank
+from uotft.data import subset
+from uotft.pipeline.select import choose, expected, source_bank
+from uotft.pipeline.train import BELONGS, finished
+from uotft.pipeline.workspace import Workspace
+from uotft.selection import banks, ranking
+from uotft.training import objectives
+
+
+@dataclass(frozen=True)
+class Column:
+    """The cells of one variation on one target: those of all ``seeds``."""
+
+    ws: Workspace
+    target: str
+    variation: Variation
+    seeds: tuple[int, ...]
+    processes: int
+
+    @property
+    def strategy(self) -> str:
+        """How source classes are selected."""
+        return self.variation.strategy
+
+    @property
+    def metrics(self) -> Path:
+        """Test metrics of its seeds, and of others that its folder holds."""
+        return self.ws.metrics(self.target, self.strategy)
+
+    def folder(self, kind: str, seed: int) -> Path:
+        """One of its cells."""
+        return self.ws.cell(kind, self.target, self.strategy, seed)
+
+    def finished(self, seed: int) -> dict[str, Any] | None:
+        """The facts of a cell that is done."""
+        return finished(self.ws, self.target, self.strategy, seed, self.processes)
+
+    @cached_property
+    def cost(self) -> int:
+        """Images that one training reads."""
+        settings = self.ws.params.train
+        module, _ = config.objective(self.ws.params, settings.objective)
+        of_source = len(objectives.parts(module) - {"target"}) if self.strategy != "none" else 0
+        images = storage.read_images(self.ws.data(self.target))
+        there = np.bincount(images.labels[images.rows("train")])
+        labelled = int(subset.sizes(there, self.ws.params.subset, 0).sum())
+        recipe = settings.recipe.counted(labelled, settings.target_batch)
+        batch = settings.target_batch + of_source * settings.source_batch
+        head = settings.head_steps * settings.target_batch
+        return recipe.steps * recipe.accumulate * batch + head
+
+
+def columns(
+    ws: Workspace,
+    experiment: Experiment,
+    targets: Sequence[str],
+    seeds: int,
+    processes: int,
+    expect: Sequence[str],
+    table: str,
+) -> list[Column]:
+    """The cells of an experiment on this source; by label only where ``expect`` has the labels."""
+    summary = storage.read_json(ws.data(ws.params.source).with_suffix(".json"))
+    size = summary["classes"], summary["images"]["train"]
+    found = []
+    for variation in experiment.variations:
+        words = paper_tables.scaled(variation.words, *size)
+        if variation.strategy == "label":
+            if not expect:
+                continue
+            labels = {"classes": json.dumps(expect), "table": json.dumps(table)}
+            words += tuple(f"selectors.label.{name}={value}" for name, value in labels.items())
+        changed = ws.with_changes(words)
+        config.selector_settings(changed.params, variation.strategy)
+        found += [
+            Column(changed, target, variation, tuple(range(seeds)), processes) for target in targets
+        ]
+    return found
+
+
+def targets(ws: Workspace, name: str, on: Sequence[str]) -> tuple[str, ...]:
+    """The data sets that an experiment runs on: ``on``, or those of its definition."""
+    wanted = tuple(on) or paper_tables.load(name).targets or tuple(ws.params.targets)
+    missing = [target for target in wanted if target not in ws.params.datasets]
+    if missing:
+        raise UserError(
+            f"experiment {name}: its targets {', '.join(missing)} have no section under datasets: "
+            f"in params.yaml; add them, or name others with --on, of "
+            f"{', '.join(sorted({*ws.params.datasets} - {ws.params.source}))}"
+        )
+    return wanted
+
+
+def scale(ws: Workspace) -> str:
+    """A line that says what the paper's numbers of classes and images are here."""
+    summary = storage.read_json(ws.data(ws.params.source).with_suffix(".json"))
+    classes, images = summary["classes"], summary["images"]["train"]
+    return (
+        f"{ws.params.source} has {classes} classes: K and clusters are {classes / CLASSES:g} times "
+        f"the paper's, numbers of single images {images / IMAGES:.2g} times"
+    )
+
+
+def literature(ws: Workspace, wanted: Sequence[str]) -> dict[str, str]:
+    """{target: the metric of its literature}, of the public sets."""
+    cards = {t: getattr(config.known_dataset(ws.params, t)[0], "CARD", None) for t in wanted}
+    return {target: card.metric for target, card in cards.items() if card}
+
+
+def unmeasured(column: Column) -> tuple[list[int], dict[str, Any]]:
+    """Finished seeds whose test metrics are not today's, and the metrics that are.
+
+    Of all seeds that the folder holds, since one file has the metrics of all. A model that was
+    trained after that file was written may have been tested on other images.
+    """
+    made = column.folder("models", 0).parent.glob(f"*/{BELONGS}")
+    seeds = sorted(int(path.parent.name) for path in made)
+    done = [seed for seed in seeds if column.finished(seed)]
+    there = storage.read_json(column.metrics) if column.metrics.is_file() else {}
+    known = {}
+    for seed in map(str, done):
+        folder = column.folder("models", int(seed))
+        model = storage.read_json(folder / "model.json")["sha256"]
+        if there.get(seed, {}).get("model") == model and _age(column.metrics) >= _age(
+            folder / BELONGS
+        ):
+            known[seed] = there[seed]
+    return [seed for seed in done if str(seed) not in known], known
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def results(
+    all_columns: Sequence[Column], expect: Sequence[str], table: str
+) -> dict[str, paper_tables.Results]:
+    """{target: {label: {seed: numbers}}} of the cells that are done, or at least selected."""
+    found: dict[str, paper_tables.Results] = {}
+    for column in all_columns:
+        there = storage.read_json(column.metrics) if column.metrics.is_file() else {}
+        rows = np.empty(0, np.int64)
+        if expect and column.strategy != "none" and column.ws.params.select.unit == "class":
+            rows = expected(source_bank(column.ws), [*expect], table)
+        for seed in column.seeds:
+            numbers: dict[str, float] = {}
+            if column.finished(seed) and str(seed) in there:
+                numbers = {name: there[str(seed)][name] for name in ("top1", "mean_per_class")}
+                numbers["classes"] = there[str(seed)]["source_classes"]
+            chosen = column.folder("selections", seed) / "selection.json"
+            if len(rows) and chosen.is_file():
+                kept = np.array([c["row"] for c in storage.read_json(chosen)["classes"]], np.int64)
+                numbers |= {"classes": len(kept), "recall": ranking.recall(kept, rows)}
+            if numbers:
+                labels = found.setdefault(column.target, {})
+                labels.setdefault(column.variation.label, {})[seed] = numbers
+    return found
+
+
+def bank_results(
+    experiment: Experiment, source: str, target: str, expect: Sequence[str], table: str
+) -> paper_tables.Results:
+    """{label: {0: kept classes and recall}} from two files of class means, without any training."""
+    means = banks.brought(source), banks.brought(target)
+    if not experiment.recalls or not expect:
+        raise UserError("--source-bank and --target-bank go with an experiment that measures "
+                        "recall, table4 or fig4a, and with --expect")  # fmt: skip
+    rows = expected(means[0], [*expect], table)
+    found: paper_tables.Results = {}
+    for variation in experiment.variations:
+        if variation.strategy != "none":
+            kept = _kept(variation, *means)
+            numbers = {"classes": len(kept), "recall": ranking.recall(kept, rows)}
+            found[variation.label] = {0: numbers}
+    return found
+
+
+def _kept(variation: Variation, source: ClassBank, target: ClassBank) -> Any:
+    """The rows that a variation keeps of a source, best first."""
+    words = config.parsed(paper_tables.scaled(variation.words, len(source.names), IMAGES))
+    own = {
+        name.rpartition(".")[2]: value
+        for name, value in words.items()
+        if name.startswith(f"selectors.{variation.strategy}.")
+    }
+    settings = config.strategy_settings(variation.strategy, own)
+    wanted = config.select_settings({"top_k": words["select.top_k"]})
+    uot = config.strategy_settings("uot", {})
+    return choose(source, target, variation.strategy, settings, wanted, uot, 0).kept
+
+
+def write_results(
+    folder: Path,
+    experiment: Experiment,
+    found: dict[str, paper_tables.Results],
+    metrics: dict[str, str],
+    note: str,
+) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Write table.md, table.csv, runs.csv and picture.png; returns each target's table in words.
+
+    ``metrics`` is the one of each target's literature, where it has one.
+    """
+    tables = {
+        target: paper_tables.rows(experiment, target, results) for target, results in found.items()
+    }
+    legend = (
+        "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
+        "points. *: the metric of the target's literature. The paper's numbers are the best of "
+        f"three trials, with {experiment.backbone.partition(':')[0]}."
+    )
+    texts = [f"# {experiment.title}\n\nThe paper: {experiment.says}\n\n{note}\n"]
+    said = [
+        (target, paper_tables.cells(experiment, table, metrics.get(target, "")))
+        for target, table in tables.items()
+    ]
+    texts += [f"## {target}\n\n{figures.markdown(words)}" for target, words in said]
+    storage.write_bytes(folder / "table.md", "\n".join([*texts, legend, ""]).encode())
+    flat = [paper_tables.flat(target, row) for target, table in tables.items() for row in table]
+    storage.write_csv(folder / "table.csv", flat)
+    runs = [
+        {"target": target, "variation": label, "seed": seed, **numbers}
+        for target, labels in found.items()
+        for label, seeds in labels.items()
+        for seed, numbers in seeds.items()
+    ]
+    storage.write_csv(folder / "runs.csv", runs)
+    storage.write_bytes(folder / "picture.png", paper_tables.picture(experiment, tables))
+    return said

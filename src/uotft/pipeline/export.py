@@ -1,0 +1,179 @@
+"""The commands data subset and data export: a part of the data -> files that others can read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.data import shards, subset
+from uotft.data.files import SUFFIXES
+from uotft.data.pixel_cache import content_of
+from uotft.pipeline.overlap import read_overlap
+from uotft.pipeline.select import read_selection, source_part
+from uotft.pipeline.workspace import Progress, Workspace
+
+PER_SHARD = 1000
+AGAIN = "its rows are those of data/{}.npz and cannot be read as a data set"
+
+
+def write_subset(
+    ws: Workspace, dataset: str, words: str, seed: int, output: Path, *, progress: Progress
+) -> list[str]:
+    """The images that a seed may train on with ``words``, and those of val and test, as a data set.
+
+    The training part is what `uotft train --subset WORDS --seed SEED` draws. OUTPUT.csv is a list,
+    a line an image: path (or row, of a set that has no files of its own), label, split. Any other
+    OUTPUT is a folder of shards. Returns lines that say what was written, and how it is read again.
+    """
+    wanted, images = config.subset_settings(words), storage.read_images(ws.data(dataset))
+    pool = images.rows("train")
+    train = np.sort(pool[subset.draw(images.labels[pool], wanted, seed)])
+    parts = {"train": train} | {part: images.rows(part) for part in ("val", "test")}
+    section: dict[str, object] = {"path": os.path.relpath(output, ws.root)}
+    if output.suffix == ".csv":
+        section = {"kind": "folder", **section}
+        _write_list(images, np.concatenate([*parts.values()]), output)
+    else:
+        section = {"kind": "shards", **section, "names": f"{section['path']}/classes.txt"}
+        labelled = {part: (rows, images.labels[rows]) for part, rows in parts.items()}
+        _write_shards(images, labelled, images.names, output, PER_SHARD, progress)
+        section |= {f"{part}_tars": f"{part}-*.tar" for part, rows in parts.items() if len(rows)}
+    section |= {part: 0.0 for part, rows in parts.items() if not len(rows)}
+    section |= _view(images)
+    counts = np.bincount(images.labels[train])
+    said = (
+        f"{output}: {len(train)} of {len(pool)} training images, {counts.min()} to {counts.max()} "
+        f"of a class, and {sum(map(len, parts.values())) - len(train)} of val and test"
+    )
+    if section["kind"] == "folder" and not _stand_alone(images):
+        again = f"{AGAIN.format(dataset)}; an --output without .csv writes shards, which can be"
+        return [said, again]
+    again = yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=2**16)
+    return [said, f"as a data set: {again.strip()}"]
+
+
+def _stand_alone(images: ImageSet) -> bool:
+    """Whether every image has a file of its own."""
+    return images.files is not None and not len(images.files.archives)
+
+
+def _view(images: ImageSet) -> dict[str, object]:
+    """The settings under which images that were written are seen as they are here."""
+    if images.files is None:
+        side = images.images.shape[1]
+        return {"stored": side, "size": side, "share": 1.0}
+    return {word: getattr(images.files, word) for word in ("stored", "size", "share")}
+
+
+def _write_list(images: ImageSet, rows: NDArray[np.int64], output: Path) -> None:
+    files = images.files if _stand_alone(images) else None
+
+    def fill(file: BinaryIO) -> None:
+        # surrogates: paths that are no UTF-8 keep their bytes
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+        lines = csv.writer(text)
+        lines.writerow(["path" if files else "row", "label", "split"])
+        for row in rows.tolist():
+            name = files.path(row) if files else row
+            lines.writerow([name, images.names[images.labels[row]], images.splits[row]])
+        text.detach()
+
+    storage.write(output, fill)
+
+
+def export_source(
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    seed: int,
+    output: Path,
+    per_shard: int,
+    *,
+    progress: Progress,
+) -> str:
+    """Write the source images that a training reuses as shards; returns a line that says so.
+
+    OUTPUT/part-000000.tar, …: KEY.jpg (the file's own bytes; PNG of a set without files) and
+    KEY.cls, the number of the line in OUTPUT/classes.txt. KEY is the row in data/SOURCE.npz.
+    """
+    _must_be_new(output)
+    chosen = read_selection(ws, target, strategy, seed)
+    if not chosen["classes"]:
+        raise UserError(f"the strategy {strategy!r} keeps no class: there is nothing to export")
+    part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
+    keep = np.ones(len(part.rows), bool)
+    if ws.params.train.overlap == "exclude":
+        keep = ~np.isin(part.rows, read_overlap(ws, target)["source"])
+    rows, labels = part.rows[keep], part.labels[keep]
+    tars = _write_shards(
+        part.data, {"part": (rows, labels)}, part.names, output, per_shard, progress
+    )
+    return f"{output}: {len(rows)} images of {len(part.names)} classes in {tars} tar files"
+
+
+def _must_be_new(output: Path) -> None:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"--output {output}: not empty; name a new folder")
+
+
+def _write_shards(
+    images: ImageSet,
+    parts: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]],
+    names: tuple[str, ...],
+    output: Path,
+    per_shard: int,
+    progress: Progress,
+) -> int:
+    """OUTPUT/PART-000000.tar, … of {part: (rows, labels)}, and classes.txt; returns their number.
+
+    The folder appears when all is there.
+    """
+    _must_be_new(output)
+    made = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    starts = [(part, at) for part in parts for at in range(0, len(parts[part][0]), per_shard)]
+    try:
+        for number in progress(range(len(starts)), "writing shards"):
+            part, at = starts[number]
+            rows, labels = (column[at : at + per_shard] for column in parts[part])
+            path = made / f"{part}-{at // per_shard:06d}.tar"
+            storage.write(path, partial(shards.write, members=_members(images, rows, labels)))
+        storage.write_bytes(made / "classes.txt", "".join(f"{n}\n" for n in names).encode())
+        made.rename(output)
+        storage.sync(output.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return len(starts)
+
+
+def _members(
+    images: ImageSet, rows: NDArray[np.int64], labels: NDArray[np.int64]
+) -> Iterator[tuple[str, bytes]]:
+    """The members of some images: KEY.cls, then the picture."""
+    from PIL import Image
+
+    for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+        key = f"{row:09d}"
+        if images.files is None:
+            picture = io.BytesIO()
+            Image.fromarray(images.images[row]).save(picture, "PNG")
+            suffix, content = ".png", picture.getvalue()
+        else:
+            content = content_of(images.files, row)
+            suffix = images.files.path(row).suffix.lower()
+            if suffix not in SUFFIXES:  # of a list; what it is, its bytes say
+                suffix = ".jpg"
+        yield f"{key}.cls", str(label).encode()
+        yield key + suffix, content

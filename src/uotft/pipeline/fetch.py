@@ -1,0 +1,178 @@
+"""The command data prepare: the archives of a data set -> where its section says, checked.
+
+Of shards at addresses, whose makers may state no checksum, the folder's SHA256SUMS keeps those of
+the first day; `sha256sum -c SHA256SUMS` reads it too.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from uotft.core import config, disk, locks, storage
+from uotft.core.errors import UserError
+from uotft.data import archives, downloads
+from uotft.data.archives import Archive, Card
+from uotft.data.pixel_cache import WHOLE
+from uotft.pipeline.workspace import Progress, Workspace
+
+SUMS = "SHA256SUMS"
+ASKED = 8  # addresses that are asked for a size at a time
+
+
+def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> Iterator[str]:
+    """Bring a set's archives, checked, to where its section says: a line for each thing done.
+
+    From the folder ``given``, if they are there, or from their addresses. The first line says what
+    it takes; nothing is started that the disk has no room for.
+    """
+    module, settings = config.known_dataset(ws.params, name)
+    card = card_of(module)
+    if getattr(settings, "urls", ""):
+        yield from _fetch_shards(ws, name, settings, given, progress)
+        return
+    if card is None:
+        if given:
+            raise UserError(f"--from: {name} has no archives; name its path in params.yaml instead")
+        return
+    folder = ws.root / Path(settings.path).expanduser()
+    if there := archives.ready(card, folder, ws.root):
+        yield f"{name}: unpacked in {there}"
+        return
+    if given and archives.ready(card, given, ws.root):
+        raise UserError(
+            f"--from: {given} holds {name} unpacked; name it as datasets.{name}.path in "
+            "params.yaml, and it is read where it is"
+        )
+    absent = [a for a in card.archives if not (folder / a.name).is_file()]
+    local = {a.name: given / a.name for a in absent if given and (given / a.name).is_file()}
+    hand = [a for a in absent if not a.urls and a.name not in local]
+    if hand:
+        raise UserError(_by_hand(card, hand, folder, given))
+    yield _plan(card, settings, [a for a in absent if a.name not in local], folder)
+    with _alone(ws, name):
+        for archive in absent:
+            if archive.name in local:
+                _take(archive, local[archive.name], folder, progress)
+            else:
+                _download(archive, folder, card.by_hand, progress)
+            yield f"{archive.name}: {archive.sum()} is right"
+
+
+def shards_of(ws: Workspace, settings: Any) -> tuple[Path, list[Archive]]:
+    """(folder, tar files) that a section's ``urls`` name, with the checksums that are known."""
+    folder = ws.root / Path(settings.path).expanduser()
+    if "://" in settings.path:
+        raise UserError(f"{settings.path}: path is a folder of this machine, urls has addresses")
+    stated = ws.root / Path(settings.sums).expanduser() if settings.sums else None
+    kept = stated or folder / SUMS
+    known = archives.read_sums(kept) if stated or kept.is_file() else {}
+    found = [
+        Archive(name, "", 0, known.get(name, ""), urls)
+        for name, urls in settings.addresses().items()
+    ]
+    unknown = [a.name for a in found if not a.sha256]
+    if stated and unknown:
+        raise UserError(f"{stated}: no checksum of {unknown[0]}, one of the files that urls names")
+    return folder, found
+
+
+def _fetch_shards(
+    ws: Workspace, name: str, settings: Any, given: Path | None, progress: Progress
+) -> Iterator[str]:
+    """Bring the shards of ``urls`` into their folder; those that are there are checked again."""
+    folder, wanted = shards_of(ws, settings)
+    absent = [a for a in wanted if not (folder / a.name).is_file()]
+    loaded = [a for a in absent if not (given and (given / a.name).is_file())]
+    with ThreadPoolExecutor(ASKED) as threads:
+        sized = {a.name: a for a in threads.map(lambda a: downloads.sized(a, folder), loaded)}
+    yield _room(name, {"to download": sum(a.bytes for a in sized.values())}, folder)
+    kept = folder / SUMS  # perhaps of another section's shards too
+    known = archives.read_sums(kept) if kept.is_file() else {}
+    with _alone(ws, name):
+        for archive in wanted:
+            path = folder / archive.name
+            hint = f"if its makers have changed it, delete its line in {settings.sums or kept}"
+            hint = hint if archive.sha256 else ""
+            if archive.name in sized:
+                _download(sized[archive.name], folder, hint, progress)
+            elif given and archive in absent:
+                _take(archive, given / archive.name, folder, progress)
+            elif why := archive.wrong(path, progress):
+                raise UserError(f"{path}: {why}; delete it to fetch it again\n{hint}".rstrip())
+            if not archive.sha256:
+                known[archive.name] = archives.digest(path, "sha256", progress)
+                lines = (f"{digest}  {file}\n" for file, digest in sorted(known.items()))
+                storage.write_bytes(kept, "".join(lines).encode())
+    where = settings.sums or kept
+    yield f"{name}: {len(wanted)} shards, {len(loaded)} downloaded; their SHA-256 are in {where}"
+
+
+def _by_hand(card: Card, hand: list[Archive], folder: Path, given: Path | None) -> str:
+    """Which files to put where."""
+    wanted = "".join(
+        f"\n  {a.name}{f', {a.bytes:,} bytes' if a.bytes else ''}, {a.sum()}" for a in hand
+    )
+    where = f"{given} has no such file; " if given else ""
+    return (
+        f"{card.name}: no public address has these files; {where}put them into {folder}, or give "
+        f"--from DIR with the folder where they are:{wanted}\n{card.by_hand}\nhome: {card.home}"
+    )
+
+
+def _plan(card: Card, settings: Any, loaded: list[Archive], folder: Path) -> str:
+    """What preparing takes, or an error if there is no room for it."""
+    wanted = {
+        "to download": sum(a.bytes for a in loaded),
+        "to unpack": sum(a.bytes for a in card.archives),
+        "of pixels": min(sum(card.images.values()) * settings.stored**2 * 3, WHOLE),
+    }
+    return _room(card.name, wanted, folder)
+
+
+def _room(name: str, wanted: dict[str, int], folder: Path) -> str:
+    """A line on the bytes that are wanted and free, or an error if there is no room for them."""
+    remedy = f"make room, or name another disk as datasets.{name}.path"
+    try:
+        return f"{name}: {disk.need(wanted, folder, remedy)}"
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _take(archive: Archive, source: Path, folder: Path, progress: Progress) -> None:
+    """A checked file of the user's, linked into ``folder``, or copied from another disk."""
+    if why := archive.wrong(source, progress):
+        raise UserError(f"{source}: {why}")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{archive.name}.part"
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(folder / archive.name)
+
+
+def _download(archive: Archive, folder: Path, hint: str, progress: Progress) -> None:
+    """Download an archive; the error ends with ``hint``."""
+    try:
+        downloads.fetch(archive, folder, progress)
+    except UserError as error:
+        raise UserError(f"{error}\n{hint}".rstrip()) from error
+
+
+def _alone(ws: Workspace, name: str) -> AbstractContextManager[int]:
+    """Two processes do not fetch one set."""
+    path = ws.root / "cache" / f".{name}.lock"
+    return locks.alone(path, f"{name}: another process is fetching it ({path} is locked)")
+
+
+def card_of(module: Any) -> Card | None:
+    """What a data set's file says of it, if it is a public one."""
+    found = getattr(module, "CARD", None)
+    assert found is None or isinstance(found, Card)
+    return found

@@ -1,0 +1,82 @@
+"""After training: a model's answers for image files, and the model in a file for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.data.files import View
+
+if TYPE_CHECKING:
+    from uotft.models.predict import Answer
+
+
+def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
+    """The likeliest classes of each image file, and why the others cannot be read."""
+    from uotft.models import model_io, predict as prediction
+
+    network, facts = model_io.read(model)
+    read, pixels, bad = reader(facts), {}, []
+    for file in files:
+        try:
+            pixels[file] = read(Path(file))
+        except UserError as error:
+            bad.append(str(error))
+    if not pixels:
+        return [], bad
+    return prediction.best(network, np.stack([*pixels.values()]), facts["classes"], [*pixels]), bad
+
+
+def reader(facts: dict[str, Any]) -> Callable[[Path], NDArray[np.uint8]]:
+    """What makes pixels of an image file as the model's data set made those of its images."""
+    from uotft.models import predict as prediction
+
+    module, settings = _dataset(facts)
+    if isinstance(settings, View):
+        return partial(prediction.see, view=settings)
+    resize = getattr(module, "from_picture", None)
+    return partial(
+        prediction.read,
+        shape=facts["image_size"],
+        resize=resize and partial(resize, settings=settings),
+    )
+
+
+def _dataset(facts: dict[str, Any]) -> tuple[ModuleType | None, Any]:
+    """The module and the settings of the data set that a model was trained on, if it says so."""
+    if "dataset" not in facts:
+        return None, None
+    return config.dataset_section(facts["dataset"], "the model's data set")
+
+
+def export(model: Path, form: str, output: Path) -> dict[str, Any]:
+    """Write the model as ``form`` (onnx, torch) to ``output`` and what it is to OUTPUT.json."""
+    from uotft.models import export as exporting, model_io
+
+    if form not in exporting.FORMATS:
+        raise UserError(f"--format: got {form!r}; known are {', '.join(exporting.FORMATS)}")
+    network, facts = model_io.read(model)
+    content, difference = exporting.export(network, facts["image_size"], form)
+    _, settings = _dataset(facts)
+    # of files, the centred square of this share of the shorter side is what the model saw in tests
+    seen = {"share": settings.share} if isinstance(settings, View) else {}
+    about = {
+        "format": form,
+        "input": {"pixels": "uint8", "shape": ["images", *facts["image_size"]], **seen},
+        "output": {"logits": "float32", "shape": ["images", len(facts["classes"])]},
+        "classes": facts["classes"],
+        "model": facts["sha256"],
+        "difference": difference,
+        "tolerance": exporting.TOLERANCE,
+    }
+    storage.write_bytes(output, content)
+    storage.write_json(output.with_name(f"{output.name}.json"), about)
+    return about

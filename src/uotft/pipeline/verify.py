@@ -1,0 +1,68 @@
+"""What dvc.lock tells of, hashed again: the outputs themselves, and DVC's copies of them.
+
+DVC trusts its cache: it checks out a copy that has changed without a word, and calls it up to date
+(treeverse/dvc#5978, #9641).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from uotft.core import dvc
+from uotft.core.errors import UserError
+from uotft.pipeline.workspace import Progress, Workspace
+
+Pairs = list[tuple[str, str]]  # paths from the root, and the MD5 of each
+
+
+def everything(ws: Workspace, progress: Progress) -> tuple[str, list[str]]:
+    """(what was looked at, what is wrong with it, a line each) of all stages that have run."""
+    made, bad, count = dvc.made_stages(ws.root), list[str](), 0
+    if not made:
+        raise UserError(f"{ws.root / 'dvc.lock'} tells of no stage: dvc repro runs them")
+    for name in progress([*made], "hashing"):
+        files, wrong = _compared(ws, name, made[name])
+        count, bad = count + files, bad + wrong
+    return f"{len(made)} stages in dvc.lock: {count} files hashed, and DVC's copies", bad
+
+
+def differences(ws: Workspace, stage: str) -> list[str]:
+    """What dvc.lock says of the outputs of a stage and is not so, here or in DVC's cache."""
+    return _compared(ws, stage, dvc.made_stages(ws.root).get(stage, {}))[1]
+
+
+def _compared(ws: Workspace, stage: str, told: dict[str, Any]) -> tuple[int, list[str]]:
+    """(how many files dvc.lock has of a stage, what is wrong with them)."""
+    files, bad = _files(ws, told)
+    for name, md5 in files:
+        path, kept = ws.root / name, dvc.copy_of(ws.root, md5)
+        whole = path.is_file() and dvc.hash_of(path) == md5
+        if not whole:
+            bad.append(f"{path}: not the version in dvc.lock; dvc repro makes it")
+        if not kept.is_file():
+            bad.append(f"{kept}: missing, DVC's copy of {name}; dvc commit makes it")
+        elif dvc.hash_of(kept) != md5:
+            then = "dvc commit" if whole else f"dvc repro --force {stage}"
+            bad.append(f"{kept}: changed, DVC's copy of {name}; delete it, then {then}")
+    return len(files), bad
+
+
+def _files(ws: Workspace, stage: dict[str, Any]) -> tuple[Pairs, list[str]]:
+    """The files of a stage's outputs, those in folders too; and the lists of folders that fail."""
+    files: Pairs = []
+    bad = []
+    for out in stage.get("outs", []):
+        name, md5 = out["path"], out["md5"]
+        if not md5.endswith(".dir"):
+            files.append((name, md5))
+            continue
+        kept = dvc.copy_of(ws.root, md5)
+        if not kept.is_file():
+            bad.append(f"{kept}: missing, DVC's list of {name}; dvc commit makes it")
+        elif dvc.hash_of(kept) != md5.removesuffix(".dir"):
+            bad.append(f"{kept}: changed, DVC's list of {name}; delete it, then dvc commit")
+        else:
+            listed = json.loads(kept.read_text("utf-8"))
+            files += [(f"{name}/{entry['relpath']}", entry["md5"]) for entry in listed]
+    return files, bad

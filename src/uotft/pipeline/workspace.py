@@ -1,0 +1,249 @@
+"""A clone's settings, and where each stage keeps its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.data import subset
+from uotft.selection import features as pools
+
+Progress = Callable[..., Any]
+Log = Callable[[int, dict[str, float]], None]
+Stop = Callable[[], bool]
+UPSTREAM = ("source_fraction=", "cluster.", "select.unit=")  # what decides the units
+LONGEST = 100  # letters of a variant's folder
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A clone's settings, and where each stage keeps its files."""
+
+    root: Path
+    params: config.Params
+    words: tuple[str, ...] = ()
+
+    @classmethod
+    def find(cls) -> Workspace:
+        """The workspace around the current folder: the nearest one with a params.yaml."""
+        root = cls.nearest()
+        return cls(root, config.load(root))
+
+    @staticmethod
+    def nearest() -> Path:
+        """The current folder or the nearest above it with a params.yaml; without one, itself."""
+        here = Path.cwd()
+        found = (folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file())
+        return next(found, here)
+
+    def with_changes(self, words: Sequence[str]) -> Workspace:
+        """The same with other settings, SETTING=VALUE each; without words, itself.
+
+        Its cells lie in variants/WORDS/, since those of params.yaml are DVC's.
+        """
+        if not words:
+            return self
+        params, spelled = config.changed(self.params, words)
+        return replace(self, params=params, words=spelled)
+
+    @property
+    def variant(self) -> str:
+        """The folder of the cells with other settings than those of params.yaml, or ""."""
+        return _folder(self.words)
+
+    def note_words(self) -> None:
+        """Say in a variant's folder which words it belongs to: its name may be cut."""
+        for folder in {self.variant, self.upstream} - {""}:
+            words = self.words if folder == self.variant else self._above
+            storage.write_json(self.root / folder / "words.json", {"set": [*words]})
+
+    @property
+    def _above(self) -> tuple[str, ...]:
+        return tuple(word for word in self.words if word.startswith(UPSTREAM))
+
+    @property
+    def upstream(self) -> str:
+        """The folder of a variant with units of its own, or "": others differ downstream alone."""
+        return _folder(self._above)
+
+    def data(self, dataset: str) -> Path:
+        """The images of a data set."""
+        return self.root / "data" / f"{dataset}.npz"
+
+    def pretrained(self) -> Path:
+        """The folder of the backbone pre-trained on the source."""
+        return self.root / "pretrained" / self.params.source
+
+    def features(self, dataset: str) -> Path:
+        """The folder of the features of every training image of a data set."""
+        return self.root / "embeddings" / f"{dataset}-images"
+
+    def embedding(self, dataset: str) -> Path:
+        """What selection compares: the units of the source, the index of a target's features."""
+        if dataset == self.params.source:
+            return self.root / self.upstream / "embeddings" / f"{dataset}.npz"
+        return self.features(dataset) / pools.INDEX
+
+    def overlap(self, target: str) -> Path:
+        """Which of the target's test images are in the source too."""
+        return self.root / "overlap" / f"{target}.json"
+
+    def cell(self, kind: str, target: str, strategy: str, seed: int) -> Path:
+        """The folder of one cell of the matrix; ``kind`` is selections or models."""
+        return self.root / self.variant / kind / target / strategy / str(seed)
+
+    def unfinished(self, made: Path) -> Path:
+        """Where a training keeps checkpoints, or an embedding shards, until ``made`` is there.
+
+        DVC removes what a stage makes before it runs the stage, so they cannot be in there.
+        """
+        return self.root / "unfinished" / made.relative_to(self.root)
+
+    def forecast(self, target: str) -> Path:
+        """delta^2 of every selection on a target, before any training."""
+        return self.root / "forecast" / f"{target}.json"
+
+    def metrics(self, target: str, strategy: str) -> Path:
+        """Test metrics of all seeds of one strategy."""
+        return self.root / self.variant / "metrics" / target / f"{strategy}.json"
+
+    def predictions(self, target: str, strategy: str) -> Path:
+        """The class that each seed's model of one strategy predicts for each test image."""
+        return self.root / self.variant / "predictions" / target / f"{strategy}.npz"
+
+    def seeds(self, target: str, strategy: str) -> list[int]:
+        """The seeds of a strategy: those of params.yaml, or those that a variant has."""
+        if not self.variant:
+            return self.params.seeds
+        cells = self.cell("models", target, strategy, 0).parent
+        found = sorted(int(path.parent.name) for path in cells.glob("*/model.json"))
+        if not found:
+            raise UserError(f"{cells}: no model yet; `uotft train --set …` makes them")
+        return found
+
+    def fingerprints(self, files: list[Path]) -> dict[str, str]:
+        """{path from the root: SHA-256} of some files."""
+        return {str(path.relative_to(self.root)): storage.fingerprint(path) for path in files}
+
+    def pool(self, dataset: str, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
+        """The features of a data set, refused when they are not of today's inputs and code."""
+        folder, dtype = self.features(dataset), self.params.embed.dtype
+        pool = pools.read(folder, hashed=hashed)
+        self.must_be_of(dataset, folder, str(pool.get("data", "")), str(pool["backbone"]))
+        if pool["features"].dtype != dtype:
+            raise UserError(
+                f"{folder} holds {pool['features'].dtype}, embed.dtype is {dtype}: run dvc repro"
+            )
+        return pool
+
+    def rows(self, dataset: str, images: ImageSet, part: str) -> NDArray[np.int64]:
+        """The rows of a part of a data set, which must have some."""
+        if len(rows := images.rows(part)):
+            return rows
+        word = {"train": "training", "val": "validation"}.get(part, part)
+        needed = " or a class with two training images, of which one can be cut off"
+        raise UserError(
+            f"{self.data(dataset)} has no {word} image: a folder needs a {part}/"
+            f"{',' + needed if part == 'val' else ''}"
+        )
+
+    def must_be_of(self, dataset: str, features: Path, data: str, backbone: str) -> None:
+        """Refuse ``features`` of other images than data/DATASET.npz, or of another network.
+
+        ``data`` and ``backbone`` are the fingerprints of those that made them. Where a file does
+        not say what it is of, or what made it is not there, nothing can be told.
+        """
+        self.must_be_prepared(dataset)
+        path, network = self.data(dataset), self.pretrained() / "model.json"
+        if data and path.is_file() and data != storage.fingerprint(path):
+            raise UserError(f"{features} is of another {path}: run dvc repro")
+        if not network.is_file():
+            return
+        facts = storage.read_json(network)
+        stale = {
+            "the section backbone of params.yaml": facts["backbone"] != self.params.backbone,
+            str(features): bool(backbone) and backbone != facts["sha256"],
+        }
+        if names := [name for name, bad in stale.items() if bad]:
+            raise UserError(
+                f"{self.pretrained()} does not belong to {', '.join(names)}: run dvc repro"
+            )
+
+    def must_be_prepared(self, dataset: str) -> None:
+        """Refuse data/DATASET.npz made with other settings than those of params.yaml."""
+        summary = self.data(dataset).with_suffix(".json")
+        then = storage.read_json(summary).get("settings") if summary.is_file() else None
+        now = self.prepared_as(dataset)
+        if then and then != now:
+            names = [key for key in now if then.get(key) != now[key]]
+            raise UserError(
+                f"{self.data(dataset)} was prepared with other settings than datasets.{dataset} of "
+                f"params.yaml has ({', '.join(names)}): run dvc repro"
+            )
+
+    def prepared_as(self, dataset: str) -> dict[str, Any]:
+        """The settings that decide what a data set is: all of its section, defaults too."""
+        module, settings = config.known_dataset(self.params, dataset)
+        return {"kind": module.__name__.rpartition(".")[2], **settings.model_dump(mode="json")}
+
+    def images(self, dataset: str) -> ImageSet:
+        """The prepared images of a data set; those of files are decoded when they are asked for."""
+        self.must_be_prepared(dataset)
+        return self.decoding(dataset, storage.read_images(self.data(dataset)))
+
+    def source(self) -> ImageSet:
+        """The source as it is selected from and reused: ``source_fraction`` of a class.
+
+        The rows left out of the training part are in no part.
+        """
+        images = self.images(self.params.source)
+        rows, splits = images.rows("train"), images.splits.astype("U10")
+        splits[rows] = "unused"
+        splits[rows[self.drawn(images.labels[rows])]] = "train"
+        return replace(images, splits=splits)
+
+    def drawn(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of the source's training images, of ``labels`` (n,), ``source_fraction`` leaves.
+
+        Ascending. The draw has a seed of its own, 0.
+        """
+        fraction = self.params.source_fraction
+        if fraction == 1:
+            return np.arange(len(labels))
+        return np.sort(subset.draw(labels, config.Subset(fraction=fraction), 0))
+
+    def decoding(self, dataset: str, images: ImageSet) -> ImageSet:
+        """The set whose files, if it is one of files, give pixels; they are kept in cache/."""
+        if images.files is None:
+            return images
+        from uotft.data.pixel_cache import Store
+
+        files = images.files
+        held = hashlib.sha256(files.paths.data)
+        held.update(files.sha256.data)
+        folder = self.root / "cache" / dataset / f"{files.stored}-{held.hexdigest()[:16]}"
+        return replace(images, images=Store(files, folder))
+
+
+def _folder(words: tuple[str, ...]) -> str:
+    """variants/WORDS, cut and with a digest where that is no name of a folder; "" without words."""
+    if not words:
+        return ""
+    name = ",".join(words)
+    if len(name) > LONGEST or "/" in name:
+        name = f"{name[:LONGEST].replace('/', '_')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"variants/{name}"

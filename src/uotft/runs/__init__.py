@@ -1,0 +1,1 @@
+"""One training or search as processes: start them, follow them, stop them."""

@@ -1,0 +1,331 @@
+"""Hyper-parameter search: a space of settings, and a study of trials that a kill does not lose.
+
+A space is a YAML file of lines ``setting: {choices: [...]}`` or ``setting: {low:, high:, log:}``,
+and a setting what params.yaml calls it, with dots. A study (Optuna's, in one SQLite file) holds
+trials: settings, and the validation top-1 of each seed. Trial 0 is params.yaml as it is.
+
+    uotft search --dataset digits --strategy uot --space wide --sampler tpe --trials 20
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import yaml
+
+from uotft.analysis.statistics import Interval, interval, paired
+from uotft.core import config
+from uotft.core.config import Axis, Value
+from uotft.core.errors import UserError
+
+if TYPE_CHECKING:
+    import optuna
+
+Space = dict[str, Axis]
+Setting = dict[str, Value]
+State = Literal["running", "complete", "pruned", "failed"]
+
+SPACES = resources.files("uotft") / "spaces"
+OF_THE_SOURCE = ("select.", "selectors.", "cluster.", "source_fraction", "train.lambda",
+                 "train.source_", "train.strong.")  # fmt: skip
+NAME = "search"  # of the study in its file
+APART = 10**9  # more than the steps of a training: a validation's place is seed * APART + step
+UNPRUNED = 4  # trials that finish before any is pruned
+HEADER = ("trial", "settings", "state", "seeds", "validation top-1 %", "Δ default")
+
+
+def read_space(name: str) -> Space:
+    """The space of a file, or a shipped one by its name."""
+    known = sorted(p.name[:-5] for p in SPACES.iterdir() if p.name.endswith(".yaml"))
+    path = SPACES / f"{name}.yaml" if name in known else Path(name)
+    if not path.is_file():
+        raise UserError(f"--space: got {name!r}; a YAML file is needed, or {' or '.join(known)}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--space {name}: not valid YAML: {error}") from error
+    return config.space(raw, name)
+
+
+def deciding(space: Space, strategy: str) -> Space:
+    """The part of a space that decides anything: without source images, nothing about them does."""
+    if strategy != "none":
+        return space
+    return {name: axis for name, axis in space.items() if not name.startswith(OF_THE_SOURCE)}
+
+
+def grid(space: Space) -> list[Setting]:
+    """Every combination of the choices, the last setting changing fastest."""
+    for name, axis in space.items():
+        if axis.choices is None:
+            raise UserError(f"--sampler grid: {name} has low and high; give it choices, or take "
+                            "--sampler tpe")  # fmt: skip
+    values = (axis.choices or [] for axis in space.values())
+    return [dict(zip(space, point, strict=True)) for point in product(*values)]
+
+
+def words(setting: Setting) -> list[str]:
+    """{"train.lambda": 0.3} -> ["train.lambda=0.3"], as YAML reads it."""
+    return [f"{name}={yaml.safe_dump(value).splitlines()[0]}" for name, value in setting.items()]
+
+
+def standing(params: str, names: Iterable[str]) -> Setting:
+    """The values that settings have in the text of a params.yaml."""
+    return {name: yaml.safe_load(_node(params, name)[0]) for name in names}
+
+
+def rewritten(params: str, setting: Setting) -> str:
+    """The text of a params.yaml with other values in their places; the rest is as it was."""
+    for name, value in setting.items():
+        _, start, end = _node(params, name)
+        params = params[:start] + words({name: value})[0].removeprefix(f"{name}=") + params[end:]
+    return params
+
+
+def _node(params: str, name: str) -> tuple[str, int, int]:
+    """The text of a setting's value, and where it starts and ends."""
+    node = yaml.compose(params, yaml.SafeLoader)
+    for part in name.split("."):
+        inner = node.value if isinstance(node, yaml.MappingNode) else []
+        node = next((value for key, value in inner if key.value == part), None)
+    if not isinstance(node, yaml.ScalarNode):
+        raise UserError(
+            f"{name} has no single value in params.yaml: write the one there that the search is to "
+            "start from, which trial 0 measures"
+        )
+    start, end = node.start_mark.index, node.end_mark.index
+    return params[start:end], start, end
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings, and the validation top-1 in percent of each seed that has been trained."""
+
+    number: int
+    setting: Setting
+    values: dict[int, float]
+    state: State
+
+    @property
+    def mean(self) -> float:
+        """Over its seeds."""
+        return float(np.mean(list(self.values.values()))) if self.values else float("nan")
+
+
+class Study:
+    """Trials of one search, in ``file``; every change is on the disk when a method returns.
+
+    Each value is drawn by a sampler of its own, seeded by its place and told of the trials before
+    it: a search that was interrupted tries what one without a stop tries.
+    """
+
+    def __init__(self, file: Path, space: Space, default: Setting, *, tpe: bool) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space, self.tpe = space, tpe
+        if not file.exists():
+            _make(file)
+        try:
+            self.study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{file}")
+        except Exception as error:  # noqa: BLE001  of the database, of Optuna, of what lies between
+            raise UserError(f"{file}: not the trials of a search ({error}); delete it") from error
+        points = [default] if tpe else [default, *grid(space)]
+        for point in points:  # those that are there are skipped
+            known = point if self._inside(point) else {}
+            self.study.enqueue_trial(known, user_attrs={"setting": point}, skip_if_exists=True)
+
+    def trials(self) -> list[Trial]:
+        """All that have begun, in order."""
+        begun = (t for t in self.study.get_trials(deepcopy=False) if t.state.name != "WAITING")
+        return [self._record(trial) for trial in begun]
+
+    def next(self, most: int) -> Trial | None:
+        """The trial that was left half done, or a new one.
+
+        Nothing once ``most`` have begun, or all points of a grid.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        states = [trial.state.name for trial in trials]
+        if "RUNNING" in states:
+            trial = self._again(states.index("RUNNING"))
+        elif len(states) - states.count("WAITING") < most and (self.tpe or "WAITING" in states):
+            trial = self.study.ask()
+        else:
+            return None
+        setting = trial.user_attrs.get("setting")
+        if setting is None or self._inside(setting):
+            drawn = self._draw(trial)  # of a given setting too: Optuna learns from what it suggests
+            setting = setting or drawn
+        trial.set_user_attr("setting", setting)
+        return self.trials()[trial.number]
+
+    def report(self, number: int, place: int, step: int, top1: float) -> None:
+        """Note a validation before ``step`` of a trial's training with its seed in this place.
+
+        Only in the second half: before, a large learning rate looks worse than it ends, and a head
+        that starts from class means better.
+        """
+        at = place * APART + step
+        known = self._frozen(number).intermediate_values
+        if 2 * step > self.length() and at not in known:  # else it is logged again
+            self._again(number).report(top1, at)
+
+    def length(self) -> int:
+        """Steps of the first training, of params.yaml; 0 before it has ended."""
+        first = self._frozen(0)
+        places = [at for at in first.intermediate_values if at < APART]
+        return max(places) if "values" in first.user_attrs else 0
+
+    def hopeless(self, number: int) -> bool:
+        """Whether the best validation of a trial is below the median of the others' at its place.
+
+        Not before four trials are complete.
+        """
+        import optuna
+
+        self.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
+        return self._again(number).should_prune()
+
+    def measured(self, number: int, seed: int, top1: float) -> Trial:
+        """Keep the validation top-1 that a seed ended with."""
+        trial = self._again(number)
+        values: dict[str, float] = trial.user_attrs.get("values", {})
+        trial.set_user_attr("values", values | {str(seed): top1})
+        return self.trials()[number]
+
+    def close(self, number: int, state: State) -> Trial:
+        """No more seeds for this trial."""
+        import optuna
+
+        ends = {
+            "complete": optuna.trial.TrialState.COMPLETE,
+            "pruned": optuna.trial.TrialState.PRUNED,
+            "failed": optuna.trial.TrialState.FAIL,
+        }
+        value = self.trials()[number].mean if state == "complete" else None
+        self.study.tell(number, value, state=ends[state])
+        return self.trials()[number]
+
+    def importance(self) -> dict[str, float]:
+        """Share of the values' variance that each setting explains (fANOVA); empty if unknown."""
+        import optuna
+
+        values = {t.value for t in self.study.get_trials(deepcopy=False) if t.params and t.value}
+        if len(values) < UNPRUNED:
+            return {}
+        found = optuna.importance.get_param_importances(
+            self.study,
+            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+            params=list(self.space),
+        )
+        return dict(found)
+
+    def _draw(self, trial: optuna.Trial) -> Setting:
+        """The values that the sampler draws, or those that are given or drawn already."""
+        import optuna
+
+        drawn: Setting = {}
+        for place, (name, axis) in enumerate(self.space.items(), trial.number * len(self.space)):
+            self.study.sampler = optuna.samplers.TPESampler(seed=place)
+            drawn[name] = _suggest(trial, name, axis)
+        return drawn
+
+    def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _again(self, number: int) -> optuna.Trial:
+        import optuna
+
+        return optuna.Trial(self.study, self._frozen(number)._trial_id)
+
+    def _inside(self, setting: Setting) -> bool:
+        """Whether the space holds a setting; the default may lie outside."""
+        return all(_holds(axis, setting[name]) for name, axis in self.space.items())
+
+    def _record(self, trial: optuna.trial.FrozenTrial) -> Trial:
+        names: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+        values = {int(k): v for k, v in trial.user_attrs.get("values", {}).items()}
+        setting = trial.user_attrs.get("setting", {})
+        return Trial(trial.number, setting, values, names.get(trial.state.name, "running"))
+
+
+def _make(file: Path) -> None:
+    """An empty study, made in a folder beside ``file``: killed meanwhile, it is made anew."""
+    import optuna
+
+    folder = file.with_name(f".{file.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / file.name}")
+    optuna.create_study(storage=storage, study_name=NAME, direction="maximize")
+    storage.remove_session()
+    storage.engine.dispose()
+    (folder / file.name).replace(file)
+    folder.rmdir()
+
+
+def _suggest(trial: optuna.Trial, name: str, axis: Axis) -> Value:
+    """A value of an axis, rounded to three digits: it will be read, and be a folder's name."""
+    if axis.choices is not None:
+        return cast(Value, trial.suggest_categorical(name, axis.choices))
+    low, high = axis.low, axis.high
+    assert low is not None
+    assert high is not None
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(name, low, high, log=axis.log)
+    drawn = float(f"{trial.suggest_float(name, low, high, log=axis.log):.3g}")
+    return min(max(drawn, float(low)), float(high))
+
+
+def _holds(axis: Axis, value: Value) -> bool:
+    if axis.choices is not None:
+        return value in axis.choices
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and axis.low <= value <= axis.high  # type: ignore[operator]
+
+
+def best(trials: list[Trial]) -> Trial:
+    """The complete trial with the highest mean, the earliest of equals."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return max(complete, key=lambda trial: (trial.mean, -trial.number))
+
+
+def table(trials: list[Trial]) -> list[tuple[str, ...]]:
+    """Header and one row a trial, best mean first; differences are paired by seed."""
+    rows: list[tuple[str, ...]] = [HEADER]
+    measured = sorted((t for t in trials if t.values), key=lambda t: (-t.mean, t.number))
+    for trial in measured:
+        against = paired(trial.values, trials[0].values).signed() if trial.number else ""
+        mean = str(interval(list(trial.values.values())))
+        rows.append((*_names(trial), mean, against))
+    return rows + [(*_names(trial), "", "") for trial in trials if not trial.values]
+
+
+def _names(trial: Trial) -> tuple[str, ...]:
+    return str(trial.number), " ".join(words(trial.setting)), trial.state, str(len(trial.values))
+
+
+def gain(trials: list[Trial]) -> Interval:
+    """Validation top-1 of the best trial minus that of the default, paired by seed."""
+    return paired(best(trials).values, trials[0].values)
+
+
+def verdict(trials: list[Trial]) -> str:
+    """What the search found, in words."""
+    chosen, found = best(trials), gain(trials)
+    if not chosen.number:
+        return f"nothing better than params.yaml in {len(trials)} trials"
+    shown = "" if found.mean - found.half > 0 else "; the interval holds 0: not shown to be better"
+    return (
+        f"best is trial {chosen.number}: {' '.join(words(chosen.setting))}; {found.signed()} "
+        f"points of validation top-1 over params.yaml, paired over {found.n} seeds{shown}. It is "
+        f"the best of {len(trials)} on these seeds, so less of it will be seen on others."
+    )

@@ -1,0 +1,68 @@
+"""Images + backbone -> features, in evaluation mode, some batches at a time.
+
+Which images make a batch depends on their number alone, so on the CPU any number of processes, and
+any part of the work that is left, gives every image the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from uotft.core.errors import Interrupted
+from uotft.core.records import Pixels
+from uotft.models.network import Network
+from uotft.training.streams import ahead, to_input
+
+
+@torch.no_grad()
+def shards(
+    network: Network,
+    images: Pixels,
+    wanted: Sequence[range],
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 512,
+    progress: Callable[..., Iterable[range]] = lambda batches, label: batches,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[range, NDArray[np.float32]]]:
+    """(rows, their features (len(rows), D) float32: what the heads see) for each of ``wanted``.
+
+    ``images`` are uint8 (n, H, W) or (n, H, W, 3). Ends after the batch in which ``stop`` says so.
+    """
+    backbone, device = network.backbone.eval().to(accelerator.device), accelerator.device
+    batches = [rows[i : i + batch_size] for rows in wanted for i in range(0, len(rows), batch_size)]
+    made = ahead(lambda rows: images[rows.start : rows.stop], progress(batches, "embedding"))
+    for rows in wanted:
+        parts = []
+        for _ in range(0, len(rows), batch_size):
+            if stop():
+                return
+            batch = torch.as_tensor(next(made), device=device)
+            parts.append(backbone(to_input(batch, network.channels)))
+        yield rows, np.asarray(torch.cat(parts).cpu().numpy())
+
+
+def features(
+    network: Network,
+    images: Pixels,
+    accelerator: Accelerator,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> NDArray[np.float32]:
+    """The features (n, D) of a few images, all at once; ``Interrupted`` when ``stop`` says so."""
+    for _, found in shards(network, images, [range(len(images))], accelerator, stop=stop):
+        return found
+    raise Interrupted("embedding was interrupted")
+
+
+@torch.no_grad()
+def projected(network: Network, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, D) -> (n, D'): what selection compares, by a backbone that has a ``project``."""
+    project = network.backbone.get_submodule("project").eval()
+    weight = next(project.parameters())
+    return np.asarray(project(torch.as_tensor(features).to(weight)).cpu().numpy())

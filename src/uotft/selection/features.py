@@ -1,0 +1,173 @@
+"""A pool: the features of all training images of a data set <-> a folder, made of shards.
+
+    FOLDER/features.npy   (n, D): what selection compares
+    FOLDER/trunk.npy      (n, D'): what heads see, where a backbone selects by others (``project``)
+    FOLDER/index.npz      what belongs to rows and classes: labels, names, class means, fingerprints
+
+An npy can be mapped into memory. However many processes make a pool, they write shards of some
+batches. These are put together one after the other, and class means are taken on the way: never
+more than one shard is in memory, and sums have the bits of one pass over all images in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.core.records import Floats
+
+INDEX = "index.npz"
+ARRAYS = ("features", "trunk")
+RECIPE = 1  # raise it when the code gives the same images and weights other features
+BATCHES = 4  # a shard: what a kill costs at most, and a write to disk each
+
+
+def cut(images: int, batch_size: int) -> list[range]:
+    """The rows of every shard: whole batches, whatever the number of processes."""
+    size = BATCHES * batch_size
+    return [range(start, min(start + size, images)) for start in range(0, images, size)]
+
+
+def missing(folder: Path, shards: list[range]) -> list[range]:
+    """Those of ``shards`` that are not in ``folder``, or damaged."""
+
+    def whole(path: Path) -> bool:
+        return path.is_file() and path.stem.endswith(storage.fingerprint(path))
+
+    return [rows for rows in shards if not whole(_shard(folder, rows))]
+
+
+def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtype: str) -> None:
+    """Write a shard as ``dtype``: ``features`` (m, D) and perhaps ``trunk`` (m, D') of m rows.
+
+    Its name ends with its SHA-256.
+    """
+    rounded: dict[str, Any] = {name: _rounded(array, dtype) for name, array in arrays.items()}
+    made = io.BytesIO()
+    np.savez(made, **rounded)
+    content = made.getvalue()
+    _shard(folder, rows).unlink(missing_ok=True)  # one that is damaged
+    digest = hashlib.sha256(content).hexdigest()
+    storage.write_bytes(folder / f"{_start(rows)}-{digest}.npz", content)
+
+
+def join(
+    folder: Path, shards: list[range], made: Path, labels: NDArray[np.int64], **index: Any
+) -> None:
+    """Put all ``shards``, which are in ``folder``, together as the pool ``made``, or do nothing.
+
+    ``labels`` (n,) and what else goes into the index: ``rows`` of the data set, ``names`` of its
+    classes, ``backbone``.
+    """
+    files = [_shard(folder, rows) for rows in shards]
+    new = made.with_name(f".{made.name}.tmp")
+    shutil.rmtree(new, ignore_errors=True)  # of somebody who was killed here
+    try:
+        for name in storage.read_arrays(files[0]):
+            path = new / f"{name}.npy"
+            means, index["counts"] = _join(files, name, path, labels, len(index["names"]))
+            index |= {f"{name}_means": means, f"{name}_sha256": np.array(storage.fingerprint(path))}
+        storage.write_arrays(new / INDEX, labels=labels, recipe=RECIPE, **index)
+        if made.exists():
+            shutil.rmtree(made)
+        new.rename(made)
+        storage.sync(made.parent)  # the shards go next
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def read(folder: Path, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
+    """The index of a pool and its arrays, which are mapped, once their bytes have been hashed.
+
+    Who reads the index alone may do without the hashing, which reads every byte.
+    """
+    index = read_index(folder)
+    held = {name: folder / f"{name}.npy" for name in ARRAYS if f"{name}_sha256" in index}
+    for name, path in held.items():
+        if hashed and storage.fingerprint(path) != str(index[f"{name}_sha256"]):
+            raise UserError(
+                f"{path} is damaged: its SHA-256 is not the one in {INDEX}; delete {folder} and "
+                "run dvc repro"
+            )
+    return index | {name: storage.mapped(path) for name, path in held.items()}
+
+
+def read_index(folder: Path) -> dict[str, NDArray[Any]]:
+    """The index of a pool, refused when the code of another version made it."""
+    index = storage.read_arrays(folder / INDEX)
+    if (made := int(index.get("recipe", 1))) != RECIPE:
+        raise UserError(
+            f"{folder} was made by the code of another version of uotft (recipe {made}, here "
+            f"{RECIPE}): run dvc repro --force"
+        )
+    return index
+
+
+def class_means(
+    parts: Iterable[NDArray[Any]], labels: NDArray[np.int64], classes: int
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Means (classes, D) in float64 and the number of images (classes,), in one pass.
+
+    ``parts`` are features of the images in their order, some at a time, and ``labels`` (n,) theirs.
+    """
+    counts, sums, start = np.bincount(labels, minlength=classes), np.zeros((classes, 1)), 0
+    for part in parts:
+        if not start:
+            sums = np.zeros((classes, part.shape[1]))
+        own = labels[start : start + len(part)].tolist()
+        for label, row in zip(own, part, strict=True):  # np.add.at takes ten times as long
+            sums[label] += row
+        start += len(part)
+    return sums / np.maximum(counts, 1)[:, None], counts
+
+
+def _join(
+    files: list[Path], name: str, path: Path, labels: NDArray[np.int64], classes: int
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Write one array of all shards as the npy ``path``; returns its class means, and counts."""
+    found = []
+
+    def copied(file: BinaryIO) -> Iterator[NDArray[Any]]:
+        for shard in files:
+            part = storage.read_arrays(shard)[name]
+            if shard == files[0]:
+                np.lib.format.write_array_header_1_0(file, {
+                    "descr": np.lib.format.dtype_to_descr(part.dtype),
+                    "fortran_order": False,
+                    "shape": (len(labels), part.shape[1]),
+                })  # fmt: skip
+            file.write(part.tobytes())
+            yield part
+
+    storage.write(path, lambda file: found.append(class_means(copied(file), labels, classes)))
+    return found[0]
+
+
+def _shard(folder: Path, rows: range) -> Path:
+    """The file of a shard, or a name that no file has."""
+    found = folder.glob(f"{_start(rows)}-*.npz")
+    return next(found, folder / f"{_start(rows)}.npz")
+
+
+def _start(rows: range) -> str:
+    return f"shard-{rows.start:012}"
+
+
+def _rounded(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype)
+    except FloatingPointError as error:
+        raise UserError(
+            f"params.yaml: embed.dtype: got {dtype!r}, which ends at {np.finfo(dtype).max:g}, but "
+            f"features reach {np.abs(array).max():g}: choose float32"
+        ) from error

@@ -1,0 +1,132 @@
+"""Scores -> the K classes, clusters or images kept, ties stable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core.errors import UserError
+from uotft.core.records import Scores, Selection
+
+DIGITS = 10  # scores that agree to this many decimals are ties: below that is rounding
+SERVED = 5  # target classes named for each kept class
+
+
+def order(scores: Scores, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """Row numbers of all classes that can be kept, best first; equal scores go by name.
+
+    Names that are numbers go by value. Classes scored -inf are never kept.
+    """
+    if np.isnan(scores.values).any():
+        raise UserError(
+            f"the score of class {names[int(np.isnan(scores.values).argmax())]!r} is NaN"
+        )
+    words = np.array(names)
+    ties = words.astype(np.int64) if np.char.isdecimal(words).all() else words
+    rows = np.lexsort((ties, -np.round(scores.values, DIGITS)))
+    return rows[scores.values[rows] > -np.inf]
+
+
+def keep(
+    scores: Scores,
+    names: tuple[str, ...],
+    top_k: int,
+    groups: tuple[str, ...] = (),
+    most: int = 0,
+) -> NDArray[np.int64]:
+    """Row numbers of the ``top_k`` best classes, best first; of all that count if K does not apply.
+
+    Fewer than ``top_k`` may come back; so they may with ``most`` > 0, which keeps at most so many
+    of each of the ``groups``, one entry a row.
+    """
+    if top_k < 1 or top_k > len(names):
+        raise UserError(
+            f"select.top_k: got {top_k}, but the source has only {len(names)} classes, "
+            f"clusters or images (select.unit says which); choose 1 to {len(names)}"
+        )
+    best = order(scores, names)
+    if most:
+        best = _capped(best, groups, most)
+    return best if scores.exact else best[:top_k]
+
+
+def carriers(scores: Scores, names: tuple[str, ...], mass_share: float) -> int:
+    """K chosen from the plan: the fewest classes that carry ``mass_share`` of the mass sum P1.
+
+    Theorem 1 bounds the target's risk with delta^2, a maximum over the source samples in use: a
+    class that serves no target class can only raise it. The target's own marginal binds, so the
+    mass that is transported is the cover of the target, and classes beyond those that carry all of
+    it but 1 - ``mass_share`` add nothing to that cover. ``scores`` are log P1.
+    """
+    log_mass = scores.values[order(scores, names)]
+    mass = np.exp(log_mass - log_mass[0])
+    # a rounding error must not cost a class when the share is 1
+    return int(np.searchsorted(mass.cumsum(), mass_share * mass.sum() * (1 - 1e-12))) + 1
+
+
+def recall(kept: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
+    """Percent of the expected rows that are among the kept ones."""
+    return 100 * len(np.intersect1d(kept, expected)) / len(expected)
+
+
+def serves(selection: Selection, most: int = SERVED) -> list[list[dict[str, Any]]]:
+    """For each kept class, the target classes that take its mass, most first.
+
+    ``share`` is the part of the class's own mass, ``log_mass`` the logarithm of the mass itself.
+    """
+    if selection.scores.log_plan is None:
+        raise UserError(
+            f"the strategy {selection.strategy!r} has no transport plan to explain; choose uot"
+        )
+    log_KT = selection.scores.log_plan(selection.kept)
+    share_KT = np.exp(log_KT - selection.scores.values[selection.kept][:, None])
+    return [
+        [
+            {
+                "name": selection.target_names[column],
+                "share": float(share_KT[row, column]),
+                "log_mass": float(log_KT[row, column]),
+            }
+            for column in np.argsort(-share_KT[row], kind="stable")[:most].tolist()
+        ]
+        for row in range(len(selection.kept))
+    ]
+
+
+def _capped(rows: NDArray[np.int64], groups: tuple[str, ...], most: int) -> NDArray[np.int64]:
+    """The first ``most`` rows of each group, in the same order."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in rows.tolist():
+        seen[groups[row]] += 1
+        if seen[groups[row]] <= most:
+            kept.append(row)
+    return np.array(kept, np.int64)
+
+
+def to_json(selection: Selection) -> dict[str, Any]:
+    """What selection.json holds: kept classes in order, all scores, settings, fingerprints."""
+    scores = selection.scores.values
+    return {
+        "strategy": selection.strategy,
+        "classes": [
+            {
+                "rank": rank,
+                "name": selection.names[row],
+                **({"label": selection.labels[row]} if selection.labels else {}),
+                "row": row,
+                "score": float(scores[row]),
+            }
+            for rank, row in enumerate(selection.kept.tolist(), 1)
+        ],
+        "scores": {
+            name: score if score > -np.inf else None
+            for name, score in zip(selection.names, scores.tolist(), strict=True)
+        },
+        "settings": selection.settings,
+        "solver": selection.scores.facts,
+        "fingerprints": selection.fingerprints,
+    }

@@ -1,0 +1,161 @@
+"""MLflow runs -> finished trainings, the records that the pipeline's files give too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.core.records import Answers, Floats, Origin, Trial
+from uotft.tracking.store import is_there, open_store, store_uri
+
+PAGE = 200  # runs asked for at a time
+
+
+def trials(
+    root: Path, experiments: list[str], filter_string: str, tags: dict[str, str]
+) -> tuple[list[Trial], Counter[str]]:
+    """The finished trainings among the runs wanted, and {why others are left out: how many}.
+
+    Without ``experiments`` of all; ``filter_string`` is MLflow's, ``tags`` must all be equal.
+    """
+    mlflow = reader(root)
+    made: list[Trial] = []
+    out: Counter[str] = Counter()
+    found = _search(mlflow, experiments, filter_string)
+    for run in found:
+        why = _lacks(run, tags)
+        if why:
+            out[why] += 1
+        else:
+            made.append(_trial(mlflow, run))
+    if not made:
+        raise UserError(_nothing(mlflow, root, experiments, filter_string, tags, out))
+    return made, out
+
+
+def origins(root: Path, experiments: list[str]) -> dict[str, Origin]:
+    """{SHA-256 of weights: the newest finished run that made them} in some experiments."""
+    mlflow = reader(root)
+    known = {e.name for e in mlflow.search_experiments()}
+    names = [name for name in experiments if name in known]
+    runs = _search(mlflow, names, "status = 'FINISHED'") if names else []
+    ordered = sorted(runs, key=lambda run: int(run.info.start_time))
+    return {
+        run.data.tags["model.sha256"]: _origin(run)
+        for run in ordered
+        if "model.sha256" in run.data.tags
+    }
+
+
+def reader(root: Path) -> Any:
+    """The mlflow module, pointed at a store that is there: nothing is made."""
+    if not is_there(root):
+        raise UserError(
+            f"{root / 'mlflow.db'} is missing, so there are no runs: `uotft train` makes some, and "
+            "MLFLOW_TRACKING_URI names another store"
+        )
+    return open_store(root)
+
+
+def _search(mlflow: Any, experiments: list[str], filter_string: str) -> list[Any]:
+    """All runs of the experiments that the filter lets through, page after page."""
+    known = {e.name: e.experiment_id for e in mlflow.search_experiments()}
+    for name in experiments:
+        if name not in known:
+            raise UserError(f"--experiment: got {name!r}; known are {', '.join(sorted(known))}")
+    ids = [known[name] for name in experiments] or [*known.values()]
+    found: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        try:
+            page = mlflow.MlflowClient().search_runs(
+                ids, filter_string, max_results=PAGE, page_token=token or None
+            )
+        except mlflow.exceptions.MlflowException as error:
+            raise UserError(f"--filter: got {filter_string!r}: {error.message}") from error
+        found += page
+        token = page.token or None
+    return found
+
+
+def _lacks(run: Any, tags: dict[str, str]) -> str:
+    """Why a run cannot be compared; nothing if it can."""
+    if any(run.data.tags.get(name) != value for name, value in tags.items()):
+        return "with other tags"
+    if not {"strategy", "seed"} <= run.data.params.keys():
+        return "no trainings"
+    if run.info.status != "FINISHED":
+        return "not finished"
+    if not {"test/top1", "test/mean_per_class"} <= run.data.metrics.keys():
+        return "without test numbers (`uotft evaluate` adds them)"
+    return ""
+
+
+def _nothing(
+    mlflow: Any, root: Path, experiments: list[str], filter_string: str, tags: dict[str, str],
+    out: Counter[str],
+) -> str:  # fmt: skip
+    """What to say where no run can be compared."""
+    counts = {e.name: len(_search(mlflow, [e.name], "")) for e in mlflow.search_experiments()}
+    there = ", ".join(f"{name} ({count} runs)" for name, count in sorted(counts.items()))
+    wanted = [f"experiments {', '.join(experiments)}"] if experiments else []
+    wanted += [f"--filter {filter_string!r}"] if filter_string else []
+    wanted += [f"--tag {name}={value}" for name, value in tags.items()]
+    left = f"; left out: {left_out(out)}" if out else ""
+    return (
+        f"{store_uri(root)}: no finished training with test numbers"
+        f"{' for ' + ', '.join(wanted) if wanted else ''}{left}. The store has {there}"
+    )
+
+
+def left_out(out: Counter[str]) -> str:
+    """The counts in words."""
+    return ", ".join(f"{count} {why}" for why, count in sorted(out.items()))
+
+
+def _origin(run: Any) -> Origin:
+    versions = {k: v for k, v in run.data.tags.items() if k.startswith(("git.", "dvc."))}
+    seconds = (run.info.end_time - run.info.start_time) / 1000
+    return Origin(run.info.run_id, run.info.start_time, seconds, versions)
+
+
+def _trial(mlflow: Any, run: Any) -> Trial:
+    """One run's numbers, with its small artifacts where it has them."""
+    client, params, tags = mlflow.MlflowClient(), run.data.params, run.data.tags
+    history = client.get_metric_history(run.info.run_id, "val/top1")
+    target = tags.get("target") or client.get_experiment(run.info.experiment_id).name
+    selection, plan_KT, answers = _artifacts(client, run.info.run_id)
+    return Trial(
+        target=target,
+        strategy=params["strategy"],
+        seed=int(params["seed"]),
+        test={name: run.data.metrics[f"test/{name}"] for name in ("top1", "mean_per_class")},
+        settings=params,
+        curve={point.step: point.value for point in sorted(history, key=lambda p: p.step)},
+        selection=selection,
+        plan_KT=plan_KT,
+        answers=answers,
+        origin=_origin(run),
+    )
+
+
+def _artifacts(client: Any, run: str) -> tuple[dict[str, Any], Floats | None, Answers | None]:
+    """Selection, plan and answers of a run; what it does not have is empty."""
+    have = {a.path for a in client.list_artifacts(run)}
+    selection: dict[str, Any] = {}
+    plan_KT, answers = None, None
+    with TemporaryDirectory(prefix="uotft-") as name:
+        folder = Path(name)
+        for part in {"selection", "test"} & have:
+            client.download_artifacts(run, part, str(folder))
+        if (folder / "selection/selection.json").is_file():
+            selection = storage.read_json(folder / "selection/selection.json")
+        if (folder / "selection/plan.npz").is_file():
+            plan_KT = storage.read_arrays(folder / "selection/plan.npz")["plan"]
+        if (folder / "test/predictions.npz").is_file():
+            [answers] = storage.read_answers(folder / "test/predictions.npz").values()
+    return selection, plan_KT, answers

@@ -1,0 +1,128 @@
+"""MLflow's own page on a project's runs: one server process, until the user ends it.
+
+MLflow checks the Host and the Origin of every request, asks for no password, and lets whoever it
+answers read and change everything. So it listens on this machine alone unless it is told otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from time import sleep
+
+from uotft.core.errors import UserError
+from uotft.runs import processes
+from uotft.tracking.store import home, make_store, store_uri
+
+POLL_S = 0.2
+AT_ONCE = 64  # connections; more are told to come again, so that their bodies fit into memory
+HERE = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
+QUIET = {
+    "PYTHONWARNINGS": "ignore",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 13 more processes, for language models
+}
+
+
+def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve the store until Ctrl-C or SIGTERM; says the addresses once the page answers."""
+    uri = store_uri(root)
+    if uri.startswith(("http:", "https:")):
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server already; open it in a browser")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _must_be_free(host, port)
+        make_store(root)
+        server = subprocess.Popen(
+            _command(uri, host, port, home(root) / "mlruns"),
+            env={**os.environ, **QUIET},
+            start_new_session=True,  # Ctrl-C reaches the server through this process alone
+            stdout=subprocess.DEVNULL,
+            preexec_fn=processes.die_with_parent,
+        )
+        try:
+            place = _place(host, port)
+            _wait(server, place)
+            say(f"MLflow: http://{place} (Ctrl-C stops it)")
+            for number, name in _experiments(place):
+                # else MLflow opens its pages on language models, which are empty
+                page = f"experiments/{number}/runs?workflowType=machine_learning"
+                say(f"{name}: http://{place}/#/{page}")
+            server.wait()
+        finally:
+            processes.stop(server)
+        raise UserError(f"the tracking server ended with exit code {server.returncode}")
+    except KeyboardInterrupt:
+        pass  # as the user wants it
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Say who cannot have the port before seconds are spent on the server."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--port {port} on --host {host}: {error.strerror}; name another port, or end "
+                "the program that listens there"
+            ) from error
+
+
+def _command(uri: str, host: str, port: int, artifacts: Path) -> list[str]:
+    words = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    words += ["--app-name", "uotft"]  # uotft.tracking.guard
+    quiet = "--log-level warning --timeout-graceful-shutdown 3"
+    words += ["--artifacts-destination", str(artifacts)]  # of runs that other clients send
+    words += ["--uvicorn-opts", f"{quiet} --limit-concurrency {AT_ONCE}"]
+    # a page from elsewhere is another origin to MLflow, even its own
+    names = [socket.gethostname(), socket.getfqdn()] if host in EVERYWHERE else [host]
+    places = dict.fromkeys(_place(name, port) for name in (*HERE, *names))
+    if "MLFLOW_SERVER_ALLOWED_HOSTS" not in os.environ:
+        words += ["--allowed-hosts", ",".join(places)]
+    if "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS" not in os.environ:
+        words += ["--cors-allowed-origins", ",".join(f"http://{place}" for place in places)]
+    return [sys.executable, "-m", "mlflow", "server", *words]
+
+
+def _wait(server: subprocess.Popen[bytes], place: str) -> None:
+    """Return when the server answers; it says on standard error why it does not."""
+    while server.poll() is None:
+        with closing(HTTPConnection(place, timeout=5)) as line:
+            try:
+                line.request("GET", "/health")
+                if line.getresponse().status == 200:
+                    return
+            except (OSError, HTTPException):
+                sleep(POLL_S)
+    raise UserError(
+        f"the tracking server did not start: exit code {server.returncode}, its message is above"
+    )
+
+
+def _experiments(place: str) -> list[tuple[str, str]]:
+    """Number and name of the experiments, the newest first, without MLflow's empty one."""
+    with closing(HTTPConnection(place, timeout=60)) as line:
+        words = json.dumps({"max_results": 20, "order_by": ["last_update_time DESC"]})
+        kind = {"Content-Type": "application/json"}
+        line.request("POST", "/api/2.0/mlflow/experiments/search", words, kind)
+        found = json.load(line.getresponse()).get("experiments", [])
+    return [(e["experiment_id"], e["name"]) for e in found if e["name"] != "Default"]
+
+
+def _place(host: str, port: int) -> str:
+    """Where the server answers, in the words of an address."""
+    name = "127.0.0.1" if host in EVERYWHERE else host
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"

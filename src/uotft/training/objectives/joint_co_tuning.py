@@ -1,0 +1,49 @@
+"""Joint fine-tuning whose source head goes on learning from target images too.
+
+    joint (Liu et al. 2022) + weight/n sum CE(h(theta; x_t), p(y_s | y_t)) (You et al. 2020)
+
+h is the source head of equation (6), over the kept classes. p(y_s | y_t) is that of ``co_tuning``,
+among the kept classes alone: the probabilities that the calibrated pre-trained classifier gives
+them, made to sum to one. The paper has no such experiment.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from uotft.core.errors import UserError
+from uotft.training.objectives import Context, Terms, co_tuning, joint
+
+ROUTES = {**joint.ROUTES, "classifier": ("target", "source")}
+
+
+class Settings(co_tuning.Settings):
+    """Settings of the objective ``joint_co_tuning``: those of ``co_tuning``."""
+
+
+def prepare(context: Context, settings: Settings) -> Terms:
+    """Relate the target's classes to the kept ones once; the terms look each image's row up."""
+    if not len(context.classes):
+        raise UserError(
+            "train.objective: got 'joint_co_tuning', which needs kept classes that the pre-trained "
+            "classifier knows, and clusters are none; choose select.unit: class or image"
+        )
+    scale = co_tuning.inverse_temperature(*context.seen_source()) if settings.calibrate else 1.0
+    logits, seen = context.seen_target()
+    device = next(context.backbone.parameters()).device
+    relation_TK = co_tuning.relation(scale * logits[:, context.classes], seen).to(device)
+
+    def terms(
+        outputs: dict[str, Tensor], labels: dict[str, Tensor]
+    ) -> dict[str, tuple[Tensor, float]]:
+        """The three mean cross-entropies."""
+        both = {name: outputs[name] for name in joint.ROUTES}
+        soft = relation_TK[labels["target"]]
+        classifier = functional.cross_entropy(outputs["classifier"], soft)
+        return {
+            **joint.terms(both, labels, context.weight),
+            "classifier": (classifier, settings.weight),
+        }
+
+    return terms

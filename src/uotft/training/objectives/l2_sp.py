@@ -1,0 +1,54 @@
+"""L2-SP (Li et al. 2018): fine-tuning that is pulled back to the pre-trained weights.
+
+    1/n sum f(theta; x_t, y_t) + alpha/2 |w - w0|^2 + beta/2 |v|^2
+
+w are all parameters of the backbone, w0 what they start from, and v those of the new head. It
+stands in for weight decay, which pulls every weight to zero as well: set
+``train.recipe.weight_decay`` to 0 with it.
+
+Selected classes have no part in it: no source image is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from uotft.core.records import Settings as BaseSettings
+from uotft.training.objectives import TARGET, Context, Terms
+
+ROUTES = TARGET
+
+
+class Settings(BaseSettings):
+    """Settings of the objective ``l2_sp``."""
+
+    alpha: float = Field(0.1, ge=0, description="pull of the backbone to its starting weights")
+    beta: float = Field(0.01, ge=0, description="pull of the new head to zero")
+
+
+def prepare(context: Context, settings: Settings) -> Terms:
+    """Keep a copy of the starting weights; the terms read the network's own, as they change."""
+    backbone, head = list(context.backbone.parameters()), list(context.head.parameters())
+    start = [w.detach().clone() for w in backbone]
+
+    def terms(
+        outputs: dict[str, Tensor], labels: dict[str, Tensor]
+    ) -> dict[str, tuple[Tensor, float]]:
+        """The mean cross-entropy over the target batch, and half of each squared distance."""
+        moved = [w - w0 for w, w0 in zip(backbone, start, strict=True)]
+        return {
+            "target": (functional.cross_entropy(outputs["target"], labels["target"]), 1.0),
+            "start": (_half_square(moved), settings.alpha),
+            "head": (_half_square(head), settings.beta),
+        }
+
+    return terms
+
+
+def _half_square(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([t.square().sum() for t in tensors]).sum() / 2
