@@ -47,7 +47,7 @@ def blobs(n: int, dimensions: int, centres: int) -> np.ndarray:
 
 def uotft(points: np.ndarray, clusters: int, iterations: int, seed: int) -> np.ndarray:
     """This project: every pass over all points."""
-    from uotft.core.config import Cluster
+    from uotft.core.settings import Cluster
     from uotft.selection.clustering import kmeans
 
     wanted = Cluster(clusters=clusters, iterations=iterations, seed=seed)

@@ -30,17 +30,18 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from uotft.core.config import Augment
 from uotft.core.records import ImageSet
+from uotft.core.settings import Augment
 from uotft.data import files
 from uotft.data.pixel_cache import Store, picture_of, scaled, square, upright_size
 from uotft.models import model_io
+from uotft.models.inputs import Views, to_input
 from uotft.models.network import Network
 from uotft.pipeline.workspace import Workspace
 from uotft.training import runtime, streams as room
 from uotft.training.loop import fit
 from uotft.training.objectives import joint, plain
-from uotft.training.streams import Stream, Views, to_input
+from uotft.training.streams import Stream
 
 HEIGHT, WIDTH, QUALITY, BATCH = 375, 500, 92, 64
 PAPER = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0, crop=0.08, flip=True)

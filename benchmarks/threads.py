@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from uotft.core import config
+from uotft.core.settings import Params
 from uotft.models import model_io
 from uotft.pipeline.workspace import Workspace
 from uotft.training.loop import fit
@@ -23,7 +23,7 @@ from uotft.training.objectives import plain
 from uotft.training.streams import Stream
 
 
-def step_ms(params: config.Params, threads: int, steps: int) -> float:
+def step_ms(params: Params, threads: int, steps: int) -> float:
     """The median over 5 repetitions of the time of one step, in milliseconds."""
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)

@@ -127,18 +127,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def up_to_units(root: Path) -> None:
     """Prepare, pre-train, embed and make the units of a workspace with one target."""
-    from uotft.pipeline import embed, train
+    from uotft.pipeline import embed, prepare, pretrain, units
     from uotft.training import runtime
 
     ws = workspace(root)
     quiet = {"progress": lambda items, label: items}
     datasets = ws.params.source, *ws.params.targets
     for dataset in datasets:
-        embed.prepare(ws, dataset, **quiet)
-    train.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **quiet)
+        prepare.prepare(ws, dataset, **quiet)
+    pretrain.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **quiet)
     for dataset in datasets:
         embed.embed(ws, dataset, runtime.start(0, 1), **quiet)
-    embed.units(ws)
+    units.units(ws)
 
 
 @pytest.fixture(scope="session")

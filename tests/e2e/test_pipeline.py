@@ -16,7 +16,7 @@ import yaml
 from conftest import call, runs, workspace
 from uotft.core import storage
 from uotft.models import model_io
-from uotft.training.streams import to_input
+from uotft.models.inputs import to_input
 
 CELLS = {f"digits-{strategy}-{seed}" for strategy in ("none", "uot") for seed in (0, 1)}
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import call, run_train, workspace
 from uotft.models import model_io
-from uotft.training.streams import to_input
+from uotft.models.inputs import to_input
 
 CELL = ("--dataset", "digits", "--strategy", "uot", "--seed", "0")
 

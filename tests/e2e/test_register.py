@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import call, runs, workspace
 from uotft.core import storage
-from uotft.pipeline import predict
+from uotft.pipeline import predict_export
 
 LOAD = """
 import json, sys
@@ -73,7 +73,7 @@ def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert Path(said["code"]).is_relative_to(project / "mlruns")
-    expected, _ = predict.predict(project / "models/digits/uot/0", files)
+    expected, _ = predict_export.predict(project / "models/digits/uot/0", files)
     for answer in said["answers"]:
         assert answer["label"] == [a.classes[0][0] for a in expected]
         assert np.allclose(answer["probability"], [a.classes[0][1] for a in expected], atol=1e-6)

@@ -21,7 +21,7 @@ from forks import fork, killed, pair
 from resuming import change, dies_at, left, made, train
 from uotft.core import storage
 from uotft.core.errors import UserError
-from uotft.pipeline import embed as embed_stage, select
+from uotft.pipeline import embed as embed_stage, select, units
 from uotft.selection import features
 from uotft.training import checkpoints, runtime
 
@@ -289,9 +289,9 @@ def test_damaged_features_are_refused_by_all_who_read_them(fresh: Path, unit: st
         damage(ws.features(dataset) / "features.npy")
     message = r"features\.npy is damaged: .*; delete .*-images and run dvc repro"
     if unit == "class":  # needs the means alone, which are in the index
-        embed_stage.units(ws)
+        units.units(ws)
     else:
         with pytest.raises(UserError, match=message):
-            embed_stage.units(ws)
+            units.units(ws)
     with pytest.raises(UserError, match=message):
         select.target_bank(ws, "digits", 0)

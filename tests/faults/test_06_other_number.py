@@ -19,8 +19,8 @@ from conftest import find_overlap, tiny_params, up_to_units, workspace, write_pa
 from forks import crew, fork, killed
 from resuming import CELL, STEPS, change, left, train
 from uotft.core import storage
-from uotft.core.config import Augment
 from uotft.core.errors import Interrupted
+from uotft.core.settings import Augment
 from uotft.pipeline import select
 from uotft.training import checkpoints
 from uotft.training.streams import Batch, Stream

@@ -20,12 +20,17 @@ from conftest import find_overlap, take_for_embedded, tiny_params, workspace, wr
 from forks import crew, forget_accelerator
 from resuming import CELL, change, train
 from uotft.core import storage
-from uotft.core.config import Augment, Recipe
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
+from uotft.core.settings import Augment, Recipe
 from uotft.models.backbones import small_resnet
 from uotft.models.network import Network
-from uotft.pipeline import embed as embed_stage, select, train as train_stage
+from uotft.pipeline import (
+    embed as embed_stage,
+    evaluate as evaluate_stage,
+    pretrain as pretrain_stage,
+    select,
+)
 from uotft.selection import features
 from uotft.training import runtime
 from uotft.training.loop import fit
@@ -129,7 +134,7 @@ def without(root: Path, dataset: str, part: str) -> None:
 
 def pretrain(root: Path) -> None:
     quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-    train_stage.pretrain(workspace(root), runtime.start(0, 1), **quiet)
+    pretrain_stage.pretrain(workspace(root), runtime.start(0, 1), **quiet)
 
 
 def embed(root: Path) -> None:
@@ -138,7 +143,7 @@ def embed(root: Path) -> None:
 
 
 def evaluate(root: Path) -> None:
-    train_stage.evaluate(workspace(root), "digits", "uot", progress=lambda items, label: items)
+    evaluate_stage.evaluate(workspace(root), "digits", "uot", progress=lambda items, label: items)
 
 
 # what is empty: whose, which part (of the source: what overlap leaves), who refuses it

@@ -23,7 +23,7 @@ from small_folders import SMALL, load, many, tree
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.data import files, pixel_cache
-from uotft.pipeline import embed, train, workspace as workspace_stage
+from uotft.pipeline import prepare, pretrain, workspace as workspace_stage
 from uotft.runs import job
 from uotft.training import runtime
 
@@ -132,7 +132,7 @@ def test_verify_lists_path_and_reason_of_every_bad_file_and_of_no_other(
         (inside / name).write_bytes(content)
     for prepared in (False, True):
         if prepared:
-            embed.prepare(ws, "photos", **QUIET)
+            prepare.prepare(ws, "photos", **QUIET)
         done = call("uotft", "data", "verify", "photos", cwd=tmp_path)
         assert done.returncode == 1
         *lines, last = done.stdout.splitlines()
@@ -154,7 +154,7 @@ def test_labels_stay_with_their_images(
     for trial in range(count):
         ws = project(tmp_path / str(trial), unreadable="skip")
         bad = spoil(ws, np.random.default_rng(trial), 6)
-        embed.prepare(ws, "photos", **QUIET)
+        prepare.prepare(ws, "photos", **QUIET)
         images = ws.images("photos")
         rows = np.flatnonzero(images.splits != "unreadable")
         paths = [str(images.files.path(row)) for row in images.rows("unreadable")]
@@ -183,7 +183,7 @@ def test_the_policy_and_the_one_percent(tmp_path: Path, policy: str) -> None:
     ws = project(tmp_path, unreadable=policy)
     bad = spoil(ws, np.random.default_rng(0), 6 if policy == "error" else 7)
     with pytest.raises(UserError, match=f"{len(bad)} of 600 image files cannot be read") as caught:
-        embed.prepare(ws, "photos", **QUIET)
+        prepare.prepare(ws, "photos", **QUIET)
     named = [line.strip() for line in str(caught.value).split("\n")[1:]]
     assert sum(any(line.startswith(f"{path}: ") for path in bad) for line in named) == 5
     assert named[-1] == f"and {len(bad) - 5} more"
@@ -196,7 +196,7 @@ def test_the_run_counts_them(tmp_path: Path, trials: Callable[[int, int], int]) 
         pytest.skip("a whole pre-training with MLflow: with make faults")
     ws = project(tmp_path, unreadable="skip")
     spoil(ws, np.random.default_rng(0), 6)
-    embed.prepare(ws, "photos", **QUIET)
+    prepare.prepare(ws, "photos", **QUIET)
     done = call("uotft", "pretrain", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     [run] = runs(tmp_path, "photos")
@@ -216,7 +216,7 @@ def test_a_file_that_turns_bad_after_prepare_is_named_by_training(
     """Of a data set too large to keep whole, which training decodes."""
     monkeypatch.setattr(pixel_cache, "WHOLE", 0)
     ws = project(tmp_path, each=20)
-    embed.prepare(ws, "photos", **QUIET)
+    prepare.prepare(ws, "photos", **QUIET)
     images = ws.images("photos")
     path = images.files.path(images.rows("train")[7])
     path.write_bytes({**BAD, "other": ODD["plain.png"]}.get(kind, b""))
@@ -225,7 +225,7 @@ def test_a_file_that_turns_bad_after_prepare_is_named_by_training(
         path.unlink()
         why = "No such file or directory"
     with pytest.raises(UserError) as caught:
-        train.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+        pretrain.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
     assert str(caught.value).startswith(f"{path}: {why}; put the file back, or run `uotft prepare`")
     assert not ws.pretrained().exists()
 

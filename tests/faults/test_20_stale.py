@@ -23,11 +23,15 @@ from uotft.models import model_io
 from uotft.pipeline import (
     compare,
     embed,
+    evaluate,
     forecast,
     overlap,
-    predict,
+    predict_export,
+    prepare,
+    pretrain,
     select,
     train as train_stage,
+    units as units_stage,
     workspace as workspace_stage,
 )
 from uotft.selection import banks, features
@@ -58,17 +62,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_params(root, params(root))
     ws = workspace(root)
     for name in ("photos", "own"):
-        embed.prepare(ws, name, **QUIET)
-    train_stage.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+        prepare.prepare(ws, name, **QUIET)
+    pretrain.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
     for name in ("photos", "own"):
         embed.embed(ws, name, runtime.start(0, 1), **QUIET)
-    embed.units(ws)
+    units_stage.units(ws)
     overlap.overlap("photos", "own", ws.overlap("own"), **QUIET, workspace=lambda: ws)
     for strategy in ws.params.strategies:
         for seed in ws.params.seeds:
             select.select(ws, "own", strategy, seed)
             STAGES["train"](ws, strategy, seed)
-        train_stage.evaluate(ws, "own", strategy, **QUIET)
+        evaluate.evaluate(ws, "own", strategy, **QUIET)
     forecast.forecast(ws, "own", **QUIET)
     compare.compare(ws)
     return root
@@ -86,11 +90,11 @@ def train(ws: workspace_stage.Workspace, strategy: str = "uot", seed: int = 0) -
 
 
 STAGES: dict[str, Callable] = {
-    "units": lambda ws: embed.units(ws),
+    "units": lambda ws: units_stage.units(ws),
     "select": lambda ws: select.select(ws, "own", "uot", 0),
     "train": train,
     "forecast": lambda ws: forecast.forecast(ws, "own", **QUIET),
-    "evaluate": lambda ws: train_stage.evaluate(ws, "own", "uot", **QUIET),
+    "evaluate": lambda ws: evaluate.evaluate(ws, "own", "uot", **QUIET),
     "compare": lambda ws: compare.compare(ws),
 }
 SOURCE, TARGET = ("units", "select", "train", "forecast"), ("select", "train", "forecast")
@@ -127,7 +131,7 @@ def prepared(name: str, **changed: object) -> Change:
 
     def change(root: Path) -> None:
         setting(f"datasets.{name}", **changed)(root)
-        embed.prepare(workspace(root), name, **QUIET)
+        prepare.prepare(workspace(root), name, **QUIET)
 
     return change
 
@@ -307,8 +311,8 @@ def test_weights_that_are_not_those_of_model_json_are_refused(copy: Path, use: s
     folder = copy / "models/own/uot/0"
     image = str(next((copy.parent / "project").rglob("*.png")))
     uses = {
-        "predict": lambda: predict.predict(folder, [image]),
-        "export": lambda: predict.export(folder, "torch", copy / "a.pt2"),
+        "predict": lambda: predict_export.predict(folder, [image]),
+        "export": lambda: predict_export.export(folder, "torch", copy / "a.pt2"),
     }
     with pytest.raises(UserError, match=r"model\.safetensors is not the file that model\.json"):
         uses[use]()
@@ -342,12 +346,12 @@ def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> No
         lambda: run_train_alone(ws),
     ]
     if dataset == "glyphs":
-        readers.append(lambda: embed.units(ws))
+        readers.append(lambda: units_stage.units(ws))
     for read in readers:
         with pytest.raises(UserError, match=rf"is of another .*data/{dataset}\.npz: run dvc repro"):
             read()
     embed.embed(ws, dataset, runtime.start(0, 1), progress=lambda items, label: items)
-    embed.units(ws)
+    units_stage.units(ws)
     select.select(ws, "digits", "uot", 0)
 
 
@@ -385,10 +389,10 @@ def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> Non
     images.images[images.rows("test")[0]] = 0
     storage.write_images(ws.data("digits"), images)
     with pytest.raises(UserError, match=r"overlap/digits\.json belongs to another .*digits\.npz"):
-        train_stage.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+        evaluate.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
     find_overlap(fresh)
     with pytest.raises(UserError, match=r"digits\.npz changed since seed 0 was trained"):
-        train_stage.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+        evaluate.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
 
 
 def test_damaged_weights_are_refused(fresh: Path) -> None:

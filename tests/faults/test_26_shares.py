@@ -17,8 +17,8 @@ from forks import crew, forget_accelerator, fork, killed
 from resuming import CELL, MADE, train
 from uotft.core import storage
 from uotft.models import model_io
+from uotft.models.inputs import Views
 from uotft.training import evaluation, runtime
-from uotft.training.streams import Views
 
 CLASSES = 10
 

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import given, settings, strategies as st
 
-from uotft.core.config import Cluster
+from uotft.core.settings import Cluster
 from uotft.selection.clustering import kmeans
 
 

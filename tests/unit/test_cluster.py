@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from conftest import REPOSITORY, call
-from uotft.core.config import Cluster
 from uotft.core.errors import UserError
+from uotft.core.settings import Cluster
 from uotft.selection import clustering
 from uotft.selection.clustering import kmeans, unit_rows
 
@@ -108,7 +108,7 @@ REPEAT = """
 import hashlib, sys
 import numpy as np
 from uotft.selection.clustering import kmeans
-from uotft.core.config import Cluster
+from uotft.core.settings import Cluster
 points = np.random.default_rng(1).normal(size=(20_000, 32)).astype(np.float32)
 found = kmeans(points, Cluster(clusters=100, iterations=5, seed=int(sys.argv[1])))
 print(hashlib.sha256(found.centroids.tobytes() + found.labels.tobytes()).hexdigest())

@@ -5,6 +5,7 @@ import pytest
 from conftest import REPOSITORY, tiny_params, workspace, write_params
 from uotft.core import config
 from uotft.core.errors import UserError
+from uotft.core.settings import Recipe
 
 
 def test_the_committed_params_are_valid() -> None:
@@ -31,12 +32,12 @@ def test_a_training_without_a_length_is_refused(tmp_path: Path) -> None:
 
 def test_epochs_become_steps() -> None:
     """CUB has 5,994 training images: 100 epochs in batches of 256 are 2,341 steps."""
-    recipe = config.Recipe(epochs=100, warmup=5, learning_rate=0.01)
+    recipe = Recipe(epochs=100, warmup=5, learning_rate=0.01)
     counted = recipe.counted(5994, 256)
     assert (counted.steps, counted.warmup, counted.epochs) == (2341, 117, 0)
     assert counted.drops == recipe.drops
     halves = recipe.model_copy(update={"accumulate": 2}).counted(5994, 128)
     assert (halves.steps, halves.warmup) == (2341, 117)
-    assert config.Recipe(epochs=1, learning_rate=0.01).counted(3, 256).steps == 1
-    steps = config.Recipe(steps=7, warmup=2, learning_rate=0.01)
+    assert Recipe(epochs=1, learning_rate=0.01).counted(3, 256).steps == 1
+    steps = Recipe(steps=7, warmup=2, learning_rate=0.01)
     assert steps.counted(5994, 256) == steps

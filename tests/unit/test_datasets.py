@@ -16,7 +16,7 @@ from serving import serving
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.pipeline import embed, fetch
+from uotft.pipeline import fetch, prepare as prepare_stage
 
 BY_HAND = {"cars", "imagenet"}
 SMALL = {"stored": 16, "size": 16}
@@ -47,7 +47,7 @@ def prepare(
         monkeypatch.setattr(registry.load("datasets", name, "test"), "CARD", card)
         ws = workspace(root)
         said = [*fetch.fetch(ws, name, given if name in BY_HAND else None, quiet)]
-    embed.prepare(ws, name, progress=quiet)
+    prepare_stage.prepare(ws, name, progress=quiet)
     return ws.images(name), said
 
 
@@ -88,11 +88,11 @@ def test_without_a_network_archives_that_are_there_are_enough(
     for file, content in contents.items():
         (folder / file).write_bytes(content)
     monkeypatch.setattr(registry.load("datasets", name, ""), "CARD", official.card(name, contents))
-    embed.prepare(workspace(root), name, progress=quiet)
+    prepare_stage.prepare(workspace(root), name, progress=quiet)
     first = storage.fingerprint(root / "data" / f"{name}.npz")
     for file in contents:
         (folder / file).unlink()
-    embed.prepare(workspace(root), name, progress=quiet)
+    prepare_stage.prepare(workspace(root), name, progress=quiet)
     assert storage.fingerprint(root / "data" / f"{name}.npz") == first, "unpacked once is enough"
 
 
@@ -104,7 +104,7 @@ def test_a_folder_that_somebody_unpacked(root: Path, monkeypatch: pytest.MonkeyP
     params["datasets"]["cars"] = {**SMALL, "path": str(unpacked)}
     write_params(root, params)
     assert [*fetch.fetch(workspace(root), "cars", None, quiet)] == [f"cars: unpacked in {unpacked}"]
-    embed.prepare(workspace(root), "cars", progress=quiet)
+    prepare_stage.prepare(workspace(root), "cars", progress=quiet)
     assert np.array_equal(workspace(root).images("cars").splits, images.splits)
     assert not list((root / "cache" / "unpacked").iterdir())
 
@@ -117,7 +117,7 @@ def test_imagenet_from_a_folder_of_classes(root: Path) -> None:
                 path = folder / part / wnid / f"{i}.JPEG"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(official.picture(label, part))
-    embed.prepare(workspace(root), "imagenet", progress=quiet)
+    prepare_stage.prepare(workspace(root), "imagenet", progress=quiet)
     images = workspace(root).images("imagenet")
     assert images.names == ("n01440764", "n02012849"), "nothing here says their words"
     assert images.labels.tolist() == [0, 0, 1, 1] * 2
@@ -129,7 +129,7 @@ def test_flat_validation_images_need_the_kit(root: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(official.picture(0, "train"))
     with pytest.raises(UserError, match=r"val_00000001\.JPEG is of an unknown class"):
-        embed.prepare(workspace(root), "imagenet", progress=quiet)
+        prepare_stage.prepare(workspace(root), "imagenet", progress=quiet)
 
 
 def test_the_thirty_of_caltech_are_those_that_their_file_says(
@@ -187,7 +187,7 @@ def test_a_wrong_archive_in_its_place_is_refused(
     path.parent.mkdir(parents=True)
     path.write_bytes(contents[path.name] + b"x")
     with pytest.raises(UserError, match=r"dtd-r1.0.1.tar.gz: it has .* bytes, not"):
-        embed.prepare(workspace(root), "dtd", progress=quiet)
+        prepare_stage.prepare(workspace(root), "dtd", progress=quiet)
     assert not (root / "data").exists()
 
 

@@ -20,10 +20,11 @@ from uotft.analysis.statistics import Interval
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.pipeline import (
-    embed,
+    evaluate,
     experiment_cells,
     select,
     train as train_stage,
+    units,
     workspace as workspace_stage,
 )
 from uotft.runs import experiment_runner
@@ -250,7 +251,7 @@ def columns(fresh: Path) -> Iterator[list[experiment_cells.Column]]:
 
 def train(column: experiment_cells.Column) -> None:
     cell = column.ws, column.target, column.strategy, 0
-    embed.own_units(column.ws)
+    units.own_units(column.ws)
     select.select(*cell)
     train_stage.train(*cell, runtime.start(0, 1), **QUIET)
     facts = {"belongs": train_stage.cell_belongs(*cell, 1), "seconds": 2.0}
@@ -314,7 +315,7 @@ def test_the_test_part_is_read_again_for_new_models_alone(
 ) -> None:
     plain, uot = columns
     assert experiment_cells.unmeasured(plain) == ([0], {})
-    found = train_stage.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
+    found = evaluate.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
     assert experiment_cells.unmeasured(plain) == ([], found)
     (plain.folder("models", 1).parent / "7").mkdir()  # of a training that was stopped
     assert experiment_cells.unmeasured(plain) == ([], found)
@@ -324,14 +325,14 @@ def test_the_test_part_is_read_again_for_new_models_alone(
     # metrics of other seeds are kept as they are
     known = {"5": found["0"] | {"top1": 12.5}}
     words = {"progress": QUIET["progress"], "known": known, "seeds": [0]}
-    assert train_stage.evaluate(plain.ws, "digits", "none", **words) == {"0": found["0"], **known}
+    assert evaluate.evaluate(plain.ws, "digits", "none", **words) == {"0": found["0"], **known}
 
 
 def test_results_are_those_of_done_cells(
     fresh: Path, columns: list[experiment_cells.Column]
 ) -> None:
     plain, uot = columns
-    train_stage.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
+    evaluate.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
     found = experiment_cells.results(columns, [], "")
     assert list(found["digits"]) == ["Fine-Tune"], "the other is trained, but not measured"
     assert found["digits"]["Fine-Tune"][0]["classes"] == 0

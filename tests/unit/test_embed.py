@@ -19,11 +19,11 @@ from forks import at_call, fork, killed, pair
 from uotft.core import storage
 from uotft.core.errors import Interrupted, UserError
 from uotft.models import model_io
-from uotft.pipeline import embed as embed_stage, select, workspace as workspace_stage
+from uotft.models.inputs import to_input
+from uotft.pipeline import embed as embed_stage, select, units, workspace as workspace_stage
 from uotft.runs import job
 from uotft.selection import banks, features as pools
 from uotft.training import runtime
-from uotft.training.streams import to_input
 
 IMAGES, SHARDS = 72, 5  # of the glyphs: four images a batch, four batches a shard
 
@@ -107,10 +107,10 @@ def test_means_are_those_of_one_pass_over_all_features(ready: Path) -> None:
 def test_the_units_that_are_classes_read_no_features(ready: Path) -> None:
     embed(ready)
     ws = workspace(ready)
-    embed_stage.units(ws)
+    units.units(ws)
     before = ws.embedding("glyphs").read_bytes()
     np.save(ws.features("glyphs") / "features.npy", np.zeros((IMAGES, 8), np.float32))
-    embed_stage.units(ws)
+    units.units(ws)
     assert ws.embedding("glyphs").read_bytes() == before
 
 
@@ -255,7 +255,7 @@ def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
         params["select"]["unit"] = unit
         params["embed"]["dtype"] = "float16"
         write_params(ready, params)
-        embed_stage.units(workspace(ready))
+        units.units(workspace(ready))
         bank = banks.read(ws.embedding("glyphs"))
         for row in range(len(bank.names)):
             mean = pool["features"][bank.members == row].astype(float).mean(0)

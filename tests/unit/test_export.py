@@ -10,7 +10,7 @@ import torch
 from uotft.core import storage
 from uotft.models import export, model_io
 from uotft.models.network import Network, separate_norms
-from uotft.pipeline import predict
+from uotft.pipeline import predict_export
 
 BACKBONES = [
     ({"name": "small_resnet", "widths": [4, 8]}, [16, 16]),
@@ -57,8 +57,8 @@ def test_other_logits_leave_no_file(
     wrong = (write, lambda content: lambda pixels: load(content)(pixels) + fault)
     monkeypatch.setitem(export.FORMATS, "torch", wrong)
     with pytest.raises(RuntimeError, match="nothing was written"):
-        predict.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
+        predict_export.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     monkeypatch.undo()
-    about = predict.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
+    about = predict_export.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
     assert about == storage.read_json(tmp_path / "m.pt2.json")

@@ -15,7 +15,7 @@ from serving import Server, serving
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.data import archives
-from uotft.pipeline import datasets, embed, fetch as fetch_stage
+from uotft.pipeline import datasets, fetch as fetch_stage, prepare
 
 NAMES = ["web-00.tar", "web-01.tar", "web-02.tar"]
 CONTENTS = {
@@ -76,7 +76,7 @@ def test_shards_come_from_their_addresses_once(server: Server, tmp_path: Path) -
     assert "web: 3 shards, 3 downloaded; their SHA-256 are in" in said[1]
     assert whole(root)
     assert listed(root) == SUMS
-    embed.prepare(workspace(root), "web", progress=quiet)
+    prepare.prepare(workspace(root), "web", progress=quiet)
     images = workspace(root).images("web")
     assert np.bincount(images.labels).tolist() == [15, 15]
     server.asked.clear()
@@ -195,7 +195,7 @@ def test_only_the_named_shards_are_read(server: Server, tmp_path: Path) -> None:
     root = section(tmp_path, f"{server.address}/good/web-{{00..02}}.tar")
     fetch(root)
     section(tmp_path, f"{server.address}/good/web-{{01..02}}.tar")
-    embed.prepare(workspace(root), "web", progress=quiet)
+    prepare.prepare(workspace(root), "web", progress=quiet)
     files = workspace(root).images("web").files
     assert files is not None
     assert set(files.archives.tolist()) == {b"web-01.tar", b"web-02.tar"}
@@ -222,7 +222,7 @@ def test_verify_lists_an_added_and_a_missing_shard(tmp_path: Path) -> None:
     root = section(tmp_path, "")
     for name in NAMES[:2]:
         storage.write_bytes(root / "downloads/web" / name, CONTENTS[name])
-    embed.prepare(workspace(root), "web", progress=quiet)
+    prepare.prepare(workspace(root), "web", progress=quiet)
     assert datasets.verify(workspace(root), "web", quiet)[1] == []
     (root / "downloads/web" / NAMES[0]).rename(root / "downloads/web" / NAMES[2])
     bad = datasets.verify(workspace(root), "web", quiet)[1]

@@ -16,10 +16,10 @@ from uotft.analysis import forecast_evaluation
 from uotft.core import storage
 from uotft.data.subset import draw
 from uotft.models.backbones import small_resnet
+from uotft.models.inputs import to_input
 from uotft.models.network import Network
-from uotft.pipeline import embed, forecast, select as select_stage
+from uotft.pipeline import forecast, select as select_stage, units
 from uotft.training import gradients
-from uotft.training.streams import to_input
 
 LABELS = np.repeat([0, 1, 2, 3], [3, 5, 2, 4])
 KEPT = np.array([3, 1])
@@ -189,7 +189,7 @@ def test_other_units(fresh: Path, unit: str) -> None:
     params["select"]["unit"] = unit
     write_params(fresh, params)
     ws = workspace(fresh)
-    embed.units(ws)
+    units.units(ws)
     for seed in (0, 1):
         for strategy in ("none", "uot"):
             select_stage.select(ws, "digits", strategy, seed)

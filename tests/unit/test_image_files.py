@@ -19,9 +19,17 @@ from trials import line_of
 from uotft.analysis.gallery import _sheets
 from uotft.core import storage
 from uotft.core.errors import Interrupted, UserError
-from uotft.models import export, predict
-from uotft.pipeline import embed, overlap, predict as predict_stage, select, train as train_stage
-from uotft.training import runtime, streams
+from uotft.models import export, inputs, predict
+from uotft.pipeline import (
+    evaluate,
+    overlap,
+    predict_export,
+    prepare,
+    pretrain,
+    select,
+    train as train_stage,
+)
+from uotft.training import runtime
 
 VIEW = {"kind": "folder", "stored": 40, "size": 32}
 STILL = {"rotation": 0.0, "shear": 0.0, "zoom": 0.0, "shift": 0.0}
@@ -83,7 +91,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overlap.overlap("things", "mine", ws.overlap("mine"), **QUIET, workspace=lambda: ws)
     for strategy in ("none", "uot"):
         train(root, strategy)
-        train_stage.evaluate(ws, "mine", strategy, **QUIET)
+        evaluate.evaluate(ws, "mine", strategy, **QUIET)
     return root
 
 
@@ -130,11 +138,11 @@ def test_a_predicted_file_is_seen_as_test_images_are(made: Path, tmp_path: Path)
     model, found = ws.cell("models", "mine", "uot", 0), ws.images("mine")
     rows = found.rows("test")
     paths = [str(found.files.path(row)) for row in rows]
-    tests = streams.Views(found, rows)[:]
-    read = predict_stage.reader(storage.read_json(model / "model.json"))
+    tests = inputs.Views(found, rows)[:]
+    read = predict.reader(storage.read_json(model / "model.json"))
     assert all(np.array_equal(read(Path(p)), v) for p, v in zip(paths, tests, strict=True))
 
-    answers, bad = predict_stage.predict(model, [*paths, str(made / "nowhere.jpg")])
+    answers, bad = predict_export.predict(model, [*paths, str(made / "nowhere.jpg")])
     assert [Path(line.split(":")[0]).name for line in bad] == ["nowhere.jpg"]
     confusion = np.zeros((3, 3), int)
     for row, answer in zip(rows, answers, strict=True):
@@ -151,7 +159,7 @@ def test_a_predicted_file_is_seen_as_test_images_are(made: Path, tmp_path: Path)
 
 def test_an_export_says_what_part_of_a_picture_it_wants(made: Path, tmp_path: Path) -> None:
     model = workspace(made).cell("models", "mine", "uot", 0)
-    about = predict_stage.export(model, "torch", tmp_path / "a.pt2")
+    about = predict_export.export(model, "torch", tmp_path / "a.pt2")
     assert about["input"]["shape"] == ["images", 32, 32, 3]
     assert about["input"]["share"] == 0.875
     assert about["difference"] <= export.TOLERANCE
@@ -178,7 +186,7 @@ def test_a_copy_of_a_test_image_is_found_by_its_bytes(copy: Path, made: Path) ->
     write_params(copy, params(sections))
     ws = workspace(copy)
     for name in ("things", "mine"):
-        embed.prepare(ws, name, **QUIET)
+        prepare.prepare(ws, name, **QUIET)
     things = ws.images("things")
     found = overlap.overlap("things", "mine", None, **QUIET, workspace=lambda: ws)
     copies = {r for r in things.rows("train").tolist() if b"/copy" in things.files.paths[r]}
@@ -194,12 +202,12 @@ def test_a_file_that_changes_before_training_is_named(copy: Path, made: Path) ->
     write_params(copy, params(sections))
     ws = workspace(copy)
     (copy / "cache/mine/40-another").mkdir()
-    embed.prepare(ws, "mine", **QUIET)
+    prepare.prepare(ws, "mine", **QUIET)
     assert "40-another" not in [path.name for path in (copy / "cache/mine").iterdir()]
     shutil.rmtree(copy / "cache")
     ws.images("mine").files.path(0).write_bytes(pictures.encoded(pictures.scene(50)))
     with pytest.raises(UserError, match="it changed since `uotft prepare` read it"):
-        streams.Views(ws.images("mine"), np.arange(3))[:]
+        inputs.Views(ws.images("mine"), np.arange(3))[:]
 
 
 def test_a_stop_is_heard_while_files_are_decoded(
@@ -211,9 +219,7 @@ def test_a_stop_is_heard_while_files_are_decoded(
     shutil.rmtree(copy / "cache")
     ws = workspace(copy)
     with pytest.raises(Interrupted, match="before its images were decoded"):
-        train_stage.pretrain(
-            ws, runtime.start(0, 1), log=lambda *_: None, **QUIET, stop=lambda: True
-        )
+        pretrain.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET, stop=lambda: True)
     assert not ws.images("things").images.there.any()
 
 

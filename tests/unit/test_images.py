@@ -5,16 +5,10 @@ import pytest
 import torch
 
 import pictures
-from uotft.core.config import Augment
-from uotft.training.streams import (
-    Stream,
-    Views,
-    _crops,
-    _crops_at_once,
-    _grid,
-    _random_boxes,
-    to_input,
-)
+from uotft.core.settings import Augment
+from uotft.models.inputs import Views, crops, to_input
+from uotft.training.distortions import _grid, crops_at_once, random_boxes
+from uotft.training.streams import Stream
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 12, 12), dtype=np.uint8)
 STILL = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0)
@@ -172,7 +166,7 @@ def test_random_boxes_are_torchvisions_random_resized_crop(size: tuple[int, int]
     drawn = [crop.make_params([torch.empty(3, height, width)]) for _ in range(n)]
     theirs = np.array([[p[k] for k in ("top", "left", "height", "width")] for p in drawn], float)
     sizes = np.tile([[height, width]], (n, 1))
-    boxes = _random_boxes(sizes, 0.08, np.random.default_rng(0))
+    boxes = random_boxes(sizes, 0.08, np.random.default_rng(0))
     ours = np.rint(boxes * [height, width, height, width])  # theirs are of whole pixels
     assert boxes.min() >= 0
     assert (boxes[:, :2] + boxes[:, 2:]).max() <= 1 + 1e-9
@@ -188,7 +182,7 @@ def test_random_boxes_are_torchvisions_random_resized_crop(size: tuple[int, int]
 
 def test_a_picture_too_long_for_any_box_gives_its_middle() -> None:
     sizes = np.array([[100, 1000], [1000, 100]])
-    boxes = _random_boxes(sizes, 1.0, np.random.default_rng(0)) * np.tile(sizes, 2)
+    boxes = random_boxes(sizes, 1.0, np.random.default_rng(0)) * np.tile(sizes, 2)
     assert np.allclose(boxes, [[0, 1300 / 3, 100, 400 / 3], [1300 / 3, 0, 400 / 3, 100]])
 
 
@@ -247,8 +241,8 @@ def test_a_gpu_crops_as_the_cpu_does(tmp_path: Path) -> None:
     """All squares at once, as a GPU holds them, beside image by image; here both on the CPU."""
     squares = pictures.scenes(tmp_path, 3, stored=48).images[np.arange(3)]
     boxes = np.array([[4, 8, 20, 24], [0, 0, 48, 48], [28, 30, 20, 18]]) / 48  # whole pixels
-    one_by_one = to_input(_crops(squares, boxes, 60), 3)
-    at_once = _crops_at_once(to_input(torch.as_tensor(squares), 3), boxes, 60)
+    one_by_one = to_input(crops(squares, boxes, 60), 3)
+    at_once = crops_at_once(to_input(torch.as_tensor(squares), 3), boxes, 60)
     # at its edge a box on the GPU sees the pixels around it
     inside = slice(None), slice(None), slice(2, -2), slice(2, -2)
     assert (at_once - one_by_one)[inside].abs().max() < 1.5 / 127.5

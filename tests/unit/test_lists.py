@@ -15,7 +15,7 @@ from conftest import tiny_params, workspace, write_params
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
 from uotft.data import files
-from uotft.pipeline import embed
+from uotft.pipeline import prepare as prepare_stage
 
 
 def quiet(items, label):  # noqa: ANN001, ANN201
@@ -27,7 +27,7 @@ def prepare(root: Path, path: object, **settings: object) -> ImageSet:
     section = {"kind": "folder", "path": str(path), "stored": 16, "size": 16, **settings}
     params["datasets"]["birds"] = section
     write_params(root, params)
-    embed.prepare(workspace(root), "birds", progress=quiet)
+    prepare_stage.prepare(workspace(root), "birds", progress=quiet)
     return workspace(root).images("birds")
 
 

@@ -18,6 +18,8 @@ from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.data.subset import draw
 from uotft.models import model_io
+from uotft.models.inputs import to_input
+from uotft.models.network import Routes
 from uotft.pipeline import select
 from uotft.training import objectives
 from uotft.training.objectives import (
@@ -30,7 +32,6 @@ from uotft.training.objectives import (
     plain,
     pseudo_label,
 )
-from uotft.training.streams import to_input
 
 NAMES = registry.names("objectives")
 LOGS = {
@@ -54,7 +55,7 @@ def context(weight: float = 0.5) -> Context:
     return Context(weight, nn.Linear(1, 1), nn.Linear(1, 3), lambda: seen, lambda: seen, kept)
 
 
-def outputs_of(routes: objectives.Routes) -> dict[str, Tensor]:
+def outputs_of(routes: Routes) -> dict[str, Tensor]:
     torch.manual_seed(1)
     heads = {name: head for name, (_, head) in routes.items()}
     return {n: torch.randn(5, CLASSES[head], requires_grad=True) for n, head in heads.items()}

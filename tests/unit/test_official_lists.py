@@ -13,7 +13,7 @@ from conftest import tiny_params, workspace, write_params
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.data import archives
-from uotft.pipeline import embed
+from uotft.pipeline import prepare
 
 VARIANT = "fgvc-aircraft-2013b/data/images_variant_"
 KIT = "ILSVRC2012_devkit_t12/data/"
@@ -53,7 +53,7 @@ def unpacked(root: Path, name: str) -> Path:
 
 def refused(root: Path, name: str) -> str:
     with pytest.raises(UserError) as error:
-        embed.prepare(workspace(root), name, progress=quiet)
+        prepare.prepare(workspace(root), name, progress=quiet)
     assert not (root / "data").exists()
     return str(error.value)
 
@@ -163,14 +163,14 @@ def test_a_list_that_ends_early_is_seen_in_the_counts(
     module = registry.load("datasets", name, "")
     card = official.card(name, getattr(official, name)())
     monkeypatch.setattr(module, "CARD", card)
-    assert "its makers count" not in embed.prepare(workspace(tmp_path), name, progress=quiet)
+    assert "its makers count" not in prepare.prepare(workspace(tmp_path), name, progress=quiet)
     path = folder / LISTS[name][-1]
     path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1]))
     if name == "cub":
         shutil.rmtree(tmp_path / "data")
         assert "is not in all of images.txt, " in refused(tmp_path, name)
     else:
-        said = embed.prepare(workspace(tmp_path), name, progress=quiet)
+        said = prepare.prepare(workspace(tmp_path), name, progress=quiet)
         assert f"its makers count {card.images['train']} train, " in said
 
 
@@ -193,4 +193,4 @@ def test_a_list_with_windows_lines_and_a_mark_is_read(tmp_path: Path) -> None:
     for path in LISTS["cub"]:
         content = (folder / path).read_bytes().replace(b"\n", b"\r\n")
         (folder / path).write_bytes(b"\xef\xbb\xbf" + content)
-    assert "3 classes" in embed.prepare(workspace(tmp_path), "cub", progress=quiet)
+    assert "3 classes" in prepare.prepare(workspace(tmp_path), "cub", progress=quiet)

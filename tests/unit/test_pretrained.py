@@ -14,7 +14,16 @@ from foreign import moco_file, torchvision_file
 from uotft.core import storage
 from uotft.core.records import ImageSet
 from uotft.models import model_io
-from uotft.pipeline import compare, embed, forecast, overlap, select, train
+from uotft.pipeline import (
+    compare,
+    embed,
+    evaluate,
+    forecast,
+    overlap,
+    pretrain as pretrain_stage,
+    select,
+    units,
+)
 from uotft.selection import banks, features
 from uotft.training import runtime
 
@@ -39,12 +48,12 @@ def run(root: Path, backbone: dict, **pretrain: object) -> list[tuple[int, dict]
     params["pretrain"] |= pretrain
     write_params(root, params)
     ws = workspace(root)
-    train.pretrain(
+    pretrain_stage.pretrain(
         ws, runtime.start(0, 1), log=lambda step, numbers: points.append((step, numbers)), **QUIET
     )
     for dataset in ("glyphs", "digits"):
         embed.embed(ws, dataset, runtime.start(0, 1), **QUIET)
-    embed.units(ws)
+    units.units(ws)
     run_train(root)
     return points
 
@@ -112,7 +121,7 @@ def test_colour_goes_through_the_pipeline(fresh: Path, channels: int, painted: l
     params["backbone"] = {"name": "small_resnet", "widths": [4, 8], "channels": channels}
     write_params(fresh, params)
     ws = workspace(fresh)
-    result = train.evaluate(ws, "digits", "uot", **QUIET)
+    result = evaluate.evaluate(ws, "digits", "uot", **QUIET)
     assert result["0"]["images"] == 1000
     forecast.forecast(ws, "digits", **QUIET)
     assert json.loads(ws.forecast("digits").read_text())["uot"]["0"]["selected"]["delta2"] > 0

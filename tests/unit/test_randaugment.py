@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import pictures
-from uotft.core.config import Augment
+from uotft.core.settings import Augment
 from uotft.training.randaugment import operations, randaugment
 
 #: torchvision's names, in the order of our table

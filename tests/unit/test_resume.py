@@ -26,7 +26,7 @@ from resuming import CELL, MADE, STEPS, change, dies_at, left, made, train
 from started import wait
 from uotft.core import storage
 from uotft.core.errors import Diverged, Interrupted, UserError
-from uotft.pipeline import select, train as train_stage
+from uotft.pipeline import pretrain, select
 from uotft.training import checkpoints, runtime
 from uotft.training.state import State, restore, write
 
@@ -54,14 +54,14 @@ def test_pre_training_goes_on_too(trainable: Path) -> None:
     ws, quiet = workspace(trainable), {"log": lambda *_: None}
     still = quiet | {"progress": lambda items, label: items}
     mortal = quiet | {"progress": dies_at(13)}
-    train_stage.pretrain(ws, runtime.start(0, 1), **still)
+    pretrain.pretrain(ws, runtime.start(0, 1), **still)
     whole = [(ws.pretrained() / name).read_bytes() for name in MADE]
     checkpoints.finish(ws.unfinished(ws.pretrained()))  # as `uotft pretrain` does
-    assert killed(fork(lambda: train_stage.pretrain(ws, runtime.start(0, 1), **mortal)))
+    assert killed(fork(lambda: pretrain.pretrain(ws, runtime.start(0, 1), **mortal)))
     assert checkpoints.newest(ws.unfinished(ws.pretrained()))[1]["step"] == 10
     for name in MADE:
         (ws.pretrained() / name).unlink()
-    train_stage.pretrain(ws, runtime.start(0, 1), **still)
+    pretrain.pretrain(ws, runtime.start(0, 1), **still)
     assert [(ws.pretrained() / name).read_bytes() for name in MADE] == whole
 
 

@@ -15,7 +15,7 @@ from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
 from uotft.data import shards
-from uotft.pipeline import embed, export, overlap, select, train
+from uotft.pipeline import data_export, embed, overlap, prepare, select, train, units
 from uotft.training import runtime
 
 CLASSES = ("cat", "dog", "owl")
@@ -107,7 +107,7 @@ def test_shards_are_the_same_data_set_as_a_folder(tmp_path: Path) -> None:
     ws = workspace(tmp_path)
     made = []
     for name in ("plain", "web"):
-        assert "3 classes" in embed.prepare(ws, name, progress=quiet)
+        assert "3 classes" in prepare.prepare(ws, name, progress=quiet)
         made.append(ws.images(name))
     for column in ("labels", "splits", "names"):
         assert np.array_equal(getattr(made[0], column), getattr(made[1], column)), column
@@ -233,7 +233,7 @@ def exported(root: Path, output: Path, per_shard: int = 7) -> str:
     """Select with uot, seed 0, and export."""
     ws = workspace(root)
     select.select(ws, "digits", "uot", 0)
-    return export.export_source(ws, "digits", "uot", 0, output, per_shard, progress=quiet)
+    return data_export.export_source(ws, "digits", "uot", 0, output, per_shard, progress=quiet)
 
 
 def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> No
     source.images[planted] = target.images[target.rows("test")[0]]
     storage.write_images(ws.data("glyphs"), source)
     embed.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
-    embed.units(ws)
+    units.units(ws)
     find_overlap(fresh)
     said = exported(fresh, output)
     chosen = select.read_selection(ws, "digits", "uot", 0)
@@ -272,7 +272,7 @@ def test_nothing_kept_is_nothing_to_export(fresh: Path, tmp_path: Path) -> None:
     ws = workspace(fresh)
     select.select(ws, "digits", "none", 0)
     with pytest.raises(UserError, match="'none' keeps no class: there is nothing to export"):
-        export.export_source(ws, "digits", "none", 0, tmp_path / "x", 10, progress=quiet)
+        data_export.export_source(ws, "digits", "none", 0, tmp_path / "x", 10, progress=quiet)
     assert not (tmp_path / "x").exists()
 
 
@@ -302,7 +302,7 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     train.train(ws, "birds", "uot", 0, runtime.start(0, 1), **main)
     facts = storage.read_json(ws.cell("models", "birds", "uot", 0) / "model.json")
     assert facts["overlap"]["excluded"] > 0
-    export.export_source(ws, "birds", "uot", 0, tmp_path / "out", 100, progress=quiet)
+    data_export.export_source(ws, "birds", "uot", 0, tmp_path / "out", 100, progress=quiet)
     back = loaded(path=str(tmp_path / "out"), val=0.0, test=0.0)
     assert back.files is not None
     contents = {back.files.content(row) for row in range(len(back.labels))}
@@ -319,5 +319,5 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
         file.seek(int(source.files.offsets[row]) + 50)
         file.write(b"x")
     with pytest.raises(UserError, match=r"\.PNG: it changed since `uotft prepare` read it"):
-        export.export_source(ws, "birds", "all", 0, tmp_path / "all", 4, progress=quiet)
+        data_export.export_source(ws, "birds", "all", 0, tmp_path / "all", 4, progress=quiet)
     assert not [path for path in tmp_path.iterdir() if "all" in path.name], "nothing is left"

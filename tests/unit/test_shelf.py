@@ -18,7 +18,7 @@ from conftest import call, tiny_params, workspace, write_params
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.data import archives
-from uotft.pipeline import datasets, embed, fetch
+from uotft.pipeline import datasets, fetch, prepare
 
 
 def quiet(items, label):  # noqa: ANN001, ANN201
@@ -82,7 +82,7 @@ def write(root: Path, members: dict[str, bytes], **settings: object) -> None:
 def birds(tmp_path: Path) -> Path:
     """A prepared set of good files, some of them unusual."""
     write(tmp_path, GOOD)
-    embed.prepare(workspace(tmp_path), "birds", progress=quiet)
+    prepare.prepare(workspace(tmp_path), "birds", progress=quiet)
     return tmp_path
 
 
@@ -138,11 +138,11 @@ def test_a_bad_file_is_named_before_and_after_preparing(tmp_path: Path, name: st
     content, why = BAD[name]
     write(tmp_path, {name: content})
     with pytest.raises(UserError, match=f"(?s)1 of 41 image files cannot be read.*lark/{name}"):
-        embed.prepare(workspace(tmp_path), "birds", progress=quiet)
+        prepare.prepare(workspace(tmp_path), "birds", progress=quiet)
     assert list(verify(tmp_path)) == [f"lark/{name}"]
     assert why in verify(tmp_path)[f"lark/{name}"]
     write(tmp_path, {f"{i:03d}.jpg": GOOD["cmyk.jpg"] for i in range(60)}, unreadable="skip")
-    embed.prepare(workspace(tmp_path), "birds", progress=quiet)
+    prepare.prepare(workspace(tmp_path), "birds", progress=quiet)
     assert list(verify(tmp_path)) == [f"lark/{name}"], "left out, and still not as it should be"
 
 
@@ -183,7 +183,7 @@ def test_an_archive_that_rots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path.write_bytes(contents[path.name])
     write_params(tmp_path, tiny_params())
     ws = workspace(tmp_path)
-    embed.prepare(ws, "dtd", progress=quiet)
+    prepare.prepare(ws, "dtd", progress=quiet)
     said, bad = datasets.verify(ws, "dtd", quiet)
     assert (said, bad) == ("dtd: 27 files hashed, dtd-r1.0.1.tar.gz", [])
     path.write_bytes(bytes(len(contents[path.name])))

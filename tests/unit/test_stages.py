@@ -18,7 +18,17 @@ from conftest import (
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.data.subset import draw
-from uotft.pipeline import compare, embed, forecast, overlap as overlap_stage, select, train
+from uotft.pipeline import (
+    compare,
+    embed,
+    evaluate,
+    forecast,
+    overlap as overlap_stage,
+    prepare,
+    pretrain,
+    select,
+    units,
+)
 from uotft.pipeline.train import _Stream
 from uotft.selection import features as pools
 from uotft.training import runtime
@@ -40,7 +50,7 @@ def test_splits_never_meet(tiny: Path) -> None:
 def test_the_same_seed_gives_the_same_pixels(tiny: Path, tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     for dataset in ("glyphs", "digits"):
-        embed.prepare(workspace(tmp_path), dataset, progress=lambda items, label: items)
+        prepare.prepare(workspace(tmp_path), dataset, progress=lambda items, label: items)
         paths = [workspace(root).data(dataset) for root in (tiny, tmp_path)]
         assert storage.fingerprint(paths[0]) == storage.fingerprint(paths[1])
 
@@ -142,7 +152,7 @@ def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
     for seed in (0, 1):
         run_train(fresh, seed=seed)
     ws = workspace(fresh)
-    results = train.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
+    results = evaluate.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
     for seed in ("0", "1"):
         assert results[seed]["images"] == 1000 == np.sum(results[seed]["confusion"])
         assert results[seed]["top1"] == pytest.approx(np.trace(results[seed]["confusion"]) / 10)
@@ -163,7 +173,7 @@ def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
     for strategy in ("none", "uot"):
         for seed in (0, 1):
             run_train(fresh, strategy, seed)
-        results = train.evaluate(ws, "digits", strategy, progress=lambda items, label: items)
+        results = evaluate.evaluate(ws, "digits", strategy, progress=lambda items, label: items)
     overlap = overlap_stage.read_overlap(ws, "digits")["target"]
     assert found == len(overlap) >= 3
     for m in results.values():
@@ -198,7 +208,7 @@ def test_a_source_without_validation_images_is_refused(fresh: Path) -> None:
     with pytest.raises(
         UserError, match=r"data/glyphs\.npz has no validation image: a folder needs"
     ):
-        train.pretrain(ws, runtime.start(0, 1), **quiet)
+        pretrain.pretrain(ws, runtime.start(0, 1), **quiet)
 
 
 @pytest.mark.parametrize("kept", [1, 3])
@@ -207,7 +217,7 @@ def test_a_source_smaller_than_its_batch_trains(fresh: Path, kept: int) -> None:
     params = tiny_params()
     params["select"] |= {"unit": "image", "top_k": kept}
     write_params(fresh, params)
-    embed.units(workspace(fresh))
+    units.units(workspace(fresh))
     points = run_train(fresh)
     assert all(np.isfinite(n["loss/source"]) for _, n in points if "loss/source" in n)
     facts = storage.read_json(workspace(fresh).cell("models", "digits", "uot", 0) / "model.json")

@@ -12,17 +12,20 @@ import yaml
 from conftest import run_train, tiny_params, workspace, write_params
 from folders import pictures
 from uotft.core import config, storage
-from uotft.core.config import Subset
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
+from uotft.core.settings import Subset
 from uotft.data.datasets import folder
 from uotft.data.subset import draw, longtail, sizes
 from uotft.pipeline import (
+    data_export,
     embed,
-    export,
+    evaluate,
     forecast,
+    prepare,
     select,
     train as train_stage,
+    units,
     workspace as workspace_stage,
 )
 from uotft.selection import features
@@ -122,7 +125,7 @@ def test_words() -> None:
 
 def test_a_manifest_is_what_a_seed_trains_on(tiny: Path, tmp_path: Path) -> None:
     ws, output = workspace(tiny), tmp_path / "subset.csv"
-    said, again = export.write_subset(ws, "digits", "fraction=0.2", 1, output, progress=quiet)
+    said, again = data_export.write_subset(ws, "digits", "fraction=0.2", 1, output, progress=quiet)
     images = ws.images("digits")
     with output.open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -148,11 +151,11 @@ def photos(root: Path) -> workspace_stage.Workspace:
     params["datasets"]["plain"] = {"kind": "folder", "path": "photos", **view}
     write_params(root, params)
     ws = workspace(root)
-    embed.prepare(ws, "plain", progress=quiet)
-    said = export.write_subset(ws, "plain", "fraction=1", 0, root / "web", progress=quiet)
+    prepare.prepare(ws, "plain", progress=quiet)
+    said = data_export.write_subset(ws, "plain", "fraction=1", 0, root / "web", progress=quiet)
     params["datasets"]["web"] = section(said)
     write_params(root, params)
-    embed.prepare(workspace(root), "web", progress=quiet)
+    prepare.prepare(workspace(root), "web", progress=quiet)
     return workspace(root)
 
 
@@ -186,14 +189,14 @@ def test_what_is_written_is_a_data_set_again(
     if name == "digits":
         ws = workspace(Path(shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)))
     words = (ws, name, "longtail=3", 1, ws.root / output)
-    said = export.write_subset(*words, progress=quiet)
+    said = data_export.write_subset(*words, progress=quiet)
     if output == "small.csv" and name != "plain":
         assert f"its rows are those of data/{name}.npz and cannot be read" in said[1]
         return
     params = yaml.safe_load((ws.root / "params.yaml").read_text())
     params["datasets"]["small"] = section(said)
     write_params(ws.root, params)
-    embed.prepare(workspace(ws.root), "small", progress=quiet)
+    prepare.prepare(workspace(ws.root), "small", progress=quiet)
     again = workspace(ws.root).images("small")
     expected = drawn(ws.images(name), Subset(longtail=3), 1)
     assert drawn(again, Subset(), 0) == expected
@@ -202,7 +205,7 @@ def test_what_is_written_is_a_data_set_again(
         assert (again.files.size, again.files.share) == (12, 0.9)
     if output == "small":
         with pytest.raises(UserError, match="not empty; name a new folder"):
-            export.write_subset(*words, progress=quiet)
+            data_export.write_subset(*words, progress=quiet)
 
 
 def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
@@ -213,11 +216,13 @@ def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
     splits[splits == "test"] = "unused"
     storage.write_images(ws.data("plain"), replace(images, splits=splits))
     for output in ("part.csv", "part"):
-        said = export.write_subset(ws, "plain", "shots=2", 0, tmp_path / output, progress=quiet)
+        said = data_export.write_subset(
+            ws, "plain", "shots=2", 0, tmp_path / output, progress=quiet
+        )
         params = yaml.safe_load((tmp_path / "params.yaml").read_text())
         params["datasets"]["part"] = section(said)
         write_params(tmp_path, params)
-        embed.prepare(workspace(tmp_path), "part", progress=quiet)
+        prepare.prepare(workspace(tmp_path), "part", progress=quiet)
         again = workspace(tmp_path).images("part")
         assert (len(again.rows("train")), len(again.rows("test"))) == (6, 0)
 
@@ -240,11 +245,11 @@ def test_another_subset_leaves_the_pipelines_cells_alone(fresh: Path) -> None:
     assert (made / "models/digits/uot/3/model.safetensors").is_file()
     assert (made / "selections/digits/uot/3/selection.json").is_file()
     assert all(storage.fingerprint(p) == content for p, content in cells.items())
-    results = train_stage.evaluate(ws, "digits", "uot", progress=quiet)
+    results = evaluate.evaluate(ws, "digits", "uot", progress=quiet)
     assert list(results) == ["3"], "of a variant the seeds that it has"
     assert (made / "metrics/digits/uot.json").is_file()
     with pytest.raises(UserError, match="no model yet"):
-        train_stage.evaluate(ws, "digits", "none", progress=quiet)
+        evaluate.evaluate(ws, "digits", "none", progress=quiet)
 
 
 def test_the_words_of_params_yaml_give_the_same_weights(fresh: Path) -> None:
@@ -264,7 +269,7 @@ def test_half_of_the_source(fresh: Path) -> None:
         select.source_part(ws, np.array([0]))
     with pytest.raises(UserError, match="72 images"):
         forecast.gradient_products(ws, "digits", [0], progress=quiet)
-    embed.units(ws)
+    units.units(ws)
     forecast.gradient_products(ws, "digits", [0], progress=quiet)
     pool, bank = features.read(ws.features("glyphs")), select.source_bank(ws)
     rows = ws.source().rows("train")
@@ -293,7 +298,7 @@ def test_images_left_out_of_the_source_decide_nothing(fresh: Path) -> None:
             images.images[others] = value
             storage.write_images(ws.data("glyphs"), images)
         embed.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
-        embed.units(ws)
+        units.units(ws)
         run_train(fresh)
         made.append(
             storage.fingerprint(ws.cell("models", "digits", "uot", 0) / "model.safetensors")

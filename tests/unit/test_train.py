@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from forks import forget_accelerator, killed, pair
-from uotft.core.config import Augment, Recipe
 from uotft.core.errors import UserError
+from uotft.core.settings import Augment, Recipe
 from uotft.models.backbones import small_resnet
 from uotft.models.network import Network
 from uotft.training import runtime

@@ -12,7 +12,7 @@ from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.models import model_io
 from uotft.models.network import random_rows
-from uotft.pipeline import embed, select as select_stage, workspace as workspace_stage
+from uotft.pipeline import select as select_stage, units, workspace as workspace_stage
 from uotft.selection import features as pools
 
 UNITS = ("class", "cluster", "image")
@@ -24,7 +24,7 @@ def remake(root: Path, unit: str, **select: int) -> workspace_stage.Workspace:
     params["select"] |= {"unit": unit, **select}
     write_params(root, params)
     ws = workspace(root)
-    embed.units(ws)
+    units.units(ws)
     return ws
 
 
@@ -62,7 +62,7 @@ def test_names_of_units_sort_as_their_numbers(fresh: Path) -> None:
 def test_the_same_clusters_again(fresh: Path) -> None:
     ws = remake(fresh, "cluster")
     before = storage.fingerprint(ws.embedding("glyphs"))
-    embed.units(ws)
+    units.units(ws)
     assert storage.fingerprint(ws.embedding("glyphs")) == before
 
 
@@ -130,7 +130,7 @@ def test_the_source_head_starts_from_what_knows_the_unit(fresh: Path, unit: str)
     params["train"]["recipe"] = recipe
     write_params(fresh, params)
     ws = workspace(fresh)
-    embed.units(ws)
+    units.units(ws)
     run_train(fresh)
     part = select_stage.source_part(ws, chosen_rows(ws))
     weight = model_io.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
@@ -154,7 +154,7 @@ def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, 
     params["train"] |= {"source_head": head, "recipe": recipe}
     write_params(fresh, params)
     ws = workspace(fresh)
-    embed.units(ws)
+    units.units(ws)
     run_train(fresh)
     weight = model_io.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
     if head == "random":
@@ -214,5 +214,5 @@ def test_more_clusters_than_images_write_nothing(fresh: Path) -> None:
     params["select"]["unit"], params["cluster"]["clusters"] = "cluster", 1000
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"cluster\.clusters: got 1000, .* only 72 points"):
-        embed.units(workspace(fresh))
+        units.units(workspace(fresh))
     assert storage.fingerprint(workspace(fresh).embedding("glyphs")) == before

@@ -12,7 +12,7 @@ import yaml
 from conftest import run_train, tiny_params, workspace, write_params
 from uotft.core import storage
 from uotft.core.errors import UserError
-from uotft.pipeline import embed, select, train as train_stage
+from uotft.pipeline import select, train as train_stage, units as units_stage
 from uotft.training import runtime
 
 
@@ -23,7 +23,7 @@ def quiet(items, label):  # noqa: ANN001, ANN201
 def train(root: Path, *words: str, strategy: str = "uot") -> Path:
     """Select and train one cell with other words in this process; the folder of its model."""
     ws = workspace(root).with_changes(words)
-    embed.own_units(ws)
+    units_stage.own_units(ws)
     select.select(ws, "digits", strategy, 0)
     train_stage.train(
         ws, "digits", strategy, 0, runtime.start(0, 1), log=lambda *_: None, progress=quiet
@@ -117,22 +117,22 @@ def test_a_word_that_says_the_same_gives_the_same_weights(fresh: Path) -> None:
 def test_units_of_a_variant_are_made_once_and_again_when_their_inputs_change(fresh: Path) -> None:
     before = storage.fingerprint(workspace(fresh).embedding("glyphs"))
     ws = workspace(fresh).with_changes(["select.unit=cluster", "cluster.clusters=6"])
-    assert "6 x cluster of 72" in embed.own_units(ws)
-    assert embed.own_units(ws) == ""
+    assert "6 x cluster of 72" in units_stage.own_units(ws)
+    assert units_stage.own_units(ws) == ""
     # one that differs downstream shares them
-    assert embed.own_units(workspace(fresh).with_changes([*ws.words, "train.lambda=2"])) == ""
+    assert units_stage.own_units(workspace(fresh).with_changes([*ws.words, "train.lambda=2"])) == ""
     record = ws.embedding("glyphs").with_suffix(".json")
     assert json.loads(record.read_text())["unit"] == "cluster"
-    assert embed.own_units(workspace(fresh)) == "", "params.yaml's own are DVC's"
+    assert units_stage.own_units(workspace(fresh)) == "", "params.yaml's own are DVC's"
     assert storage.fingerprint(workspace(fresh).embedding("glyphs")) == before
     params = yaml.safe_load((fresh / "params.yaml").read_text())
     params["cluster"]["seed"] = 5  # not among the words, but it decides
     write_params(fresh, params)
     ws = workspace(fresh).with_changes(ws.words)
-    assert "6 x cluster" in embed.own_units(ws)
+    assert "6 x cluster" in units_stage.own_units(ws)
     assert len(select.source_bank(ws).names) == 6
     ws.embedding("glyphs").unlink()
-    assert "6 x cluster" in embed.own_units(ws)
+    assert "6 x cluster" in units_stage.own_units(ws)
 
 
 def test_half_of_the_source_beside_the_whole(fresh: Path) -> None:
@@ -150,7 +150,7 @@ def test_what_a_variants_training_belongs_to_knows_its_units(fresh: Path) -> Non
     found = []
     for seed in (0, 1):
         ws = workspace(fresh).with_changes(["select.unit=cluster", f"cluster.seed={seed}"])
-        embed.own_units(ws)
+        units_stage.own_units(ws)
         select.select(ws, "digits", "uot", 0)
         belongs = train_stage.train_belongs(ws, "digits", "uot", 0)
         [units] = [v for k, v in belongs["files"].items() if k.endswith("embeddings/glyphs.npz")]

@@ -50,7 +50,7 @@ def _sheets(
     ws: Workspace | None, target: str, rows: list[Line]
 ) -> dict[str, list[tuple[str, NDArray[np.uint8]]]]:
     """The target's classes, then the kept units of each row: the first training image of each."""
-    from uotft.training.streams import Views
+    from uotft.models.inputs import Views
 
     if ws is None:
         raise UserError("there is no params.yaml here, and so no images")
@@ -164,7 +164,7 @@ def _thumbnails(
     target: str, both: dict[str, prediction_changes.Sides], ws: Workspace | None
 ) -> list[Part]:
     """The images that most seeds repaired, and those that most seeds broke."""
-    from uotft.training.streams import Views
+    from uotft.models.inputs import Views
 
     [(example, _), *_] = next(iter(both.values()))
     if ws is None or not ws.data(target).is_file():

@@ -88,13 +88,13 @@ def prepare(
 ) -> None:
     """Make the images of a data set: data/DATASET.npz."""
     from uotft.core.progress import track
-    from uotft.pipeline import embed as embed_stage
+    from uotft.pipeline import prepare as prepare_stage
 
     # of a stage of DVC, whose command must not hold a name: the shell would read it
     dataset = dataset or os.environ.get("DVC_STAGE", "").rpartition("@")[2]
     if not dataset:
         raise UserError("prepare needs --dataset")
-    typer.echo(embed_stage.prepare(_workspace(), dataset, progress=track))
+    typer.echo(prepare_stage.prepare(_workspace(), dataset, progress=track))
 
 
 @app.command()
@@ -134,15 +134,15 @@ def units(
     With --features and --output: clusters of any features (images x features), for select
     --source-bank; needs no params.yaml.
     """
-    from uotft.pipeline import embed as embed_stage
+    from uotft.pipeline import units as units_stage
 
     if bool(features) != bool(output):
         raise UserError("units: --features and --output go together")
     wanted = {"clusters": clusters, "iterations": iterations, "seed": seed}
     typer.echo(
-        embed_stage.cluster_bank(features, output, wanted)
+        units_stage.cluster_bank(features, output, wanted)
         if features
-        else embed_stage.units(_workspace())
+        else units_stage.units(_workspace())
     )
 
 
@@ -354,9 +354,9 @@ def predict(
     from rich.console import Console
     from rich.table import Table
 
-    from uotft.pipeline import predict as predict_stage
+    from uotft.pipeline import predict_export
 
-    answers, bad = predict_stage.predict(_model("predict", model, dataset, strategy, seed), images)
+    answers, bad = predict_export.predict(_model("predict", model, dataset, strategy, seed), images)
     if json_:
         said = [
             {"file": a.file, "classes": [{"label": c, "probability": p} for c, p in a.classes]}
@@ -386,10 +386,10 @@ def export(
     model: Annotated[str, typer.Option(help="Or a folder with model.safetensors.")] = "",
 ) -> None:
     """Write a trained model for other programs, checked against the original's answers."""
-    from uotft.pipeline import predict as predict_stage
+    from uotft.pipeline import predict_export
 
     folder = _model("export", model, dataset, strategy, seed)
-    about = predict_stage.export(folder, format_, output)
+    about = predict_export.export(folder, format_, output)
     typer.echo(
         f"{output}: logits differ by {about['difference']:.1e} of the largest at most; "
         f"class names in {output}.json"
@@ -496,12 +496,15 @@ def prepare_(
     fetched by hand is named, with the place to put it.
     """
     from uotft.core.progress import track
-    from uotft.pipeline import embed as embed_stage, fetch
+    from uotft.pipeline import (
+        fetch,
+        prepare as prepare_stage,
+    )
 
     ws = _workspace()
     for line in fetch.fetch(ws, name, from_, track):
         typer.echo(line)
-    typer.echo(embed_stage.prepare(ws, name, progress=track))
+    typer.echo(prepare_stage.prepare(ws, name, progress=track))
 
 
 @data.command()
@@ -578,10 +581,10 @@ def data_subset(
     A folder gets the images themselves, as shards.
     """
     from uotft.core.progress import track
-    from uotft.pipeline import export as export_stage
+    from uotft.pipeline import data_export
 
     words = _workspace(dataset), dataset, subset, seed, output
-    for line in export_stage.write_subset(*words, progress=track):
+    for line in data_export.write_subset(*words, progress=track):
         typer.echo(line)
 
 
@@ -595,12 +598,10 @@ def data_export(
 ) -> None:
     """Write the source images that training reuses as WebDataset shards: tar files."""
     from uotft.core.progress import track
-    from uotft.pipeline import export as export_stage
+    from uotft.pipeline import data_export
 
     ws = _workspace(dataset, strategy)
-    said = export_stage.export_source(
-        ws, dataset, strategy, seed, output, per_shard, progress=track
-    )
+    said = data_export.export_source(ws, dataset, strategy, seed, output, per_shard, progress=track)
     typer.echo(said)
 
 

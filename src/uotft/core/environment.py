@@ -1,6 +1,7 @@
-"""What the tools that uotft uses find in their environment: no reports home, no shared caches.
+"""Environment variables: the only module that reads them, but for MLflow's own in `tracking`.
 
-What a user has set stays.
+Also what the tools that uotft uses find there: no reports home, no shared caches. What a user has
+set stays.
 """
 
 from __future__ import annotations
@@ -37,3 +38,31 @@ def site_cache() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uotft"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / "dvc"
+
+
+def dvc_stage() -> str:
+    """The stage of DVC that started this process, such as ``train@digits-uot-0``, or ""."""
+    return os.environ.get("DVC_STAGE", "")
+
+
+def dvc_experiment() -> dict[str, str]:
+    """Name, baseline and project of the DVC experiment that this process is part of, if any.
+
+    Keys are ``name``, ``baseline`` and ``root``: DVC runs queued experiments in copies of the
+    project, and names the project itself in DVC_ROOT.
+    """
+    if "DVC_EXP_NAME" not in os.environ:
+        return {}
+    names = {"name": "DVC_EXP_NAME", "baseline": "DVC_EXP_BASELINE_REV", "root": "DVC_ROOT"}
+    return {key: os.environ[name] for key, name in names.items() if name in os.environ}
+
+
+def tracking_uri() -> str:
+    """The MLflow store that the user names, or ""."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def launched() -> tuple[int, int] | None:
+    """(rank, number of processes), where torchrun or `accelerate launch` started this process."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ["RANK"]), world) if world > 1 and "RANK" in os.environ else None

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core.config import Subset
 from uotft.core.errors import UserError
+from uotft.core.settings import Subset
 
 Rows = NDArray[np.int64]
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from uotft.core.errors import UserError
+from uotft.models.inputs import to_input
 from uotft.models.network import Network
-from uotft.training.streams import to_input
 
 #: Largest difference from the network's own logits, as a share of the largest of them.
 TOLERANCE = 1e-4

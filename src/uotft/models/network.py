@@ -18,9 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uotft.core.errors import UserError
-from uotft.training.objectives import TARGET, Routes
 
 HEAD_STD = sqrt(2 / 2048)  # of the paper's scripts, for every backbone
+
+# {output: (part of the batch, head)}. Parts: target; source, the kept source images; strong, the
+# same source images under a strong distortion. Heads: target; source, over the kept source classes
+# or, for an objective that reads no source images, over all classes of the pre-trained classifier.
+Routes = dict[str, tuple[str, str]]
+TARGET: Routes = {"target": ("target", "target")}
 
 
 class TargetBatchNorm2d(nn.BatchNorm2d):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uotft.core import config
 from uotft.core.errors import UserError
 from uotft.data.files import View
 from uotft.data.pixel_cache import picture_of, square, upright_size
+from uotft.models.inputs import to_input, views
 from uotft.models.network import Network
-from uotft.training.streams import to_input, views
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,3 +78,23 @@ def best(
         Answer(file, tuple((classes[c], p) for c, p in zip(numbers, shares, strict=True)))
         for file, numbers, shares in rows
     ]
+
+
+def reader(facts: dict[str, Any]) -> Callable[[Path], NDArray[np.uint8]]:
+    """What makes pixels of an image file as the model's data set made those of its images."""
+    module, settings = dataset_of(facts)
+    if isinstance(settings, View):
+        return partial(see, view=settings)
+    resize = getattr(module, "from_picture", None)
+    return partial(
+        read,
+        shape=facts["image_size"],
+        resize=resize and partial(resize, settings=settings),
+    )
+
+
+def dataset_of(facts: dict[str, Any]) -> tuple[ModuleType | None, Any]:
+    """The module and the settings of the data set that a model was trained on, if it says so."""
+    if "dataset" not in facts:
+        return None, None
+    return config.dataset_section(facts["dataset"], "the model's data set")

@@ -22,11 +22,10 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Read the weights from the model's own artifacts."""
-        from uotft.models import model_io
-        from uotft.pipeline import predict as predict_stage
+        from uotft.models import model_io, predict
 
         self.network, self.facts = model_io.read(Path(context.artifacts["model"]))
-        self.read = predict_stage.reader(self.facts)
+        self.read = predict.reader(self.facts)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """uint8 images, or n paths, or a table with one column of paths -> a table of n rows.

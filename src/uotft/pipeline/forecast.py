@@ -69,9 +69,9 @@ def gradient_products(
     import torch
 
     from uotft.models import model_io
+    from uotft.models.inputs import Views
     from uotft.models.network import Network, nearest_mean_rows, random_rows
     from uotft.training import gradients, runtime
-    from uotft.training.streams import Views
 
     device = runtime.start(0, ws.params.cpu_threads).device
     pretrained, _ = model_io.read(ws.pretrained())

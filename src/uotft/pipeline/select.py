@@ -16,6 +16,7 @@ from uotft.analysis import figures
 from uotft.core import config, registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Floats, ImageSet, Selection, SourcePart
+from uotft.core.settings import Select
 from uotft.data import subset
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, features as pools, ranking
@@ -120,7 +121,7 @@ def choose(
     target: ClassBank,
     strategy: str,
     settings: Any,
-    wanted: config.Select,
+    wanted: Select,
     uot: Any,
     seed: int,
 ) -> Selection:

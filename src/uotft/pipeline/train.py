@@ -1,9 +1,9 @@
-"""The stages pretrain, train and evaluate: images and a selection -> weights -> test metrics."""
+"""The stage train: images and a selection -> weights."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from uotft.core import config, disk, storage
 from uotft.core.errors import Interrupted, UserError
-from uotft.core.records import Answers, ImageSet, SourcePart
+from uotft.core.records import ImageSet, SourcePart
+from uotft.core.settings import Augment, Recipe
 from uotft.data import subset
 from uotft.data.pixel_cache import Store
 from uotft.pipeline.overlap import read_overlap
-from uotft.pipeline.select import must_be_of_today, read_selection, source_part, target_bank
+from uotft.pipeline.select import read_selection, source_part, target_bank
 from uotft.pipeline.workspace import Log, Progress, Stop, Workspace, never
 from uotft.training import objectives
 
@@ -24,106 +25,17 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from uotft.models.network import Network
-    from uotft.models.weights import Pretrained
+    from uotft.models.network import Network, Routes
 
 
 BELONGS = "belongs.json"  # beside a finished model of a variant: what it belongs to, and seconds
+
+
 Finish = Callable[["Network", Log, Callable[[], dict[str, float]]], None]
 
 
 def nothing(network: Network, log: Log, validate: Callable[[], dict[str, float]]) -> None:
     """Nothing is left to do after the last step."""
-
-
-def pretrain(
-    ws: Workspace,
-    accelerator: Accelerator,
-    *,
-    log: Log,
-    progress: Progress,
-    stop: Stop = never,
-) -> None:
-    """Train the backbone on every source class; writes pretrained/SOURCE/.
-
-    A backbone that brings weights is not trained: it gets a classifier and is written.
-    """
-    import torch
-
-    from uotft.models import model_io
-    from uotft.training.objectives import plain
-
-    settings, images = ws.params.pretrain, ws.images(ws.params.source)
-    with accelerator.main_process_first():  # one process downloads, the others find the file
-        found = model_io.pretrained(ws.params.backbone)
-    if found is not None:
-        _adopt(ws, found, images, accelerator, log, progress, stop)
-        return
-    torch.manual_seed(settings.seed)
-    network = model_io.build(ws.params.backbone, len(images.names))
-    stream = _Stream(accelerator, settings.seed, settings.augment, network.channels, progress, stop)
-    rows = ws.rows(ws.params.source, images, "train")
-    streams = {"target": stream("target", images, rows, images.labels[rows], settings.batch_size)}
-    recipe = settings.recipe.counted(len(rows), settings.batch_size)
-    facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
-    belongs = pretrain_belongs(ws)
-    _fit_and_write(
-        ws, ws.pretrained(), network, streams, lambda o, b: plain.terms(o, b, 0), plain.ROUTES,
-        recipe, images, facts, belongs, accelerator, log, progress, stop,
-    )  # fmt: skip
-
-
-def _adopt(
-    ws: Workspace,
-    found: Pretrained,
-    images: ImageSet,
-    accelerator: Accelerator,
-    log: Log,
-    progress: Progress,
-    stop: Stop,
-) -> None:
-    """Write pre-trained weights as pretrained/SOURCE/, validated and with a row a source class.
-
-    The rows are those of the weights' own classifier if it has as many, else of class means.
-    """
-    import torch
-
-    from uotft.models.network import Network, nearest_mean_rows
-    from uotft.selection import embedding, features as pools
-    from uotft.training.objectives import plain
-    from uotft.training.streams import Views
-
-    settings, classes = ws.params.pretrain, len(images.names)
-    network = Network(found.backbone, target=classes).to(accelerator.device)
-    own = found.classifier
-    if own is not None and own[0].shape == network.head("target").weight.shape:
-        head = "classifier"
-        network.start_head("target", *own)
-    else:
-        head = "class means"
-        rows = ws.rows(ws.params.source, images, "train")
-        size = ws.params.embed.batch_size
-        shards = embedding.shards(
-            network, Views(images, rows), pools.cut(len(rows), size), accelerator,
-            batch_size=size, progress=progress, stop=stop,
-        )  # fmt: skip
-        means, _ = pools.class_means((part for _, part in shards), images.labels[rows], classes)
-        if stop():  # there may be shards missing
-            raise Interrupted("embedding was interrupted")
-        rows_of_means = nearest_mean_rows(torch.as_tensor(means).float(), settings.head_scale)
-        network.start_head("target", *rows_of_means)
-    facts = {
-        "stage": "pretrain",
-        "source": ws.params.source,
-        "seed": settings.seed,
-        "weights": found.origin,
-        "head": head,
-    }
-    _fit_and_write(
-        ws, ws.pretrained(), network, {}, lambda o, b: {}, plain.ROUTES,
-        settings.recipe.model_copy(update={"steps": 0}), images, facts,
-        pretrain_belongs(ws), accelerator, log, progress, stop,
-    )  # fmt: skip
 
 
 def train(
@@ -141,9 +53,9 @@ def train(
     import torch
 
     from uotft.models import model_io
+    from uotft.models.inputs import Views
     from uotft.models.network import Network, nearest_mean_rows, random_rows, separate_norms
     from uotft.training import loop
-    from uotft.training.streams import Views
 
     settings = ws.params.train
     chosen = read_selection(ws, target, strategy, seed)
@@ -264,15 +176,6 @@ def _must_fit(ws: Workspace, pretrained: dict[str, Any], part: SourcePart) -> No
         raise UserError(f"{ws.pretrained()} does not belong to {', '.join(names)}: run dvc repro")
 
 
-def pretrain_belongs(ws: Workspace) -> dict[str, Any]:
-    """What an unfinished pre-training belongs to: settings, and fingerprints of what it reads."""
-    return {
-        "backbone": ws.params.backbone,
-        "pretrain": _decisive(ws.params.pretrain.model_dump()),
-        "files": ws.fingerprints([ws.data(ws.params.source)]),
-    }
-
-
 def train_belongs(ws: Workspace, target: str, strategy: str, seed: int) -> dict[str, Any]:
     """What an unfinished fine-tuning belongs to: settings, and fingerprints of what it reads."""
     selection = ws.cell("selections", target, strategy, seed) / "selection.json"
@@ -324,76 +227,14 @@ def _decisive(section: dict[str, Any]) -> dict[str, Any]:
     return {**section, "recipe": recipe}
 
 
-def evaluate(
-    ws: Workspace,
-    target: str,
-    strategy: str,
-    *,
-    progress: Progress,
-    known: Mapping[str, Any] | None = None,
-    seeds: Sequence[int] = (),
-) -> dict[str, Any]:
-    """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json.
-
-    What each model says of each image goes to predictions/TARGET/STRATEGY.npz. Or for ``seeds``
-    alone: ``known`` are the results of the others, which are written with them.
-    """
-    from uotft.models import model_io
-    from uotft.training import evaluation, metrics, runtime
-    from uotft.training.streams import Views
-
-    accelerator = runtime.start(0, ws.params.cpu_threads)
-    images = ws.images(target)
-    rows, classes = ws.rows(target, images, "test"), len(images.names)
-    labels, data = images.labels[rows], storage.fingerprint(ws.data(target))
-    clean = ~np.isin(rows, read_overlap(ws, target)["target"])
-    before = storage.read_answers(ws.predictions(target, strategy)) if known else {}
-    results = {**(known or {})}
-    answers = {seed: said for seed, said in before.items() if str(seed) in results}
-    _decode(images, rows, accelerator, progress)
-    for seed in progress(seeds or ws.seeds(target, strategy), "evaluating"):
-        network, facts = model_io.read(ws.cell("models", target, strategy, seed))
-        if facts["data"] != data:
-            raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
-        must_be_of_today(ws, target, strategy, seed, facts)
-        network.to(accelerator.device)
-        predicted = evaluation.answers(network, Views(images, rows), accelerator)
-        confusion = metrics.confusion(labels, predicted, classes)
-        others = metrics.confusion(labels[clean], predicted[clean], classes)
-        answers[seed] = Answers(rows, labels, predicted, images.names, data)
-        results[str(seed)] = {
-            **_accuracy(confusion),
-            "source_classes": len(facts["reused"]),
-            "model": facts["sha256"],
-            "confusion": confusion.tolist(),
-            # without the test images that are in the source too
-            **({} if clean.all() else {"clean": _accuracy(others)}),
-        }
-    storage.write_answers(ws.predictions(target, strategy), answers)
-    storage.write_json(ws.metrics(target, strategy), results)
-    return results
-
-
-def _accuracy(confusion: NDArray[np.int64]) -> dict[str, Any]:
-    from uotft.training import metrics
-
-    if not confusion.any():
-        return {"images": 0}
-    return {
-        "top1": metrics.top1(confusion),
-        "mean_per_class": metrics.mean_per_class(confusion),
-        "images": int(confusion.sum()),
-    }
-
-
 def _fit_and_write(
     ws: Workspace,
     folder: Path,
     network: Network,
     streams: dict[str, Any],
     objective: objectives.Terms,
-    routes: objectives.Routes,
-    recipe: config.Recipe,
+    routes: Routes,
+    recipe: Recipe,
     images: ImageSet,
     facts: dict[str, Any],
     belongs: dict[str, Any],
@@ -410,8 +251,8 @@ def _fit_and_write(
     checkpoints stay for the caller to remove: what is still to be done after this may be killed.
     """
     from uotft.models import model_io
+    from uotft.models.inputs import Views
     from uotft.training import checkpoints, evaluation, loop, metrics, state as snapshot
-    from uotft.training.streams import Views
 
     rows = ws.rows(facts.get("target", ws.params.source), images, "val")
     _decode(images, rows, accelerator, progress, stop)
@@ -467,7 +308,7 @@ def _fit_and_write(
         )
 
 
-def _need_space(network: Network, recipe: config.Recipe, left: Path, processes: int) -> str:
+def _need_space(network: Network, recipe: Recipe, left: Path, processes: int) -> str:
     """A line on what checkpoints in ``left`` and the model take, or an error if it is not free.
 
     A checkpoint is written before an older one goes, so three are there at a time; what is there
@@ -490,8 +331,8 @@ def _seen(
     """The pre-trained classifier's logits (n, classes) of some images, and their labels (n,)."""
     import torch
 
+    from uotft.models.inputs import Views
     from uotft.selection import embedding
-    from uotft.training.streams import Views
 
     found = embedding.features(pretrained, Views(images, rows), accelerator, stop=stop)
     features = torch.as_tensor(found)
@@ -530,7 +371,7 @@ class _Stream:
         self,
         accelerator: Accelerator,
         seed: int,
-        augment: config.Augment,
+        augment: Augment,
         channels: int = 1,
         progress: Progress = lambda items, label: items,
         stop: Stop = never,
@@ -546,7 +387,7 @@ class _Stream:
         rows: NDArray[np.int64],
         labels: NDArray[np.int64],
         batch_size: int,
-        strong: config.Augment | None = None,
+        strong: Augment | None = None,
     ) -> Any:
         from uotft.training.streams import Stream
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
+from uotft.core.settings import Params, Subset
 from uotft.data import subset
 from uotft.selection import features as pools
 
@@ -34,7 +35,7 @@ class Workspace:
     """A clone's settings, and where each stage keeps its files."""
 
     root: Path
-    params: config.Params
+    params: Params
     words: tuple[str, ...] = ()
 
     @classmethod
@@ -224,7 +225,7 @@ class Workspace:
         fraction = self.params.source_fraction
         if fraction == 1:
             return np.arange(len(labels))
-        return np.sort(subset.draw(labels, config.Subset(fraction=fraction), 0))
+        return np.sort(subset.draw(labels, Subset(fraction=fraction), 0))
 
     def decoding(self, dataset: str, images: ImageSet) -> ImageSet:
         """The set whose files, if it is one of files, give pixels; they are kept in cache/."""

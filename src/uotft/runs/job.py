@@ -23,9 +23,12 @@ from uotft.core.records import Selection
 from uotft.pipeline import (
     compare as compare_stage,
     embed as embed_stage,
+    evaluate as evaluate_stage,
     overlap as overlap_stage,
+    pretrain as pretrain_stage,
     select as select_stage,
     train as train_stage,
+    units,
     workspace,
 )
 from uotft.pipeline.workspace import Workspace
@@ -51,7 +54,7 @@ def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
     params = config.flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
-    belongs = train_stage.pretrain_belongs(ws)
+    belongs = pretrain_stage.pretrain_belongs(ws)
     training = ["pretrain"], fleet, lock
     with _tracked(ws, ws.pretrained(), training, belongs, ws.params.source, name, params, tags) as (
         run,
@@ -184,7 +187,7 @@ def evaluate(
 ) -> list[str]:
     """Read the test part once a seed, and add the metrics to the runs that made the weights."""
     wanted: dict[str, Any] = {"known": known, "seeds": seeds}
-    results = train_stage.evaluate(ws, target, strategy, progress=progress, **wanted)
+    results = evaluate_stage.evaluate(ws, target, strategy, progress=progress, **wanted)
     answers, lines = storage.read_answers(ws.predictions(target, strategy)), []
     for seed, m in results.items():
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
@@ -340,7 +343,7 @@ def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
                 ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
             )
     for each in workspaces:
-        if said := embed_stage.own_units(each):
+        if said := units.own_units(each):
             print(f"uotft: {said}", file=sys.stderr)  # noqa: T201
 
 

@@ -20,7 +20,7 @@ from uotft.analysis import figures
 from uotft.analysis.statistics import interval
 from uotft.core import locks, storage
 from uotft.core.errors import Pruned, UserError, WorkerFailed
-from uotft.pipeline import embed, train
+from uotft.pipeline import train, units
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import job, study as space_and_study
 from uotft.runs.processes import Fleet, Points
@@ -173,7 +173,7 @@ def _run(
 ) -> space_and_study.Trial:
     """Train the seeds of a trial that are missing, until it is complete, pruned or failed."""
     there = ws.with_changes(space_and_study.words(trial.setting))
-    if said := embed.own_units(there):
+    if said := units.own_units(there):
         print(f"uotft: {said}", file=sys.stderr)  # noqa: T201
     for place, seed in enumerate(plan.seeds):
         if seed in trial.values:

@@ -22,8 +22,8 @@ import yaml
 
 from uotft.analysis.statistics import Interval, interval, paired
 from uotft.core import config
-from uotft.core.config import Axis, Value
 from uotft.core.errors import UserError
+from uotft.core.settings import Axis, Value
 
 if TYPE_CHECKING:
     import optuna

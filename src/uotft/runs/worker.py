@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> None:
     die_with_parent()
     from uotft.pipeline import (
         embed,
+        pretrain,
         train,
         workspace,  # seconds, in which SIGTERM ends us: there is nothing to save
     )
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
     elif stage == "embed":
         embed.embed(ws, cell[0], accelerator, progress=progress, stop=stop)
     else:
-        train.pretrain(ws, accelerator, log=log, progress=progress, stop=stop)
+        pretrain.pretrain(ws, accelerator, log=log, progress=progress, stop=stop)
     accelerator.end_training()
 
 

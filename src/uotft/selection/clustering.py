@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core.config import Cluster
 from uotft.core.errors import UserError
+from uotft.core.settings import Cluster
 
 DRAWN = 10  # points a cluster among which k-means++ draws
 STILL = 1e-4  # of the objective: an iteration that adds less is the last

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from uotft.core.errors import Interrupted
 from uotft.core.records import Pixels
+from uotft.models.inputs import ahead, to_input
 from uotft.models.network import Network
 from uotft.training import metrics
 from uotft.training.runtime import agreed
-from uotft.training.streams import ahead, to_input
 
 
 @torch.no_grad()

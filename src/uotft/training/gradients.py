@@ -25,7 +25,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from uotft.core.records import Floats, Pixels
-from uotft.training.streams import to_input
+from uotft.models.inputs import to_input
 
 
 @dataclass(frozen=True)

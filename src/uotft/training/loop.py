@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from uotft.core.config import Recipe
 from uotft.core.errors import Diverged, Interrupted
 from uotft.core.records import Pixels
-from uotft.models.network import Network
-from uotft.training.objectives import TARGET, Routes, Terms
+from uotft.core.settings import Recipe
+from uotft.models.inputs import ahead, to_input
+from uotft.models.network import TARGET, Network, Routes
+from uotft.training.objectives import Terms
 from uotft.training.runtime import agreed
 from uotft.training.state import Keeper, State
-from uotft.training.streams import Stream, ahead, to_input
+from uotft.training.streams import Stream
 
 Log = Callable[[int, dict[str, float]], None]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uotft.core.config import Augment
+from uotft.core.settings import Augment
 
 Operation = Callable[[Tensor, float, int], Tensor]  # images (n, C, H, W) in [0, 1], strength, sign
 

@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 Terms = Callable[["dict[str, Tensor]", "dict[str, Tensor]"], "dict[str, tuple[Tensor, float]]"]
 Seen = Callable[[], "tuple[Tensor, Tensor]"]
 
-# {output: (part of the batch, head)}. Parts: target; source, the kept source images; strong, the
-# same source images under a strong distortion. Heads: target; source, over the kept source classes
-# or, for an objective that reads no source images, over all classes of the pre-trained classifier.
-Routes = dict[str, tuple[str, str]]
-TARGET: Routes = {"target": ("target", "target")}
-
 
 @dataclass(frozen=True)
 class Context:

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from uotft.core.records import Settings as BaseSettings
-from uotft.training.objectives import TARGET, Context, Terms
+from uotft.models.network import TARGET
+from uotft.training.objectives import Context, Terms
 
 ROUTES = {**TARGET, "classifier": ("target", "source")}
 

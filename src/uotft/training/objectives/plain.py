@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uotft.core.records import Settings as BaseSettings
-from uotft.training.objectives import TARGET
+from uotft.models.network import TARGET
 
 ROUTES = TARGET
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from uotft.core import config, storage
+from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.data.files import View
 
@@ -24,7 +20,7 @@ def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
     from uotft.models import model_io, predict as prediction
 
     network, facts = model_io.read(model)
-    read, pixels, bad = reader(facts), {}, []
+    read, pixels, bad = prediction.reader(facts), {}, []
     for file in files:
         try:
             pixels[file] = read(Path(file))
@@ -35,37 +31,16 @@ def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
     return prediction.best(network, np.stack([*pixels.values()]), facts["classes"], [*pixels]), bad
 
 
-def reader(facts: dict[str, Any]) -> Callable[[Path], NDArray[np.uint8]]:
-    """What makes pixels of an image file as the model's data set made those of its images."""
-    from uotft.models import predict as prediction
-
-    module, settings = _dataset(facts)
-    if isinstance(settings, View):
-        return partial(prediction.see, view=settings)
-    resize = getattr(module, "from_picture", None)
-    return partial(
-        prediction.read,
-        shape=facts["image_size"],
-        resize=resize and partial(resize, settings=settings),
-    )
-
-
-def _dataset(facts: dict[str, Any]) -> tuple[ModuleType | None, Any]:
-    """The module and the settings of the data set that a model was trained on, if it says so."""
-    if "dataset" not in facts:
-        return None, None
-    return config.dataset_section(facts["dataset"], "the model's data set")
-
-
 def export(model: Path, form: str, output: Path) -> dict[str, Any]:
     """Write the model as ``form`` (onnx, torch) to ``output`` and what it is to OUTPUT.json."""
     from uotft.models import export as exporting, model_io
+    from uotft.models.predict import dataset_of
 
     if form not in exporting.FORMATS:
         raise UserError(f"--format: got {form!r}; known are {', '.join(exporting.FORMATS)}")
     network, facts = model_io.read(model)
     content, difference = exporting.export(network, facts["image_size"], form)
-    _, settings = _dataset(facts)
+    _, settings = dataset_of(facts)
     # of files, the centred square of this share of the shorter side is what the model saw in tests
     seen = {"share": settings.share} if isinstance(settings, View) else {}
     about = {

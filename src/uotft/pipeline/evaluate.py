@@ -1,0 +1,82 @@
+"""The stage evaluate: models and test images -> metrics and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core import storage
+from uotft.core.errors import UserError
+from uotft.core.records import Answers
+from uotft.pipeline.overlap import read_overlap
+from uotft.pipeline.select import must_be_of_today
+from uotft.pipeline.train import _decode
+from uotft.pipeline.workspace import Progress, Workspace
+
+if TYPE_CHECKING:
+    pass
+
+
+def evaluate(
+    ws: Workspace,
+    target: str,
+    strategy: str,
+    *,
+    progress: Progress,
+    known: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json.
+
+    What each model says of each image goes to predictions/TARGET/STRATEGY.npz. Or for ``seeds``
+    alone: ``known`` are the results of the others, which are written with them.
+    """
+    from uotft.models import model_io
+    from uotft.models.inputs import Views
+    from uotft.training import evaluation, metrics, runtime
+
+    accelerator = runtime.start(0, ws.params.cpu_threads)
+    images = ws.images(target)
+    rows, classes = ws.rows(target, images, "test"), len(images.names)
+    labels, data = images.labels[rows], storage.fingerprint(ws.data(target))
+    clean = ~np.isin(rows, read_overlap(ws, target)["target"])
+    before = storage.read_answers(ws.predictions(target, strategy)) if known else {}
+    results = {**(known or {})}
+    answers = {seed: said for seed, said in before.items() if str(seed) in results}
+    _decode(images, rows, accelerator, progress)
+    for seed in progress(seeds or ws.seeds(target, strategy), "evaluating"):
+        network, facts = model_io.read(ws.cell("models", target, strategy, seed))
+        if facts["data"] != data:
+            raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
+        must_be_of_today(ws, target, strategy, seed, facts)
+        network.to(accelerator.device)
+        predicted = evaluation.answers(network, Views(images, rows), accelerator)
+        confusion = metrics.confusion(labels, predicted, classes)
+        others = metrics.confusion(labels[clean], predicted[clean], classes)
+        answers[seed] = Answers(rows, labels, predicted, images.names, data)
+        results[str(seed)] = {
+            **_accuracy(confusion),
+            "source_classes": len(facts["reused"]),
+            "model": facts["sha256"],
+            "confusion": confusion.tolist(),
+            # without the test images that are in the source too
+            **({} if clean.all() else {"clean": _accuracy(others)}),
+        }
+    storage.write_answers(ws.predictions(target, strategy), answers)
+    storage.write_json(ws.metrics(target, strategy), results)
+    return results
+
+
+def _accuracy(confusion: NDArray[np.int64]) -> dict[str, Any]:
+    from uotft.training import metrics
+
+    if not confusion.any():
+        return {"images": 0}
+    return {
+        "top1": metrics.top1(confusion),
+        "mean_per_class": metrics.mean_per_class(confusion),
+        "images": int(confusion.sum()),
+    }

@@ -1,0 +1,65 @@
+"""The stage prepare: a data set's files -> data/DATASET.npz."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uotft.core import config, locks, storage
+from uotft.data import files
+from uotft.data.pixel_cache import Store
+from uotft.pipeline.fetch import card_of
+from uotft.pipeline.workspace import Progress, Workspace
+
+if TYPE_CHECKING:
+    pass
+
+
+def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
+    """Make data/DATASET.npz and its summary; returns a line that says what was made."""
+    lock = ws.root / "cache" / f".{dataset}.prepare.lock"
+    with locks.alone(lock, f"{ws.data(dataset)} is being made by another process"):
+        return _prepare(ws, dataset, progress)
+
+
+def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
+    module, settings = config.known_dataset(ws.params, dataset)
+    images, bad = ws.decoding(dataset, module.load(settings, progress, ws.root)), {}
+    if isinstance(images.images, Store):
+        everything = np.arange(len(images.labels))
+        bad = images.images.fill(everything, progress, keep=images.images.is_small)
+        images = files.without(images, bad)
+    storage.write_images(ws.data(dataset), images)
+    if isinstance(images.images, Store):
+        _remove_others(images.images.folder)
+    counts = {split: len(images.rows(split)) for split in dict.fromkeys(images.splits.tolist())}
+    summary = {
+        "classes": len(images.names),
+        "images": counts,
+        "names": list(images.names),
+        "settings": ws.prepared_as(dataset),
+        **({"unreadable": [*bad.values()]} if bad else {}),
+    }
+    storage.write_json(ws.data(dataset).with_suffix(".json"), summary)
+    parts = ", ".join(f"{n} {split}" for split, n in counts.items())
+    return f"{dataset}: {len(images.names)} classes, {parts} images{_official(module, counts)}"
+
+
+def _official(module: Any, counts: dict[str, int]) -> str:
+    """What the makers of a public set count, where it is not this: a list may have been cut off."""
+    card = card_of(module)
+    made = card.images if card else counts
+    here = counts | {"train": counts["train"] + counts.get("val", 0) * ("val" not in made)}
+    if all(here.get(part) == n for part, n in made.items()):
+        return ""
+    return f"; its makers count {', '.join(f'{n} {part}' for part, n in made.items())}"
+
+
+def _remove_others(folder: Path) -> None:
+    """What is kept of the data set as it was before, and what a kill has left."""
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""The stage units: features of the source -> what strategies score."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core import config, storage
+from uotft.core.records import ClassBank
+from uotft.core.settings import Cluster
+from uotft.pipeline.workspace import Workspace
+from uotft.selection import banks, features as pools
+
+if TYPE_CHECKING:
+    pass
+
+
+def units(ws: Workspace) -> str:
+    """Make what strategies score, as select.unit says: classes, clusters or single images."""
+    pool, unit = _source_pool(ws), ws.params.select.unit
+    features, names = pool["features"], tuple(pool["names"].tolist())
+    members, note, backbone = pool["labels"], "", str(pool["backbone"])
+    if unit == "class":
+        means, counts = pool["features_means"], pool["counts"]
+        bank = ClassBank(means, names, counts, backbone, "", unit, members)
+    elif unit == "cluster":
+        bank, note = _clustered(features, ws.params.cluster, backbone)
+    else:
+        labels, one = tuple(pool["names"][members].tolist()), np.arange(len(features))
+        means, counts = pools.class_means([features], one, len(one))
+        names = _numbered("image ", len(one))
+        bank = ClassBank(means, names, counts, backbone, "", unit, one, labels)
+    if "trunk" in pool:
+        trunk = pool["trunk_means"]
+        if unit != "class":
+            trunk, _ = pools.class_means([pool["trunk"]], bank.members, len(bank.names))
+        bank = replace(bank, trunk=trunk)
+    record = _units_record(ws)
+    record.unlink(missing_ok=True)
+    index = storage.fingerprint(ws.features(ws.params.source) / pools.INDEX)
+    bank = replace(bank, data=str(pool.get("data", "")), features=index)
+    banks.write(ws.embedding(ws.params.source), bank)
+    if ws.upstream:
+        ws.note_words()
+        storage.write_json(record, units_belong(ws))
+    made = f"{len(bank.names)} x {unit} of {len(features)} training images"
+    return f"{ws.params.source}: {made}{note}"
+
+
+def own_units(ws: Workspace) -> str:
+    """Make the units of a variant that needs its own, if need be; a line that says so, or ""."""
+    made, record = ws.embedding(ws.params.source), _units_record(ws)
+    there = made.is_file() and record.is_file() and storage.read_json(record) == units_belong(ws)
+    return units(ws) if ws.upstream and not there else ""
+
+
+def units_belong(ws: Workspace) -> dict[str, Any]:
+    """What units belong to: settings, and the fingerprint of the features they are made of."""
+    unit = ws.params.select.unit
+    return {
+        "unit": unit,
+        "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
+        "source_fraction": ws.params.source_fraction,
+        "files": ws.fingerprints([ws.features(ws.params.source) / pools.INDEX]),
+    }
+
+
+def _units_record(ws: Workspace) -> Path:
+    return ws.embedding(ws.params.source).with_suffix(".json")
+
+
+def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
+    """The pool of the source; with a ``source_fraction``, of the rows that it leaves."""
+    of_index = ws.params.select.unit == "class" and ws.params.source_fraction == 1
+    pool = ws.pool(ws.params.source, hashed=not of_index)
+    rows = ws.drawn(pool["labels"])
+    if len(rows) == len(pool["labels"]):
+        return pool  # mapped, and its means are taken
+    pool["labels"] = pool["labels"][rows]
+    for name in (name for name in pools.ARRAYS if name in pool):
+        pool[name] = pool[name][rows]
+        means = pools.class_means([pool[name]], pool["labels"], len(pool["names"]))
+        pool[f"{name}_means"], pool["counts"] = means
+    return pool
+
+
+def cluster_bank(features: str, output: str, wanted: dict[str, Any]) -> str:
+    """Clusters of a file of features (n, D), written as a bank; returns a line that says so."""
+    settings = config.cluster_settings(wanted)
+    pool = banks.brought(features)
+    points = np.asarray(pool.means, np.float32)
+    bank, note = _clustered(points, settings, pool.backbone)
+    banks.write(Path(output), bank)
+    return f"{output}: {len(bank.names)} clusters of {len(points)} rows{note}"
+
+
+def _clustered(features: NDArray[Any], settings: Cluster, backbone: str) -> tuple[ClassBank, str]:
+    """Clusters as a bank of their means, and a note on how good they are."""
+    from uotft.selection import clustering
+
+    found = clustering.kmeans(features, settings)
+    names = _numbered("cluster ", len(found.counts))
+    means, counts = pools.class_means([features], found.labels, len(names))
+    note = (
+        f", mean cosine {found.objective:.4f} after {found.iterations} iterations, "
+        f"the last worth {found.gain:.1e}"
+    )
+    return ClassBank(means, names, counts, backbone, "", "cluster", found.labels), note
+
+
+def _numbered(word: str, n: int) -> tuple[str, ...]:
+    """Names whose alphabetical order is that of their numbers."""
+    return tuple(f"{word}{i:0{len(str(n - 1))}}" for i in range(n))
