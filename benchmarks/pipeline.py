@@ -258,7 +258,7 @@ def decoder(repeats: int) -> None:
 
 def features(repeats: int) -> None:
     """Images a second through ResNet18 at 224 pixels, from files and from one tensor."""
-    from uotft.selection import embedding
+    from uotft.models import embedding
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     count = 8 * BATCH if torch.cuda.is_available() else 2 * BATCH

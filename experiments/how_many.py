@@ -19,7 +19,7 @@ from settings import SEEDS, run, scratch
 from uotft.analysis import figures, forecast_evaluation
 from uotft.analysis.statistics import interval, paired
 from uotft.core import storage
-from uotft.core.records import Selection
+from uotft.core.records import Cell, Selection
 from uotft.pipeline import forecast as forecast_stage, select, workspace
 from uotft.selection import ranking
 
@@ -35,7 +35,7 @@ MEASURES = ("delta2", "worst_class", "class_means", "set_mean", "cosine")
 def ranked(root: Path, strategy: str, seed: int) -> Selection:
     """A strategy's selection; its scores give the order of all source classes."""
     with scratch(root, strategy) as (ws, _):
-        return select.select(ws, ws.params.targets[0], strategy, seed)
+        return select.select(ws, Cell(ws.params.targets[0], strategy, seed))
 
 
 def rules(chosen: Selection) -> dict[str, int]:

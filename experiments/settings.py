@@ -20,6 +20,8 @@ import yaml
 
 from uotft.analysis.statistics import interval, paired
 from uotft.core import config, storage
+from uotft.core.context import Context
+from uotft.core.records import Cell
 from uotft.pipeline import select, train, workspace
 from uotft.training import runtime
 
@@ -67,11 +69,11 @@ def run(root: Path, variation: str, seed: int) -> float:
     """Select and train one seed in a scratch folder; returns validation top-1 in percent."""
     with scratch(root, variation) as (ws, strategy):
         target = ws.params.targets[0]
-        select.select(ws, target, strategy, seed)
+        select.select(ws, Cell(target, strategy, seed))
         accelerator = runtime.start(seed, ws.params.cpu_threads)
         quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-        train.train(ws, target, strategy, seed, accelerator, **quiet)
-        facts = storage.read_json(ws.cell("models", target, strategy, seed) / "model.json")
+        train.train(ws, Cell(target, strategy, seed), Context(accelerator, **quiet))
+        facts = storage.read_json(ws.cell("models", Cell(target, strategy, seed)) / "model.json")
         return float(facts["validation"]["val/top1"])
 
 

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from uotft.core import messages
+from uotft.core.context import Context
+from uotft.core.records import Cell
+
 REPOSITORY = Path(__file__).parents[1]
 TINY = {
     "strategies": ["none", "uot"],
@@ -112,6 +116,12 @@ def commit(folder: Path) -> None:
         subprocess.run([*git, *words], cwd=folder, check=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _messages() -> None:
+    """Messages go to standard error, as the command line has it."""
+    messages.setup("INFO")
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny params.yaml and everything up to the embeddings, made in this process.
@@ -135,9 +145,9 @@ def up_to_units(root: Path) -> None:
     datasets = ws.params.source, *ws.params.targets
     for dataset in datasets:
         prepare.prepare(ws, dataset, **quiet)
-    pretrain.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **quiet)
+    pretrain.pretrain(ws, Context(runtime.start(0, 1), log=lambda *_: None, **quiet))
     for dataset in datasets:
-        embed.embed(ws, dataset, runtime.start(0, 1), **quiet)
+        embed.embed(ws, dataset, Context(runtime.start(0, 1), **quiet))
     units.units(ws)
 
 
@@ -167,7 +177,7 @@ def trainable(fresh: Path) -> Path:
     from uotft.pipeline import select
 
     resuming.change(fresh)
-    select.select(workspace(fresh), *resuming.CELL)
+    select.select(workspace(fresh), Cell(*resuming.CELL))
     return fresh
 
 
@@ -224,14 +234,14 @@ def run_train(root: Path, strategy: str = "uot", seed: int = 0) -> list[tuple[in
 
     ws, points = workspace(root), []
     find_overlap(root)
-    select.select(ws, "digits", strategy, seed)
+    select.select(ws, Cell("digits", strategy, seed))
     train.train(
         ws,
-        "digits",
-        strategy,
-        seed,
-        runtime.start(seed, 1),
-        log=lambda step, numbers: points.append((step, numbers)),
-        progress=lambda items, label: items,
+        Cell("digits", strategy, seed),
+        Context(
+            runtime.start(seed, 1),
+            log=lambda step, numbers: points.append((step, numbers)),
+            progress=lambda items, label: items,
+        ),
     )
     return points

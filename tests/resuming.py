@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conftest import tiny_params, workspace, write_params
+from uotft.core.context import Context
+from uotft.core.records import Cell
 from uotft.pipeline import train as train_stage
 from uotft.training import checkpoints, runtime
 
@@ -27,10 +29,12 @@ def change(root: Path, **recipe: object) -> None:
 def train(root: Path, *, progress: Callable = lambda items, label: items, **more: object) -> list:
     """Train in this process, and remove the checkpoints as `uotft train` does; the points."""
     points: list = []
-    train_stage.train(
-        workspace(root), *CELL, runtime.start(0, 1), progress=progress,
-        log=lambda step, numbers: points.append((step, numbers)), **more,
-    )  # fmt: skip
+
+    def log(step: int, numbers: dict) -> None:
+        points.append((step, numbers))
+
+    context = Context(runtime.start(0, 1), progress=progress, log=log, **more)
+    train_stage.train(workspace(root), Cell(*CELL), context)
     if os.environ.get("RANK", "0") == "0":
         checkpoints.finish(left(root))
     return points
@@ -38,7 +42,7 @@ def train(root: Path, *, progress: Callable = lambda items, label: items, **more
 
 def made(root: Path) -> list[bytes]:
     """The bytes of what the training wrote, which is removed."""
-    folder = workspace(root).cell("models", *CELL)
+    folder = workspace(root).cell("models", Cell(*CELL))
     content = [(folder / name).read_bytes() for name in MADE]
     for name in MADE:
         (folder / name).unlink()
@@ -48,7 +52,7 @@ def made(root: Path) -> list[bytes]:
 def left(root: Path) -> Path:
     """The folder of the training while it is unfinished."""
     ws = workspace(root)
-    return ws.unfinished(ws.cell("models", *CELL))
+    return ws.unfinished(ws.cell("models", Cell(*CELL)))
 
 
 def die() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import find_overlap, tiny_params, users_environment, workspace, write_params
+from uotft.core.records import Cell
 
 CELL = ("digits", "uot", 0)
 WORDS = ("train", "--dataset", "digits", "--strategy", "uot", "--seed", "0")
@@ -27,7 +28,7 @@ def ready(tiny: Path, folder: Path) -> Path:
 
     project = Path(shutil.copytree(tiny, folder))
     find_overlap(project)
-    select.select(workspace(project), *CELL)
+    select.select(workspace(project), Cell(*CELL))
     store.make_store(project)
     return project
 
@@ -119,7 +120,7 @@ def wait_for(
 def left(project: Path) -> Path:
     """The folder of the training that has not finished."""
     ws = workspace(project)
-    return ws.unfinished(ws.cell("models", *CELL))
+    return ws.unfinished(ws.cell("models", Cell(*CELL)))
 
 
 def saved(project: Path) -> list[int]:

@@ -16,6 +16,7 @@ import pytest
 from conftest import call, tiny_params, users_environment, workspace, write_params
 from started import inside, wait
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.records import ImageSet
 from uotft.pipeline import embed
 from uotft.training import runtime
@@ -36,7 +37,7 @@ def large(fresh: Path) -> tuple[Path, dict[str, bytes]]:
     write_params(fresh, params)
     ws = workspace(fresh)
     storage.write_images(ws.data("glyphs"), images)
-    embed.embed(ws, "glyphs", runtime.start(0, 1), progress=lambda batches, label: batches)
+    embed.embed(ws, "glyphs", Context(runtime.start(0, 1), progress=lambda batches, label: batches))
     return fresh, made(fresh)
 
 

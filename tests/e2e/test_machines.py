@@ -16,6 +16,8 @@ import yaml
 
 from conftest import runs, tiny_params, users_environment, workspace, write_params
 from forks import killed, pair
+from uotft.core.context import Context
+from uotft.core.records import Cell
 from uotft.pipeline import select, train
 from uotft.runs import processes
 from uotft.training import checkpoints, runtime
@@ -33,14 +35,14 @@ def ready(fresh: Path) -> Path:
     params = tiny_params()
     params["train"]["recipe"] |= {"steps": 400, "eval_every": 100, "checkpoint_every": 10}
     write_params(fresh, params)
-    select.select(workspace(fresh), *CELL)
+    select.select(workspace(fresh), Cell(*CELL))
     return fresh
 
 
 def made(root: Path) -> list[bytes]:
     """The bytes of what the training wrote, which is removed."""
     ws = workspace(root)
-    folder = ws.cell("models", *CELL)
+    folder = ws.cell("models", Cell(*CELL))
     content = [(folder / name).read_bytes() for name in MADE]
     shutil.rmtree(folder)
     checkpoints.finish(ws.unfinished(folder))  # as the command does, whose work it may be
@@ -52,7 +54,7 @@ def of_two_processes(root: Path) -> list[bytes]:
     quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
 
     def work(rank: int) -> None:
-        train.train(workspace(root), *CELL, runtime.start(0, 1), **quiet)
+        train.train(workspace(root), Cell(*CELL), Context(runtime.start(0, 1), **quiet))
 
     assert not any([killed(pid) for pid in pair(work)])
     return made(root)
@@ -102,7 +104,7 @@ def wait(started: list[subprocess.Popen[str]], ready: Callable[[], bool]) -> Non
 def test_two_machines_make_one_run_and_go_on_together(ready: Path) -> None:
     whole = of_two_processes(ready)
     ws = workspace(ready)
-    left = ws.unfinished(ws.cell("models", *CELL))
+    left = ws.unfinished(ws.cell("models", Cell(*CELL)))
 
     both = machines(ready)
     wait(both, lambda: (left / "run.json").exists() and checkpoints.newest(left) is not None)

@@ -15,6 +15,7 @@ import yaml
 
 from conftest import call, runs, workspace
 from uotft.core import storage
+from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.inputs import to_input
 
@@ -125,7 +126,7 @@ def test_the_model_loads_and_predicts_as_the_weights_do(project: Path) -> None:
     ws = workspace(project)
     images = ws.images("digits").images[:9]
     answer = model.predict(images)
-    network, facts = model_io.read(ws.cell("models", "digits", "uot", 1))
+    network, facts = model_io.read(ws.cell("models", Cell("digits", "uot", 1)))
     import torch
 
     with torch.no_grad():

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from conftest import call, run_train, workspace
+from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.inputs import to_input
 
@@ -30,7 +31,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def probabilities(root: Path, files: list[Path]) -> np.ndarray:
-    network, _ = model_io.read(workspace(root).cell("models", "digits", "uot", 0))
+    network, _ = model_io.read(workspace(root).cell("models", Cell("digits", "uot", 0)))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])
     with torch.no_grad():
         return network(to_input(torch.as_tensor(pixels)))["target"].softmax(1).numpy()

@@ -20,6 +20,7 @@ from conftest import workspace
 from forks import crew, fork, killed, pair
 from resuming import CELL, EVERY, MADE, STEPS, change, dies_at, left, made, train
 from uotft.core import storage
+from uotft.core.records import Cell
 from uotft.training import checkpoints, state
 
 
@@ -58,7 +59,7 @@ def outcome(root: Path, world: int) -> dict[str, str]:
     """The SHA-256 of all that a training ends with, which is removed."""
     assert not any([killed(pid) for pid in start(root, world)])
     assert not left(root).exists()
-    folder = workspace(root).cell("models", *CELL)
+    folder = workspace(root).cell("models", Cell(*CELL))
     ends = sorted([*root.glob("end-*"), *root.glob("points-*")])
     assert len(ends) == 2 * world
     files = [*(folder / name for name in MADE), *ends]
@@ -80,7 +81,7 @@ def test_killed_at_a_random_step_it_ends_in_the_same_bytes(
 ) -> None:
     change(trainable, eval_every=6)
     whole, rng, lost = outcome(trainable, world), np.random.default_rng(), []
-    model = workspace(trainable).cell("models", *CELL) / MADE[1]
+    model = workspace(trainable).cell("models", Cell(*CELL)) / MADE[1]
     while len(lost) < trials(2, 20):
         (trainable / "at-0").unlink(missing_ok=True)
         children, wanted = start(trainable, world), rng.integers(1, STEPS)

@@ -38,7 +38,7 @@ from started import (
 )
 from uotft.core import storage
 from uotft.core.errors import Interrupted
-from uotft.core.records import ImageSet
+from uotft.core.records import Cell, ImageSet
 from uotft.pipeline import select
 from uotft.runs.processes import _follow, _stopped_by_signals
 from uotft.training import checkpoints
@@ -88,7 +88,7 @@ def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
     params["train"]["recipe"] |= {"checkpoint_every": 0}
     params["train"] |= {"head_steps": head_steps}
     write_params(fresh, params)
-    select.select(workspace(fresh), *CELL)
+    select.select(workspace(fresh), Cell(*CELL))
     find_overlap(fresh)
 
     def work(rank: int, at: int) -> None:
@@ -113,7 +113,7 @@ def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
     chosen = moments if trials(0, 1) else [1, 6, 9, *({13, questions} & {*moments[9:]})]
     for at in chosen:
         run(at)
-        files = workspace(fresh).cell("models", *CELL) / "model.json"
+        files = workspace(fresh).cell("models", Cell(*CELL)) / "model.json"
         assert not files.exists(), f"question {at} of {questions} was not heard"
         found = checkpoints.newest(left(fresh))
         assert (found[1]["step"] if found else 0) > 0 or at < 3, "the work is kept"

@@ -21,6 +21,7 @@ from conftest import workspace
 from forks import crew, fork, killed
 from resuming import CELL, MADE, STEPS, change, die, left, made, train
 from uotft.core import storage
+from uotft.core.records import Cell
 from uotft.training import checkpoints
 
 EVERY = 2
@@ -115,7 +116,7 @@ def test_killed_at_any_moment_of_a_write(
         at, folder = int((trainable / "at").read_text()), left(trainable)
         found = checkpoints.newest(folder, pytest.fail)
         step = found[1]["step"] if found else 0
-        if not (workspace(trainable).cell("models", *CELL) / MADE[1]).exists():
+        if not (workspace(trainable).cell("models", Cell(*CELL)) / MADE[1]).exists():
             assert at - EVERY <= step <= at, "the checkpoint before, or the one that was written"
         partial += any(not (p / checkpoints.STATE).exists() for p in folder.glob("step-*"))
         assert not end(start(trainable, world)), f"unusable after moment {moment}"

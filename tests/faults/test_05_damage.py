@@ -20,8 +20,9 @@ from conftest import tiny_params, workspace, write_params
 from forks import fork, killed, pair
 from resuming import change, dies_at, left, made, train
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.pipeline import embed as embed_stage, select, units
+from uotft.pipeline import embed as embed_stage, freshness, select, units
 from uotft.selection import features
 from uotft.training import checkpoints, runtime
 
@@ -45,7 +46,7 @@ def one_of(files: list[Path]) -> Path:
 
 def embed(root: Path, **more: object) -> None:
     quiet = {"progress": lambda batches, label: batches}
-    embed_stage.embed(workspace(root), "glyphs", runtime.start(0, 1), **quiet | more)
+    embed_stage.embed(workspace(root), "glyphs", Context(runtime.start(0, 1), **quiet | more))
 
 
 def shards_of(root: Path) -> tuple[Path, list[range]]:
@@ -102,7 +103,7 @@ def test_every_flip_in_features_is_known(fresh: Path, trials: Callable, measured
     for trial in range(trials(20, 250)):
         path = one_of([*folder.iterdir()])
         content = damage(path, cut=trial % 10 == 9)
-        if path.name == checkpoints.BELONGS:
+        if path.name == freshness.BELONGS:
             with pytest.raises(UserError, match=r"belongs\.json"):
                 storage.read_sealed(path)
         else:
@@ -266,9 +267,9 @@ def test_damaged_shards_are_made_anew(
     if how == "a damaged shard":
         damage(sorted(folder.glob("shard-*"))[1])
     elif how == "damaged":
-        damage(folder / checkpoints.BELONGS)
+        damage(folder / freshness.BELONGS)
     else:
-        (folder / checkpoints.BELONGS).unlink()
+        (folder / freshness.BELONGS).unlink()
     embed(fresh, progress=lambda batches, label: (ran.extend(batches), batches)[1])
     assert len(ran) == (4 if how == "a damaged shard" else 18), "batches of four"
     assert ("has a damaged belongs.json" in capfd.readouterr().err) == (how == "damaged")

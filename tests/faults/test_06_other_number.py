@@ -20,10 +20,11 @@ from forks import crew, fork, killed
 from resuming import CELL, STEPS, change, left, train
 from uotft.core import storage
 from uotft.core.errors import Interrupted
+from uotft.core.records import Cell
 from uotft.core.settings import Augment
 from uotft.pipeline import select
 from uotft.training import checkpoints
-from uotft.training.streams import Batch, Stream
+from uotft.training.streams import Batch, Sampling, Stream
 
 STOP = 11
 LINE = "the images come in the same order"
@@ -115,7 +116,7 @@ def test_without_batch_norm_losses_are_those_without_a_stop(
         "learning_rate": 0.01,  # so that rounding, the only difference, stays small
     }  # fmt: skip
     write_params(root, params)
-    select.select(workspace(root), *CELL)
+    select.select(workspace(root), Cell(*CELL))
     whole, order = work(root, 1), taken(root, 1)
     assert sorted({step for _, step in order}) == list(range(STEPS))
     capfd.readouterr()
@@ -150,7 +151,7 @@ def test_with_batch_norm_it_goes_on_and_says_what_that_means(
     said = capfd.readouterr().err
     assert f"is of {first} processes, and {then} go on with it: {LINE}, but {NORM}" in said
     assert "set aside" not in said
-    model = workspace(trainable).cell("models", *CELL) / "model.json"
+    model = workspace(trainable).cell("models", Cell(*CELL)) / "model.json"
     assert storage.read_json(model)["processes"] == [first, then], "not that of one number"
     assert order == whole[first][1] == whole[then][1], "the same log of rows"
     apart = {world: difference(points, whole[world][0], "loss/target") for world in (first, then)}
@@ -172,10 +173,8 @@ def test_the_rows_of_a_step_do_not_know_the_number_of_processes(
     work(trainable, world)
     order = taken(trainable, world)
     for name, n in rows_of(trainable).items():
-        stream = Stream(
-            np.zeros((n, 1, 1), np.uint8), np.zeros(n, int), name=name, batch_size=8, seed=0,
-            augment=Augment(),
-        )  # fmt: skip
+        images, labels = np.zeros((n, 1, 1), np.uint8), np.zeros(n, int)
+        stream = Stream(images, labels, Sampling(name, 8, 0, Augment()))
         for step in range(STEPS):
             rows = order.pop((stream.key[1], step))
             assert rows == stream.rows(step).tolist()
@@ -185,7 +184,7 @@ def test_the_rows_of_a_step_do_not_know_the_number_of_processes(
 def rows_of(root: Path) -> dict[str, int]:
     """How many images the two streams of the tiny training have."""
     ws = workspace(root)
-    chosen = select.read_selection(ws, *CELL)
+    chosen = select.read_selection(ws, Cell(*CELL))
     kept = np.array([c["row"] for c in chosen["classes"]])
     classes = len(ws.images("digits").names)
     return {

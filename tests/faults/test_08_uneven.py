@@ -20,8 +20,9 @@ from conftest import find_overlap, take_for_embedded, tiny_params, workspace, wr
 from forks import crew, forget_accelerator
 from resuming import CELL, change, train
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.core.records import ImageSet
+from uotft.core.records import Cell, ImageSet
 from uotft.core.settings import Augment, Recipe
 from uotft.models.backbones import small_resnet
 from uotft.models.network import Network
@@ -33,9 +34,9 @@ from uotft.pipeline import (
 )
 from uotft.selection import features
 from uotft.training import runtime
-from uotft.training.loop import fit
+from uotft.training.loop import Task, fit
 from uotft.training.objectives import joint
-from uotft.training.streams import Stream
+from uotft.training.streams import Place, Sampling, Stream
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (200, 8, 8), dtype=np.uint8)
 HANG_S = 60
@@ -65,9 +66,9 @@ def test_both_heads_learn_on_every_process(
         torch.manual_seed(0)
         settings = small_resnet.Settings(widths=[4, 8])
         network = Network(small_resnet.build(settings), target=2, source=3)
-        share = {"rank": rank, "world": 2, "batch_size": 8, "seed": 0, "augment": Augment()}
+        share, place = {"batch_size": 8, "seed": 0, "augment": Augment()}, Place("cpu", rank, 2)
         streams = {
-            name: Stream(IMAGES, np.arange(n) % classes, origin=np.arange(n), name=name, **share)
+            name: Stream(IMAGES, np.arange(n) % classes, Sampling(name, **share), place)
             for name, n, classes in (("target", target, 2), ("source", source, 3))
         }
         seen, step = [], torch.optim.SGD.step
@@ -81,7 +82,7 @@ def test_both_heads_learn_on_every_process(
         forget_accelerator()
         recipe = Recipe(steps=10, learning_rate=0.1, head_lr_factor=1.0)
         terms = lambda outputs, batch: joint.terms(outputs, batch, 0.5)  # noqa: E731
-        fit(network, streams, terms, recipe, runtime.start(0, 1), routes=joint.ROUTES)
+        fit(Task(network, streams, terms, recipe, joint.ROUTES), Context(runtime.start(0, 1)))
         storage.write_json(tmp_path / f"{rank}.json", seen)
 
     assert ends(crew(work, 2)) == [0, 0]
@@ -98,7 +99,7 @@ def test_both_heads_learn_on_every_process(
 def test_a_source_of_one_image_trains_on_two_processes(trainable: Path, objective: str) -> None:
     """Through the stage: all but one image of the selected classes are found in the test part."""
     ws = workspace(trainable)
-    kept = [c["row"] for c in select.read_selection(ws, *CELL)["classes"]]
+    kept = [c["row"] for c in select.read_selection(ws, Cell(*CELL))["classes"]]
     part = select.source_part(ws, np.array(kept))
     excluded(trainable, part.rows[1:])
     change(trainable)
@@ -106,7 +107,7 @@ def test_a_source_of_one_image_trains_on_two_processes(trainable: Path, objectiv
     params["train"]["objective"] = objective
     write_params(trainable, params)
     assert ends(crew(lambda rank: train(trainable), 2)) == [0, 0]
-    facts = storage.read_json(ws.cell("models", *CELL) / "model.json")
+    facts = storage.read_json(ws.cell("models", Cell(*CELL)) / "model.json")
     assert facts["overlap"]["excluded"] == len(part.rows) - 1
 
 
@@ -129,17 +130,19 @@ def without(root: Path, dataset: str, part: str) -> None:
     if part != "test":
         find_overlap(root)
     if dataset == "digits" and part != "test":
-        select.select(ws, *CELL)
+        select.select(ws, Cell(*CELL))
 
 
 def pretrain(root: Path) -> None:
     quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-    pretrain_stage.pretrain(workspace(root), runtime.start(0, 1), **quiet)
+    pretrain_stage.pretrain(workspace(root), Context(runtime.start(0, 1), **quiet))
 
 
 def embed(root: Path) -> None:
     ws = workspace(root)
-    embed_stage.embed(ws, "digits", runtime.start(0, 1), progress=lambda items, label: items)
+    embed_stage.embed(
+        ws, "digits", Context(runtime.start(0, 1), progress=lambda items, label: items)
+    )
 
 
 def evaluate(root: Path) -> None:
@@ -186,7 +189,7 @@ def test_an_empty_set_is_refused_in_seconds(trainable: Path, what: str, measured
 
 def test_an_empty_stream_is_refused() -> None:
     with pytest.raises(UserError, match="the source images to train on are none at all"):
-        Stream(IMAGES[:0], np.arange(0), name="source", batch_size=4, seed=0, augment=Augment())
+        Stream(IMAGES[:0], np.arange(0), Sampling("source", 4, 0, Augment()))
 
 
 def test_a_process_without_a_shard_waits_for_the_others(fresh: Path) -> None:
@@ -196,7 +199,7 @@ def test_a_process_without_a_shard_waits_for_the_others(fresh: Path) -> None:
     quiet = {"progress": lambda batches, label: batches}
 
     def work(rank: int) -> None:
-        embed_stage.embed(workspace(fresh), "glyphs", runtime.start(0, 1), **quiet)
+        embed_stage.embed(workspace(fresh), "glyphs", Context(runtime.start(0, 1), **quiet))
 
     assert ends(crew(work, 2)) == [0, 0]
     assert features.read(ws.features("glyphs"))["features"].shape == (72, 8)

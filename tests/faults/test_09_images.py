@@ -21,6 +21,7 @@ from conftest import call, runs, tiny_params, workspace, write_params
 from folders import pictures as draw
 from small_folders import SMALL, load, many, tree
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.data import files, pixel_cache
 from uotft.pipeline import prepare, pretrain, workspace as workspace_stage
@@ -225,7 +226,7 @@ def test_a_file_that_turns_bad_after_prepare_is_named_by_training(
         path.unlink()
         why = "No such file or directory"
     with pytest.raises(UserError) as caught:
-        pretrain.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+        pretrain.pretrain(ws, Context(runtime.start(0, 1), log=lambda *_: None, **QUIET))
     assert str(caught.value).startswith(f"{path}: {why}; put the file back, or run `uotft prepare`")
     assert not ws.pretrained().exists()
 

@@ -210,8 +210,8 @@ def test_an_infinite_tau_target_is_written_as_json(tmp_path) -> None:  # noqa: A
     for name, n in (("s", 12), ("t", 3)):
         write(tmp_path / f"{name}.npz", random_bank(rng, n, 4))
     paths = [str(tmp_path / name) for name in ("s.npz", "t.npz", "made.json")]
-    words = {"seed": 0, "explain": False, "expect": [], "table": "", "pictures": ""}
-    select.select_banks(*paths, "uot", {"tau_target": np.inf}, {"top_k": 3}, **words)
+    request = select.bank_request("uot", {"tau_target": np.inf}, {"top_k": 3})
+    select.select_banks(select.BankFiles(*paths), request)
     assert storage.read_json(tmp_path / "made.json")["settings"]["tau_target"] == "inf"
 
 

@@ -20,7 +20,9 @@ import pytest
 from conftest import alone, call, users_environment, workspace
 from held import holding
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.pipeline import select, train, verify
 from uotft.training import runtime
 
@@ -179,9 +181,9 @@ def test_what_dvc_checks_out_of_a_rotten_cache_is_refused(
         path.unlink(missing_ok=True)
     ws = workspace(whole)
     run = {
-        "select": lambda: select.select(ws, "digits", "uot", 0),
+        "select": lambda: select.select(ws, Cell("digits", "uot", 0)),
         "train": lambda: train.train(
-            ws, "digits", "uot", 0, runtime.start(0, 1), log=lambda *_: None, **QUIET
+            ws, Cell("digits", "uot", 0), Context(runtime.start(0, 1), log=lambda *_: None, **QUIET)
         ),
     }
     with pytest.raises(UserError, match=message):

@@ -18,7 +18,9 @@ import pictures
 from conftest import find_overlap, run_train, tiny_params, workspace, write_params
 from folders import pictures as draw
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.pipeline import (
     compare,
@@ -63,14 +65,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ws = workspace(root)
     for name in ("photos", "own"):
         prepare.prepare(ws, name, **QUIET)
-    pretrain.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+    pretrain.pretrain(ws, Context(runtime.start(0, 1), log=lambda *_: None, **QUIET))
     for name in ("photos", "own"):
-        embed.embed(ws, name, runtime.start(0, 1), **QUIET)
+        embed.embed(ws, name, Context(runtime.start(0, 1), **QUIET))
     units_stage.units(ws)
     overlap.overlap("photos", "own", ws.overlap("own"), **QUIET, workspace=lambda: ws)
     for strategy in ws.params.strategies:
         for seed in ws.params.seeds:
-            select.select(ws, "own", strategy, seed)
+            select.select(ws, Cell("own", strategy, seed))
             STAGES["train"](ws, strategy, seed)
         evaluate.evaluate(ws, "own", strategy, **QUIET)
     forecast.forecast(ws, "own", **QUIET)
@@ -86,12 +88,14 @@ def copy(made: Path, tmp_path: Path) -> Path:
 
 def train(ws: workspace_stage.Workspace, strategy: str = "uot", seed: int = 0) -> None:
     accelerator = runtime.start(seed, 1)
-    train_stage.train(ws, "own", strategy, seed, accelerator, log=lambda *_: None, **QUIET)
+    train_stage.train(
+        ws, Cell("own", strategy, seed), Context(accelerator, log=lambda *_: None, **QUIET)
+    )
 
 
 STAGES: dict[str, Callable] = {
     "units": lambda ws: units_stage.units(ws),
-    "select": lambda ws: select.select(ws, "own", "uot", 0),
+    "select": lambda ws: select.select(ws, Cell("own", "uot", 0)),
     "train": train,
     "forecast": lambda ws: forecast.forecast(ws, "own", **QUIET),
     "evaluate": lambda ws: evaluate.evaluate(ws, "own", "uot", **QUIET),
@@ -188,7 +192,7 @@ def units(root: Path) -> None:
 
 
 def selection(root: Path) -> None:
-    path = workspace(root).cell("selections", "own", "uot", 0) / "selection.json"
+    path = workspace(root).cell("selections", Cell("own", "uot", 0)) / "selection.json"
     chosen = storage.read_json(path)
     chosen["classes"] = chosen["classes"][::-1]
     storage.write_json(path, chosen)
@@ -196,7 +200,7 @@ def selection(root: Path) -> None:
 
 def model(root: Path) -> None:
     ws = workspace(root)
-    folder = ws.cell("models", "own", "uot", 0)
+    folder = ws.cell("models", Cell("own", "uot", 0))
     found, facts = model_io.read(folder)
     found.head("target").weight.data[0, 0] += 1
     model_io.write(folder, found, facts)
@@ -294,13 +298,11 @@ def test_banks_of_two_networks_are_refused(copy: Path, measured: Callable[[str],
     path = workspace(copy).embedding("photos")
     bank = banks.read(path)
     banks.write(copy / "other.npz", replace(bank, backbone="another"))
-    words = {"seed": 0, "explain": False, "expect": [], "table": "", "pictures": ""}
+    files = select.BankFiles(str(path), f"{copy}/other.npz", f"{copy}/s.json")
     with pytest.raises(
         UserError, match=r"photos\.npz and .*other\.npz were made with different ba"
     ):
-        select.select_banks(
-            str(path), f"{copy}/other.npz", f"{copy}/s.json", "uot", {}, {}, **words
-        )
+        select.select_banks(files, select.bank_request("uot", {}, {}))
     assert not (copy / "s.json").exists()
     measured("refused, nothing written")
 
@@ -329,7 +331,7 @@ def test_a_stale_selection_is_refused(fresh: Path) -> None:
     bank.means[0] += 1
     banks.write(ws.embedding("glyphs"), bank)
     with pytest.raises(UserError, match=r"selection\.json belongs to another .*glyphs\.npz"):
-        select.read_selection(ws, "digits", "uot", 0)
+        select.read_selection(ws, Cell("digits", "uot", 0))
 
 
 @pytest.mark.parametrize("dataset", ["glyphs", "digits"])
@@ -341,7 +343,7 @@ def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> No
     images.images[images.rows("train")[0], 3, 3] ^= 1
     storage.write_images(ws.data(dataset), images)
     readers = [
-        lambda: select.select(ws, "digits", "uot", 0),
+        lambda: select.select(ws, Cell("digits", "uot", 0)),
         lambda: forecast.gradient_products(ws, "digits", [0], progress=lambda items, label: items),
         lambda: run_train_alone(ws),
     ]
@@ -350,14 +352,14 @@ def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> No
     for read in readers:
         with pytest.raises(UserError, match=rf"is of another .*data/{dataset}\.npz: run dvc repro"):
             read()
-    embed.embed(ws, dataset, runtime.start(0, 1), progress=lambda items, label: items)
+    embed.embed(ws, dataset, Context(runtime.start(0, 1), progress=lambda items, label: items))
     units_stage.units(ws)
-    select.select(ws, "digits", "uot", 0)
+    select.select(ws, Cell("digits", "uot", 0))
 
 
 def run_train_alone(ws: workspace_stage.Workspace) -> None:
     quiet = {"log": lambda *_: None, "progress": lambda items, label: items}
-    train_stage.train(ws, "digits", "uot", 0, runtime.start(0, 1), **quiet)
+    train_stage.train(ws, Cell("digits", "uot", 0), Context(runtime.start(0, 1), **quiet))
 
 
 def test_features_that_do_not_say_what_they_are_of(fresh: Path) -> None:
@@ -366,7 +368,7 @@ def test_features_that_do_not_say_what_they_are_of(fresh: Path) -> None:
     index = storage.read_arrays(ws.embedding("digits"))
     del index["data"]
     storage.write_arrays(ws.embedding("digits"), **index)
-    select.select(ws, "digits", "uot", 0)
+    select.select(ws, Cell("digits", "uot", 0))
 
 
 def test_embeddings_of_two_backbones_are_refused(fresh: Path) -> None:
@@ -375,10 +377,10 @@ def test_embeddings_of_two_backbones_are_refused(fresh: Path) -> None:
     pool["backbone"] = np.array("another")
     storage.write_arrays(ws.embedding("digits"), **pool)
     with pytest.raises(UserError, match=r"pretrained/glyphs does not belong to .*digits-images"):
-        select.select(ws, "digits", "uot", 0)
+        select.select(ws, Cell("digits", "uot", 0))
     shutil.rmtree(ws.pretrained())  # then the two are compared with each other
     with pytest.raises(UserError, match="made with different backbones"):
-        select.select(ws, "digits", "uot", 0)
+        select.select(ws, Cell("digits", "uot", 0))
 
 
 def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> None:
@@ -440,5 +442,5 @@ def test_units_of_another_kind_are_refused(fresh: Path) -> None:
     params["select"]["unit"] = "image"
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"glyphs\.npz holds units 'class', select.unit is 'image'"):
-        select.select(workspace(fresh), "digits", "uot", 0)
+        select.select(workspace(fresh), Cell("digits", "uot", 0))
     assert not (fresh / "selections").exists()

@@ -26,9 +26,12 @@ from conftest import (
     write_params,
 )
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.pipeline import overlap, select, train
-from uotft.training import runtime
+from uotft.training import assembly, runtime
+from uotft.training.streams import Sampling
 
 FLOWERS = Path(__file__).parents[3] / "shared" / "data" / "flowers102_64px.zip"
 PLANTED = 50
@@ -169,21 +172,23 @@ def test_fifty_planted_files_are_left_out_and_counted(
     names = {images.files.path(row).name for row in hits}
     assert names <= set(copies)
     assert len(names) >= 0.95 * PLANTED
-    select.select(ws, "own", "uot", 0)
+    select.select(ws, Cell("own", "uot", 0))
     seen = []
-    real = train._Stream.__call__
+    real = assembly.stream
 
-    def spying(self: object, name: str, data: object, rows: np.ndarray, *rest: object, **more):  # noqa: ANN003, ANN202
-        seen.append((name, rows))
-        return real(self, name, data, rows, *rest, **more)
+    def spying(data: object, rows: np.ndarray, labels: object, sampling: Sampling, *rest: object):  # noqa: ANN202
+        seen.append((sampling.name, rows))
+        return real(data, rows, labels, sampling, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train._Stream, "__call__", spying)
-        train.train(ws, "own", "uot", 0, runtime.start(0, 1), log=lambda *_: None, **QUIET)
+        patch.setattr(assembly, "stream", spying)
+        train.train(
+            ws, Cell("own", "uot", 0), Context(runtime.start(0, 1), log=lambda *_: None, **QUIET)
+        )
     [rows] = [rows for name, rows in seen if name == "source"]
     assert not set(rows.tolist()) & hits
     assert len(rows) == len(images.rows("train")) - len(hits)
-    facts = storage.read_json(ws.cell("models", "own", "uot", 0) / "model.json")
+    facts = storage.read_json(ws.cell("models", Cell("own", "uot", 0)) / "model.json")
     assert facts["overlap"] == {"found": len(hits), "excluded": len(hits)}
     measured(f"{len(hits)} of {PLANTED} planted files found, and left out of training")
 
@@ -207,10 +212,10 @@ def test_test_images_in_the_source_are_left_out(fresh: Path, setting: str) -> No
         assert result["counts"]["source_images"] == len(rows)
         assert result["counts"]["bytes"] >= len(rows)
         run_train(fresh)
-        model = ws.cell("models", "digits", "uot", 0) / "model.safetensors"
+        model = ws.cell("models", Cell("digits", "uot", 0)) / "model.safetensors"
         made.append(storage.fingerprint(model))
     assert (made[0] == made[1]) == (setting == "exclude")
-    folder = ws.cell("models", "digits", "uot", 0)
+    folder = ws.cell("models", Cell("digits", "uot", 0))
     facts = storage.read_json(folder / "model.json")
     kept = [source.names.index(name) for name in facts["source_classes"]]
     inside = int(np.isin(source.labels[rows], kept).sum())

@@ -16,6 +16,8 @@ from conftest import tiny_params, workspace, write_params
 from forks import crew, forget_accelerator, fork, killed
 from resuming import CELL, MADE, train
 from uotft.core import storage
+from uotft.core.context import Context
+from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.inputs import Views
 from uotft.training import evaluation, runtime
@@ -36,7 +38,7 @@ def test_every_image_is_answered_once(
     """Fewer images than processes, prime numbers of them, batches of one and of more than all."""
     train(trainable)
     ws = workspace(trainable)
-    images, folder = ws.images("digits"), ws.cell("models", *CELL)
+    images, folder = ws.images("digits"), ws.cell("models", Cell(*CELL))
     rows = images.rows("test")[:101]
     cases = [(1, 7), (2, 7), (97, 7), (101, 8), (100, 512)]
     if trials(0, 1):
@@ -48,7 +50,7 @@ def test_every_image_is_answered_once(
         network, _ = model_io.read(folder)
         return {
             f"{n} in {size}": evaluation.confusion(
-                network, Views(images, rows[:n]), images.labels[rows[:n]], accelerator,
+                network, Views(images, rows[:n]), images.labels[rows[:n]], Context(accelerator),
                 classes=CLASSES, batch_size=size,
             )
             for n, size in cases
@@ -81,7 +83,7 @@ def test_validation_in_training_counts_every_image_once(
     params["train"] |= {"target_batch": 12, "source_batch": 12}
     write_params(trainable, params)
     ws = workspace(trainable)
-    images, folder = ws.images("digits"), ws.cell("models", *CELL)
+    images, folder = ws.images("digits"), ws.cell("models", Cell(*CELL))
     [*rows] = images.rows("val")
     assert len(rows) == 100, "no multiple of 3 processes, nor of batches of 7"
 
@@ -105,10 +107,9 @@ def test_validation_in_training_counts_every_image_once(
         first.append(each[0][0])
         forget_accelerator()
         network, facts = model_io.read(folder)
-        alone = evaluation.confusion(
-            network, Views(images, np.array(rows)), images.labels[rows], runtime.start(0, 1),
-            classes=CLASSES,
-        )  # fmt: skip
+        views, context = Views(images, np.array(rows)), Context(runtime.start(0, 1))
+        labels = images.labels[rows]
+        alone = evaluation.confusion(network, views, labels, context, classes=CLASSES)
         forget_accelerator()
         assert np.array_equal(each[0][-1], alone), world
         assert facts["validation"]["val/top1"] == pytest.approx(100 * np.trace(alone) / 100)

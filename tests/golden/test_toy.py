@@ -10,13 +10,14 @@ import pytest
 
 from conftest import run_train, workspace
 from uotft.core import storage
+from uotft.core.records import Cell
 
 FILE = Path(__file__).with_name("toy.json")
 
 
 def test_the_toy_run(fresh: Path) -> None:
     points = run_train(fresh)
-    folder = workspace(fresh).cell("selections", "digits", "uot", 0)
+    folder = workspace(fresh).cell("selections", Cell("digits", "uot", 0))
     found = {
         "classes": [c["name"] for c in storage.read_json(folder / "selection.json")["classes"]],
         "losses": [n["loss/target"] + n["loss/source"] for _, n in points if "loss/target" in n],

@@ -18,10 +18,13 @@ from uotft.analysis import paper_tables
 from uotft.analysis.experiments import Experiment, Variation
 from uotft.analysis.statistics import Interval
 from uotft.core import config, storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.pipeline import (
     evaluate,
     experiment_cells,
+    freshness,
     select,
     train as train_stage,
     units,
@@ -250,12 +253,11 @@ def columns(fresh: Path) -> Iterator[list[experiment_cells.Column]]:
 
 
 def train(column: experiment_cells.Column) -> None:
-    cell = column.ws, column.target, column.strategy, 0
+    cell = Cell(column.target, column.strategy, 0)
     units.own_units(column.ws)
-    select.select(*cell)
-    train_stage.train(*cell, runtime.start(0, 1), **QUIET)
-    facts = {"belongs": train_stage.cell_belongs(*cell, 1), "seconds": 2.0}
-    storage.write_json(column.folder("models", 0) / train_stage.BELONGS, facts)
+    select.select(column.ws, cell)
+    train_stage.train(column.ws, cell, Context(runtime.start(0, 1), **QUIET))
+    freshness.write_finished(column.ws, cell, freshness.of_cell(column.ws, cell, 1), 2.0)
 
 
 def again(root: Path, seeds: int = 1, **sections: dict) -> list[experiment_cells.Column]:
@@ -319,7 +321,7 @@ def test_the_test_part_is_read_again_for_new_models_alone(
     assert experiment_cells.unmeasured(plain) == ([], found)
     (plain.folder("models", 1).parent / "7").mkdir()  # of a training that was stopped
     assert experiment_cells.unmeasured(plain) == ([], found)
-    facts = plain.folder("models", 0) / train_stage.BELONGS
+    facts = plain.folder("models", 0) / freshness.BELONGS
     os.utime(facts, (time.time() + 9, time.time() + 9))  # trained again since
     assert experiment_cells.unmeasured(plain) == ([0], {})
     # metrics of other seeds are kept as they are

@@ -17,6 +17,7 @@ import torch
 from conftest import run_train, tiny_params, workspace, write_params
 from forks import at_call, fork, killed, pair
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import Interrupted, UserError
 from uotft.models import model_io
 from uotft.models.inputs import to_input
@@ -44,7 +45,7 @@ def ready(fresh: Path) -> Path:
 
 def embed(root: Path, **more: object) -> None:
     quiet = {"progress": lambda batches, label: batches}
-    embed_stage.embed(workspace(root), "glyphs", runtime.start(0, 1), **quiet | more)
+    embed_stage.embed(workspace(root), "glyphs", Context(runtime.start(0, 1), **quiet | more))
 
 
 def made(root: Path) -> dict[str, bytes]:
@@ -246,7 +247,7 @@ def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
     ws = change(ready, dtype="float16")
     for dataset in ("glyphs", "digits"):
         quiet = {"progress": lambda batches, label: batches}
-        embed_stage.embed(ws, dataset, runtime.start(0, 1), **quiet)
+        embed_stage.embed(ws, dataset, Context(runtime.start(0, 1), **quiet))
     pool = pools.read(ws.features("glyphs"))
     assert pool["features"].dtype == np.float16
     assert np.array_equal(pool["features"], single.astype(np.float16))

@@ -14,6 +14,7 @@ from torch.nn import functional
 from conftest import put_under_features, workspace, write_params
 from uotft.analysis import forecast_evaluation
 from uotft.core import storage
+from uotft.core.records import Cell
 from uotft.data.subset import draw
 from uotft.models.backbones import small_resnet
 from uotft.models.inputs import to_input
@@ -142,7 +143,7 @@ def selected(fresh: Path) -> Path:
 def select(root: Path) -> None:
     for strategy in ("none", "uot"):
         for seed in (0, 1):
-            select_stage.select(workspace(root), "digits", strategy, seed)
+            select_stage.select(workspace(root), Cell("digits", strategy, seed))
 
 
 def run_forecast(root: Path) -> dict:
@@ -192,7 +193,7 @@ def test_other_units(fresh: Path, unit: str) -> None:
     units.units(ws)
     for seed in (0, 1):
         for strategy in ("none", "uot"):
-            select_stage.select(ws, "digits", strategy, seed)
+            select_stage.select(ws, Cell("digits", strategy, seed))
     cells = forecast.forecast(ws, "digits", progress=lambda items, label: items)
     if unit == "cluster":
         assert cells["uot"]["0"]["curve"][-1]["k"] == 9, "as many as there are clusters"

@@ -18,7 +18,9 @@ from forks import pair
 from trials import line_of
 from uotft.analysis.gallery import _sheets
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import Interrupted, UserError
+from uotft.core.records import Cell
 from uotft.models import export, inputs, predict
 from uotft.pipeline import (
     evaluate,
@@ -76,9 +78,11 @@ def params(sections: dict[str, dict[str, object]]) -> dict:
 
 def train(root: Path, strategy: str = "uot") -> dict:
     ws = workspace(root)
-    select.select(ws, "mine", strategy, 0)
-    train_stage.train(ws, "mine", strategy, 0, runtime.start(0, 1), log=lambda *_: None, **QUIET)
-    return storage.read_json(ws.cell("models", "mine", strategy, 0) / "model.json")
+    select.select(ws, Cell("mine", strategy, 0))
+    train_stage.train(
+        ws, Cell("mine", strategy, 0), Context(runtime.start(0, 1), log=lambda *_: None, **QUIET)
+    )
+    return storage.read_json(ws.cell("models", Cell("mine", strategy, 0)) / "model.json")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,7 @@ def test_folders_are_prepared(made: Path) -> None:
 
 
 def test_selection_and_training_read_files(made: Path) -> None:
-    facts = storage.read_json(workspace(made).cell("models", "mine", "uot", 0) / "model.json")
+    facts = storage.read_json(workspace(made).cell("models", Cell("mine", "uot", 0)) / "model.json")
     assert facts["image_size"] == [32, 32, 3]
     assert facts["objective"] == "joint"
     assert len(facts["reused"]) == 3
@@ -120,7 +124,9 @@ def test_selection_and_training_read_files(made: Path) -> None:
 
 
 def test_training_follows_its_seed(made: Path, copy: Path) -> None:
-    before = storage.read_json(workspace(made).cell("models", "mine", "uot", 0) / "model.json")
+    before = storage.read_json(
+        workspace(made).cell("models", Cell("mine", "uot", 0)) / "model.json"
+    )
     assert train(copy)["sha256"] == before["sha256"]
 
 
@@ -129,13 +135,13 @@ def test_pseudo_labels_with_randaugment(copy: Path) -> None:
     changed["train"] |= {"objective": "pseudo_label"}
     write_params(copy, changed)
     assert train(copy)["objective"] == "pseudo_label"
-    lines = storage.read_csv(workspace(copy).cell("models", "mine", "uot", 0) / "history.csv")
+    lines = storage.read_csv(workspace(copy).cell("models", Cell("mine", "uot", 0)) / "history.csv")
     assert all(np.isfinite(float(line["loss/source"])) for line in lines if line["loss/source"])
 
 
 def test_a_predicted_file_is_seen_as_test_images_are(made: Path, tmp_path: Path) -> None:
     ws = workspace(made)
-    model, found = ws.cell("models", "mine", "uot", 0), ws.images("mine")
+    model, found = ws.cell("models", Cell("mine", "uot", 0)), ws.images("mine")
     rows = found.rows("test")
     paths = [str(found.files.path(row)) for row in rows]
     tests = inputs.Views(found, rows)[:]
@@ -158,7 +164,7 @@ def test_a_predicted_file_is_seen_as_test_images_are(made: Path, tmp_path: Path)
 
 
 def test_an_export_says_what_part_of_a_picture_it_wants(made: Path, tmp_path: Path) -> None:
-    model = workspace(made).cell("models", "mine", "uot", 0)
+    model = workspace(made).cell("models", Cell("mine", "uot", 0))
     about = predict_export.export(model, "torch", tmp_path / "a.pt2")
     assert about["input"]["shape"] == ["images", 32, 32, 3]
     assert about["input"]["share"] == 0.875
@@ -219,13 +225,15 @@ def test_a_stop_is_heard_while_files_are_decoded(
     shutil.rmtree(copy / "cache")
     ws = workspace(copy)
     with pytest.raises(Interrupted, match="before its images were decoded"):
-        pretrain.pretrain(ws, runtime.start(0, 1), log=lambda *_: None, **QUIET, stop=lambda: True)
+        pretrain.pretrain(
+            ws, Context(runtime.start(0, 1), log=lambda *_: None, **QUIET, stop=lambda: True)
+        )
     assert not ws.images("things").images.there.any()
 
 
 def test_processes_share_the_decoding(tmp_path: Path) -> None:
     from uotft.data import pixel_cache
-    from uotft.pipeline.train import _decode
+    from uotft.training.streams import decode
 
     images, rows = pictures.scenes(tmp_path, 21, stored=40, size=32), np.arange(1, 20)
 
@@ -240,7 +248,7 @@ def test_processes_share_the_decoding(tmp_path: Path) -> None:
         pixel_cache.square = counted
         accelerator = runtime.start(0, 1)
         assert accelerator.num_processes == 2
-        _decode(images, rows, accelerator, QUIET["progress"])
+        decode(images, rows, Context(accelerator))
         assert images.images.there[rows].all()
         storage.write_json(tmp_path / f"{rank}.json", decoded)
 

@@ -8,15 +8,16 @@ import pictures
 from uotft.core.settings import Augment
 from uotft.models.inputs import Views, crops, to_input
 from uotft.training.distortions import _grid, crops_at_once, random_boxes
-from uotft.training.streams import Stream
+from uotft.training.streams import Place, Sampling, Stream
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 12, 12), dtype=np.uint8)
 STILL = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0)
 
 
 def stream(augment: Augment = Augment(), **changes) -> Stream:  # noqa: B008
+    place = Place("cpu", changes.pop("rank", 0), changes.pop("world", 1))
     settings = {"name": "target", "batch_size": 4, "seed": 5, "augment": augment} | changes
-    return Stream(IMAGES, np.arange(10), **settings)
+    return Stream(IMAGES, np.arange(10), Sampling(**settings), place)
 
 
 def test_every_image_comes_once_an_epoch() -> None:
@@ -100,7 +101,7 @@ def test_contrast_keeps_the_mean_and_scales_the_rest() -> None:
     grey = np.random.default_rng(1).integers(100, 150, (10, 12, 12), dtype=np.uint8)
     made = []
     for augment in (STILL, STILL.model_copy(update={"contrast": 0.5})):
-        made.append(Stream(grey, np.arange(10), name="a", batch_size=4, seed=0, augment=augment)[0])
+        made.append(Stream(grey, np.arange(10), Sampling("a", 4, 0, augment))[0])
     still, moved = (batch.images.flatten(1) for batch in made)
     assert torch.allclose(still.mean(1), moved.mean(1), atol=1e-5)
     factors = moved.std(1) / still.std(1)
@@ -131,8 +132,8 @@ def test_grey_is_repeated_and_colour_becomes_grey_as_in_pillow() -> None:
 def test_a_colour_stream_warps_all_channels_alike() -> None:
     settings = {"name": "source", "batch_size": 4, "seed": 5, "augment": Augment()}
     same = np.repeat(IMAGES[..., None], 3, 3)
-    colour = Stream(same, np.arange(10), channels=3, **settings)[0].images
-    grey = Stream(IMAGES, np.arange(10), **settings)[0].images
+    colour = Stream(same, np.arange(10), Sampling(**settings, channels=3))[0].images
+    grey = Stream(IMAGES, np.arange(10), Sampling(**settings))[0].images
     assert colour.shape == (4, 3, 12, 12)
     assert torch.allclose(colour, grey.expand(-1, 3, -1, -1), atol=1e-6)
 
@@ -191,11 +192,11 @@ PAPER = STILL.model_copy(update={"crop": 0.08, "flip": True})
 
 def of_files(tmp_path: Path, augment: Augment = PAPER, **changes: object) -> Stream:
     images = pictures.scenes(tmp_path, 12, (60, 45), stored=48, size=32)
+    place = Place("cpu", changes.pop("rank", 0), changes.pop("world", 1))
     settings = {"name": "source", "batch_size": 8, "seed": 3, "channels": 3, "augment": augment}
     origin = np.array([1, 3, 5, 7, 9, 11, 2, 4])
-    return Stream(
-        images.images, np.arange(8), origin=origin, files=images.files, **settings | changes
-    )
+    sampling = Sampling(**settings | changes)
+    return Stream(images.images, np.arange(8), sampling, place, origin=origin, files=images.files)
 
 
 def test_without_a_crop_files_are_seen_as_in_tests(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from conftest import call, put_under_features, run_train, tiny_params, workspace, write_params
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.data.subset import draw
 from uotft.models import model_io
 from uotft.models.inputs import to_input
@@ -23,7 +24,7 @@ from uotft.models.network import Routes
 from uotft.pipeline import select
 from uotft.training import objectives
 from uotft.training.objectives import (
-    Context,
+    StartingPoint,
     co_tuning,
     joint,
     joint_co_tuning,
@@ -47,12 +48,12 @@ CLASSES = {"target": 3, "source": 4}
 LABELS = {name: torch.tensor([0, 2, 1, 0, 2]) for name in ("target", "source", "strong")}
 
 
-def context(weight: float = 0.5) -> Context:
+def context(weight: float = 0.5) -> StartingPoint:
     """Two parameters under a head of 3 classes, and a classifier of 4 that saw 5 images."""
     torch.manual_seed(0)
     seen = torch.randn(5, 4), LABELS["target"]
     kept = np.array([3, 1, 0, 2])  # best first
-    return Context(weight, nn.Linear(1, 1), nn.Linear(1, 3), lambda: seen, lambda: seen, kept)
+    return StartingPoint(weight, nn.Linear(1, 1), nn.Linear(1, 3), lambda: seen, lambda: seen, kept)
 
 
 def outputs_of(routes: Routes) -> dict[str, Tensor]:
@@ -142,7 +143,7 @@ def test_calibration_finds_the_temperature() -> None:
 def test_co_tuning_by_hand(calibrate: bool) -> None:
     seen = torch.tensor([[8.0, 0.0]]), torch.tensor([0])
     held_out = torch.tensor([[8.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
-    given = Context(0.3, nn.Linear(1, 1), nn.Linear(1, 3), lambda: seen, lambda: held_out)
+    given = StartingPoint(0.3, nn.Linear(1, 1), nn.Linear(1, 3), lambda: seen, lambda: held_out)
     terms = co_tuning.prepare(given, co_tuning.Settings(weight=2.0, calibrate=calibrate))
     outputs = {"target": torch.tensor([[1.0, 0.0]]), "classifier": torch.tensor([[0.0, 2.0]])}
     made = terms(outputs, {"target": torch.tensor([0])})
@@ -220,7 +221,7 @@ def test_a_short_training_logs_every_term(fresh: Path, name: str, strategy: str)
     for numbers in points:
         assert set(numbers) == logged | {"learning_rate"}
         assert all(math.isfinite(value) for value in numbers.values())
-    folder = workspace(fresh).cell("models", "digits", strategy, 0)
+    folder = workspace(fresh).cell("models", Cell("digits", strategy, 0))
     network, facts = model_io.read(folder)
     assert len(facts["reused"]) == (5 if reads and strategy == "uot" else 0)
     assert facts["objective"] == used
@@ -237,7 +238,7 @@ def test_selected_classes_have_no_part_in_it(fresh: Path, name: str) -> None:
     made = []
     for strategy in ("none", "uot"):
         run_train(fresh, strategy)
-        folder = workspace(fresh).cell("models", "digits", strategy, 0)
+        folder = workspace(fresh).cell("models", Cell("digits", strategy, 0))
         made.append(storage.fingerprint(folder / "model.safetensors"))
     assert made[0] == made[1]
 
@@ -249,7 +250,7 @@ def test_co_tuning_starts_from_the_whole_classifier(fresh: Path) -> None:
     write_params(fresh, params)
     run_train(fresh, "none")
     ws = workspace(fresh)
-    network, _ = model_io.read(ws.cell("models", "digits", "none", 0))
+    network, _ = model_io.read(ws.cell("models", Cell("digits", "none", 0)))
     pretrained, _ = model_io.read(ws.pretrained())
     assert torch.allclose(
         network.head("source").weight, pretrained.head("target").weight, atol=1e-6
@@ -270,7 +271,7 @@ def test_co_tuning_knows_the_drawn_images_alone(fresh: Path) -> None:
         images.images[rows] = 99
         put_under_features(ws, "digits", images)
         run_train(fresh, "none")
-        folder = ws.cell("models", "digits", "none", 0)
+        folder = ws.cell("models", Cell("digits", "none", 0))
         made.append(storage.fingerprint(folder / "model.safetensors"))
     assert made[0] == made[1] != made[2]
 
@@ -282,11 +283,13 @@ def test_settings_of_an_objective_are_checked(fresh: Path) -> None:
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"objectives\.l2_sp:\n  alpha: got -1\.0"):
         run_train(fresh, "none")
-    assert not workspace(fresh).cell("models", "digits", "none", 0).exists()
+    assert not workspace(fresh).cell("models", Cell("digits", "none", 0)).exists()
 
 
 def history(root: Path, strategy: str = "uot") -> list[dict[str, str]]:
-    return storage.read_csv(workspace(root).cell("models", "digits", strategy, 0) / "history.csv")
+    return storage.read_csv(
+        workspace(root).cell("models", Cell("digits", strategy, 0)) / "history.csv"
+    )
 
 
 def trained(root: Path, **train: object) -> dict[str, Tensor]:
@@ -294,7 +297,7 @@ def trained(root: Path, **train: object) -> dict[str, Tensor]:
     params["train"] |= train
     write_params(root, params)
     run_train(root)
-    network, _ = model_io.read(workspace(root).cell("models", "digits", "uot", 0))
+    network, _ = model_io.read(workspace(root).cell("models", Cell("digits", "uot", 0)))
     return network.state_dict()
 
 
@@ -317,7 +320,7 @@ def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
     ws = workspace(fresh)
     images, pool = ws.images("digits"), ws.images("digits").rows("train")
     rows = pool[draw(images.labels[pool], ws.params.subset, 0)]
-    network, _ = model_io.read(ws.cell("models", "digits", "uot", 0))
+    network, _ = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))
     with torch.no_grad():
         found = network.backbone.layers[0](to_input(torch.as_tensor(images.images[rows])))
     norm = network.backbone.layers[1]
@@ -332,7 +335,7 @@ def test_two_processes_train_it_to_the_end(fresh: Path, name: str) -> None:
     params = tiny_params()
     params["train"] |= {"objective": name, "head_steps": 6, "reestimate_norm": True}
     write_params(fresh, params)
-    select.select(workspace(fresh), "digits", "uot", 0)
+    select.select(workspace(fresh), Cell("digits", "uot", 0))
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     worker = ("-m", "uotft.runs.worker", str(fresh / "journal"), "train", "digits", "uot", "0")
     done = call(sys.executable, *torchrun, *worker, cwd=fresh)
@@ -340,4 +343,4 @@ def test_two_processes_train_it_to_the_end(fresh: Path, name: str) -> None:
     rows = history(fresh)
     assert [int(row["step"]) for row in rows] == [0, 4, 6, 8, 12, 16, 18]
     assert all(math.isfinite(float(row["loss/target"])) for row in rows if row["loss/target"])
-    model_io.read(workspace(fresh).cell("models", "digits", "uot", 0))
+    model_io.read(workspace(fresh).cell("models", Cell("digits", "uot", 0)))

@@ -12,7 +12,8 @@ import torch
 from conftest import run_train, tiny_params, workspace, write_params
 from foreign import moco_file, torchvision_file
 from uotft.core import storage
-from uotft.core.records import ImageSet
+from uotft.core.context import Context
+from uotft.core.records import Cell, ImageSet
 from uotft.models import model_io
 from uotft.pipeline import (
     compare,
@@ -49,10 +50,13 @@ def run(root: Path, backbone: dict, **pretrain: object) -> list[tuple[int, dict]
     write_params(root, params)
     ws = workspace(root)
     pretrain_stage.pretrain(
-        ws, runtime.start(0, 1), log=lambda step, numbers: points.append((step, numbers)), **QUIET
+        ws,
+        Context(
+            runtime.start(0, 1), log=lambda step, numbers: points.append((step, numbers)), **QUIET
+        ),
     )
     for dataset in ("glyphs", "digits"):
-        embed.embed(ws, dataset, runtime.start(0, 1), **QUIET)
+        embed.embed(ws, dataset, Context(runtime.start(0, 1), **QUIET))
     units.units(ws)
     run_train(root)
     return points
@@ -98,7 +102,7 @@ def test_moco_selects_in_one_space_and_trains_in_another(fresh: Path, tmp_path: 
     rows = pool["labels"] == 3
     assert np.allclose(bank.trunk[3], pool["trunk"][rows].mean(0), atol=1e-4)
     before, _ = model_io.read(ws.pretrained())
-    after, _ = model_io.read(ws.cell("models", "digits", "uot", 0))
+    after, _ = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))
     moved = [
         not torch.equal(a, b)
         for a, b in zip(before.backbone.parameters(), after.backbone.parameters(), strict=True)
@@ -127,7 +131,7 @@ def test_colour_goes_through_the_pipeline(fresh: Path, channels: int, painted: l
     assert json.loads(ws.forecast("digits").read_text())["uot"]["0"]["selected"]["delta2"] > 0
     compare.compare(ws)
     assert (fresh / "reports/pictures/classes-digits.png").stat().st_size > 1000
-    _, facts = model_io.read(ws.cell("models", "digits", "uot", 0))
+    _, facts = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))
     assert facts["image_size"] == ([16, 16, 3] if "digits" in painted else [16, 16])
 
 

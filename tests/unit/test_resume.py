@@ -25,7 +25,9 @@ from forks import fork, killed, pair
 from resuming import CELL, MADE, STEPS, change, dies_at, left, made, train
 from started import wait
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import Diverged, Interrupted, UserError
+from uotft.core.records import Cell
 from uotft.pipeline import pretrain, select
 from uotft.training import checkpoints, runtime
 from uotft.training.state import State, restore, write
@@ -42,7 +44,7 @@ def test_asked_to_stop_it_saves_and_goes_on(trainable: Path) -> None:
 
     with pytest.raises(Interrupted, match="before step 8"):
         train(trainable, stop=stop)
-    assert not workspace(trainable).cell("models", *CELL).joinpath("model.json").exists()
+    assert not workspace(trainable).cell("models", Cell(*CELL)).joinpath("model.json").exists()
     train(trainable)
     assert made(trainable) == whole
 
@@ -54,14 +56,14 @@ def test_pre_training_goes_on_too(trainable: Path) -> None:
     ws, quiet = workspace(trainable), {"log": lambda *_: None}
     still = quiet | {"progress": lambda items, label: items}
     mortal = quiet | {"progress": dies_at(13)}
-    pretrain.pretrain(ws, runtime.start(0, 1), **still)
+    pretrain.pretrain(ws, Context(runtime.start(0, 1), **still))
     whole = [(ws.pretrained() / name).read_bytes() for name in MADE]
     checkpoints.finish(ws.unfinished(ws.pretrained()))  # as `uotft pretrain` does
-    assert killed(fork(lambda: pretrain.pretrain(ws, runtime.start(0, 1), **mortal)))
+    assert killed(fork(lambda: pretrain.pretrain(ws, Context(runtime.start(0, 1), **mortal))))
     assert checkpoints.newest(ws.unfinished(ws.pretrained()))[1]["step"] == 10
     for name in MADE:
         (ws.pretrained() / name).unlink()
-    pretrain.pretrain(ws, runtime.start(0, 1), **still)
+    pretrain.pretrain(ws, Context(runtime.start(0, 1), **still))
     assert [(ws.pretrained() / name).read_bytes() for name in MADE] == whole
 
 
@@ -94,13 +96,13 @@ def test_a_checkpoint_of_something_else_is_set_aside(
     else:
         path = {
             "data": ws.data("glyphs"),
-            "selection": ws.cell("selections", *CELL) / "selection.json",
+            "selection": ws.cell("selections", Cell(*CELL)) / "selection.json",
             "pretrained": ws.pretrained() / "model.json",
         }[what]
         rewrite(path)
         if what == "data":
             take_for_embedded(ws, "glyphs")
-            select.select(ws, *CELL)
+            select.select(ws, Cell(*CELL))
         find_overlap(trainable)
         name += str(path.relative_to(trainable))
     train(trainable)
@@ -147,7 +149,7 @@ def test_an_infinite_loss_stops_within_its_step(
     images = workspace(trainable).images("digits")
     named = [int(n) for n in str(e.value).split("target rows [")[1].split("]")[0].split(",")]
     assert set(named) <= set(images.rows("train").tolist()), "rows of data/digits.npz"
-    assert not workspace(trainable).cell("models", *CELL).exists()
+    assert not workspace(trainable).cell("models", Cell(*CELL)).exists()
 
 
 def test_weights_that_are_not_finite_are_not_saved(

@@ -12,8 +12,9 @@ from PIL import Image
 
 from conftest import find_overlap, tiny_params, up_to_units, workspace, write_params
 from uotft.core import config, storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.core.records import ImageSet
+from uotft.core.records import Cell, ImageSet
 from uotft.data import shards
 from uotft.pipeline import data_export, embed, overlap, prepare, select, train, units
 from uotft.training import runtime
@@ -232,7 +233,7 @@ def test_the_same_members_give_the_same_bytes() -> None:
 def exported(root: Path, output: Path, per_shard: int = 7) -> str:
     """Select with uot, seed 0, and export."""
     ws = workspace(root)
-    select.select(ws, "digits", "uot", 0)
+    select.select(ws, Cell("digits", "uot", 0))
     return data_export.export_source(ws, "digits", "uot", 0, output, per_shard, progress=quiet)
 
 
@@ -243,11 +244,11 @@ def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> No
     planted = int(source.rows("train")[3])
     source.images[planted] = target.images[target.rows("test")[0]]
     storage.write_images(ws.data("glyphs"), source)
-    embed.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
+    embed.embed(ws, "glyphs", Context(runtime.start(0, 1), progress=quiet))
     units.units(ws)
     find_overlap(fresh)
     said = exported(fresh, output)
-    chosen = select.read_selection(ws, "digits", "uot", 0)
+    chosen = select.read_selection(ws, Cell("digits", "uot", 0))
     part = select.source_part(ws, np.array([c["row"] for c in chosen["classes"]]))
     rows = np.sort(part.rows[part.rows != planted])
     assert f"{len(rows)} images of 5 classes in {-(-len(rows) // 7)} tar files" in said
@@ -270,7 +271,7 @@ def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> No
 
 def test_nothing_kept_is_nothing_to_export(fresh: Path, tmp_path: Path) -> None:
     ws = workspace(fresh)
-    select.select(ws, "digits", "none", 0)
+    select.select(ws, Cell("digits", "none", 0))
     with pytest.raises(UserError, match="'none' keeps no class: there is nothing to export"):
         data_export.export_source(ws, "digits", "none", 0, tmp_path / "x", 10, progress=quiet)
     assert not (tmp_path / "x").exists()
@@ -294,13 +295,13 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     ws, main = workspace(tmp_path), {"log": lambda *_: None, "progress": quiet}
     up_to_units(tmp_path)
     for strategy in ("uot", "all"):
-        select.select(ws, "birds", strategy, 0)
+        select.select(ws, Cell("birds", strategy, 0))
     found = overlap.overlap(
         "web", "birds", ws.overlap("birds"), progress=quiet, workspace=lambda: ws
     )
     assert found["counts"]["bytes"] > 0
-    train.train(ws, "birds", "uot", 0, runtime.start(0, 1), **main)
-    facts = storage.read_json(ws.cell("models", "birds", "uot", 0) / "model.json")
+    train.train(ws, Cell("birds", "uot", 0), Context(runtime.start(0, 1), **main))
+    facts = storage.read_json(ws.cell("models", Cell("birds", "uot", 0)) / "model.json")
     assert facts["overlap"]["excluded"] > 0
     data_export.export_source(ws, "birds", "uot", 0, tmp_path / "out", 100, progress=quiet)
     back = loaded(path=str(tmp_path / "out"), val=0.0, test=0.0)

@@ -16,7 +16,9 @@ from conftest import (
     write_params,
 )
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.data.subset import draw
 from uotft.pipeline import (
     compare,
@@ -29,13 +31,13 @@ from uotft.pipeline import (
     select,
     units,
 )
-from uotft.pipeline.train import _Stream
 from uotft.selection import features as pools
-from uotft.training import runtime
+from uotft.training import assembly, runtime
+from uotft.training.streams import Sampling
 
 
 def weights(root: Path, strategy: str = "uot") -> str:
-    folder = workspace(root).cell("models", "digits", strategy, 0)
+    folder = workspace(root).cell("models", Cell("digits", strategy, 0))
     return storage.fingerprint(folder / "model.safetensors")
 
 
@@ -67,7 +69,7 @@ def test_val_and_test_images_decide_nothing(fresh: Path, split: str) -> None:
     images.images[rows] = rng.integers(0, 255, images.images[rows].shape)
     images.labels[rows] = rng.permutation(images.labels[rows])
     storage.write_images(ws.data("digits"), images)
-    embed.embed(ws, "digits", runtime.start(0, 1), progress=lambda items, label: items)
+    embed.embed(ws, "digits", Context(runtime.start(0, 1), progress=lambda items, label: items))
     run_train(fresh)
     assert np.array_equal(features, pools.read(ws.features("digits"))["features"])
     assert weights(fresh) == before
@@ -119,8 +121,8 @@ def test_ten_images_are_overfitted(fresh: Path) -> None:
 
 def test_selection_file(fresh: Path) -> None:
     ws = workspace(fresh)
-    select.select(ws, "digits", "uot", 0)
-    folder = ws.cell("selections", "digits", "uot", 0)
+    select.select(ws, Cell("digits", "uot", 0))
+    folder = ws.cell("selections", Cell("digits", "uot", 0))
     chosen = json.loads((folder / "selection.json").read_text())
     assert [c["rank"] for c in chosen["classes"]] == [1, 2, 3, 4, 5]
     scores = [c["score"] for c in chosen["classes"]]
@@ -136,7 +138,7 @@ def test_k_above_the_number_of_classes_writes_nothing(fresh: Path) -> None:
     params["select"]["top_k"] = 13
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"select\.top_k: got 13.*only 12 classes"):
-        select.select(workspace(fresh), "digits", "uot", 0)
+        select.select(workspace(fresh), Cell("digits", "uot", 0))
     assert not (fresh / "selections").exists()
 
 
@@ -145,7 +147,7 @@ def test_too_many_shots(fresh: Path) -> None:
     params["subset"]["shots"] = 500
     write_params(fresh, params)
     with pytest.raises(UserError, match=r"subset\.shots: got 500, but class 0 has \d+ training"):
-        select.select(workspace(fresh), "digits", "uot", 0)
+        select.select(workspace(fresh), Cell("digits", "uot", 0))
 
 
 def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
@@ -194,10 +196,11 @@ def test_a_batch_that_processes_cannot_share_is_refused(fresh: Path) -> None:
         num_processes, process_index, device = 3, 0, "cpu"
 
     images = workspace(fresh).images("digits")
-    stream = _Stream(Three(), 0, workspace(fresh).params.train.augment)
+    context, rows = Context(Three()), images.rows("train")
     for batch in (8, 3):  # not divisible; one image for each, of which batch norm knows no variance
+        sampling = Sampling("target", batch, 0, workspace(fresh).params.train.augment)
         with pytest.raises(UserError, match=f"target batch of {batch} cannot be shared by 3 proce"):
-            stream("target", images, images.rows("train"), images.labels, batch)
+            assembly.stream(images, rows, images.labels, sampling, context)
 
 
 def test_a_source_without_validation_images_is_refused(fresh: Path) -> None:
@@ -208,7 +211,7 @@ def test_a_source_without_validation_images_is_refused(fresh: Path) -> None:
     with pytest.raises(
         UserError, match=r"data/glyphs\.npz has no validation image: a folder needs"
     ):
-        pretrain.pretrain(ws, runtime.start(0, 1), **quiet)
+        pretrain.pretrain(ws, Context(runtime.start(0, 1), **quiet))
 
 
 @pytest.mark.parametrize("kept", [1, 3])
@@ -220,7 +223,9 @@ def test_a_source_smaller_than_its_batch_trains(fresh: Path, kept: int) -> None:
     units.units(workspace(fresh))
     points = run_train(fresh)
     assert all(np.isfinite(n["loss/source"]) for _, n in points if "loss/source" in n)
-    facts = storage.read_json(workspace(fresh).cell("models", "digits", "uot", 0) / "model.json")
+    facts = storage.read_json(
+        workspace(fresh).cell("models", Cell("digits", "uot", 0)) / "model.json"
+    )
     assert len(facts["reused"]) <= kept
 
 

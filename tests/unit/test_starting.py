@@ -14,7 +14,9 @@ from conftest import up_to_units, workspace, write_params
 from folders import pictures, small
 from forks import forget_accelerator
 from uotft.core import config, storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.pipeline import init, overlap, select, train as train_stage
 from uotft.pipeline.init import PRESETS, names, project, render
@@ -180,15 +182,13 @@ def test_a_preset_trains(
     ws = workspace(tmp_path / "project")
     up_to_units(ws.root)
     overlap.overlap("old", "my-birds", ws.overlap("my-birds"), workspace=lambda: ws, **QUIET)
-    select.select(ws, "my-birds", "uot", 0)
+    select.select(ws, Cell("my-birds", "uot", 0))
     forget_accelerator()
     accelerator, points = runtime.start(0, 1, ws.params.train.recipe.precision), []
-    train_stage.train(
-        ws, "my-birds", "uot", 0, accelerator,
-        log=lambda step, numbers: points.append((step, numbers)), **QUIET,
-    )  # fmt: skip
+    context = Context(accelerator, log=lambda *point: points.append(point), **QUIET)
+    train_stage.train(ws, Cell("my-birds", "uot", 0), context)
     forget_accelerator()
-    network, facts = model_io.read(ws.cell("models", "my-birds", "uot", 0))
+    network, facts = model_io.read(ws.cell("models", Cell("my-birds", "uot", 0)))
     images = len(ws.images("my-birds").rows("train"))
     assert images == 3 * 8, "all of them, without subset"
     assert facts["steps"] == 2 * images // (8 * words.get("accumulate", 1))

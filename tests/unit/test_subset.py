@@ -12,8 +12,9 @@ import yaml
 from conftest import run_train, tiny_params, workspace, write_params
 from folders import pictures
 from uotft.core import config, storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.core.records import ImageSet
+from uotft.core.records import Cell, ImageSet
 from uotft.core.settings import Subset
 from uotft.data.datasets import folder
 from uotft.data.subset import draw, longtail, sizes
@@ -230,9 +231,9 @@ def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
 def train(root: Path, words: str, seed: int = 0) -> workspace_stage.Workspace:
     """Select and train one cell with other words, in this process."""
     ws = workspace(root).with_changes([words])
-    select.select(ws, "digits", "uot", seed)
+    select.select(ws, Cell("digits", "uot", seed))
     training = runtime.start(seed, 1), {"log": lambda *_: None, "progress": quiet}
-    train_stage.train(ws, "digits", "uot", seed, training[0], **training[1])
+    train_stage.train(ws, Cell("digits", "uot", seed), Context(training[0], **training[1]))
     return ws
 
 
@@ -297,10 +298,10 @@ def test_images_left_out_of_the_source_decide_nothing(fresh: Path) -> None:
             assert len(others) == 36
             images.images[others] = value
             storage.write_images(ws.data("glyphs"), images)
-        embed.embed(ws, "glyphs", runtime.start(0, 1), progress=quiet)
+        embed.embed(ws, "glyphs", Context(runtime.start(0, 1), progress=quiet))
         units.units(ws)
         run_train(fresh)
         made.append(
-            storage.fingerprint(ws.cell("models", "digits", "uot", 0) / "model.safetensors")
+            storage.fingerprint(ws.cell("models", Cell("digits", "uot", 0)) / "model.safetensors")
         )
     assert made[0] == made[1]

@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from forks import forget_accelerator, killed, pair
+from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.settings import Augment, Recipe
 from uotft.models.backbones import small_resnet
 from uotft.models.network import Network
 from uotft.training import runtime
-from uotft.training.loop import fit, learning_rate
+from uotft.training.loop import Task, fit, learning_rate
 from uotft.training.objectives import joint
-from uotft.training.streams import Stream
+from uotft.training.streams import Place, Sampling, Stream
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (40, 6, 6), dtype=np.uint8)
 STILL = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0)
@@ -48,17 +49,15 @@ def run(
     """Train a few steps with the words of a recipe; returns the weights that are kept."""
     recipe = {"steps": 9, "learning_rate": 0.1, "head_lr_factor": 1.0}
     words = {k: more.pop(k) for k in [*more] if k in Recipe.model_fields}
-    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    place = Place("cpu", accelerator.process_index, accelerator.num_processes)
     streams = {
-        name: Stream(
-            IMAGES, np.arange(40) % n, name=name, batch_size=batch, seed=0, augment=STILL, **share
-        )
+        name: Stream(IMAGES, np.arange(40) % n, Sampling(name, batch, 0, STILL), place)
         for name, n in (("target", 4), ("source", 5))
     }
-    kept = fit(
-        net or network(), streams, lambda o, b: joint.terms(o, b, 0.5),
-        Recipe.model_validate(recipe | words), accelerator, routes=joint.ROUTES, **more,
-    )  # fmt: skip
+    context = Context(accelerator, **{k: more.pop(k) for k in ("log", "stop") if k in more})
+    terms = lambda outputs, labels: joint.terms(outputs, labels, 0.5)  # noqa: E731
+    chosen = Recipe.model_validate(recipe | words)
+    kept = fit(Task(net or network(), streams, terms, chosen, joint.ROUTES), context, **more)
     return {name: t.detach().clone() for name, t in kept.state_dict().items()}
 
 
@@ -147,7 +146,7 @@ def test_the_running_mean_is_validated_and_kept(accelerator: Accelerator) -> Non
         validated.append(kept.head("target").weight.detach().clone())
         return {}
 
-    kept = run(accelerator, net=net, ema=0.8, progress=progress, evaluate=evaluate, eval_every=0)
+    kept = run(accelerator, net=net, ema=0.8, progress=progress, validate=evaluate, eval_every=0)
     mean = weights[0]
     for now in weights[1:]:
         mean = 0.8 * mean + 0.2 * now

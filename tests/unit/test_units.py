@@ -10,6 +10,7 @@ from trials import line_of
 from uotft.analysis.gallery import _sheets
 from uotft.core import config, storage
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.network import random_rows
 from uotft.pipeline import select as select_stage, units, workspace as workspace_stage
@@ -30,8 +31,8 @@ def remake(root: Path, unit: str, **select: int) -> workspace_stage.Workspace:
 
 def chosen_rows(ws: workspace_stage.Workspace, strategy: str = "uot") -> np.ndarray:
     """The rows of the bank that seed 0 selects."""
-    kept = select_stage.select(ws, "digits", strategy, 0).kept
-    found = select_stage.read_selection(ws, "digits", strategy, 0)["classes"]
+    kept = select_stage.select(ws, Cell("digits", strategy, 0)).kept
+    found = select_stage.read_selection(ws, Cell("digits", strategy, 0))["classes"]
     assert [c["row"] for c in found] == kept.tolist()
     return kept
 
@@ -105,7 +106,9 @@ def test_the_cap_spreads_images_over_classes(fresh: Path) -> None:
     part = select_stage.source_part(capped, chosen_rows(capped))
     assert most > 1 >= np.bincount(part.labels).max()
     assert len(part.rows) == 10
-    settings = storage.read_json(capped.cell("selections", "digits", "uot", 0) / "selection.json")
+    settings = storage.read_json(
+        capped.cell("selections", Cell("digits", "uot", 0)) / "selection.json"
+    )
     assert settings["settings"]["max_per_class"] == 1
     assert settings["settings"]["unit"] == "image"
 
@@ -117,7 +120,7 @@ def test_every_unit_trains(fresh: Path, unit: str) -> None:
     assert first == again
     assert "loss/source" in first[1][1]
     part = select_stage.source_part(ws, chosen_rows(ws))
-    network, facts = model_io.read(ws.cell("models", "digits", "uot", 0))
+    network, facts = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))
     assert facts["source_classes"] == list(part.names)
     assert network.head("source").out_features == len(part.names)
 
@@ -133,7 +136,7 @@ def test_the_source_head_starts_from_what_knows_the_unit(fresh: Path, unit: str)
     units.units(ws)
     run_train(fresh)
     part = select_stage.source_part(ws, chosen_rows(ws))
-    weight = model_io.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
+    weight = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))[0].head("source").weight
     if unit == "cluster":  # proportional to the centred means
         centred = part.means - part.means.mean(0)
         scale = params["train"]["head_scale"] / np.square(centred).sum(1).mean()
@@ -156,7 +159,7 @@ def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, 
     ws = workspace(fresh)
     units.units(ws)
     run_train(fresh)
-    weight = model_io.read(ws.cell("models", "digits", "uot", 0))[0].head("source").weight
+    weight = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))[0].head("source").weight
     if head == "random":
         expected = random_rows("source", weight.shape, 0)[0].numpy()
     else:
@@ -190,7 +193,7 @@ def test_labels_select_images_by_class_and_never_clusters(fresh: Path) -> None:
     assert all(name.startswith("digit ") for name in part.names)
     ws = remake(fresh, "cluster")
     with pytest.raises(UserError, match=r"'digit \*' matches none of the 9 .*cluster 0, cluster 1"):
-        select_stage.select(ws, "digits", "label", 0)
+        select_stage.select(ws, Cell("digits", "label", 0))
 
 
 @pytest.mark.parametrize(

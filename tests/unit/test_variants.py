@@ -11,8 +11,10 @@ import yaml
 
 from conftest import run_train, tiny_params, workspace, write_params
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.pipeline import select, train as train_stage, units as units_stage
+from uotft.core.records import Cell
+from uotft.pipeline import freshness, select, train as train_stage, units as units_stage
 from uotft.training import runtime
 
 
@@ -24,11 +26,13 @@ def train(root: Path, *words: str, strategy: str = "uot") -> Path:
     """Select and train one cell with other words in this process; the folder of its model."""
     ws = workspace(root).with_changes(words)
     units_stage.own_units(ws)
-    select.select(ws, "digits", strategy, 0)
+    select.select(ws, Cell("digits", strategy, 0))
     train_stage.train(
-        ws, "digits", strategy, 0, runtime.start(0, 1), log=lambda *_: None, progress=quiet
+        ws,
+        Cell("digits", strategy, 0),
+        Context(runtime.start(0, 1), log=lambda *_: None, progress=quiet),
     )
-    return ws.cell("models", "digits", strategy, 0)
+    return ws.cell("models", Cell("digits", strategy, 0))
 
 
 def test_words_change_the_settings_and_nothing_else(tiny: Path) -> None:
@@ -107,7 +111,7 @@ def test_words_that_mean_nothing(tiny: Path, words: list[str], message: str) -> 
 def test_a_word_that_says_the_same_gives_the_same_weights(fresh: Path) -> None:
     run_train(fresh)
     ours = train(fresh, f"select.top_k={tiny_params()['select']['top_k']}", "select.unit=class")
-    base = workspace(fresh).cell("models", "digits", "uot", 0)
+    base = workspace(fresh).cell("models", Cell("digits", "uot", 0))
     assert storage.fingerprint(ours / "model.safetensors") == storage.fingerprint(
         base / "model.safetensors"
     )
@@ -151,8 +155,8 @@ def test_what_a_variants_training_belongs_to_knows_its_units(fresh: Path) -> Non
     for seed in (0, 1):
         ws = workspace(fresh).with_changes(["select.unit=cluster", f"cluster.seed={seed}"])
         units_stage.own_units(ws)
-        select.select(ws, "digits", "uot", 0)
-        belongs = train_stage.train_belongs(ws, "digits", "uot", 0)
+        select.select(ws, Cell("digits", "uot", 0))
+        belongs = freshness.of_training(ws, Cell("digits", "uot", 0))
         [units] = [v for k, v in belongs["files"].items() if k.endswith("embeddings/glyphs.npz")]
         found.append(units)
     assert found[0] != found[1]

@@ -17,6 +17,7 @@ import typer.core
 
 from uotft.core import environment
 from uotft.core.errors import Interrupted, UserError, WorkerFailed
+from uotft.core.records import Cell
 
 if TYPE_CHECKING:
     from uotft.pipeline.workspace import Workspace
@@ -193,16 +194,9 @@ def select(
         chosen = job.select(_workspace(dataset, strategy), dataset, strategy, seed)
     elif all(files):
         chosen, recall = select_stage.select_banks(
-            source_bank,
-            target_bank,
-            output,
-            strategy,
-            *given,
-            seed=seed,
-            explain=explain,
-            expect=expect or [],
-            table=table,
-            pictures=pictures,
+            select_stage.BankFiles(source_bank, target_bank, output),
+            select_stage.bank_request(strategy, given[0], given[1], seed),
+            select_stage.Extras(explain, tuple(expect or ()), table, pictures),
         )
         if recall:
             typer.echo(recall)
@@ -791,7 +785,7 @@ def _model(command: str, model: str, dataset: str, strategy: str, seed: int) -> 
     if bool(model) == bool(dataset):
         raise UserError(f"{command} needs --dataset (with --strategy and --seed), or --model")
     ws = _workspace(dataset, strategy) if dataset else None
-    return ws.cell("models", dataset, strategy, seed) if ws else Path(model)
+    return ws.cell("models", Cell(dataset, strategy, seed)) if ws else Path(model)
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""The words the rooms speak: frozen records.
+"""The frozen records that packages pass to each other, and the callbacks that they call.
 
-Axes: S source classes, T target classes, D features, n images, H and W pixels.
+Axes: S source classes, T target classes, K kept classes, D features, n images, H and W pixels.
 """
 
 from __future__ import annotations
@@ -18,6 +18,37 @@ from pydantic import BaseModel, ConfigDict
 BASELINES = ("none", "random")  # the strategies that the others are compared with
 Floats = NDArray[np.float64]
 Content = bytes  # `Files` has a column of that name
+
+
+Log = Callable[[int, dict[str, float]], None]  # a step and its numbers
+Progress = Callable[..., Any]  # (items, label) -> the items, with a bar while they are used up
+Stop = Callable[[], bool]  # whether somebody wants the work to end
+
+
+def never() -> bool:
+    """Nobody wants the work to end."""
+    return False
+
+
+def ignore(step: int, numbers: dict[str, float]) -> None:
+    """Log nothing."""
+
+
+def silently(items: Any, label: str) -> Any:
+    """Show no bar."""
+    return items
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a comparison: a target, how its source classes are selected, and a seed."""
+
+    target: str
+    strategy: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.target}-{self.strategy}-{self.seed}"
 
 
 class Settings(BaseModel):

@@ -12,9 +12,10 @@ from uotft.analysis import trials
 from uotft.analysis.sections import LEGEND, by_step, curve, sections
 from uotft.core import config, storage
 from uotft.core.errors import UserError
-from uotft.core.records import Origin, Trial
+from uotft.core.records import Cell, Origin, Trial
+from uotft.pipeline import freshness
 from uotft.pipeline.forecast import hindsight
-from uotft.pipeline.select import must_be_of_today, read_selection, source_bank
+from uotft.pipeline.select import read_selection, source_bank
 from uotft.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -78,15 +79,15 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
             tested = storage.read_json(ws.metrics(target, strategy))
             answers = storage.read_answers(ws.predictions(target, strategy))
             for seed in map(int, tested):
-                model = ws.cell("models", target, strategy, seed)
+                model = ws.cell("models", Cell(target, strategy, seed))
                 facts = storage.read_json(model / "model.json")
-                must_be_of_today(ws, target, strategy, seed, facts)
+                freshness.check_model(ws, Cell(target, strategy, seed), facts)
                 if tested[str(seed)]["model"] != facts["sha256"]:
                     raise UserError(
                         f"{ws.metrics(target, strategy)} is of another {model}: run dvc repro"
                     )
                 history = model / "history.csv"
-                plan = ws.cell("selections", target, strategy, seed) / "plan.npz"
+                plan = ws.cell("selections", Cell(target, strategy, seed)) / "plan.npz"
                 found.append(
                     Trial(
                         target=target,
@@ -99,7 +100,7 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
                             for row in storage.read_csv(history)
                             if row["val/top1"]
                         },
-                        selection=read_selection(ws, target, strategy, seed),
+                        selection=read_selection(ws, Cell(target, strategy, seed)),
                         plan_KT=storage.read_arrays(plan)["plan"] if plan.is_file() else None,
                         answers=answers.get(seed),
                         origin=origins.get(tested[str(seed)]["model"], Origin()),

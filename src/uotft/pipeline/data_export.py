@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from uotft.core import config, storage
 from uotft.core.errors import UserError
-from uotft.core.records import ImageSet
+from uotft.core.records import Cell, ImageSet, Progress
 from uotft.data import shards, subset
 from uotft.data.files import SUFFIXES
 from uotft.data.pixel_cache import content_of
 from uotft.pipeline.overlap import read_overlap
 from uotft.pipeline.select import read_selection, source_part
-from uotft.pipeline.workspace import Progress, Workspace
+from uotft.pipeline.workspace import Workspace
 
 PER_SHARD = 1000
 AGAIN = "its rows are those of data/{}.npz and cannot be read as a data set"
@@ -110,7 +110,7 @@ def export_source(
     KEY.cls, the number of the line in OUTPUT/classes.txt. KEY is the row in data/SOURCE.npz.
     """
     _must_be_new(output)
-    chosen = read_selection(ws, target, strategy, seed)
+    chosen = read_selection(ws, Cell(target, strategy, seed))
     if not chosen["classes"]:
         raise UserError(f"the strategy {strategy!r} keeps no class: there is nothing to export")
     part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))

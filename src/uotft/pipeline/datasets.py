@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from uotft.core import config, disk, registry, storage
+from uotft.core.records import Progress
 from uotft.data import archives, files
 from uotft.data.archives import Card
 from uotft.data.pixel_cache import Store
 from uotft.pipeline import verify as verify_stage
 from uotft.pipeline.fetch import card_of, shards_of
-from uotft.pipeline.workspace import Progress, Workspace
+from uotft.pipeline.workspace import Workspace
 
 OWN = ("folder", "shards")  # what they are, a section says
 SHEET = 10  # images of each class on a contact sheet

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core import storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.core.records import Answers
+from uotft.core.records import Answers, Cell, Progress
+from uotft.models import model_io
+from uotft.models.inputs import Views
+from uotft.pipeline import freshness
 from uotft.pipeline.overlap import read_overlap
-from uotft.pipeline.select import must_be_of_today
-from uotft.pipeline.train import _decode
-from uotft.pipeline.workspace import Progress, Workspace
-
-if TYPE_CHECKING:
-    pass
+from uotft.pipeline.workspace import Workspace
+from uotft.training import evaluation, metrics, runtime
+from uotft.training.streams import decode
 
 
 def evaluate(
@@ -34,26 +35,23 @@ def evaluate(
     What each model says of each image goes to predictions/TARGET/STRATEGY.npz. Or for ``seeds``
     alone: ``known`` are the results of the others, which are written with them.
     """
-    from uotft.models import model_io
-    from uotft.models.inputs import Views
-    from uotft.training import evaluation, metrics, runtime
-
-    accelerator = runtime.start(0, ws.params.cpu_threads)
+    context = Context(runtime.start(0, ws.params.cpu_threads), progress=progress)
     images = ws.images(target)
-    rows, classes = ws.rows(target, images, "test"), len(images.names)
-    labels, data = images.labels[rows], storage.fingerprint(ws.data(target))
+    rows, data = ws.rows(target, images, "test"), storage.fingerprint(ws.data(target))
+    labels, classes = images.labels[rows], len(images.names)
     clean = ~np.isin(rows, read_overlap(ws, target)["target"])
     before = storage.read_answers(ws.predictions(target, strategy)) if known else {}
     results = {**(known or {})}
     answers = {seed: said for seed, said in before.items() if str(seed) in results}
-    _decode(images, rows, accelerator, progress)
+    decode(images, rows, context)
     for seed in progress(seeds or ws.seeds(target, strategy), "evaluating"):
-        network, facts = model_io.read(ws.cell("models", target, strategy, seed))
+        cell = Cell(target, strategy, seed)
+        network, facts = model_io.read(ws.cell("models", cell))
         if facts["data"] != data:
             raise UserError(f"{ws.data(target)} changed since seed {seed} was trained: dvc repro")
-        must_be_of_today(ws, target, strategy, seed, facts)
-        network.to(accelerator.device)
-        predicted = evaluation.answers(network, Views(images, rows), accelerator)
+        freshness.check_model(ws, cell, facts)
+        network.to(context.accelerator.device)
+        predicted = evaluation.answers(network, Views(images, rows), context)
         confusion = metrics.confusion(labels, predicted, classes)
         others = metrics.confusion(labels[clean], predicted[clean], classes)
         answers[seed] = Answers(rows, labels, predicted, images.names, data)
@@ -71,8 +69,6 @@ def evaluate(
 
 
 def _accuracy(confusion: NDArray[np.int64]) -> dict[str, Any]:
-    from uotft.training import metrics
-
     if not confusion.any():
         return {"images": 0}
     return {

@@ -15,12 +15,13 @@ from uotft.analysis import figures, paper_tables
 from uotft.analysis.experiments import CLASSES, IMAGES, Experiment, Variation
 from uotft.core import config, storage
 from uotft.core.errors import UserError
-from uotft.core.records import ClassBank
+from uotft.core.records import Cell, ClassBank
 from uotft.data import subset
-from uotft.pipeline.select import choose, expected, source_bank
-from uotft.pipeline.train import BELONGS, finished
+from uotft.pipeline import freshness
+from uotft.pipeline.select import bank_request, source_bank
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, ranking
+from uotft.selection.choosing import choose, expected
 from uotft.training import objectives
 
 
@@ -46,11 +47,11 @@ class Column:
 
     def folder(self, kind: str, seed: int) -> Path:
         """One of its cells."""
-        return self.ws.cell(kind, self.target, self.strategy, seed)
+        return self.ws.cell(kind, Cell(self.target, self.strategy, seed))
 
     def finished(self, seed: int) -> dict[str, Any] | None:
         """The facts of a cell that is done."""
-        return finished(self.ws, self.target, self.strategy, seed, self.processes)
+        return freshness.finished(self.ws, Cell(self.target, self.strategy, seed), self.processes)
 
     @cached_property
     def cost(self) -> int:
@@ -130,7 +131,7 @@ def unmeasured(column: Column) -> tuple[list[int], dict[str, Any]]:
     Of all seeds that the folder holds, since one file has the metrics of all. A model that was
     trained after that file was written may have been tested on other images.
     """
-    made = column.folder("models", 0).parent.glob(f"*/{BELONGS}")
+    made = column.folder("models", 0).parent.glob(f"*/{freshness.BELONGS}")
     seeds = sorted(int(path.parent.name) for path in made)
     done = [seed for seed in seeds if column.finished(seed)]
     there = storage.read_json(column.metrics) if column.metrics.is_file() else {}
@@ -139,7 +140,7 @@ def unmeasured(column: Column) -> tuple[list[int], dict[str, Any]]:
         folder = column.folder("models", int(seed))
         model = storage.read_json(folder / "model.json")["sha256"]
         if there.get(seed, {}).get("model") == model and _age(column.metrics) >= _age(
-            folder / BELONGS
+            folder / freshness.BELONGS
         ):
             known[seed] = there[seed]
     return [seed for seed in done if str(seed) not in known], known
@@ -200,10 +201,8 @@ def _kept(variation: Variation, source: ClassBank, target: ClassBank) -> Any:
         for name, value in words.items()
         if name.startswith(f"selectors.{variation.strategy}.")
     }
-    settings = config.strategy_settings(variation.strategy, own)
-    wanted = config.select_settings({"top_k": words["select.top_k"]})
-    uot = config.strategy_settings("uot", {})
-    return choose(source, target, variation.strategy, settings, wanted, uot, 0).kept
+    request = bank_request(variation.strategy, own, {"top_k": words["select.top_k"]})
+    return choose(source, target, request).kept
 
 
 def write_results(

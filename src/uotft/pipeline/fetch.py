@@ -15,10 +15,11 @@ from typing import Any
 
 from uotft.core import config, disk, locks, storage
 from uotft.core.errors import UserError
+from uotft.core.records import Progress
 from uotft.data import archives, downloads
 from uotft.data.archives import Archive, Card
 from uotft.data.pixel_cache import WHOLE
-from uotft.pipeline.workspace import Progress, Workspace
+from uotft.pipeline.workspace import Workspace
 
 SUMS = "SHA256SUMS"
 ASKED = 8  # addresses that are asked for a size at a time

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from uotft.analysis.statistics import Interval, interval
 from uotft.core import storage
-from uotft.core.records import Scores
+from uotft.core.records import Cell, Progress, Scores
 from uotft.data import subset
 from uotft.pipeline.select import read_selection, source_bank, source_images, target_bank
-from uotft.pipeline.workspace import Progress, Workspace
+from uotft.pipeline.workspace import Workspace
 from uotft.selection import ranking
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def forecast(ws: Workspace, target: str, *, progress: Progress) -> dict[str, Any
     cells: dict[str, dict[str, Any]] = {}
     for strategy in ws.params.strategies:
         for seed in ws.params.seeds:
-            chosen = read_selection(ws, target, strategy, seed)
+            chosen = read_selection(ws, Cell(target, strategy, seed))
             if chosen["classes"]:
                 kept = np.array([c["row"] for c in chosen["classes"]])
                 cells.setdefault(strategy, {})[str(seed)] = {

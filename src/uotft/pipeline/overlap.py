@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from uotft.core import config, storage
 from uotft.core.errors import UserError
+from uotft.core.records import Progress
 from uotft.data import overlap as comparison
 from uotft.data.files import SUFFIXES
 from uotft.data.pixel_cache import content_of, picture_of
-from uotft.pipeline.workspace import Progress, Workspace
+from uotft.pipeline.workspace import Workspace
 
 
 def overlap(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uotft.core import config, locks, storage
+from uotft.core.records import Progress
 from uotft.data import files
 from uotft.data.pixel_cache import Store
 from uotft.pipeline.fetch import card_of
-from uotft.pipeline.workspace import Progress, Workspace
+from uotft.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     pass

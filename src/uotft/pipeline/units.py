@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from uotft.core import config, storage
 from uotft.core.records import ClassBank
 from uotft.core.settings import Cluster
+from uotft.pipeline import freshness
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, features as pools
 
@@ -39,38 +40,21 @@ def units(ws: Workspace) -> str:
         if unit != "class":
             trunk, _ = pools.class_means([pool["trunk"]], bank.members, len(bank.names))
         bank = replace(bank, trunk=trunk)
-    record = _units_record(ws)
+    record = freshness.units_record(ws)
     record.unlink(missing_ok=True)
     index = storage.fingerprint(ws.features(ws.params.source) / pools.INDEX)
     bank = replace(bank, data=str(pool.get("data", "")), features=index)
     banks.write(ws.embedding(ws.params.source), bank)
     if ws.upstream:
         ws.note_words()
-        storage.write_json(record, units_belong(ws))
+        storage.write_json(record, freshness.of_units(ws))
     made = f"{len(bank.names)} x {unit} of {len(features)} training images"
     return f"{ws.params.source}: {made}{note}"
 
 
 def own_units(ws: Workspace) -> str:
     """Make the units of a variant that needs its own, if need be; a line that says so, or ""."""
-    made, record = ws.embedding(ws.params.source), _units_record(ws)
-    there = made.is_file() and record.is_file() and storage.read_json(record) == units_belong(ws)
-    return units(ws) if ws.upstream and not there else ""
-
-
-def units_belong(ws: Workspace) -> dict[str, Any]:
-    """What units belong to: settings, and the fingerprint of the features they are made of."""
-    unit = ws.params.select.unit
-    return {
-        "unit": unit,
-        "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
-        "source_fraction": ws.params.source_fraction,
-        "files": ws.fingerprints([ws.features(ws.params.source) / pools.INDEX]),
-    }
-
-
-def _units_record(ws: Workspace) -> Path:
-    return ws.embedding(ws.params.source).with_suffix(".json")
+    return units(ws) if ws.upstream and not freshness.has_units(ws) else ""
 
 
 def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:

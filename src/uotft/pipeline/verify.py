@@ -11,7 +11,8 @@ from typing import Any
 
 from uotft.core import dvc
 from uotft.core.errors import UserError
-from uotft.pipeline.workspace import Progress, Workspace
+from uotft.core.records import Progress
+from uotft.pipeline.workspace import Workspace
 
 Pairs = list[tuple[str, str]]  # paths from the root, and the MD5 of each
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core import config, storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.core.records import ImageSet
+from uotft.core.records import Cell, ImageSet
 from uotft.core.settings import Params, Subset
 from uotft.data import subset
+from uotft.pipeline import freshness
 from uotft.selection import features as pools
 
-Progress = Callable[..., Any]
-Log = Callable[[int, dict[str, float]], None]
-Stop = Callable[[], bool]
+logger = logging.getLogger(__name__)
+
 UPSTREAM = ("source_fraction=", "cluster.", "select.unit=")  # what decides the units
 LONGEST = 100  # letters of a variant's folder
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 @dataclass(frozen=True)
@@ -103,9 +100,9 @@ class Workspace:
         """Which of the target's test images are in the source too."""
         return self.root / "overlap" / f"{target}.json"
 
-    def cell(self, kind: str, target: str, strategy: str, seed: int) -> Path:
+    def cell(self, kind: str, cell: Cell) -> Path:
         """The folder of one cell of the matrix; ``kind`` is selections or models."""
-        return self.root / self.variant / kind / target / strategy / str(seed)
+        return self.root / self.variant / kind / cell.target / cell.strategy / str(cell.seed)
 
     def unfinished(self, made: Path) -> Path:
         """Where a training keeps checkpoints, or an embedding shards, until ``made`` is there.
@@ -130,21 +127,18 @@ class Workspace:
         """The seeds of a strategy: those of params.yaml, or those that a variant has."""
         if not self.variant:
             return self.params.seeds
-        cells = self.cell("models", target, strategy, 0).parent
+        cells = self.cell("models", Cell(target, strategy, 0)).parent
         found = sorted(int(path.parent.name) for path in cells.glob("*/model.json"))
         if not found:
             raise UserError(f"{cells}: no model yet; `uotft train --set …` makes them")
         return found
 
-    def fingerprints(self, files: list[Path]) -> dict[str, str]:
-        """{path from the root: SHA-256} of some files."""
-        return {str(path.relative_to(self.root)): storage.fingerprint(path) for path in files}
-
     def pool(self, dataset: str, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
         """The features of a data set, refused when they are not of today's inputs and code."""
         folder, dtype = self.features(dataset), self.params.embed.dtype
         pool = pools.read(folder, hashed=hashed)
-        self.must_be_of(dataset, folder, str(pool.get("data", "")), str(pool["backbone"]))
+        made_of = str(pool.get("data", "")), str(pool["backbone"])
+        freshness.check_features(self, dataset, folder, *made_of)
         if pool["features"].dtype != dtype:
             raise UserError(
                 f"{folder} holds {pool['features'].dtype}, embed.dtype is {dtype}: run dvc repro"
@@ -162,40 +156,6 @@ class Workspace:
             f"{',' + needed if part == 'val' else ''}"
         )
 
-    def must_be_of(self, dataset: str, features: Path, data: str, backbone: str) -> None:
-        """Refuse ``features`` of other images than data/DATASET.npz, or of another network.
-
-        ``data`` and ``backbone`` are the fingerprints of those that made them. Where a file does
-        not say what it is of, or what made it is not there, nothing can be told.
-        """
-        self.must_be_prepared(dataset)
-        path, network = self.data(dataset), self.pretrained() / "model.json"
-        if data and path.is_file() and data != storage.fingerprint(path):
-            raise UserError(f"{features} is of another {path}: run dvc repro")
-        if not network.is_file():
-            return
-        facts = storage.read_json(network)
-        stale = {
-            "the section backbone of params.yaml": facts["backbone"] != self.params.backbone,
-            str(features): bool(backbone) and backbone != facts["sha256"],
-        }
-        if names := [name for name, bad in stale.items() if bad]:
-            raise UserError(
-                f"{self.pretrained()} does not belong to {', '.join(names)}: run dvc repro"
-            )
-
-    def must_be_prepared(self, dataset: str) -> None:
-        """Refuse data/DATASET.npz made with other settings than those of params.yaml."""
-        summary = self.data(dataset).with_suffix(".json")
-        then = storage.read_json(summary).get("settings") if summary.is_file() else None
-        now = self.prepared_as(dataset)
-        if then and then != now:
-            names = [key for key in now if then.get(key) != now[key]]
-            raise UserError(
-                f"{self.data(dataset)} was prepared with other settings than datasets.{dataset} of "
-                f"params.yaml has ({', '.join(names)}): run dvc repro"
-            )
-
     def prepared_as(self, dataset: str) -> dict[str, Any]:
         """The settings that decide what a data set is: all of its section, defaults too."""
         module, settings = config.known_dataset(self.params, dataset)
@@ -203,7 +163,7 @@ class Workspace:
 
     def images(self, dataset: str) -> ImageSet:
         """The prepared images of a data set; those of files are decoded when they are asked for."""
-        self.must_be_prepared(dataset)
+        freshness.check_prepared(self, dataset)
         return self.decoding(dataset, storage.read_images(self.data(dataset)))
 
     def source(self) -> ImageSet:
@@ -248,3 +208,10 @@ def _folder(words: tuple[str, ...]) -> str:
     if len(name) > LONGEST or "/" in name:
         name = f"{name[:LONGEST].replace('/', '_')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"variants/{name}"
+
+
+def claim_together(unfinished: Path, fingerprint: dict[str, Any], context: Context) -> None:
+    """Set unfinished work of something else aside, once for all processes."""
+    if context.accelerator.is_main_process and (aside := freshness.claim(unfinished, fingerprint)):
+        logger.warning(aside)
+    context.accelerator.wait_for_everyone()

@@ -17,6 +17,7 @@ from time import sleep
 from uotft.analysis import paper_tables
 from uotft.core.errors import Interrupted, UserError, WorkerFailed
 from uotft.core.progress import track
+from uotft.core.records import Cell as Cells
 from uotft.pipeline import experiment_cells, select
 from uotft.pipeline.experiment_cells import Column
 from uotft.pipeline.workspace import Workspace
@@ -54,7 +55,7 @@ def run(
                 _measure(column)
         else:
             for cell in todo(columns):
-                select.select(*cell)
+                select.select(cell[0], Cells(*cell[1:]))
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted; the same command goes on") from error
     found = experiment_cells.results(columns, expect, table)

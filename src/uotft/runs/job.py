@@ -19,17 +19,15 @@ from typing import Any
 from uotft.core import config, dvc, locks, storage
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
-from uotft.core.records import Selection
+from uotft.core.records import Cell, Progress, Selection
 from uotft.pipeline import (
     compare as compare_stage,
     embed as embed_stage,
     evaluate as evaluate_stage,
+    freshness,
     overlap as overlap_stage,
-    pretrain as pretrain_stage,
     select as select_stage,
-    train as train_stage,
     units,
-    workspace,
 )
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import processes
@@ -54,7 +52,7 @@ def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
     params = config.flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
-    belongs = pretrain_stage.pretrain_belongs(ws)
+    belongs = freshness.of_pretraining(ws)
     training = ["pretrain"], fleet, lock
     with _tracked(ws, ws.pretrained(), training, belongs, ws.params.source, name, params, tags) as (
         run,
@@ -67,7 +65,7 @@ def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
 
 def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
     """Compute features, which no run tracks; returns a line for the user."""
-    embed_stage.embed_belongs(ws, dataset)  # says what is missing, once and not once a worker
+    freshness.of_features(ws, dataset)  # says what is missing, once and not once a worker
     try:
         with (
             owning(ws, ws.features(dataset)) as lock,
@@ -101,7 +99,7 @@ def train(
     words, name = ["train", *cell, *ws.words], "-".join([*cell, *Path(ws.variant).parts[1:]])
     if fleet.rank:
         return _join(words, fleet)
-    with owning(ws, ws.cell("models", target, strategy, seed)) as lock:
+    with owning(ws, ws.cell("models", Cell(target, strategy, seed))) as lock:
         return _train(ws, target, strategy, seed, (words, fleet, lock), name, current, watch)
 
 
@@ -121,8 +119,8 @@ def _train(
         if not current:
             upstream([ws], [target])
         print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
-        select_stage.select(ws, target, strategy, seed)
-    chosen = select_stage.read_selection(ws, target, strategy, seed)
+        select_stage.select(ws, Cell(target, strategy, seed))
+    chosen = select_stage.read_selection(ws, Cell(target, strategy, seed))
     selector = config.selector_settings(ws.params, strategy).model_dump()
     unit = ws.params.select.unit
     params = config.flat(
@@ -143,7 +141,7 @@ def _train(
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         }
     )
-    folder = ws.cell("selections", target, strategy, seed)
+    folder = ws.cell("selections", Cell(target, strategy, seed))
     tags = {
         "stage": "train",
         "source": ws.params.source,
@@ -154,10 +152,10 @@ def _train(
         store.NOTE: run_notes.kept(strategy, ws.params.source, target, seed, chosen),
         **_left_out(ws, ws.params.source, target),
     }
-    made, start = ws.cell("models", target, strategy, seed), monotonic()
-    belongs = train_stage.train_belongs(ws, target, strategy, seed)
-    cell_belongs = train_stage.cell_belongs(ws, target, strategy, seed, fleet.processes)
-    (made / train_stage.BELONGS).unlink(missing_ok=True)
+    made, start = ws.cell("models", Cell(target, strategy, seed)), monotonic()
+    belongs = freshness.of_training(ws, Cell(target, strategy, seed))
+    cell_belongs = freshness.of_cell(ws, Cell(target, strategy, seed), fleet.processes)
+    (made / freshness.BELONGS).unlink(missing_ok=True)
     with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
         run.files(folder, "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
@@ -165,7 +163,7 @@ def _train(
         facts = _finish(run, made)
     if ws.words:  # of params.yaml's own cells DVC knows what they belong to
         whole = {"belongs": cell_belongs, "seconds": round(monotonic() - start, 3)}
-        storage.write_json(made / train_stage.BELONGS, whole)
+        storage.write_json(made / freshness.BELONGS, whole)
     return f"trained {name}: {_validation(facts)}"
 
 
@@ -181,7 +179,7 @@ def evaluate(
     ws: Workspace,
     target: str,
     strategy: str,
-    progress: workspace.Progress,
+    progress: Progress,
     known: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (),
 ) -> list[str]:
@@ -205,7 +203,7 @@ def register(ws: Workspace, name: str, alias: str, run: str, cell: tuple[str, st
     """Put a run's model, or that of a cell, into MLflow's registry; returns a line for the user."""
     if run:
         return registry.register(ws.root, name, alias, run=run)
-    facts = storage.read_json(ws.cell("models", *cell) / "model.json")
+    facts = storage.read_json(ws.cell("models", Cell(*cell)) / "model.json")
     return registry.register(ws.root, name, alias, weights=facts["sha256"])
 
 
@@ -260,8 +258,8 @@ def owning(ws: Workspace, made: Path) -> Iterator[int]:
 
 def select(ws: Workspace, target: str, strategy: str, seed: int) -> Selection:
     """Select for one cell, unless its training is under way, which reads what it began with."""
-    with owning(ws, ws.cell("models", target, strategy, seed)):
-        return select_stage.select(ws, target, strategy, seed)
+    with owning(ws, ws.cell("models", Cell(target, strategy, seed))):
+        return select_stage.select(ws, Cell(target, strategy, seed))
 
 
 @contextmanager
@@ -298,7 +296,7 @@ def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
 
     The folder goes when the training has finished, and stays on any exception.
     """
-    if aside := checkpoints.claim(left, belongs):
+    if aside := freshness.claim(left, belongs):
         print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
     if found := checkpoints.newest(left):
         step = found[1]["step"]

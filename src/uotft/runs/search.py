@@ -20,7 +20,8 @@ from uotft.analysis import figures
 from uotft.analysis.statistics import interval
 from uotft.core import locks, storage
 from uotft.core.errors import Pruned, UserError, WorkerFailed
-from uotft.pipeline import train, units
+from uotft.core.records import Cell
+from uotft.pipeline import freshness, units
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import job, study as space_and_study
 from uotft.runs.processes import Fleet, Points
@@ -68,7 +69,7 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
     with locks.alone(folder.with_name(f".{folder.name}.lock"), busy):
         job.upstream([ws], [plan.target])
         belongs = _belongs(ws, plan, space)
-        if aside := checkpoints.claim(folder, belongs):
+        if aside := freshness.claim(folder, belongs):
             print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
         before = checkpoints.run_id(folder)
         about = ws.root, plan.target, f"search-{name}"
@@ -137,7 +138,7 @@ def _belongs(ws: Workspace, plan: Plan, space: space_and_study.Space) -> dict[st
         "prune": plan.prune,
         "space": {name: axis.model_dump(exclude_none=True) for name, axis in space.items()},
         **ws.params.model_dump(by_alias=True, include=set(DECISIVE)),
-        "files": ws.fingerprints([*files, ws.pretrained() / "model.json"]),
+        "files": freshness.of_files(ws, [*files, ws.pretrained() / "model.json"]),
     }
 
 
@@ -204,8 +205,8 @@ def _run(
 def _measure(there: Workspace, plan: Plan, seed: int, fleet: Fleet, watch: job.Watch) -> float:
     """Validation top-1 in percent after a training; one that is done is not done again."""
     cell = plan.target, plan.strategy, seed
-    made = there.cell("models", *cell)
-    if train.finished(there, *cell, fleet.processes):
+    made = there.cell("models", Cell(*cell))
+    if freshness.finished(there, Cell(*cell), fleet.processes):
         history = storage.read_csv(made / "history.csv")
         watch([(int(row["step"]), {VALUE: float(row[VALUE])}) for row in history if row[VALUE]])
     else:
@@ -222,7 +223,7 @@ def _drop(
     state: space_and_study.State,
 ) -> space_and_study.Trial:
     """Close a trial whose training has stopped for good, and remove what it has left."""
-    made = there.cell("models", plan.target, plan.strategy, seed)
+    made = there.cell("models", Cell(plan.target, plan.strategy, seed))
     shutil.rmtree(there.unfinished(made), ignore_errors=True)
     return study.close(number, state)
 

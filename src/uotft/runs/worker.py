@@ -18,8 +18,10 @@ from types import FrameType
 from typing import Any
 
 from uotft.core import jsonl
+from uotft.core.context import Context
 from uotft.core.errors import Diverged, Interrupted, UserError
 from uotft.core.progress import track
+from uotft.core.records import Cell
 from uotft.runs.processes import GRACE_S, INTERRUPTED, die_with_parent
 
 ASKED: list[int] = []  # the SIGTERMs that have come
@@ -56,11 +58,15 @@ def main(arguments: list[str]) -> None:
 
     if stage == "train":
         target, strategy = cell[:2]
-        train.train(ws, target, strategy, seed, accelerator, log=log, progress=progress, stop=stop)
+        train.train(
+            ws,
+            Cell(target, strategy, seed),
+            Context(accelerator, log=log, progress=progress, stop=stop),
+        )
     elif stage == "embed":
-        embed.embed(ws, cell[0], accelerator, progress=progress, stop=stop)
+        embed.embed(ws, cell[0], Context(accelerator, progress=progress, stop=stop))
     else:
-        pretrain.pretrain(ws, accelerator, log=log, progress=progress, stop=stop)
+        pretrain.pretrain(ws, Context(accelerator, log=log, progress=progress, stop=stop))
     accelerator.end_training()
 
 

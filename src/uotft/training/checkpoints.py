@@ -6,8 +6,8 @@
     FOLDER/belongs.json                        where there is no run: beside the shards of a pool
 
 A checkpoint gets a folder of its own and the newest two stay, so a kill at any moment leaves a
-whole one, and so does damage to the last. All files of JSON name what they belong to (settings and
-the fingerprints of the files that are read), and are sealed: nothing in them changes unnoticed.
+whole one, and so does damage to the last. All files of JSON hold the fingerprint of the training
+(`pipeline.freshness`) and are sealed: nothing in them changes unnoticed.
 """
 
 from __future__ import annotations
@@ -23,35 +23,7 @@ from uotft.core.errors import UserError
 
 STATE = "state.json"
 RUN = "run.json"
-BELONGS = "belongs.json"
 KEPT = 2  # checkpoints: should the last one be damaged, the one before counts
-
-
-def claim(folder: Path, belongs: dict[str, Any]) -> str:
-    """Set the folder aside if it belongs to something else; a line that says so, or "".
-
-    Also if what says so is damaged, and nothing else does.
-    """
-    named = [path for path in (folder / RUN, folder / BELONGS) if path.exists()]
-    known = [_facts(path) for path in (*named, *(path / STATE for path in _slots(folder)))]
-    names = [name for facts in known if facts for name in _differences(facts["belongs"], belongs)]
-    if not names and (any(known) or not named):
-        return ""
-    aside = folder.with_name(f"{folder.name}.aside")
-    if aside.exists():
-        remove(aside)
-    folder.rename(aside)
-    fault = f"other {', '.join(dict.fromkeys(names))}" if names else f"a damaged {named[0].name}"
-    return (
-        f"what is unfinished in {folder} has {fault}: set aside as {aside.name}, and started anew"
-    )
-
-
-def begin(folder: Path, belongs: dict[str, Any]) -> None:
-    """Say what the folder belongs to, where no run does; nobody knows whose the rest is, if not."""
-    if not (folder / BELONGS).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-    storage.write_sealed(folder / BELONGS, {"belongs": belongs})
 
 
 def slot(folder: Path, step: int) -> Path:
@@ -66,7 +38,7 @@ def complete(folder: Path, step: int, facts: dict[str, Any]) -> None:
         path.name: storage.fingerprint(path) for path in sorted(new.glob("rank-*.safetensors"))
     }
     storage.write_sealed(new / STATE, {"step": step, "files": files, **facts})
-    for path in _slots(folder)[:-KEPT]:
+    for path in slots(folder)[:-KEPT]:
         remove(path)
 
 
@@ -74,10 +46,10 @@ def newest(
     folder: Path, say: Callable[[str], object] = lambda line: None
 ) -> tuple[Path, dict[str, Any]] | None:
     """The latest whole checkpoint and its facts; ``say`` is told of each that is damaged."""
-    for path in reversed(_slots(folder)):
+    for path in reversed(slots(folder)):
         if not (path / STATE).exists():
             continue  # never finished
-        facts = _facts(path / STATE)
+        facts = record(path / STATE)
         damaged = [STATE] if facts is None else _damaged(path, facts["files"])
         if facts and not damaged:
             return path, facts
@@ -87,8 +59,8 @@ def newest(
 
 def tidy(folder: Path, last: Path | None) -> None:
     """Remove what is no whole checkpoint, and those after ``last``, which is gone on with."""
-    for path in _slots(folder):
-        if last is None or path > last or _facts(path / STATE) is None:
+    for path in slots(folder):
+        if last is None or path > last or record(path / STATE) is None:
             remove(path)
 
 
@@ -99,13 +71,13 @@ def remember_run(folder: Path, run_id: str, belongs: dict[str, Any]) -> None:
 
 def run_id(folder: Path) -> str:
     """The id of the run that tracks this training, or ""."""
-    facts = _facts(folder / RUN)
+    facts = record(folder / RUN)
     return facts["run_id"] if facts else ""
 
 
 def finish(folder: Path) -> None:
     """Remove the checkpoints of a training that has finished, and the folder if nothing is left."""
-    for path in _slots(folder):
+    for path in slots(folder):
         remove(path)
     _sweep(folder)
     if folder.is_dir() and not any(folder.iterdir()):
@@ -130,7 +102,8 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(rest, ignore_errors=True)
 
 
-def _slots(folder: Path) -> list[Path]:
+def slots(folder: Path) -> list[Path]:
+    """The folders of all checkpoints, the oldest first."""
     return sorted(folder.glob("step-*"))
 
 
@@ -142,22 +115,9 @@ def _damaged(slot: Path, files: dict[str, str]) -> list[str]:
     ]
 
 
-def _facts(path: Path) -> dict[str, Any] | None:
-    """The facts in a file; nothing if it was never finished or is damaged."""
+def record(path: Path) -> dict[str, Any] | None:
+    """What a sealed file records; nothing if it was never finished or is damaged."""
     try:
         return storage.read_sealed(path)
     except UserError:
         return None
-
-
-def _differences(one: Any, other: Any, name: str = "") -> list[str]:
-    """The dotted names under which two nested dicts differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [
-            difference
-            for key in sorted(one.keys() | other.keys())
-            for difference in _differences(
-                one.get(key), other.get(key), f"{name}.{key}" if name else key
-            )
-        ]
-    return [] if one == other else [name]

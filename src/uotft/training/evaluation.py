@@ -5,14 +5,12 @@ Every image is answered exactly once on any number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from numpy.typing import NDArray
 
+from uotft.core.context import Context
 from uotft.core.errors import Interrupted
 from uotft.core.records import Pixels
 from uotft.models.inputs import ahead, to_input
@@ -25,19 +23,19 @@ from uotft.training.runtime import agreed
 def answers(
     network: Network,
     images: Pixels,
-    accelerator: Accelerator,
+    context: Context,
     *,
     batch_size: int = 512,
-    stop: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.int64]:
     """The target class that the network predicts for each image: (n,).
 
     Ranks take every world-th image and their answers are added up, zero elsewhere: shares may
     differ in size, and nothing is padded, as gathering would need. All take the batch-norm buffers
-    of the first rank, which are those that are written; in training each has its own. When ``stop``
-    says so on one of them, all leave after the same batch, by ``Interrupted``.
+    of the first rank, which are those that are written; in training each has its own. When one of
+    them is told to stop, all leave after the same batch, by ``Interrupted``.
     """
     network.eval()
+    accelerator = context.accelerator
     for buffer in network.buffers():
         broadcast(buffer)
     world = accelerator.num_processes
@@ -47,7 +45,7 @@ def answers(
     starts = range(0, -(-len(images) // world), batch_size)
     batches = [mine[start : start + batch_size] for start in starts]
     for rows, part in ahead(lambda rows: (rows, images[rows]), batches):
-        if agreed(stop, accelerator):
+        if agreed(context.stop, accelerator):
             raise Interrupted("interrupted while images were answered")
         if not len(rows):
             continue
@@ -65,12 +63,11 @@ def confusion(
     network: Network,
     images: Pixels,
     labels: NDArray[np.int64],
-    accelerator: Accelerator,
+    context: Context,
     *,
     classes: int,
     batch_size: int = 512,
-    stop: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.int64]:
     """Predict with the target head; returns the integer matrix (classes, classes)."""
-    predicted = answers(network, images, accelerator, batch_size=batch_size, stop=stop)
+    predicted = answers(network, images, context, batch_size=batch_size)
     return metrics.confusion(labels, predicted, classes)

@@ -3,94 +3,91 @@
 One loop serves pre-training (the target stream is the source set, objective ``plain``) and
 fine-tuning. The learning rate drops tenfold at 60 % and 80 % of the steps and the heads learn
 ``head_lr_factor`` times faster, as in section 4.1 of Liu et al. (2022).
+
+    uotft train --dataset digits --strategy uot
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from math import cos, pi
-from typing import cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from uotft.core.context import Context
 from uotft.core.errors import Diverged, Interrupted
-from uotft.core.records import Pixels
 from uotft.core.settings import Recipe
-from uotft.models.inputs import ahead, to_input
+from uotft.models.inputs import ahead
 from uotft.models.network import TARGET, Network, Routes
 from uotft.training.objectives import Terms
-from uotft.training.runtime import agreed
 from uotft.training.state import Keeper, State
-from uotft.training.streams import Stream
+from uotft.training.streams import Batch, Stream
 
-Log = Callable[[int, dict[str, float]], None]
+Batches = dict[str, Batch]  # {part of the batch: its images and labels}
+Validate = Callable[[Network], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: ``network`` on ``streams``, by ``recipe``.
+
+    ``streams`` are the parts of a batch, "target" first. ``routes`` says which head sees which
+    part, and names the outputs of which ``terms`` makes the losses.
+    """
+
+    network: Network
+    streams: dict[str, Stream]
+    terms: Terms
+    recipe: Recipe
+    routes: Routes = field(default_factory=lambda: TARGET)
 
 
 def fit(
-    network: Network,
-    streams: dict[str, Stream],
-    objective: Terms,
-    recipe: Recipe,
-    accelerator: Accelerator,
+    task: Task,
+    context: Context,
     *,
-    routes: Routes = TARGET,
-    log: Log = lambda step, numbers: None,
-    evaluate: Callable[[Network], dict[str, float]] = lambda network: {},
-    progress: Callable[..., Iterable[int]] = lambda steps, label: steps,
+    validate: Validate = lambda network: {},
     keeper: Keeper | None = None,
-    stop: Callable[[], bool] = lambda: False,
     more: bool = False,
 ) -> Network:
-    """Train ``network`` in place on ``streams``: "target" first, then the other parts of a batch.
+    """Train the network of ``task`` in place; returns the network to keep.
 
-    ``routes`` says which head sees which part, and names what ``objective`` is given. Goes on from
-    the checkpoint of ``keeper``, if it has one. When ``stop`` says so, the step is finished, saved,
-    and the loop left by ``Interrupted``. With ``more`` to do after the last step, the state then is
-    saved, too: it is what an interruption of that goes on with. Returns the network to keep: with
-    ``recipe.ema`` the running mean, else ``network``.
+    That is the running mean with ``recipe.ema``, else the network itself. Goes on from the
+    checkpoint of ``keeper``, if it has one. When ``context`` says stop, the step is finished and
+    saved, and ``Interrupted`` is raised. With ``more`` to do afterwards, the end is saved too.
     """
-    if not recipe.channels_last:
-        network.to(memory_format=torch.contiguous_format)
-    rates = {
-        network.backbone: recipe.learning_rate,
-        network.heads: recipe.learning_rate * recipe.head_lr_factor,
-    }
-    sgd = _sgd(recipe, rates)
-    ema = running_mean(network, recipe.ema, accelerator) if recipe.ema else None
-    kept = network if ema is None else cast(Network, ema.module)
-    model, optimizer = accelerator.prepare(network, sgd)
-    if recipe.compile:
-        model = torch.compile(model)
+    recipe, log = task.recipe, context.log
+    moved = _prepared(task, context)
 
     # ---- resume: weights, optimiser and random states; streams and rates follow from the step
-    state = State(network, sgd, ema, accelerator)
-    start, stopping = (keeper.resume(state) if keeper else 0), False
-
-    batches_of = ahead(
-        lambda index: {name: stream[index] for name, stream in streams.items()},
+    start, stopping = (keeper.resume(moved.state) if keeper else 0), False
+    batches = ahead(
+        lambda index: {name: stream[index] for name, stream in task.streams.items()},
         range(start * recipe.accumulate, recipe.steps * recipe.accumulate),
     )
 
+    def save(step: int) -> None:
+        if keeper and step > start:
+            keeper.save(step, moved.state)
+
     def validated(step: int) -> dict[str, float]:
-        """``evaluate``, which may take long: where it is told to stop, the state is saved first."""
         try:
-            return evaluate(kept)
-        except Interrupted:
-            if keeper and step > start:
-                keeper.save(step, state)
+            return validate(moved.kept)
+        except Interrupted:  # it may take long
+            save(step)
             raise
 
-    for step in progress(range(start, recipe.steps), "training"):
+    for step in context.progress(range(start, recipe.steps), "training"):
         # ---- checkpoint: the state before this step
         due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
-        if keeper and step > start and (stopping or due):
-            keeper.save(step, state)
+        if stopping or due:
+            save(step)
         if stopping:
             raise Interrupted(f"training was interrupted before step {step}")
 
@@ -98,41 +95,98 @@ def fit(
         if recipe.eval_every and step % recipe.eval_every == 0:
             log(step, validated(step))
 
-        model.train()
-        for group, rate in zip(sgd.param_groups, rates.values(), strict=True):
-            group["lr"] = learning_rate(recipe, rate, step)
-        optimizer.zero_grad()
-        losses, last = [], (step + 1) * recipe.accumulate - 1
-        for index in range(step * recipe.accumulate, last + 1):
-            # ---- batch: target rows first, then those of the other parts, in one tensor
-            batches = next(batches_of)
-            images = torch.cat([batch.images for batch in batches.values()])
-
-            # ---- step: one forward pass, one backward pass; processes share the last sum
-            with nullcontext() if index == last else accelerator.no_sync(model):
-                sizes = {name: len(batch.images) for name, batch in batches.items()}
-                outputs = model(images, sizes, routes)
-                terms = objective(outputs, {name: batch.labels for name, batch in batches.items()})
-                loss = torch.stack([weight * term for term, weight in terms.values()]).sum()
-                losses.append(torch.stack([t.detach() for t, _ in terms.values()]))
-                flags = _flags(stop(), losses[-1], accelerator)
-                accelerator.backward(loss / recipe.accumulate)
-            # read while a GPU has the backward pass to do, and before the optimiser steps
-            stopping |= _agree(flags(), [*terms], streams, index, step)
-        optimizer.step()
-        if ema is not None:
-            ema.update_parameters(network)
+        # ---- step: forward, backward, and one move of the weights
+        losses, asked = moved(batches, step)
+        stopping |= asked
 
         # ---- log: the losses are means over all processes
         if step % recipe.log_every == 0:
-            values = accelerator.reduce(torch.stack(losses).mean(0), "mean")
-            numbers = {f"loss/{k}": float(v) for k, v in zip(terms, values.tolist(), strict=True)}
-            log(step, {**numbers, "learning_rate": sgd.param_groups[0]["lr"]})
+            log(step, moved.numbers(losses))
 
     log(recipe.steps, validated(recipe.steps))
-    if keeper and more and recipe.steps > start:
-        keeper.save(recipe.steps, state)
-    return kept
+    if more:
+        save(recipe.steps)
+    return moved.kept
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step: forward and backward passes of ``recipe.accumulate`` batches, and the optimiser's.
+
+    ``model`` and ``optimizer`` are Accelerate's, around the network and the optimiser of ``state``;
+    ``rates`` are the learning rates of its groups before they drop.
+    """
+
+    task: Task
+    context: Context
+    model: Any
+    optimizer: Any
+    rates: list[float]
+    state: State
+
+    @property
+    def kept(self) -> Network:
+        """The network to keep: the running mean, if there is one."""
+        ema = self.state.ema
+        return self.task.network if ema is None else cast(Network, ema.module)
+
+    def __call__(self, batches: Iterator[Batches], step: int) -> tuple[dict[str, Tensor], bool]:
+        """Move the weights.
+
+        Returns the mean of each loss over the batches, and whether any process wants to stop.
+        """
+        recipe, accelerator = self.task.recipe, self.context.accelerator
+        self.model.train()
+        for group, rate in zip(self.state.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = learning_rate(recipe, rate, step)
+        self.optimizer.zero_grad()
+        losses, stopping, last = [], False, (step + 1) * recipe.accumulate - 1
+        for index in range(step * recipe.accumulate, last + 1):
+            # processes share the gradients of the last batch's sum
+            with nullcontext() if index == last else accelerator.no_sync(self.model):
+                terms = self._losses(next(batches))
+                loss = torch.stack([weight * term for term, weight in terms.values()]).sum()
+                losses.append(torch.stack([term.detach() for term, _ in terms.values()]))
+                flags = _flags(self.context.stop(), losses[-1], accelerator)
+                accelerator.backward(loss / recipe.accumulate)
+            # read while a GPU has the backward pass to do, and before the optimiser steps
+            stopping |= _agree(flags(), [*terms], self.task.streams, index, step)
+        self.optimizer.step()
+        if self.state.ema is not None:
+            self.state.ema.update_parameters(self.task.network)
+        means = torch.stack(losses).mean(0)
+        return dict(zip(terms, means, strict=True)), stopping
+
+    def numbers(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """What is logged of a step: the mean of each loss over all processes, and the rate."""
+        means = self.context.accelerator.reduce(torch.stack([*losses.values()]), "mean").tolist()
+        rate = self.state.optimizer.param_groups[0]["lr"]
+        named = {f"loss/{name}": float(mean) for name, mean in zip(losses, means, strict=True)}
+        return {**named, "learning_rate": rate}
+
+    def _losses(self, batch: Batches) -> dict[str, tuple[Tensor, float]]:
+        """One forward pass: target rows first, then those of the other parts, in one tensor."""
+        images = torch.cat([part.images for part in batch.values()])
+        sizes = {name: len(part.images) for name, part in batch.items()}
+        outputs = self.model(images, sizes, self.task.routes)
+        return self.task.terms(outputs, {name: part.labels for name, part in batch.items()})
+
+
+def _prepared(task: Task, context: Context) -> _Step:
+    """The step of a training, with an optimiser and whatever else changes while it runs."""
+    recipe, network, accelerator = task.recipe, task.network, context.accelerator
+    if not recipe.channels_last:
+        network.to(memory_format=torch.contiguous_format)
+    rates: dict[nn.Module, float] = {
+        network.backbone: recipe.learning_rate,
+        network.heads: recipe.learning_rate * recipe.head_lr_factor,
+    }
+    own = sgd(recipe, rates)
+    ema = running_mean(network, recipe.ema, accelerator) if recipe.ema else None
+    model, optimizer = accelerator.prepare(network, own)
+    model = torch.compile(model) if recipe.compile else model
+    state = State(network, own, ema, accelerator)
+    return _Step(task, context, model, optimizer, [*rates.values()], state)
 
 
 def learning_rate(recipe: Recipe, rate: float, step: int) -> float:
@@ -146,8 +200,8 @@ def learning_rate(recipe: Recipe, rate: float, step: int) -> float:
     return rate
 
 
-def _sgd(recipe: Recipe, rates: dict[nn.Module, float]) -> torch.optim.SGD:
-    """Nesterov momentum on each part at its own rate."""
+def sgd(recipe: Recipe, rates: dict[nn.Module, float]) -> torch.optim.SGD:
+    """Stochastic gradient descent with Nesterov momentum, each part at its own rate."""
     return torch.optim.SGD(
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()],
         momentum=recipe.momentum,
@@ -197,52 +251,3 @@ def _agree(
             "lower learning_rate in params.yaml, or look at these images"
         )
     return bool(stopping)
-
-
-@torch.no_grad()
-def reestimate_norm(network: Network, images: Pixels, *, largest_batch: int = 512) -> None:
-    """Norm statistics anew, from the target's labelled images alone, in place.
-
-    One pass, undistorted as test images are; a plain average over (nearly) equal batches. Every
-    process does the same. The statistics of training are an exponential average over distorted
-    images and over weights that still moved; these are of the final weights.
-    """
-    device = network.head("target").weight.device
-    batches = np.array_split(np.arange(len(images)), -(-len(images) // largest_batch))
-    pixels = (torch.as_tensor(images[rows], device=device) for rows in batches)
-    update_bn((to_input(batch, network.channels) for batch in pixels), network)
-
-
-def fit_head(
-    network: Network,
-    stream: Stream,
-    recipe: Recipe,
-    steps: int,
-    accelerator: Accelerator,
-    *,
-    log: Log = lambda step, numbers: None,
-    progress: Callable[..., Iterable[int]] = lambda steps, label: steps,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Train the target head alone, on the target alone, after the last step of ``recipe``.
-
-    The backbone is frozen and in evaluation mode; the head starts from where it is and keeps its
-    own starting rate, which does not drop.
-    """
-    rate = recipe.learning_rate * recipe.head_lr_factor
-    head = network.head("target")
-    model, optimizer = accelerator.prepare(head, _sgd(recipe, {head: rate}))
-    backbone = network.backbone.eval()
-    for step in progress(range(recipe.steps, recipe.steps + steps), "training the head"):
-        if agreed(stop, accelerator):
-            raise Interrupted(f"training the head was interrupted before step {step}")
-        batch = stream[step]
-        with torch.no_grad():
-            features = backbone(batch.images)
-        loss = functional.cross_entropy(model(features), batch.labels)
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        optimizer.step()
-        if step % recipe.log_every == 0:
-            value = accelerator.reduce(loss.detach(), "mean")
-            log(step, {"loss/target": float(value), "learning_rate": rate})

@@ -8,8 +8,8 @@ the running mean, the scaler of fp16, and the random states of this process.
 from __future__ import annotations
 
 import json
+import logging
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,13 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from uotft.core import storage
 from uotft.core.errors import Diverged, UserError
 from uotft.training import checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class State:
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    ema: nn.Module | None
+    ema: AveragedModel | None
     accelerator: Accelerator
 
 
@@ -41,11 +44,12 @@ class State:
 class Keeper:
     """Saves and restores one training in ``folder``; ``history`` is what it has logged.
 
-    What it had logged is logged again on resume, for whoever was not told of the last points.
+    ``fingerprint`` says what the training is made of. On resume all of the history is logged again:
+    the last points may not have been sent before the interruption.
     """
 
     folder: Path
-    belongs: dict[str, Any]
+    fingerprint: dict[str, Any]
     history: dict[int, dict[str, float]]
     log: Callable[[int, dict[str, float]], None]
     processes: list[int] = field(default_factory=list)  # their numbers, one after the other
@@ -56,7 +60,7 @@ class Keeper:
         Of another number of processes, all get the state of the first one.
         """
         main, world = state.accelerator.is_main_process, state.accelerator.num_processes
-        found = checkpoints.newest(self.folder, _say if main else lambda line: None)
+        found = checkpoints.newest(self.folder, logger.warning if main else lambda line: None)
         mine = torch.tensor([found[1]["step"] if found else 0], device=state.accelerator.device)
         steps = state.accelerator.gather(mine).unique().tolist()
         if len(steps) > 1:
@@ -72,8 +76,10 @@ class Keeper:
         slot, facts = found
         same = self.processes[-1] == world
         if main and not same:
-            _say(f"{slot} is of {self.processes[-1]} processes, and {world} go on with it: "
-                 f"the images come in the same order{_norm(state.network)}")  # fmt: skip
+            logger.warning(
+                f"{slot} is of {self.processes[-1]} processes, and {world} go on with it: the "
+                f"images come in the same order{_norm(state.network)}"
+            )
         restore(_file(slot, state.accelerator.process_index if same else 0), state)
         self.processes.extend([] if same else [world])
         for point in facts["history"]:
@@ -94,7 +100,7 @@ class Keeper:
         state.accelerator.wait_for_everyone()
         if state.accelerator.is_main_process:
             history = [{"step": at, **numbers} for at, numbers in self.history.items()]
-            facts = {"processes": self.processes, "belongs": self.belongs}
+            facts = {"processes": self.processes, "belongs": self.fingerprint}
             checkpoints.complete(self.folder, step, {**facts, "history": history})
 
 
@@ -152,10 +158,6 @@ def _norm(network: nn.Module) -> str:
     if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()):
         return ""
     return ", but with batch norm the weights will be those of neither number without a stop"
-
-
-def _say(line: str) -> None:
-    print(f"uotft: {line}", file=sys.stderr)  # noqa: T201
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -8,6 +8,7 @@ and two views are the same images in the same order, distorted apart.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from zlib import crc32
@@ -17,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uotft.core.errors import UserError
-from uotft.core.records import Files, Floats, Pixels
+from uotft.core.context import Context
+from uotft.core.errors import Interrupted, UserError
+from uotft.core.records import Files, Floats, ImageSet, Pixels
 from uotft.core.settings import Augment
+from uotft.data.pixel_cache import Store
 from uotft.models.inputs import centres, crops, squares_of, to_input, to_input_in_parts
 from uotft.training.distortions import (
     affines,
@@ -41,11 +44,35 @@ class Batch:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a stream draws and distorts: its order follows from ``seed`` and ``name`` alone.
+
+    ``batch_size`` is that of all processes. A second ``view`` distorts the same images apart.
+    ``channels`` are what the backbone wants, not what the images have.
+    """
+
+    name: str
+    batch_size: int
+    seed: int
+    augment: Augment
+    view: int = 1
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process is: its device, and its ``rank`` among the ``world`` of all."""
+
+    device: torch.device | str = "cpu"
+    rank: int = 0
+    world: int = 1
+
+
 class Stream:
     """Endless shuffled, distorted batches of one labelled set; ``stream[step]`` is a Batch.
 
     ``labels`` (n,) belong to the rows ``origin`` (n,) of ``images``, by default to all in order.
-    ``channels``, those of the batches, are what the backbone wants, not what the images have.
     With ``files``, images are squares of pictures, and are cropped to the size of a view.
     """
 
@@ -53,29 +80,27 @@ class Stream:
         self,
         images: Pixels,
         labels: NDArray[np.int64],
+        sampling: Sampling,
+        place: Place = Place(),  # noqa: B008  it is frozen
         *,
-        name: str,
-        batch_size: int,
-        seed: int,
-        augment: Augment,
-        view: int = 1,
-        channels: int = 1,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
         origin: NDArray[np.int64] | None = None,
         files: Files | None = None,
     ) -> None:
         if not len(labels):
-            raise UserError(f"the {name} images to train on are none at all: the set is empty")
-        self.images, self.files, self.device = images, files, torch.device(device)
+            raise UserError(
+                f"the {sampling.name} images to train on are none at all: the set is empty"
+            )
+        self.images, self.files, self.device = images, files, torch.device(place.device)
         self.origin = np.arange(len(labels)) if origin is None else origin
         self.held = self._hold()
-        self.labels = torch.as_tensor(labels, device=device)
-        self.batch_size, self.augment = batch_size, augment
-        self.view, self.channels = view, channels
-        self.key = (seed, crc32(name.encode()))
-        self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+        self.labels = torch.as_tensor(labels, device=self.device)
+        self.batch_size, self.augment = sampling.batch_size, sampling.augment
+        self.view, self.channels = sampling.view, sampling.channels
+        self.key = (sampling.seed, crc32(sampling.name.encode()))
+        first, last = (
+            rank * sampling.batch_size // place.world for rank in (place.rank, place.rank + 1)
+        )
+        self.share = slice(first, last)
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """The numbers among the labels of the global batch at ``step``."""
@@ -154,3 +179,22 @@ class Stream:
 def _order(n: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
     """The order of ``n`` labels in one epoch."""
     return np.random.default_rng(seed).permutation(n)
+
+
+def decode(images: ImageSet, rows: NDArray[np.int64], context: Context) -> None:
+    """Have the pixels of files kept that all processes are going to read, each decoded once."""
+    if not isinstance(images.images, Store):
+        return
+    accelerator = context.accelerator
+
+    def bar(starts: Iterable[int], label: str) -> Iterator[int]:
+        for start in context.progress(starts, label):
+            if context.stop():
+                raise Interrupted("training was interrupted before its images were decoded")
+            yield start
+
+    # every process its share; then one on each machine what others, which keep theirs, have done
+    images.images.hold(rows[accelerator.process_index :: accelerator.num_processes], bar)
+    accelerator.wait_for_everyone()
+    with accelerator.local_main_process_first():
+        images.images.hold(rows, bar)

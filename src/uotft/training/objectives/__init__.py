@@ -30,7 +30,7 @@ Seen = Callable[[], "tuple[Tensor, Tensor]"]
 
 
 @dataclass(frozen=True)
-class Context:
+class StartingPoint:
     """What an objective may build on before the first step.
 
     ``weight`` is lambda; ``backbone`` and ``head`` (of the target) are the network's own, at their
@@ -58,7 +58,7 @@ def heads(module: ModuleType) -> set[str]:
     return {head for _, head in module.ROUTES.values()}
 
 
-def ready(module: ModuleType, settings: Any, context: Context) -> Terms:
+def ready(module: ModuleType, settings: Any, context: StartingPoint) -> Terms:
     """The function that the loop calls at every step."""
     if hasattr(module, "prepare"):
         prepared: Terms = module.prepare(context, settings)

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from uotft.core.records import Settings as BaseSettings
 from uotft.models.network import TARGET
-from uotft.training.objectives import Context, Terms
+from uotft.training.objectives import StartingPoint, Terms
 
 ROUTES = {**TARGET, "classifier": ("target", "source")}
 
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     calibrate: bool = Field(True, description="fit a temperature before relating the classes")
 
 
-def prepare(context: Context, settings: Settings) -> Terms:
+def prepare(context: StartingPoint, settings: Settings) -> Terms:
     """Relate the classes once; the terms look each image's row up."""
     scale = inverse_temperature(*context.seen_source()) if settings.calibrate else 1.0
     logits, labels = context.seen_target()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uotft.core.errors import UserError
-from uotft.training.objectives import Context, Terms, co_tuning, joint
+from uotft.training.objectives import StartingPoint, Terms, co_tuning, joint
 
 ROUTES = {**joint.ROUTES, "classifier": ("target", "source")}
 
@@ -22,7 +22,7 @@ class Settings(co_tuning.Settings):
     """Settings of the objective ``joint_co_tuning``: those of ``co_tuning``."""
 
 
-def prepare(context: Context, settings: Settings) -> Terms:
+def prepare(context: StartingPoint, settings: Settings) -> Terms:
     """Relate the target's classes to the kept ones once; the terms look each image's row up."""
     if not len(context.classes):
         raise UserError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from uotft.training.objectives import Context, Terms, joint, l2_sp
+from uotft.training.objectives import StartingPoint, Terms, joint, l2_sp
 
 ROUTES = joint.ROUTES
 
@@ -19,7 +19,7 @@ class Settings(l2_sp.Settings):
     """Settings of the objective ``joint_l2_sp``: those of ``l2_sp``."""
 
 
-def prepare(context: Context, settings: Settings) -> Terms:
+def prepare(context: StartingPoint, settings: Settings) -> Terms:
     """The terms of both; the target's own is the same in both."""
     pull = l2_sp.prepare(context, settings)
 

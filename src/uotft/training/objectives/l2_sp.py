@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from uotft.core.records import Settings as BaseSettings
 from uotft.models.network import TARGET
-from uotft.training.objectives import Context, Terms
+from uotft.training.objectives import StartingPoint, Terms
 
 ROUTES = TARGET
 
@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     beta: float = Field(0.01, ge=0, description="pull of the new head to zero")
 
 
-def prepare(context: Context, settings: Settings) -> Terms:
+def prepare(context: StartingPoint, settings: Settings) -> Terms:
     """Keep a copy of the starting weights; the terms read the network's own, as they change."""
     backbone, head = list(context.backbone.parameters()), list(context.head.parameters())
     start = [w.detach().clone() for w in backbone]

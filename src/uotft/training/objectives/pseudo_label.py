@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from uotft.core.records import Settings as BaseSettings
 from uotft.models.network import TARGET
-from uotft.training.objectives import Context, Terms
+from uotft.training.objectives import StartingPoint, Terms
 
 ROUTES = {**TARGET, "weak": ("source", "target"), "strong": ("strong", "target")}
 
@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     )
 
 
-def prepare(context: Context, settings: Settings) -> Terms:
+def prepare(context: StartingPoint, settings: Settings) -> Terms:
     """The terms with lambda and the settings filled in."""
     return partial(terms, weight=context.weight, settings=settings)
 

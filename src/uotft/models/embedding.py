@@ -6,15 +6,16 @@ any part of the work that is left, gives every image the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 
+from uotft.core.context import Context
 from uotft.core.errors import Interrupted
-from uotft.core.records import Pixels
+from uotft.core.records import Pixels, silently
 from uotft.models.inputs import ahead, to_input
 from uotft.models.network import Network
 
@@ -24,38 +25,37 @@ def shards(
     network: Network,
     images: Pixels,
     wanted: Sequence[range],
-    accelerator: Accelerator,
+    context: Context,
     *,
     batch_size: int = 512,
-    progress: Callable[..., Iterable[range]] = lambda batches, label: batches,
-    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[range, NDArray[np.float32]]]:
     """(rows, their features (len(rows), D) float32: what the heads see) for each of ``wanted``.
 
-    ``images`` are uint8 (n, H, W) or (n, H, W, 3). Ends after the batch in which ``stop`` says so.
+    ``images`` are uint8 (n, H, W) or (n, H, W, 3). Ends after the batch in which it is told to
+    stop.
     """
-    backbone, device = network.backbone.eval().to(accelerator.device), accelerator.device
+    backbone, device = (
+        network.backbone.eval().to(context.accelerator.device),
+        context.accelerator.device,
+    )
     batches = [rows[i : i + batch_size] for rows in wanted for i in range(0, len(rows), batch_size)]
-    made = ahead(lambda rows: images[rows.start : rows.stop], progress(batches, "embedding"))
+    made = ahead(
+        lambda rows: images[rows.start : rows.stop], context.progress(batches, "embedding")
+    )
     for rows in wanted:
         parts = []
         for _ in range(0, len(rows), batch_size):
-            if stop():
+            if context.stop():
                 return
             batch = torch.as_tensor(next(made), device=device)
             parts.append(backbone(to_input(batch, network.channels)))
         yield rows, np.asarray(torch.cat(parts).cpu().numpy())
 
 
-def features(
-    network: Network,
-    images: Pixels,
-    accelerator: Accelerator,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-) -> NDArray[np.float32]:
-    """The features (n, D) of a few images, all at once; ``Interrupted`` when ``stop`` says so."""
-    for _, found in shards(network, images, [range(len(images))], accelerator, stop=stop):
+def features(network: Network, images: Pixels, context: Context) -> NDArray[np.float32]:
+    """The features (n, D) of a few images, all at once; ``Interrupted`` when it is to stop."""
+    quiet = replace(context, progress=silently)
+    for _, found in shards(network, images, [range(len(images))], quiet):
         return found
     raise Interrupted("embedding was interrupted")
 

@@ -1,0 +1,306 @@
+"""What an output was made of: written with it, and compared with what is there today.
+
+A *fingerprint* is a dict of the settings that decide an output and of the SHA-256 of each file that
+it is made from. Three things are done with it, all here:
+
+- a folder of unfinished work keeps it, and is set aside when it is that of something else
+  (``claim``);
+- what a variant has finished keeps it in belongs.json beside the output, since DVC does not know
+  variants (``write_finished``, ``finished``);
+- what the pipeline makes keeps parts of it in its own file (model.json, selection.json, the index
+  of features), and each reader checks them (``check_…``): DVC would have run the stage again, but
+  a stage may be called without DVC. Where a file does not say what it is of, nothing can be told.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.core.records import Cell, ClassBank, ImageSet, SourcePart
+from uotft.selection import features
+from uotft.training import checkpoints
+
+if TYPE_CHECKING:
+    from uotft.pipeline.workspace import Workspace
+
+Fingerprint = dict[str, Any]
+
+BELONGS = "belongs.json"  # beside a finished model of a variant: its fingerprint, and seconds
+
+
+# ---- fingerprints
+
+
+def of_files(ws: Workspace, files: list[Path]) -> dict[str, str]:
+    """{path from the root: SHA-256}."""
+    return {str(path.relative_to(ws.root)): storage.fingerprint(path) for path in files}
+
+
+def of_pretraining(ws: Workspace) -> Fingerprint:
+    """Of an unfinished pre-training."""
+    return {
+        "backbone": ws.params.backbone,
+        "pretrain": _deciding(ws.params.pretrain.model_dump()),
+        "files": of_files(ws, [ws.data(ws.params.source)]),
+    }
+
+
+def of_features(ws: Workspace, dataset: str) -> Fingerprint:
+    """Of shards of features."""
+    return {
+        "embed": ws.params.embed.model_dump(),
+        "shard": features.BATCHES,
+        "files": of_files(ws, [ws.pretrained() / "model.json", ws.data(dataset)]),
+    }
+
+
+def of_units(ws: Workspace) -> Fingerprint:
+    """Of the units of a variant that has its own."""
+    unit = ws.params.select.unit
+    return {
+        "unit": unit,
+        "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
+        "source_fraction": ws.params.source_fraction,
+        "files": of_files(ws, [ws.features(ws.params.source) / features.INDEX]),
+    }
+
+
+def of_training(ws: Workspace, cell: Cell) -> Fingerprint:
+    """Of an unfinished fine-tuning."""
+    selection = ws.cell("selections", cell) / "selection.json"
+    files = [ws.data(ws.params.source), ws.data(cell.target), selection, ws.overlap(cell.target)]
+    files += [ws.embedding(ws.params.source), ws.embedding(cell.target)]
+    return {
+        "backbone": ws.params.backbone,
+        "subset": ws.params.subset.words,
+        "train": _deciding(ws.params.train.model_dump(by_alias=True)),
+        "objective": ws.params.objectives.get(ws.params.train.objective, {}),
+        "files": of_files(ws, [*files, ws.pretrained() / "model.json"]),
+    }
+
+
+def of_cell(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
+    """Of a finished cell: also the settings that its selection was made with."""
+    wanted = ws.params.select
+    strategies = {cell.strategy, "uot"} if wanted.top_k == "auto" else {cell.strategy}
+    return {
+        **of_training(ws, cell),
+        "processes": processes,  # batch norm takes the statistics of each one's share
+        "source_fraction": ws.params.source_fraction,
+        "select": wanted.model_dump(),
+        "selectors": {
+            name: config.selector_settings(ws.params, name).model_dump() for name in strategies
+        },
+    }
+
+
+def _deciding(section: dict[str, Any]) -> dict[str, Any]:
+    """A section without what decides nothing about the weights."""
+    recipe = {k: v for k, v in section["recipe"].items() if k != "checkpoint_every"}
+    return {**section, "recipe": recipe}
+
+
+def differences(one: Any, other: Any, name: str = "") -> list[str]:
+    """The dotted names under which two fingerprints differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [
+            difference
+            for key in sorted(one.keys() | other.keys())
+            for difference in differences(
+                one.get(key), other.get(key), f"{name}.{key}" if name else key
+            )
+        ]
+    return [] if one == other else [name]
+
+
+# ---- unfinished work
+
+
+def claim(folder: Path, fingerprint: Fingerprint) -> str:
+    """Set an unfinished ``folder`` aside if it is of something else; a line that says so, or "".
+
+    Also if its record is damaged, and nothing else says what it is of.
+    """
+    named = [path for path in (folder / checkpoints.RUN, folder / BELONGS) if path.exists()]
+    states = [slot / checkpoints.STATE for slot in checkpoints.slots(folder)]
+    known = [checkpoints.record(path) for path in (*named, *states)]
+    names = [n for facts in known if facts for n in differences(facts["belongs"], fingerprint)]
+    if not names and (any(known) or not named):
+        return ""
+    aside = folder.with_name(f"{folder.name}.aside")
+    if aside.exists():
+        checkpoints.remove(aside)
+    folder.rename(aside)
+    fault = f"other {', '.join(dict.fromkeys(names))}" if names else f"a damaged {named[0].name}"
+    return (
+        f"what is unfinished in {folder} has {fault}: set aside as {aside.name}, and started anew"
+    )
+
+
+def begin(folder: Path, fingerprint: Fingerprint) -> None:
+    """Record what an unfinished ``folder`` is of, where no run does.
+
+    Removes leftovers without such a record: nothing says what they are of.
+    """
+    if not (folder / BELONGS).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    storage.write_sealed(folder / BELONGS, {"belongs": fingerprint})
+
+
+# ---- finished work that DVC does not know
+
+
+def write_finished(ws: Workspace, cell: Cell, fingerprint: Fingerprint, seconds: float) -> None:
+    """Record what a variant's finished model is of, and how long it took."""
+    whole = {"belongs": fingerprint, "seconds": round(seconds, 3)}
+    storage.write_json(ws.cell("models", cell) / BELONGS, whole)
+
+
+def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None:
+    """The record of a variant's finished model, with its ``seconds``, if of today's inputs."""
+    folder = ws.cell("models", cell)
+    try:
+        facts: dict[str, Any] = storage.read_json(folder / BELONGS)
+        same = facts["belongs"] == of_cell(ws, cell, processes)
+        mixed = "processes" in storage.read_json(folder / "model.json")
+    except UserError:
+        return None
+    return facts if same and not mixed else None
+
+
+def has_units(ws: Workspace) -> bool:
+    """Whether a variant's own units are there, and of today's inputs."""
+    made, record = ws.embedding(ws.params.source), units_record(ws)
+    return made.is_file() and record.is_file() and storage.read_json(record) == of_units(ws)
+
+
+def units_record(ws: Workspace) -> Path:
+    """The file that says what a variant's own units are of."""
+    return ws.embedding(ws.params.source).with_suffix(".json")
+
+
+# ---- the pipeline's outputs, where they are read
+
+
+def check_prepared(ws: Workspace, dataset: str) -> None:
+    """Refuse data/DATASET.npz made with other settings than those of params.yaml."""
+    summary = ws.data(dataset).with_suffix(".json")
+    then = storage.read_json(summary).get("settings") if summary.is_file() else None
+    now = ws.prepared_as(dataset)
+    if then and then != now:
+        names = [key for key in now if then.get(key) != now[key]]
+        raise UserError(
+            f"{ws.data(dataset)} was prepared with other settings than datasets.{dataset} of "
+            f"params.yaml has ({', '.join(names)}): run dvc repro"
+        )
+
+
+def check_features(ws: Workspace, dataset: str, made: Path, data: str, backbone: str) -> None:
+    """Refuse ``made``, features or means, of other images than data/DATASET.npz, or other weights.
+
+    ``data`` and ``backbone`` are the fingerprints of those that made them.
+    """
+    check_prepared(ws, dataset)
+    path, network = ws.data(dataset), ws.pretrained() / "model.json"
+    if data and path.is_file() and data != storage.fingerprint(path):
+        raise UserError(f"{made} is of another {path}: run dvc repro")
+    if not network.is_file():
+        return
+    facts = storage.read_json(network)
+    _check_network(
+        ws,
+        {
+            "the section backbone of params.yaml": facts["backbone"] != ws.params.backbone,
+            str(made): bool(backbone) and backbone != facts["sha256"],
+        },
+    )
+
+
+def check_bank(ws: Workspace, bank: ClassBank) -> None:
+    """Refuse units of another kind, other images, another network or other features."""
+    path, unit = ws.embedding(ws.params.source), ws.params.select.unit
+    if bank.unit != unit:
+        raise UserError(f"{path} holds units {bank.unit!r}, select.unit is {unit!r}: run dvc repro")
+    check_features(ws, ws.params.source, path, bank.data, bank.backbone)
+    index = ws.features(ws.params.source) / features.INDEX
+    if bank.features and index.is_file():
+        features.read_index(index.parent)
+        if bank.features != storage.fingerprint(index):
+            raise UserError(f"{path} is of other features than {index.parent}: run dvc repro")
+
+
+def check_source(ws: Workspace, images: ImageSet, bank: ClassBank) -> None:
+    """Refuse units of another share of the source; the draw is nested, so as many are the same."""
+    here, there = len(images.rows("train")), len(bank.members)
+    if here != there:
+        raise UserError(
+            f"{ws.embedding(ws.params.source)} is of {there} images, source_fraction: "
+            f"{ws.params.source_fraction:g} means {here}: run dvc repro"
+        )
+
+
+def check_overlap(ws: Workspace, target: str, found: dict[str, Any]) -> None:
+    """Refuse an overlap of other data than today's."""
+    for side, dataset in (("source", ws.params.source), ("target", target)):
+        if found[side]["sha256"] != storage.fingerprint(ws.data(dataset)):
+            path = ws.overlap(target)
+            raise UserError(f"{path} belongs to another {ws.data(dataset)}: run dvc repro")
+
+
+def check_selection(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> None:
+    """Refuse a selection.json whose embeddings, images or settings are not today's."""
+    path = ws.cell("selections", cell) / "selection.json"
+    for side, dataset in (("source", ws.params.source), ("target", cell.target)):
+        if chosen["fingerprints"][side] != storage.fingerprint(ws.embedding(dataset)):
+            raise UserError(f"{path} belongs to another {ws.embedding(dataset)}: run dvc repro")
+    now = {
+        **ws.params.select.model_dump(),
+        **config.selector_settings(ws.params, cell.strategy).model_dump(),
+        "subset": ws.params.subset.words,
+    }
+    then = chosen["settings"]
+    if now["top_k"] == "auto" or then["top_k"] is None:  # K was found, or does not apply
+        del now["top_k"]
+    if names := [name for name, value in now.items() if then.get(name, value) != value]:
+        raise UserError(f"{path} was made with other settings ({', '.join(names)}): run dvc repro")
+    index = features.read_index(ws.features(cell.target))
+    made_of = str(index.get("data", "")), str(index["backbone"])
+    check_features(ws, cell.target, ws.features(cell.target), *made_of)
+
+
+def check_pretrained(ws: Workspace, pretrained: dict[str, Any], part: SourcePart) -> None:
+    """Refuse a pre-trained network of another backbone or source, and embeddings of another one."""
+    classes = tuple(pretrained["classes"])
+    _check_network(
+        ws,
+        {
+            "the section backbone of params.yaml": pretrained["backbone"] != ws.params.backbone,
+            f"the classes of {ws.data(ws.params.source)}": classes != part.data.names,
+            f"{ws.embedding(ws.params.source)}": part.backbone != pretrained["sha256"],
+        },
+    )
+
+
+def check_model(ws: Workspace, cell: Cell, facts: dict[str, Any]) -> None:
+    """Refuse a model of another network or selection than today's, by its ``facts``."""
+    selection = ws.cell("selections", cell) / "selection.json"
+    network = ws.pretrained() / "model.json"
+    now = {
+        "pretrained": (network, network.is_file() and storage.read_json(network)["sha256"]),
+        "selection": (selection, selection.is_file() and storage.fingerprint(selection)),
+        "backbone": ("section backbone of params.yaml", ws.params.backbone),
+    }
+    for name, (what, found) in now.items():
+        if found and facts.get(name, found) != found:
+            model = ws.cell("models", cell)
+            raise UserError(f"{model} was trained with another {what}: run dvc repro")
+
+
+def _check_network(ws: Workspace, stale: dict[str, bool]) -> None:
+    """Refuse the pre-trained network if anything that has to go with it is ``stale``."""
+    if names := [name for name, bad in stale.items() if bad]:
+        raise UserError(f"{ws.pretrained()} does not belong to {', '.join(names)}: run dvc repro")

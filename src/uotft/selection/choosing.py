@@ -1,0 +1,144 @@
+"""Class means of source and target -> the units kept, with the reason: scoring, K, keeping.
+
+uotft select --source-bank S.npz --target-bank T.npz --output selection.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uotft.core import registry, storage
+from uotft.core.errors import UserError
+from uotft.core.records import ClassBank, Floats, ImageSet, Selection, SourcePart
+from uotft.core.settings import Select
+from uotft.selection import banks, ranking
+
+
+@dataclass(frozen=True)
+class Request:
+    """How units are selected: by ``strategy`` with its ``settings``, as many as ``select`` says.
+
+    With ``top_k: auto`` the plan of the strategy uot, with the settings ``uot``, says how many.
+    """
+
+    strategy: str
+    settings: Any
+    select: Select
+    uot: Any
+    seed: int
+
+
+def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
+    """Score the units of ``source`` and keep the best."""
+    banks.same_backbone(source, target)
+    strategy, wanted = request.strategy, request.select
+    module = registry.load("strategies", strategy, "strategy")
+    scores = module.score(source, target, request.settings, request.seed)
+    top_k, rule = wanted.top_k, {}
+    if top_k == "auto" and not scores.exact:
+        plan = scores
+        if strategy != "uot":
+            uot = registry.load("strategies", "uot", "strategy")
+            plan = uot.score(source, target, request.uot, request.seed)
+        top_k = ranking.carriers(plan, source.names, wanted.mass_share)
+        rule = {"top_k_rule": f"carries {wanted.mass_share:g} of the transported mass"}
+    groups = source.labels if wanted.max_per_class else ()
+    if wanted.max_per_class and len(groups) != len(source.names):
+        raise UserError(
+            f"select.max_per_class: got {wanted.max_per_class}, but {source.file or 'the source'} "
+            "has no array 'labels' that names the class of each row"
+        )
+    most = len(source.names) if scores.exact else int(top_k)
+    kept = ranking.keep(scores, source.names, most, groups, wanted.max_per_class)
+    if not len(kept) and strategy != "none":
+        raise UserError(f"the strategy {strategy!r} keeps no class at all")
+    return Selection(
+        strategy=strategy,
+        kept=kept,
+        names=source.names,
+        target_names=target.names,
+        scores=scores,
+        settings={
+            **wanted.model_dump(),
+            "top_k": None if scores.exact else int(top_k),
+            **rule,
+            "seed": request.seed,
+            **request.settings.model_dump(),
+        },
+        fingerprints={
+            "source": storage.fingerprint(Path(source.file)),
+            "target": storage.fingerprint(Path(target.file)),
+        },
+        labels=source.labels,
+    )
+
+
+def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.int64]:
+    """Rows of the source classes that ``patterns`` name, matched as by the strategy label."""
+    if not patterns:
+        return np.empty(0, np.int64)
+    label = registry.load("strategies", "label", "strategy")
+    settings = label.Settings(classes=patterns, table=table)
+    try:
+        scores = label.score(source, source, settings, 0)
+    except UserError as error:
+        raise UserError(f"--expect: {error}") from error
+    return np.flatnonzero(scores.values > -np.inf)
+
+
+def recall_curve(
+    source: ClassBank, target: ClassBank, uot: Any, found: NDArray[np.int64], top_k: int
+) -> dict[float, float]:
+    """{cost scale: percent of ``found`` among the best K}: figure 4a of the paper."""
+    module = registry.load("strategies", "uot", "strategy")
+    curve = {}
+    for scale in np.geomspace(1e-4, 10, 16).tolist():
+        scores = module.score(source, target, uot.model_copy(update={"cost_scale": scale}), 0)
+        curve[scale] = ranking.recall(ranking.keep(scores, source.names, top_k), found)
+    return curve
+
+
+def part_of(bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]) -> SourcePart:
+    """The training ``images`` of the units kept: a label is a class, but for clusters a cluster.
+
+    Kept classes and clusters are numbered by rank, the classes of kept images in their own order.
+    """
+    number = np.full(len(bank.names), -1)
+    number[kept] = np.arange(len(kept))
+    labels = number[bank.members]
+    rows, labels = images.rows("train")[labels >= 0], labels[labels >= 0]
+    names, classes = tuple(bank.names[row] for row in kept), kept
+    means = bank.head_means()[kept]
+    if bank.unit == "image":
+        classes, labels = np.unique(images.labels[rows], return_inverse=True)
+        names = tuple(images.names[c] for c in classes)
+        points = bank.head_means()[np.sort(kept)]  # a row an image, in the order of ``rows``
+        means = np.array([points[labels == c].mean(0) for c in range(len(classes))])
+    elif bank.unit == "cluster":
+        classes = kept[:0]
+    return SourcePart(images, rows, labels, names, classes, means, bank.backbone)
+
+
+def target_bank(pool: dict[str, NDArray[Any]], drawn: NDArray[np.int64], file: str) -> ClassBank:
+    """Class means of the ``drawn`` rows of a target's features, which come from ``file``."""
+    labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
+    counts = np.bincount(labels, minlength=len(names))
+
+    def means(array: NDArray[Any]) -> Floats:
+        points = array[drawn].astype(np.float32)
+        parts = [points[labels == c].mean(0) for c in range(len(names))]
+        return np.stack(parts).astype(np.float64)
+
+    return ClassBank(
+        means(pool["features"]),
+        names,
+        counts,
+        str(pool["backbone"]),
+        file=file,
+        trunk=means(pool["trunk"]) if "trunk" in pool else np.empty((0, 0)),
+    )

@@ -1,0 +1,193 @@
+"""What one fine-tuning trains: objective, network and heads, streams, loss terms.
+
+Here are the decisions: how each head starts, which source images are left out, which objective
+stands in where no source class is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uotft.core import config
+from uotft.core.context import Context
+from uotft.core.errors import UserError
+from uotft.core.records import Floats, ImageSet, SourcePart
+from uotft.core.settings import Params, Train
+from uotft.models.embedding import features
+from uotft.models.inputs import Views
+from uotft.models.network import Network, nearest_mean_rows, random_rows, separate_norms
+from uotft.training import objectives
+from uotft.training.loop import Task
+from uotft.training.streams import Place, Sampling, Stream, decode
+
+
+@dataclass(frozen=True)
+class Material:
+    """What one fine-tuning is made of.
+
+    ``rows`` (n,) are the seed's labelled images of ``target``, ``part`` the kept source images, and
+    ``copies`` (m,) the source rows that are test images of the target too. ``target_means`` gives
+    the class means (T, D) that the target head can start from.
+    """
+
+    params: Params
+    seed: int
+    pretrained: Network
+    target: ImageSet
+    rows: NDArray[np.int64]
+    part: SourcePart
+    copies: NDArray[np.int64]
+    target_means: Callable[[], Floats]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective, with the parts of a batch that it reads and the heads that it trains."""
+
+    name: str
+    module: ModuleType
+    settings: Any
+
+    @property
+    def parts(self) -> set[str]:
+        """Parts of the batch: target, source, strong."""
+        return objectives.parts(self.module)
+
+    @property
+    def heads(self) -> set[str]:
+        """Heads: target, source."""
+        return objectives.heads(self.module)
+
+
+def objective_for(params: Params, part: SourcePart) -> Objective:
+    """The objective of params.yaml; ``plain`` where it reads source images and none are kept."""
+    found = Objective(params.train.objective, *config.objective(params, params.train.objective))
+    if "source" in found.parts and not len(part.names):
+        return Objective("plain", *config.objective(params, "plain"))
+    return found
+
+
+def assemble(
+    material: Material, objective: Objective, source_names: tuple[str, ...], context: Context
+) -> tuple[Task, int]:
+    """The task, and how many source images are left out because they are test images too.
+
+    ``source_names`` are the classes of the source head, none where there is no such head.
+    """
+    settings, images = material.params.train, material.target
+    network = build(material, objective, source_names)
+    streams, left_out = _streams(material, objective, network.channels, context)
+    recipe = settings.recipe.counted(len(material.rows), settings.target_batch)
+    network.to(context.accelerator.device)
+    part, validation = material.part, material.part.data.rows("val")
+    start = objectives.StartingPoint(
+        settings.source_weight,
+        network.backbone,
+        network.head("target"),
+        lambda: seen(material.pretrained, images, material.rows, context),
+        lambda: seen(material.pretrained, part.data, validation, context),
+        part.classes,
+    )
+    terms = objectives.ready(objective.module, objective.settings, start)
+    return Task(network, streams, terms, recipe, objective.module.ROUTES), left_out
+
+
+def build(material: Material, objective: Objective, source_names: tuple[str, ...]) -> Network:
+    """The pre-trained backbone under fresh heads, which start as the settings say."""
+    settings, part = material.params.train, material.part
+    torch.manual_seed(material.seed)
+    network = Network(
+        material.pretrained.backbone, target=len(material.target.names), source=len(source_names)
+    )
+    if settings.batch_norm == "target":
+        separate_norms(network)
+    classifier, known = material.pretrained.head("target"), part.classes
+    starts = {"target": settings.target_head, "source": settings.source_head}
+    if "source" not in objective.parts:  # its source head is the whole pre-trained classifier
+        starts["source"], known = "classifier", np.arange(len(classifier.weight))
+    for head in network.heads:
+        if starts[head] == "random":
+            start = random_rows(head, network.head(head).weight.shape, material.seed)
+        elif starts[head] == "classifier" and len(known):
+            start = classifier.weight[known], classifier.bias[known]
+        else:  # clusters, too: no classifier has seen them
+            means = material.target_means() if head == "target" else part.means
+            start = start_from_means(means, settings)
+        network.start_head(head, *start)
+    return network
+
+
+def start_from_means(means: Floats, settings: Train) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a head that ranks classes by the distance to their ``means`` (T, D)."""
+    return nearest_mean_rows(torch.as_tensor(means, dtype=torch.float32), settings.head_scale)
+
+
+def _streams(
+    material: Material, objective: Objective, channels: int, context: Context
+) -> tuple[dict[str, Stream], int]:
+    """The seed's labelled images, those of the kept source units, and how many are left out."""
+    settings, images, rows = material.params.train, material.target, material.rows
+
+    def sampling(name: str, batch_size: int) -> Sampling:
+        return Sampling(name, batch_size, material.seed, settings.augment, 1, channels)
+
+    of_target = sampling("target", settings.target_batch)
+    streams = {"target": stream(images, rows, images.labels[rows], of_target, context)}
+    if "source" not in objective.parts:
+        return streams, 0
+    part = material.part
+    keep = np.ones(len(part.rows), bool)
+    if settings.overlap == "exclude":
+        keep = ~np.isin(part.rows, material.copies)
+    if not keep.any():
+        raise UserError(
+            "every image of the selected source classes is a test image of the target too: select "
+            "other classes, or prepare another source"
+        )
+    kept = part.data, part.rows[keep], part.labels[keep]
+    of_source = sampling("source", settings.source_batch)
+    streams["source"] = stream(*kept, of_source, context)
+    if "strong" in objective.parts:
+        strong = Sampling(
+            "source", settings.source_batch, material.seed, settings.strong, 2, channels
+        )
+        streams["strong"] = stream(*kept, strong, context)
+    return streams, int((~keep).sum())
+
+
+def stream(
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    sampling: Sampling,
+    context: Context,
+) -> Stream:
+    """This process's stream of some rows, whose pictures are decoded first."""
+    accelerator = context.accelerator
+    world = accelerator.num_processes
+    if sampling.batch_size % world or sampling.batch_size // world < 2:  # batch norm needs two
+        raise UserError(
+            f"the {sampling.name} batch of {sampling.batch_size} cannot be shared by {world} "
+            f"processes: choose a multiple of {world} in params.yaml, and two images for each at "
+            "least"
+        )
+    decode(images, rows, context)
+    place = Place(accelerator.device, accelerator.process_index, world)
+    return Stream(images.images, labels, sampling, place, origin=rows, files=images.files)
+
+
+def seen(
+    pretrained: Network, images: ImageSet, rows: NDArray[np.int64], context: Context
+) -> tuple[Tensor, Tensor]:
+    """The pre-trained classifier's logits (n, classes) of some images, and their labels (n,)."""
+    found = torch.as_tensor(features(pretrained, Views(images, rows), context))
+    with torch.no_grad():
+        return pretrained.head("target")(found), torch.as_tensor(images.labels[rows])

@@ -1,0 +1,81 @@
+"""What the target alone adds after the last step: norm statistics, and more steps of its head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.optim.swa_utils import update_bn
+
+from uotft.core.context import Context
+from uotft.core.errors import Interrupted
+from uotft.core.records import Pixels
+from uotft.models.inputs import to_input
+from uotft.models.network import Network
+from uotft.training.loop import Task, sgd
+from uotft.training.runtime import agreed
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What to do after the last step; ``images`` are the target's labelled ones, undistorted."""
+
+    images: Pixels
+    reestimate_norm: bool
+    head_steps: int
+
+    def __bool__(self) -> bool:
+        return self.reestimate_norm or self.head_steps > 0
+
+    def __call__(
+        self, task: Task, context: Context, validate: Callable[[Network], dict[str, float]]
+    ) -> None:
+        """Do it to the task's network, and log one more validation."""
+        if self.reestimate_norm:
+            reestimate_norm(task.network, self.images)
+        if self.head_steps:
+            fit_head(task, self.head_steps, context)
+        context.log(task.recipe.steps + self.head_steps, validate(task.network))
+
+
+@torch.no_grad()
+def reestimate_norm(network: Network, images: Pixels, *, largest_batch: int = 512) -> None:
+    """Norm statistics anew, from the target's labelled images alone, in place.
+
+    One pass, undistorted as test images are; a plain average over (nearly) equal batches. Every
+    process does the same. The statistics of training are an exponential average over distorted
+    images and over weights that still moved; these are of the final weights.
+    """
+    device = network.head("target").weight.device
+    batches = np.array_split(np.arange(len(images)), -(-len(images) // largest_batch))
+    pixels = (torch.as_tensor(images[rows], device=device) for rows in batches)
+    update_bn((to_input(batch, network.channels) for batch in pixels), network)
+
+
+def fit_head(task: Task, steps: int, context: Context) -> None:
+    """Train the target head alone, on the target alone, after the last step of the recipe.
+
+    The backbone is frozen and in evaluation mode; the head starts from where it is and keeps its
+    own starting rate, which does not drop.
+    """
+    recipe, accelerator, stream = task.recipe, context.accelerator, task.streams["target"]
+    rate = recipe.learning_rate * recipe.head_lr_factor
+    head = task.network.head("target")
+    model, optimizer = accelerator.prepare(head, sgd(recipe, {head: rate}))
+    backbone = task.network.backbone.eval()
+    for step in context.progress(range(recipe.steps, recipe.steps + steps), "training the head"):
+        if agreed(context.stop, accelerator):
+            raise Interrupted(f"training the head was interrupted before step {step}")
+        batch = stream[step]
+        with torch.no_grad():
+            features = backbone(batch.images)
+        loss = functional.cross_entropy(model(features), batch.labels)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
+        if step % recipe.log_every == 0:
+            value = accelerator.reduce(loss.detach(), "mean")
+            context.log(step, {"loss/target": float(value), "learning_rate": rate})
