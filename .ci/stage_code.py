@@ -39,9 +39,9 @@ VARIANTS = {
     "strategies": ("selection.strategies", "${item.strategy}"),
     "objectives": ("training.objectives", "${train.objective}"),
 }
-#: Kinds that run in one stage: later ones read the file it has written, and of the variant only
-#: the names of its settings.
-IN_ONE_STAGE = {"datasets": "prepare", "strategies": "select"}
+#: Kinds that few stages run, although others import what loads them: later ones read the file that
+#: the variant has made, and pretrain trains by `plain`, whatever train.objective says.
+RUN_IN = {"datasets": {"prepare"}, "strategies": {"select"}, "objectives": {"train", "compare"}}
 #: Variants that run another one of their kind, which params.yaml names in a place that only they
 #: have. A backbone that is new runs its own cells only: as an architecture it is not watched.
 NAMED_WITHIN = {
@@ -68,7 +68,7 @@ class Code:
         """The kinds of variants that a stage runs."""
         modules = self._closure(f"pipeline.{stage}")
         found = {kind for module in modules for kind in self._loaded(module)}
-        return frozenset(kind for kind in found if IN_ONE_STAGE.get(kind, stage) == stage)
+        return frozenset(kind for kind in found if stage in RUN_IN.get(kind, {stage}))
 
     @cache  # noqa: B019
     def files(self, stage: str) -> frozenset[str]:
@@ -80,8 +80,9 @@ class Code:
                 modules |= {
                     f"{variant.rpartition('.')[0]}.{name}" for name in NAMED_WITHIN.get(variant, ())
                 }
-        every = map(self._full, modules)
-        return frozenset(self.path(module) for module in every if self._has_code(module))
+        every = [self._full(module) for module in modules]
+        read = {file for module in every for file in self._templates(module)}
+        return frozenset(read | {self.path(module) for module in every if self._has_code(module)})
 
     def deps(self, stage: str) -> list[str]:
         """The code among the deps of a stage, as dvc.yaml should have it: sorted, short."""
@@ -131,6 +132,17 @@ class Code:
         body = self.package.trees[module].body
         return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
                    for node in body)  # fmt: skip
+
+    def _templates(self, module: str) -> set[str]:
+        """The files from which a module makes pages: `PackageLoader(PACKAGE)`, by Jinja2."""
+        packages = [
+            ast.literal_eval(call.args[0])
+            for call in _calls(self.package.trees[module])
+            if ast.unparse(call.func).endswith("PackageLoader")
+        ]
+        folders = [self.package.files[package].parent / "templates" for package in packages]
+        every = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.root).as_posix() for path in every}
 
     def _whole_folders(self) -> list[str]:
         """Packages without a registry or a package in them, with several modules."""

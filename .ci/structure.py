@@ -2,6 +2,7 @@
 
     --check        only the functions that are too long or take too much; exit code 1 if any do
     --path NAME    the modules that name a setting, from the command line down
+    --docs BEFORE  write docs/architecture.md's table: the tree BEFORE beside this one
 
 A *unit* is a module or a sub-package directly below src/uotft. An *edge* leads from one unit to
 another that it imports, wherever the import stands: at the top, in a function, below TYPE_CHECKING;
@@ -31,6 +32,7 @@ LAYERS = [
     "cli", "api", "runs", "pipeline", "analysis", "training", "selection", "models", "data",
     "tracking", "core",
 ]  # fmt: skip
+MARKERS = "<!-- measures -->", "<!-- end -->"
 Found = tuple[str, int, bool]  # what and where, how much, whether it is a command of Typer
 
 
@@ -106,6 +108,8 @@ def measures(root: Path) -> Iterator[tuple[str, str]]:
         yield f"{folder}: functions over {PARAMETERS} parameters", _counted(wide)
     yield "units directly below src/uotft", str(len(edges))
     yield "import edges between units", str(sum(map(len, edges.values())))
+    for name in ("strategy", "cost_scale", "seed"):
+        yield f"modules that name `{name}`", str(len(passes(package, name)))
     yield "cycles among units", _shown(cycles(edges))
     yield "cycles among modules", _shown(cycles({m: package.imports(m) for m in package.files}))
 
@@ -137,14 +141,28 @@ def _words(tree: ast.Module) -> Iterator[object]:
                 yield from (key.value for key in keys if isinstance(key, ast.Constant))
 
 
+def write_table(page: Path, before: Path, after: Path) -> None:
+    """Put the measures of two trees where the page has its markers."""
+    rows = zip(measures(before), measures(after), strict=True)
+    lines = [f"| {what} | {old} | {new} |\n" for (what, old), (_, new) in rows]
+    head, opened, rest = page.read_text("utf-8").partition(MARKERS[0])
+    _, closed, tail = rest.partition(MARKERS[1])
+    table = "\n\n| | before | after |\n|---|---|---|\n" + "".join(lines) + "\n"
+    page.write_text(f"{head}{opened}{table}{closed}{tail}", "utf-8")
+
+
 def main() -> int:
     """Print the measures, one path, or what is too long."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).parents[1])
     parser.add_argument("--check", action="store_true", help="exit code 1 for what is too long")
     parser.add_argument("--path", metavar="NAME", help="the modules that a setting passes through")
+    parser.add_argument("--docs", metavar="BEFORE", type=Path, help="write the table of the docs")
     options = parser.parse_args()
     root = options.root.resolve()
+    if options.docs:
+        write_table(root / "docs" / "architecture.md", options.docs.resolve(), root)
+        return 0
     if options.path:
         modules = passes(Package(root / "src" / "uotft"), options.path)
         print(f"{options.path}: {len(modules)} modules")

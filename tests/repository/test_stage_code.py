@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 import stage_code
-from conftest import REPOSITORY
 from import_graph import Package, cycles
 from uotft.core import registry
 
+REPOSITORY = stage_code.ROOT
 STAGES = list(yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"])
 CODE = stage_code.Code(REPOSITORY)
 
@@ -57,8 +57,8 @@ def test_a_stage_that_runs_variants_depends_on_its_own(kind: str) -> None:
         "strategies": {"select"},
         "objectives": {"train"},
     }[kind]  # fmt: skip
-    if kind in stage_code.IN_ONE_STAGE:
-        assert stages == {stage_code.IN_ONE_STAGE[kind]}
+    if kind in stage_code.RUN_IN:
+        assert stages == stage_code.RUN_IN[kind]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -122,6 +122,21 @@ def test_a_dependency_too_many_is_named(dep: str, found: str) -> None:
     wrong = problems("units", [*CODE.pipeline["units"], dep])
     assert wrong
     assert all(found in line for line in wrong)
+
+
+def test_a_page_depends_on_its_template(tmp_path: Path) -> None:
+    """Jinja2's templates are no modules, and decide what the report says."""
+    for name, text in {
+        "core/__init__.py": "", "pipeline/__init__.py": "", "analysis/__init__.py": "",
+        "pipeline/compare.py": "from uotft.analysis import page",
+        "analysis/page.py": "def page():\n    return PackageLoader('uotft.analysis')",
+        "analysis/templates/report.html": "<html>", "__init__.py": "",
+    }.items():  # fmt: skip
+        path = tmp_path / "src/uotft" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    files = stage_code.Code(tmp_path).files("compare")
+    assert "src/uotft/analysis/templates/report.html" in files
 
 
 FILES = {
