@@ -116,7 +116,7 @@ def measures(root: Path) -> Iterator[tuple[str, str]]:
 
 def _counted(found: list[Found]) -> str:
     commands = sum(command for *_, command in found)
-    return f"{len(found) - commands}" + (f" (and {commands} Typer commands)" if commands else "")
+    return f"{len(found) - commands}" + (f"; commands of Typer: {commands}" if commands else "")
 
 
 def _shown(groups: list[list[str]]) -> str:
