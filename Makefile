@@ -10,7 +10,7 @@ export DVC_SITE_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/uotft/dvc
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-.PHONY: help setup format check test faults soak audit repro golden lock clean
+.PHONY: help setup format check test faults soak audit repro graph golden lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,7 @@ check: setup  ## lint, types, structure, spelling
 	ruff check .
 	mypy
 	lint-imports
+	python .ci/structure.py --check
 	codespell
 
 test: setup  ## run the tests, in two processes
@@ -55,6 +56,9 @@ audit: $(UV)  ## look the locked packages up in a list of known holes; exit code
 
 soak: setup  ## start, kill and resume trainings for MINUTES (60): is all exact, does anything grow
 	python tests/faults/soak.py $(MINUTES)
+
+graph: setup  ## write the code that each stage depends on into dvc.yaml
+	python .ci/stage_code.py
 
 golden: setup  ## rewrite the committed numbers; review the diff
 	UOTFT_GOLDEN=write pytest tests/golden

@@ -21,7 +21,13 @@ TINY = {
     "strategies": ["none", "uot"],
     "seeds": [0, 1],
     "datasets": {
-        name: {"path": f"src/uotft/data/datasets/{name}.py", "size": 16, "seed": 0, **settings}
+        name: {
+            "kind": name,
+            "path": f"src/uotft/data/datasets/{name}.py",
+            "size": 16,
+            "seed": 0,
+            **settings,
+        }
         for name, settings in {
             "glyphs": {"classes": 12, "per_class": 8, "held_out": 0.25},
             "digits": {"margin": 1, "val": 100, "test": 1000},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+import stage_code
 from conftest import call, runs, workspace
 from uotft.core import storage
 from uotft.core.records import Cell
@@ -68,6 +69,49 @@ def test_another_way_to_find_overlap_is_all_that_runs_again(project: Path) -> No
     users = {n for n, s in cells.items() if "overlap/digits.json" in [d["path"] for d in s["deps"]]}
     assert users == {f"train@{cell}" for cell in CELLS} | {"evaluate@digits-none",
                                                            "evaluate@digits-uot"}  # fmt: skip
+
+
+CELLS_OF = {stage: {f"{stage}@{cell}" for cell in CELLS} for stage in ("select", "train")}
+
+
+@pytest.mark.parametrize(
+    ("file", "stale", "fresh"),
+    [
+        pytest.param("models/network.py", CELLS_OF["train"], set(), id="how heads start"),
+        pytest.param("data/pixel_cache.py", CELLS_OF["train"], set(), id="the pixel cache"),
+        pytest.param("selection/ranking.py", CELLS_OF["select"], set(), id="automatic K"),
+        pytest.param(
+            "selection/strategies/none.py", {"select@digits-none-0", "select@digits-none-1"},
+            CELLS_OF["train"] | {"select@digits-uot-0", "select@digits-uot-1"}, id="one strategy",
+        ),
+        pytest.param(
+            "data/datasets/digits.py", {"prepare@digits"},
+            CELLS_OF["train"] | {"prepare@glyphs"}, id="one data set",
+        ),
+    ],
+)  # fmt: skip
+def test_one_changed_line_of_code_makes_its_stages_stale(
+    project: Path, file: str, stale: set[str], fresh: set[str]
+) -> None:
+    code = project / "src/uotft" / file
+    before = code.read_text()
+    code.write_text(before + "# another way\n")
+    done = call("dvc", "status", "--json", cwd=project)
+    code.write_text(before)
+    found = set(json.loads(done.stdout))
+    assert stale <= found
+    assert not fresh & found
+
+
+def test_new_variants_make_nothing_stale(project: Path) -> None:
+    made = [project / f"src/uotft/{package.replace('.', '/')}/brandnew.py"
+            for package, _ in stage_code.VARIANTS.values()]  # fmt: skip
+    for path in made:
+        path.write_text('"""A new variant."""\n')
+    done = call("dvc", "status", "--json", cwd=project)
+    for path in made:
+        path.unlink()
+    assert json.loads(done.stdout) == {}
 
 
 def test_one_finished_run_a_cell(project: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import call, tiny_params, workspace, write_params
+from conftest import REPOSITORY, call, tiny_params, workspace, write_params
 from official import picture, tar
 from serving import Server, serving
 from uotft.core import config, storage
@@ -252,7 +252,7 @@ def test_dvc_repro_on_fetched_shards(server: Server, tmp_path: Path) -> None:
     params = yaml.safe_load((root / "params.yaml").read_text())
     params |= {"source": "web", "targets": ["web"], "datasets": {"web": params["datasets"]["web"]}}
     write_params(root, params)
-    committed = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())
+    committed = yaml.safe_load((REPOSITORY / "src/uotft/presets/project/pipeline.yaml").read_text())
     stage = {"stages": {"prepare": committed["stages"]["prepare"]}}
     (root / "dvc.yaml").write_text(yaml.safe_dump(stage))
     assert call("dvc", "init", "-q", "--no-scm", cwd=root).returncode == 0

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import official
-from conftest import call, tiny_params, workspace, write_params
+from conftest import REPOSITORY, call, tiny_params, workspace, write_params
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.data import archives
@@ -243,8 +243,8 @@ def test_prepare_takes_a_set_without_a_section(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dvc_sees_a_changed_image_and_nothing_else(tmp_path: Path) -> None:
-    """The stages prepare of dvc.yaml as it is committed, with the real DVC."""
-    committed = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())
+    """The stage prepare of a project outside a clone, with the real DVC."""
+    committed = yaml.safe_load((REPOSITORY / "src/uotft/presets/project/pipeline.yaml").read_text())
     write(tmp_path, {})
     params = yaml.safe_load((tmp_path / "params.yaml").read_text())
     params["datasets"] = {
