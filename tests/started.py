@@ -90,7 +90,7 @@ def ranks(project: Path) -> dict[int, int]:
             environment = Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"uotft.runs.worker" in words and b"uotft.runs.launcher" not in words:
+        if b"uotft.runs.worker" in words:
             rank = [int(e[5:]) for e in environment if e.startswith(b"RANK=")]
             found[rank[0] if rank else 0] = pid
     return found

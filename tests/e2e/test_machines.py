@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -60,9 +61,9 @@ def of_two_processes(root: Path) -> list[bytes]:
     return made(root)
 
 
-def start(root: Path, *words: str) -> subprocess.Popen[str]:
+def start(root: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", *words], cwd=root, env=ENVIRONMENT, text=True,
+        [sys.executable, "-m", *words], cwd=root, env=ENVIRONMENT | environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -124,14 +125,13 @@ def test_two_machines_make_one_run_and_go_on_together(ready: Path) -> None:
     assert [(r.info.run_id, r.info.status) for r in runs(ready)] == [(run.info.run_id, "FINISHED")]
 
 
-def test_machines_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_that_do_not_meet(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine 0 waits for the other, or the other for machine 0: not for ever, and they say so."""
     monkeypatch.setattr(processes, "MEET_S", 1)
-    worker = ["-m", "uotft.runs.worker", "journal.jsonl", "pretrain"]
-    alone = [
-        processes.fleet(2, 2, r, "127.0.0.1", int(free_port())).command(worker) for r in (0, 1)
-    ]
-    said = said_by([start(tmp_path, *command[1:]) for command in alone], 2)
+    worker = ("uotft.runs.worker", os.devnull, "pretrain")
+    alone = [processes.fleet(2, 2, rank, "127.0.0.1", int(free_port())) for rank in (0, 1)]
+    places = [place for each in alone for place in each.ranks(tiny / "no such file")]
+    said = said_by([start(tiny, *worker, **place) for place in places], 2)
     assert all("uotft: the machines did not meet: " in text for text in said)
 
 

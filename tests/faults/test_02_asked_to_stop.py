@@ -36,11 +36,11 @@ from started import (
     temporary,
     wait_for,
 )
-from uotft.core import storage
+from uotft.core import signals, storage
 from uotft.core.errors import Interrupted
 from uotft.core.records import Cell, ImageSet
 from uotft.pipeline import select
-from uotft.runs.processes import _follow, _stopped_by_signals
+from uotft.runs.processes import Crew, follow
 from uotft.training import checkpoints
 
 Count = Callable[[int, int], int]
@@ -218,17 +218,14 @@ class Fragile:
 
 def test_a_signal_in_a_destructor_stops_the_workers(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    journal = tmp_path / "journal.jsonl"
-    journal.touch()
     worker = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(20)"], start_new_session=True
     )
-    start = time.monotonic()
-    asked: list[int] = []
-    with _stopped_by_signals(worker, asked):
+    start, crew = time.monotonic(), Crew(0, [worker], tmp_path / "journal.jsonl")
+    with signals.passed_on(crew.workers) as asked:
         Fragile()
         with pytest.raises(KeyboardInterrupt):
-            _follow(worker, journal, lambda points: None, asked)
+            follow(crew, lambda points: None, asked)
         assert worker.wait(10) == -signal.SIGTERM
         assert time.monotonic() - start < 10
         with pytest.raises(KeyboardInterrupt):  # the second signal waits for nothing

@@ -1,14 +1,24 @@
-"""Where the workers of a training run, in the words of Accelerate; and what a launcher says."""
+"""Where the workers of a training run, what each is told of the others, and how they end."""
 
 from __future__ import annotations
 
+import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
-from uotft.core.errors import UserError
-from uotft.runs import launcher
-from uotft.runs.processes import Fleet, fleet
+from uotft.core import environment, signals
+from uotft.core.errors import UserError, WorkerFailed
+from uotft.core.signals import StopRequest
+from uotft.runs import meeting
+from uotft.runs.processes import HERE_ALONE, MEET_S, Crew, Fleet, fleet, follow
 
-WORKER = ["-m", "uotft.runs.worker", "journal", "pretrain"]
+MEETING = Path("folder/meeting")
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 def of(processes: int = 1, machines: int = 1, rank: int = 0, address: str = "") -> Fleet:
@@ -17,39 +27,49 @@ def of(processes: int = 1, machines: int = 1, rank: int = 0, address: str = "") 
 
 @pytest.fixture(autouse=True)
 def nobody_launched_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE"):
+    for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_one_process_needs_no_launcher() -> None:
-    assert of().command(WORKER) == WORKER
+def test_one_process_meets_nobody() -> None:
+    assert of().ranks(MEETING) == [{}]
+    assert of().defaults == {}
+    meeting.meet()  # returns at once
 
 
-def test_processes_of_one_machine() -> None:
-    command = of(4).command(WORKER)
-    assert command == [
-        "-m",
-        "uotft.runs.launcher",
-        "--standalone",
-        "--nproc-per-node",
-        "4",
-        *WORKER,
-    ]
+def test_processes_of_one_machine_meet_through_a_file() -> None:
+    ranks = of(4).ranks(MEETING)
+    assert [place["RANK"] for place in ranks] == ["0", "1", "2", "3"]
+    for place in ranks:
+        assert place["LOCAL_RANK"] == place["RANK"]
+        assert (place["WORLD_SIZE"], place["LOCAL_WORLD_SIZE"]) == ("4", "4")
+        assert place[environment.MEETING_FILE] == str(MEETING)
+        assert not {"MASTER_ADDR", "MASTER_PORT", environment.MEETING_S} & {*place}
+    assert of(4).defaults == {"OMP_NUM_THREADS": "1", **HERE_ALONE}
 
 
 def test_each_machine_starts_its_share() -> None:
-    command = " ".join(of(8, 2, 1, "10.0.0.1").command(WORKER))
-    assert "--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 29511" in command
-    assert "--nproc-per-node 4 -m uotft.runs.worker" in command
-    assert "--nproc-per-node 1 " in " ".join(of(2, 2, 0, "10.0.0.1").command(WORKER))
+    ranks = of(8, 2, 1, "10.0.0.1").ranks(MEETING)
+    assert [place["RANK"] for place in ranks] == ["4", "5", "6", "7"]
+    assert [place["LOCAL_RANK"] for place in ranks] == ["0", "1", "2", "3"]
+    for place in ranks:
+        assert (place["WORLD_SIZE"], place["LOCAL_WORLD_SIZE"]) == ("8", "4")
+        assert (place["MASTER_ADDR"], place["MASTER_PORT"]) == ("10.0.0.1", "29511")
+        assert float(place[environment.MEETING_S]) == MEET_S
+        assert environment.MEETING_FILE not in place
+    assert of(8, 2, 1, "10.0.0.1").defaults == {"OMP_NUM_THREADS": "1"}, "others must reach them"
+    [alone] = of(2, 2, 0, "10.0.0.1").ranks(MEETING)
+    assert (alone["RANK"], alone["LOCAL_WORLD_SIZE"]) == ("0", "1")
 
 
 def test_another_launcher_has_started_us(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     ours = of()
-    assert (ours.processes, ours.rank) == (4, 2)
-    assert ours.command(WORKER) == WORKER
+    assert (ours.processes, ours.rank, ours.first) == (4, 2, 2)
+    assert ours.ranks(MEETING) == [{}], "it has said all"
+    assert ours.defaults == {}
+    meeting.meet()  # Accelerate does it
     with pytest.raises(UserError, match="one of 4 processes that another launcher has started"):
         of(4)
 
@@ -58,6 +78,7 @@ def test_a_launcher_of_one_process_says_nothing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert of(4) == Fleet(4, port=29511)
+    assert not {*LAUNCHER} & {*environment.unlaunched()}
 
 
 @pytest.mark.parametrize(
@@ -79,20 +100,126 @@ def test_words_that_contradict(words: tuple[int, int, int, str], message: str) -
         of(*words)
 
 
-def test_a_machine_that_leaves_last_is_no_error(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def child(code: str) -> subprocess.Popen[bytes]:
+    """A Python process that leads a session, as workers do."""
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+
+
+SLEEPS = "import time; time.sleep(60)"
+
+
+def crew_of(folder: Path, *codes: str, first: int = 0) -> Crew:
+    return Crew(first, [child(code) for code in codes], folder / "journal.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected", "message"),
+    [
+        (["pass", "raise SystemExit(2)", SLEEPS], 2, ""),
+        (
+            [SLEEPS, "import os; os.kill(os.getpid(), 9)"],
+            137,
+            "worker 5 of them, process {1}, was ended by SIGKILL: ",
+        ),
+        # the killed one explains the others, whoever is seen first
+        (["raise SystemExit(1)", "import os; os.kill(os.getpid(), 9)"], 137, "worker 5 of them"),
+    ],
+)
+def test_the_first_failure_counts(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    codes: list[str],
+    expected: int,
+    message: str,
 ) -> None:
-    """torch prints a traceback where the machine with its store was the first to leave."""
-    from torch.distributed import run
-    from torch.distributed.elastic.agent.server import api
+    monkeypatch.setattr(logging.getLogger("uotft"), "propagate", True)
+    crew = crew_of(tmp_path, *codes, first=4)
+    if SLEEPS not in codes:
+        for worker in crew.workers:
+            worker.wait()
+    try:
+        with pytest.raises(WorkerFailed) as failed:
+            follow(crew, lambda points: None, StopRequest())
+    finally:
+        signals.stop(crew.workers)
+    assert failed.value.code == expected
+    said = [record.getMessage() for record in caplog.records]
+    pids = [worker.pid for worker in crew.workers]
+    assert [text for text in said if text.startswith(message.format(*pids))] == said
+    assert bool(said) == bool(message)
+    assert not crew.living(), "no other one is left"
 
-    def leave(arguments: list[str]) -> None:
-        api.logger.error("Error waiting on exit barrier. Elapsed: %s seconds", 1)
-        api.logger.error("something else")
 
-    monkeypatch.setattr(run, "main", leave)
-    monkeypatch.setattr(api.logger, "filters", [])
-    monkeypatch.setattr(api.logger, "handlers", [caplog.handler])
-    monkeypatch.setattr(api.logger, "propagate", False)
-    assert launcher.main([]) == 0
-    assert [record.getMessage() for record in caplog.records] == ["something else"]
+def test_a_worker_that_was_asked_by_somebody_else_interrupts(tmp_path: Path) -> None:
+    crew = crew_of(tmp_path, "raise SystemExit(130)", SLEEPS)
+    with pytest.raises(KeyboardInterrupt):
+        follow(crew, lambda points: None, StopRequest())
+    signals.stop(crew.workers)
+    assert not crew.living()
+
+
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); " + SLEEPS
+
+
+def test_a_process_that_does_not_stop_is_killed() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], start_new_session=True, stdout=subprocess.PIPE
+    )
+    assert process.stdout
+    process.stdout.readline()
+    signals.stop([process], grace_s=0.2)
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+
+
+GRANDCHILD = """\
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process adopt orphans")
+@pytest.mark.parametrize("killed", [True, False])
+def test_children_of_a_process_that_is_killed_are_stopped_too(killed: bool) -> None:
+    """As a stage of a `dvc` that is killed; without adoption nobody could wait for it."""
+    start = time.monotonic()
+    command = [sys.executable, "-c", GRANDCHILD]
+    with signals.running(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        grandchild = int(process.stdout.readline())
+        if killed:
+            process.kill()
+            process.wait()
+            assert Path(f"/proc/{grandchild}").exists()
+    process.stdout.close()
+    assert not Path(f"/proc/{grandchild}").exists(), "ended, and no zombie"
+    assert process.returncode == (-signal.SIGKILL if killed else -signal.SIGTERM)
+    assert time.monotonic() - start < 10
+
+
+def test_sigterm_in_a_block_is_ctrl_c_and_leaves_no_alarm() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), signals.as_ctrl_c():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.alarm(0) == 0
+
+
+def test_a_stop_request_counts_and_gives_time_once() -> None:
+    before, stop = signal.getsignal(signal.SIGTERM), StopRequest()
+    try:
+        stop.listen()
+        assert not stop
+        signal.raise_signal(signal.SIGTERM)
+        left = signal.alarm(5)
+        assert 0 < left <= signals.GRACE_S
+        signal.raise_signal(signal.SIGTERM)
+        assert stop
+        assert stop.count == 2
+        assert signal.alarm(0) == 5, "the second one gives no more time"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGTERM, before)

@@ -219,12 +219,13 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(trainable: Path) ->
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of this")
 def test_workers_whose_launcher_is_killed_save_and_leave(trainable: Path) -> None:
+    """Another one, which knows nothing of uotft: the workers ask the kernel themselves."""
     change(trainable, steps=100_000, checkpoint_every=0)
     journal = trainable / "journal.jsonl"
     journal.touch()
     words = ["--standalone", "--nproc-per-node", "2", "-m", "uotft.runs.worker", str(journal)]
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "uotft.runs.launcher", *words, "train", *map(str, CELL)],
+        [sys.executable, "-m", "torch.distributed.run", *words, "train", *map(str, CELL)],
         cwd=trainable,
         env=users_environment(),
         stderr=subprocess.DEVNULL,

@@ -7,28 +7,21 @@ Of several machines, only the first one prepares and tracks.
 
 from __future__ import annotations
 
-import os
-import subprocess
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from uotft.core import config, dvc, locks, storage
+from uotft.core import config, dvc, environment, locks, signals, storage
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Progress, Selection
-from uotft.pipeline import (
-    compare as compare_stage,
-    embed as embed_stage,
-    evaluate as evaluate_stage,
-    freshness,
-    overlap as overlap_stage,
-    select as select_stage,
-    units,
-)
+from uotft.pipeline import freshness, select as select_stage, units
+from uotft.pipeline.overlap import overlap
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import processes
 from uotft.runs.processes import Fleet, Points
@@ -36,8 +29,34 @@ from uotft.tracking import delivery, notes as run_notes, outbox, reader, registr
 from uotft.training import checkpoints
 
 Watch = Callable[[Points], None]
-Training = tuple[list[str], Fleet, int]
 POLL_S = 1.0  # between two looks at DVC's lock
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training as processes: what it makes, and of which inputs.
+
+    ``made`` is the folder that it writes, ``belongs`` the fingerprint of its inputs, ``lock`` what
+    this process holds meanwhile, and the workers of ``fleet`` inherit; ``arguments`` are theirs.
+    """
+
+    arguments: list[str]
+    fleet: Fleet
+    lock: int
+    made: Path
+    belongs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the MLflow run of a training is called, and what it holds from the start."""
+
+    experiment: str
+    name: str
+    params: dict[str, Any]
+    tags: dict[str, str]
 
 
 def pretrain(ws: Workspace, fleet: Fleet) -> str:
@@ -53,11 +72,9 @@ def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
     belongs = freshness.of_pretraining(ws)
-    training = ["pretrain"], fleet, lock
-    with _tracked(ws, ws.pretrained(), training, belongs, ws.params.source, name, params, tags) as (
-        run,
-        follow,
-    ):
+    training = Training(["pretrain"], fleet, lock, ws.pretrained(), belongs)
+    about = Run(ws.params.source, name, params, tags)
+    with _tracked(ws, training, about) as (run, follow):
         follow(lambda points: None)
         facts = _finish(run, ws.pretrained())
     return f"pre-trained on {ws.params.source}: {_validation(facts)}"
@@ -65,6 +82,8 @@ def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
 
 def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
     """Compute features, which no run tracks; returns a line for the user."""
+    from uotft.pipeline.embed import embedded
+
     freshness.of_features(ws, dataset)  # says what is missing, once and not once a worker
     try:
         with (
@@ -76,14 +95,12 @@ def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
         raise Interrupted(
             f"{error}; the same command goes on with the shards that are there"
         ) from error
-    return embed_stage.embedded(ws, dataset)
+    return embedded(ws, dataset)
 
 
 def train(
     ws: Workspace,
-    target: str,
-    strategy: str,
-    seed: int,
+    cell: Cell,
     fleet: Fleet,
     *,
     current: bool = False,
@@ -95,84 +112,83 @@ def train(
     ``current``. Inside a DVC stage DVC has just done so, and selected, and holds its own lock.
     ``watch`` gets the points as they are logged; what it raises stops the training.
     """
-    cell = [target, strategy, str(seed)]
-    words, name = ["train", *cell, *ws.words], "-".join([*cell, *Path(ws.variant).parts[1:]])
     if fleet.rank:
-        return _join(words, fleet)
-    with owning(ws, ws.cell("models", Cell(target, strategy, seed))) as lock:
-        return _train(ws, target, strategy, seed, (words, fleet, lock), name, current, watch)
+        return _join(_arguments(ws, cell), fleet)
+    with owning(ws, ws.cell("models", cell)) as lock:
+        if not environment.dvc_stage():
+            if not current:
+                upstream([ws], [cell.target])
+            logger.info("selecting with %s, seed %s", cell.strategy, cell.seed)
+            select_stage.select(ws, cell)
+        return _train(ws, cell, fleet, lock, watch)
 
 
-def _train(
-    ws: Workspace,
-    target: str,
-    strategy: str,
-    seed: int,
-    training: Training,
-    name: str,
-    current: bool,
-    watch: Watch,
-) -> str:
-    """``train``, in a cell that is ours."""
-    fleet = training[1]
-    if "DVC_STAGE" not in os.environ:
-        if not current:
-            upstream([ws], [target])
-        print(f"uotft: selecting with {strategy}, seed {seed}", file=sys.stderr)  # noqa: T201
-        select_stage.select(ws, Cell(target, strategy, seed))
-    chosen = select_stage.read_selection(ws, Cell(target, strategy, seed))
-    selector = config.selector_settings(ws.params, strategy).model_dump()
-    unit = ws.params.select.unit
+def _arguments(ws: Workspace, cell: Cell) -> list[str]:
+    """What a worker is told to train one cell."""
+    return ["train", cell.target, cell.strategy, str(cell.seed), *ws.words]
+
+
+def _train(ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch) -> str:
+    """``train``, in a cell that is ours and has a selection."""
+    chosen = select_stage.read_selection(ws, cell)
+    about = _about(ws, cell, fleet.processes, chosen)
+    start, made = monotonic(), ws.cell("models", cell)
+    belongs = freshness.of_training(ws, cell)
+    training = Training(_arguments(ws, cell), fleet, lock, made, belongs)
+    finished = freshness.of_cell(ws, cell, fleet.processes)
+    (made / freshness.BELONGS).unlink(missing_ok=True)
+    with _tracked(ws, training, about) as (run, follow):
+        run.files(ws.cell("selections", cell), "selection")
+        run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
+        follow(watch)
+        facts = _finish(run, made)
+    if ws.words:  # DVC keeps the fingerprints of the cells of params.yaml itself
+        freshness.write_finished(ws, cell, finished, monotonic() - start)
+    return f"trained {about.name}: {_validation(facts)}"
+
+
+def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) -> Run:
+    """The MLflow run of one cell: all settings that decide its result."""
+    source, unit = ws.params.source, ws.params.select.unit
     params = config.flat(
         {
-            "dataset": target,
-            "source": ws.params.source,
-            "strategy": strategy,
-            "seed": seed,
-            "processes": fleet.processes,
+            "dataset": cell.target,
+            "source": source,
+            "strategy": cell.strategy,
+            "seed": cell.seed,
+            "processes": processes,
             "backbone": ws.params.backbone,
             "source_fraction": ws.params.source_fraction,
             "subset": ws.params.subset.words,
             "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
             "select": ws.params.select.model_dump(),
             "strategy.kept": len(chosen["classes"]),
-            "strategy.settings": selector,
+            "strategy.settings": config.selector_settings(ws.params, cell.strategy).model_dump(),
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         }
     )
-    folder = ws.cell("selections", Cell(target, strategy, seed))
     tags = {
         "stage": "train",
-        "source": ws.params.source,
-        "target": target,
-        "strategy": strategy,
-        "seed": str(seed),
-        "selection.sha256": storage.fingerprint(folder / "selection.json"),
-        store.NOTE: run_notes.kept(strategy, ws.params.source, target, seed, chosen),
-        **_left_out(ws, ws.params.source, target),
+        "source": source,
+        "target": cell.target,
+        "strategy": cell.strategy,
+        "seed": str(cell.seed),
+        "selection.sha256": storage.fingerprint(ws.cell("selections", cell) / "selection.json"),
+        store.NOTE: run_notes.kept(cell, source, chosen),
+        **_left_out(ws, source, cell.target),
     }
-    made, start = ws.cell("models", Cell(target, strategy, seed)), monotonic()
-    belongs = freshness.of_training(ws, Cell(target, strategy, seed))
-    cell_belongs = freshness.of_cell(ws, Cell(target, strategy, seed), fleet.processes)
-    (made / freshness.BELONGS).unlink(missing_ok=True)
-    with _tracked(ws, made, training, belongs, target, name, params, tags) as (run, follow):
-        run.files(folder, "selection")
-        run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
-        follow(watch)
-        facts = _finish(run, made)
-    if ws.words:  # of params.yaml's own cells DVC knows what they belong to
-        whole = {"belongs": cell_belongs, "seconds": round(monotonic() - start, 3)}
-        storage.write_json(made / freshness.BELONGS, whole)
-    return f"trained {name}: {_validation(facts)}"
+    name = "-".join([str(cell), *Path(ws.variant).parts[1:]])
+    return Run(cell.target, name, params, tags)
 
 
-def _join(words: list[str], fleet: Fleet) -> str:
-    """Work for a training that another machine prepares and tracks."""
-    with processes.workers(words, fleet) as follow:
+def _join(arguments: list[str], fleet: Fleet) -> str:
+    """Work for a training that another machine prepares and tracks; returns a line for the user."""
+    with processes.workers(arguments, fleet) as follow:
         follow(lambda points: None)
-    said = f"machine {fleet.rank} has finished {' '.join(words)}; machine 0 has the results"
-    return "" if fleet.launched else said
+    if fleet.launched:
+        return ""
+    return f"machine {fleet.rank} has finished {' '.join(arguments)}; machine 0 has the results"
 
 
 def evaluate(
@@ -184,8 +200,10 @@ def evaluate(
     seeds: Sequence[int] = (),
 ) -> list[str]:
     """Read the test part once a seed, and add the metrics to the runs that made the weights."""
+    from uotft.pipeline.evaluate import evaluate as read_test_part  # torch, which takes seconds
+
     wanted: dict[str, Any] = {"known": known, "seeds": seeds}
-    results = evaluate_stage.evaluate(ws, target, strategy, progress=progress, **wanted)
+    results = read_test_part(ws, target, strategy, progress=progress, **wanted)
     answers, lines = storage.read_answers(ws.predictions(target, strategy)), []
     for seed, m in results.items():
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
@@ -199,22 +217,24 @@ def evaluate(
     return lines
 
 
-def register(ws: Workspace, name: str, alias: str, run: str, cell: tuple[str, str, int]) -> str:
+def register(ws: Workspace, name: str, alias: str, run: str, cell: Cell) -> str:
     """Put a run's model, or that of a cell, into MLflow's registry; returns a line for the user."""
     if run:
         return registry.register(ws.root, name, alias, run=run)
-    facts = storage.read_json(ws.cell("models", Cell(*cell)) / "model.json")
+    facts = storage.read_json(ws.cell("models", cell) / "model.json")
     return registry.register(ws.root, name, alias, weights=facts["sha256"])
 
 
 def compare(ws: Workspace) -> dict[str, Any]:
     """Write reports/, and keep a copy in MLflow as a run of the experiment "reports"."""
+    from uotft.pipeline import compare as compare_stage
+
     known = {}
     try:
         if store.is_there(ws.root):
             known = reader.origins(ws.root, ws.params.targets)
     except UserError as error:  # the comparison needs no store
-        print(f"uotft: {error}; the page has no seconds and versions", file=sys.stderr)  # noqa: T201
+        logger.warning("%s; the page has no seconds and versions", error)
     tables = compare_stage.compare(ws, known)
     with outbox.run(ws.root, "reports", "compare") as run:
         run.begin({}, {"stage": "compare", **store.versions(ws.root)})
@@ -233,6 +253,8 @@ def compare_runs(
 
     The store is that of the project around the current folder, which has the images, too.
     """
+    from uotft.pipeline import compare as compare_stage
+
     root = Workspace.nearest()
     ws = Workspace(root, config.load(root)) if (root / "params.yaml").is_file() else None
     made, out = reader.trials(root, experiments, filter_string, tags)
@@ -256,37 +278,30 @@ def owning(ws: Workspace, made: Path) -> Iterator[int]:
         yield lock
 
 
-def select(ws: Workspace, target: str, strategy: str, seed: int) -> Selection:
+def select(ws: Workspace, cell: Cell) -> Selection:
     """Select for one cell, unless its training is under way, which reads what it began with."""
-    with owning(ws, ws.cell("models", Cell(target, strategy, seed))):
-        return select_stage.select(ws, Cell(target, strategy, seed))
+    with owning(ws, ws.cell("models", cell)):
+        return select_stage.select(ws, cell)
 
 
 @contextmanager
 def _tracked(
-    ws: Workspace,
-    made: Path,
-    training: Training,
-    belongs: dict[str, Any],
-    experiment: str,
-    name: str,
-    params: dict[str, Any],
-    tags: dict[str, str],
+    ws: Workspace, training: Training, about: Run
 ) -> Iterator[tuple[outbox.Run, processes.Follow]]:
-    """Workers, started or going on, and the run that tracks them; ``made`` is what they write.
-
-    ``training`` is the worker's words, the processes that hear them, and the lock that they hold.
-    """
-    left, (words, fleet, lock) = ws.unfinished(made), training
+    """Start workers, or go on with what they left, and the run that tracks them."""
+    left, belongs = ws.unfinished(training.made), training.belongs
     with (
         _resumable(left, belongs) as run_id,
-        outbox.run(ws.root, experiment, name, run_id=run_id, watched=True) as run,
-        processes.workers(words, fleet, [lock, *run.open], run.points) as follow,
+        outbox.run(ws.root, about.experiment, about.name, run_id=run_id, watched=True) as run,
+        processes.workers(
+            training.arguments, training.fleet, [training.lock, *run.open], run.points
+        ) as follow,
     ):
         checkpoints.remember_run(left, run.id, belongs)
         # the versions take a second to read: workers have started by then
-        data = {str(role): tags[role] for role in ("target", "source") if role in tags}
-        run.begin(params, tags | store.versions(ws.root), data)
+        roles = ("target", "source")
+        data = {role: about.tags[role] for role in roles if role in about.tags}
+        run.begin(about.params, about.tags | store.versions(ws.root), data)
         yield run, follow
 
 
@@ -297,10 +312,10 @@ def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
     The folder goes when the training has finished, and stays on any exception.
     """
     if aside := freshness.claim(left, belongs):
-        print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
+        logger.warning(aside)
     if found := checkpoints.newest(left):
         step = found[1]["step"]
-        print(f"uotft: going on at step {step}, with {found[0]}", file=sys.stderr)  # noqa: T201
+        logger.info("going on at step %s, with %s", step, found[0])
     try:
         yield checkpoints.run_id(left)
     except Interrupted as error:
@@ -337,18 +352,18 @@ def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
         _repro(ws, wanted)
     for target in targets:
         if target not in ws.params.targets:  # dvc.yaml has no such stage
-            overlap_stage.overlap(
+            overlap(
                 ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
             )
     for each in workspaces:
-        if said := units.own_units(each):
-            print(f"uotft: {said}", file=sys.stderr)  # noqa: T201
+        if message := units.own_units(each):
+            logger.info(message)
 
 
 def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> bool:
-    """Whether DVC is held by somebody else, and need not be asked; waits for it where it must be.
+    """Whether all is made while another process holds DVC's lock, so that DVC need not be asked.
 
-    What is there is then taken at dvc.lock's word, and the fingerprints in it must go together.
+    Outputs are then believed to be what dvc.lock says. If some are missing, waits for the lock.
     """
     if not (held := dvc.holder(ws.root)):
         return False
@@ -356,16 +371,16 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
     prepared = [f"prepare@{target}" for target in targets]
     unmade = dvc.unmade(ws.root, [*before, *prepared, "pretrain", *wanted])
     if not unmade:
-        print(  # noqa: T201
-            f"uotft: process {held} holds DVC's lock; by dvc.lock all is made with the settings of "
+        logger.warning(
+            "process %s holds DVC's lock; by dvc.lock all is made with the settings of "
             "params.yaml, and changed images or code are not looked for",
-            file=sys.stderr,
+            held,
         )
         return True
-    print(  # noqa: T201
-        f"uotft: waiting for process {held}, which holds DVC's lock: to be made are "
-        f"{', '.join(unmade)}",
-        file=sys.stderr,
+    logger.info(
+        "waiting for process %s, which holds DVC's lock: to be made are %s",
+        held,
+        ", ".join(unmade),
     )
     while dvc.holder(ws.root):
         sleep(POLL_S)
@@ -373,18 +388,11 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
 
 
 def _repro(ws: Workspace, wanted: list[str]) -> None:
-    print(f"uotft: bringing up to date: dvc repro {' '.join(wanted)}", file=sys.stderr)  # noqa: T201
-    # DVC's stages are processes of their own, not of the training that waits for them
-    alone = {k: v for k, v in os.environ.items() if k not in processes.PLACE}
-    environment = {**alone, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    """Run DVC; where this process is stopped, DVC and its stages are stopped first."""
+    logger.info("bringing up to date: dvc repro %s", " ".join(wanted))
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *wanted]
-    environment |= processes.mark()
-    # a session of its own: its stages are asked to stop, too, and waited for
-    process = subprocess.Popen(command, cwd=ws.root, env=environment, start_new_session=True)
-    try:
+    with signals.running(command, cwd=ws.root, env=environment.unlaunched()) as process:
         process.wait()
-    finally:
-        processes.stop(process)
     if process.returncode:
         raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
 

@@ -1,14 +1,14 @@
 """Worker processes: start one or N, follow the points they report, stop them all.
 
-The workers append to a journal, a file of JSON lines {"at", "step", "numbers"}. On several machines
-each has this process and its share of the workers; so has each process that another launcher
-started, `accelerate launch -m uotft train …`, and its share is one worker.
+The workers append to a journal, a file of JSON lines {"at", "step", "numbers"}. They are children
+of this process, one a rank. On several machines each has this process and its share of the ranks;
+so has each process that another launcher started, `accelerate launch -m uotft train …`, and its
+share is one worker.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
+import logging
 import signal
 import subprocess
 import sys
@@ -17,20 +17,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
-from types import FrameType
 
-from uotft.core import jsonl
-from uotft.core.errors import Interrupted, UserError, WorkerFailed
+from uotft.core import environment, jsonl, signals
+from uotft.core.errors import Interrupted, UserError, WorkerFailed, killed
+from uotft.core.signals import INTERRUPTED, POLL_S, StopRequest
 
-POLL_S = 0.2
-GRACE_S = 20  # between asking the workers to stop, which save first, and killing them
-INTERRUPTED = 130  # a worker's exit code after it has saved on SIGTERM
 MEET_S = 3600  # how long the other machines wait for the first one, which prepares meanwhile
-MARK = "UOTFT_WATCHER"
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # what a launcher tells each process that it starts
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+# gloo and NCCL would take the first address that other machines can reach
+HERE_ALONE = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
+GRACE_S = signals.GRACE_S  # cli.app takes it from here
+STOPPED = (INTERRUPTED, -signal.SIGTERM)  # exit codes of a worker that was asked to stop
 Points = list[tuple[int, dict[str, float]]]
 Follow = Callable[[Callable[[Points], None]], None]
+Worker = subprocess.Popen[bytes]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,31 +50,55 @@ class Fleet:
     port: int = 29500
     launched: bool = False
 
-    def command(self, worker: list[str]) -> list[str]:
-        """The words that start this machine's share of the workers."""
+    @property
+    def here(self) -> int:
+        """How many workers this machine has; a process that another launcher started has one."""
+        return 1 if self.launched else self.processes // self.machines
+
+    @property
+    def first(self) -> int:
+        """The rank of its first worker."""
+        return self.rank * self.here
+
+    def ranks(self, meeting: Path) -> list[dict[str, str]]:
+        """The environment of each worker of this machine, as torchrun sets it; {} for one alone.
+
+        ``meeting`` is a file that is not there yet, for workers that are all on this machine.
+        """
         if self.launched or self.processes == 1:
-            return worker
-        here = ["--standalone"]
-        if self.machines > 1:
-            here = ["--nnodes", str(self.machines), "--node-rank", str(self.rank)]
-            here += ["--master-addr", self.address, "--master-port", str(self.port)]
-            here += ["--rdzv-conf", f"timeout={MEET_S}"]
-        share = str(self.processes // self.machines)
-        return ["-m", "uotft.runs.launcher", *here, "--nproc-per-node", share, *worker]
+            return [{}]
+        shared = {"WORLD_SIZE": str(self.processes), "LOCAL_WORLD_SIZE": str(self.here)}
+        if self.machines == 1:
+            shared[environment.MEETING_FILE] = str(meeting)
+        else:
+            shared |= {"MASTER_ADDR": self.address, "MASTER_PORT": str(self.port)}
+            shared[environment.MEETING_S] = str(MEET_S)
+        return [
+            {"RANK": str(self.first + local), "LOCAL_RANK": str(local), **shared}
+            for local in range(self.here)
+        ]
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """What workers find in their environment where the user has set nothing else."""
+        if self.here == 1:
+            return {}
+        threads = {"OMP_NUM_THREADS": "1"}  # N times all cores would be slower; as torchrun
+        return threads | (HERE_ALONE if self.machines == 1 else {})
 
 
 def fleet(
     processes: int, machines: int = 1, rank: int = 0, address: str = "", port: int = 29500
 ) -> Fleet:
-    """The fleet that a user's words mean; or that of the launcher that started this process."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and "RANK" in os.environ:
+    """The fleet that a user's options mean; or that of the launcher that started this process."""
+    if launched := environment.launched():
+        number, world = launched
         if max(processes, machines) > 1:
             raise UserError(
                 f"--num-processes and --num-machines: this is one of {world} processes that "
                 "another launcher has started; leave them out"
             )
-        return Fleet(world, rank=int(os.environ["RANK"]), launched=True)
+        return Fleet(world, rank=number, launched=True)
     if processes % machines:
         raise UserError(
             f"--num-processes: got {processes}, the number over all machines, which {machines} "
@@ -87,9 +113,41 @@ def fleet(
     return Fleet(processes, machines, rank, address, port)
 
 
+@dataclass(frozen=True)
+class Crew:
+    """The workers of this machine, ``first`` the rank of the first one, and their journal."""
+
+    first: int
+    workers: list[Worker]
+    journal: Path
+
+    def living(self) -> list[Worker]:
+        """Those that have not ended."""
+        return [worker for worker in self.workers if worker.poll() is None]
+
+    def failed(self) -> Worker | None:
+        """The one that failed, if any; of several, one that was killed, which explains the others.
+
+        A worker that loses the connection to another one waits for our SIGTERM, so that there is
+        more than one only where all have found the same mistake.
+        """
+        found = [worker for worker in self.workers if worker.returncode]
+        return max(found, key=_severity, default=None)
+
+    def name(self, worker: Worker) -> str:
+        """What messages call one worker of several."""
+        rank = self.first + self.workers.index(worker)
+        return f"worker {rank} of them, process {worker.pid},"
+
+
+def _severity(worker: Worker) -> tuple[bool, bool]:
+    code = worker.returncode
+    return code not in STOPPED, code < 0
+
+
 @contextmanager
 def workers(
-    words: list[str], fleet: Fleet, held: Sequence[int] = (), journal: Path | None = None
+    arguments: list[str], fleet: Fleet, held: Sequence[int] = (), journal: Path | None = None
 ) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished.
 
@@ -98,109 +156,48 @@ def workers(
     """
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
         journal = journal or Path(folder) / "journal.jsonl"
-        command = fleet.command(["-m", "uotft.runs.worker", str(journal), *words])
-        # a session of its own: Ctrl-C reaches the workers through this process alone
-        worker = subprocess.Popen(
-            [sys.executable, *command],
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-            env=os.environ | mark(),
-            pass_fds=held,
-        )
-        asked: list[int] = []
+        command = [sys.executable, "-m", "uotft.runs.worker", str(journal), *arguments]
+        crew = Crew(fleet.first, [], journal)
         try:
-            with _stopped_by_signals(worker, asked):
-                yield lambda send: _follow(worker, journal, send, asked)
+            with signals.passed_on(crew.workers) as asked:
+                for place in fleet.ranks(Path(folder) / "meeting"):
+                    process = subprocess.Popen(
+                        command,
+                        start_new_session=True,  # Ctrl-C reaches it through this process alone
+                        preexec_fn=signals.die_with_parent,
+                        env=environment.child(place, fleet.defaults),
+                        pass_fds=held,
+                    )
+                    crew.workers.append(process)
+                yield lambda send: follow(crew, send, asked)
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted") from error
         finally:
-            stop(worker, asked)
+            signals.stop(crew.workers)
 
 
-def die_with_parent() -> None:
-    """Have the kernel send SIGTERM when the process that started this one is gone; Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def mark() -> dict[str, str]:
-    """A variable by which all that this process starts, and that starts in turn, is found."""
-    return {MARK: str(os.getpid())}
-
-
-def _left() -> list[int]:
-    """The living processes with our mark; Linux only."""
-    found, ours = [], f"{MARK}={os.getpid()}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # gone meanwhile, or another user's
-            if ours in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
-
-
-def _follow(
-    worker: subprocess.Popen[bytes],
-    journal: Path,
-    send: Callable[[Points], None],
-    asked: list[int],
-) -> None:
-    code, place = None, 0
-    while code is None:
-        if asked:
-            raise KeyboardInterrupt
-        try:
-            code = worker.wait(POLL_S)
-        except subprocess.TimeoutExpired:
-            code = None
-        found, place = jsonl.read(journal, place)
+def follow(crew: Crew, send: Callable[[Points], None], asked: StopRequest) -> None:
+    """Send what the workers report until all have finished, or one has failed, which raises."""
+    place = 0
+    while True:
+        living, failed = crew.living(), crew.failed()
+        # read after that look: the journal has all that those wrote which have ended
+        found, place = jsonl.read(crew.journal, place)
         if points := [(line["step"], line["numbers"]) for line in found if "numbers" in line]:
             send(points)
-    # perhaps somebody else has asked the worker, which was still starting
-    if code in (INTERRUPTED, -signal.SIGTERM) or (code and asked):
-        raise KeyboardInterrupt
-    if code:
-        raise WorkerFailed(code, worker.pid)
-
-
-def stop(worker: subprocess.Popen[bytes], asked: Sequence[int] = ()) -> None:
-    """End a process and its children; one that was ``asked`` by a signal is only waited for."""
-    signal.alarm(0)  # of a command that was asked to end: from here on the waiting ends itself
-    if worker.poll() is None:
-        if not asked:
-            os.killpg(worker.pid, signal.SIGTERM)
-        try:
-            worker.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-    # a launcher that was killed has left its workers, whom the kernel has sent SIGTERM
-    patience = monotonic() + GRACE_S
-    while left := _left():
-        if monotonic() > patience:
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        sleep(POLL_S)
-
-
-@contextmanager
-def _stopped_by_signals(worker: subprocess.Popen[bytes], asked: list[int]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM are passed on to the workers, and listed; the second one interrupts here.
-
-    An exception from a signal handler comes anywhere: it was lost in destructors of MLflow's
-    database. So it is ``_follow`` that interrupts after the first one.
-    """
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        if len(asked) > 1:
+        if failed or not living:
+            break
+        if asked:
             raise KeyboardInterrupt
-        if worker.returncode is None:
-            os.killpg(worker.pid, signal.SIGTERM)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with suppress(subprocess.TimeoutExpired):
+            living[0].wait(POLL_S)
+    if failed is None:
+        return
+    code: int = failed.returncode
+    # perhaps somebody else has asked the worker, which was still starting
+    if code in STOPPED or asked:
+        raise KeyboardInterrupt
+    if code < 0 and len(crew.workers) > 1:
+        logger.error(killed(crew.name(failed), -code))
+        code = 128 - code
+    raise WorkerFailed(code, failed.pid)

@@ -1,12 +1,13 @@
-"""Hyper-parameter search: trials through `launch`, under one MLflow run with a child a training.
+"""Hyper-parameter search: each trial trains some seeds; one MLflow run holds the search.
 
-Validation images alone decide. The test part is `uotft evaluate`'s, which is never called here.
+Validation images alone decide. The test part is read by `uotft evaluate`, which is not called here.
 
     uotft search --dataset digits --strategy uot --space paper
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import sys
@@ -23,8 +24,9 @@ from uotft.core.errors import Pruned, UserError, WorkerFailed
 from uotft.core.records import Cell
 from uotft.pipeline import freshness, units
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import job, study as space_and_study
+from uotft.runs import job, study
 from uotft.runs.processes import Fleet, Points
+from uotft.runs.study import Setting, Space, State, Study, Trial
 from uotft.tracking import outbox, store
 from uotft.training import checkpoints
 
@@ -34,7 +36,9 @@ DECISIVE = ("source", "source_fraction", "backbone", "subset", "select", "cluste
             "objectives", "train")  # fmt: skip
 VALUE = "val/top1"
 USERS_MISTAKE = 2  # the exit code of a training that diverged, or whose settings cannot be
-TRIALS = 20  # of --sampler tpe, where nobody says how many
+TRIALS = 20  # of --sampler tpe, unless --trials is given
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,54 +56,58 @@ class Plan:
 
 
 def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> Answer:
-    """Run the trials that are missing, write the best settings.
+    """Run the trials that are missing, write the best settings to ``output``.
 
-    Returns the table of trials and what to say of it. The same words go on after an interruption.
+    Returns the table of trials and lines about it. The same command goes on after an interruption.
     """
     text = (ws.root / "params.yaml").read_text(encoding="utf-8")
-    space = space_and_study.deciding(space_and_study.read_space(plan.space), plan.strategy)
-    default = space_and_study.standing(text, space)
+    space = study.deciding(study.read_space(plan.space), plan.strategy)
+    default = study.standing(text, space)
     _check(ws, plan, space, fleet)
-    name = plan.study or f"{plan.target}-{plan.strategy}"
-    folder = ws.root / "search" / name
+    folder = ws.root / "search" / (plan.study or f"{plan.target}-{plan.strategy}")
     busy = (
         f"{folder}: another `uotft search` is at work on this study: wait for it, or give this one "
         "a name of its own with --study"
     )
     with locks.alone(folder.with_name(f".{folder.name}.lock"), busy):
-        job.upstream([ws], [plan.target])
-        belongs = _belongs(ws, plan, space)
-        if aside := freshness.claim(folder, belongs):
-            print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
-        before = checkpoints.run_id(folder)
-        about = ws.root, plan.target, f"search-{name}"
-        with outbox.run(*about, run_id=before, watched=True) as run:
-            checkpoints.remember_run(folder, run.id, belongs)
-            words = {f"default.{k}": v for k, v in default.items()}
-            tags = _tags(ws, plan) | store.versions(ws.root)
-            run.begin({**_described(plan, space), **words}, tags)
-            study = space_and_study.Study(folder / "study.db", space, default, tpe=plan.tpe)
-            run.log(_points(study.trials()))  # those that it has are not sent again
-            most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
-            left = {trial.number for trial in study.trials() if trial.state == "running"}
-            while trial := study.next(most):
-                if trial.number in left:
-                    say(f"going on with trial {trial.number}, which was left half done")
-                trial = _run(ws, plan, study, trial, fleet)
-                say(_line(trial))
-                run.log([p for p in _points(study.trials()) if p[0] == trial.number])
-            _conclude(run, folder, study)
-    trials = study.trials()
-    storage.write_bytes(
-        output, space_and_study.rewritten(text, space_and_study.best(trials).setting).encode()
-    )
-    return space_and_study.table(trials), (
-        f"seeds {', '.join(map(str, plan.seeds))}: {space_and_study.verdict(trials)}",
-        f"{output} has the settings of trial {space_and_study.best(trials).number}",
+        trials = _run_missing(ws, plan, folder, space, default, fleet, say)
+    best = study.best(trials)
+    storage.write_bytes(output, study.rewritten(text, best.setting).encode())
+    return study.table(trials), (
+        f"seeds {', '.join(map(str, plan.seeds))}: {study.verdict(trials)}",
+        f"{output} has the settings of trial {best.number}",
     )
 
 
-def _check(ws: Workspace, plan: Plan, space: space_and_study.Space, fleet: Fleet) -> None:
+def _run_missing(
+    ws: Workspace, plan: Plan, folder: Path, space: Space, default: Setting, fleet: Fleet, say: Say
+) -> list[Trial]:
+    """Run the trials that the study in ``folder`` lacks, under its MLflow run; returns all."""
+    job.upstream([ws], [plan.target])
+    belongs = _belongs(ws, plan, space)
+    if aside := freshness.claim(folder, belongs):
+        logger.warning(aside)
+    before = checkpoints.run_id(folder)
+    about = ws.root, plan.target, f"search-{folder.name}"
+    with outbox.run(*about, run_id=before, watched=True) as run:
+        checkpoints.remember_run(folder, run.id, belongs)
+        start = {f"default.{name}": value for name, value in default.items()}
+        run.begin({**_described(plan, space), **start}, _tags(ws, plan) | store.versions(ws.root))
+        record = Study(folder / "study.db", space, default, tpe=plan.tpe)
+        run.log(_points(record.trials()))  # those that the run has are not sent again
+        most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
+        left = {trial.number for trial in record.trials() if trial.state == "running"}
+        while trial := record.next(most):
+            if trial.number in left:
+                say(f"going on with trial {trial.number}, which was left half done")
+            trial = _run(ws, plan, record, trial, fleet)
+            say(_line(trial))
+            run.log([p for p in _points(record.trials()) if p[0] == trial.number])
+        _conclude(run, folder, record)
+    return record.trials()
+
+
+def _check(ws: Workspace, plan: Plan, space: Space, fleet: Fleet) -> None:
     """Refuse what cannot be searched, before anything long starts."""
     if fleet.launched:
         raise UserError("search starts its own processes: give --num-processes, and no launcher")
@@ -119,15 +127,15 @@ def _check(ws: Workspace, plan: Plan, space: space_and_study.Space, fleet: Fleet
     for name, axis in space.items():
         for value in axis.ends:
             try:
-                ws.with_changes(space_and_study.words({name: value}))
+                ws.with_changes(study.words({name: value}))
             except UserError as error:
                 raise UserError(f"--space {plan.space}: {error}") from error
     if not plan.tpe:
-        space_and_study.grid(space)
+        study.grid(space)
 
 
-def _belongs(ws: Workspace, plan: Plan, space: space_and_study.Space) -> dict[str, Any]:
-    """What a study belongs to: settings, and fingerprints of what its trainings read."""
+def _belongs(ws: Workspace, plan: Plan, space: Space) -> dict[str, Any]:
+    """The inputs of a study: settings, and fingerprints of what its trainings read."""
     names = ws.params.source, plan.target
     files = [path(name) for path in (ws.data, ws.embedding) for name in names]
     return {
@@ -142,7 +150,7 @@ def _belongs(ws: Workspace, plan: Plan, space: space_and_study.Space) -> dict[st
     }
 
 
-def _described(plan: Plan, space: space_and_study.Space) -> dict[str, Any]:
+def _described(plan: Plan, space: Space) -> dict[str, Any]:
     """The parameters of the parent run."""
     return {
         "strategy": plan.strategy,
@@ -165,17 +173,11 @@ def _tags(ws: Workspace, plan: Plan) -> dict[str, str]:
     }
 
 
-def _run(
-    ws: Workspace,
-    plan: Plan,
-    study: space_and_study.Study,
-    trial: space_and_study.Trial,
-    fleet: Fleet,
-) -> space_and_study.Trial:
+def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, fleet: Fleet) -> Trial:
     """Train the seeds of a trial that are missing, until it is complete, pruned or failed."""
-    there = ws.with_changes(space_and_study.words(trial.setting))
-    if said := units.own_units(there):
-        print(f"uotft: {said}", file=sys.stderr)  # noqa: T201
+    there = ws.with_changes(study.words(trial.setting))
+    if message := units.own_units(there):
+        logger.info(message)
     for place, seed in enumerate(plan.seeds):
         if seed in trial.values:
             continue
@@ -184,59 +186,54 @@ def _run(
         def watch(points: Points, number: int = number, place: int = place) -> None:
             for step, numbers in points:
                 if VALUE in numbers:
-                    study.report(number, place, step, numbers[VALUE])
-                    if plan.prune and step < study.length() and study.hopeless(number):
+                    record.report(number, place, step, numbers[VALUE])
+                    if plan.prune and step < record.length() and record.hopeless(number):
                         raise Pruned
 
         try:
-            trial = study.measured(number, seed, _measure(there, plan, seed, fleet, watch))
+            trial = record.measured(number, seed, _measure(there, plan, seed, fleet, watch))
         except Pruned:
-            return _drop(there, plan, study, number, seed, "pruned")
+            return _drop(there, plan, record, number, seed, "pruned")
         except WorkerFailed as error:
             # what params.yaml cannot do is no matter of settings, nor is a lack of memory
             if not number or error.code != USERS_MISTAKE:
                 raise
-            return _drop(there, plan, study, number, seed, "failed")
-        if plan.prune and seed != plan.seeds[-1] and study.hopeless(number):
-            return study.close(number, "pruned")
-    return study.close(trial.number, "complete")
+            return _drop(there, plan, record, number, seed, "failed")
+        if plan.prune and seed != plan.seeds[-1] and record.hopeless(number):
+            return record.close(number, "pruned")
+    return record.close(trial.number, "complete")
 
 
 def _measure(there: Workspace, plan: Plan, seed: int, fleet: Fleet, watch: job.Watch) -> float:
     """Validation top-1 in percent after a training; one that is done is not done again."""
-    cell = plan.target, plan.strategy, seed
-    made = there.cell("models", Cell(*cell))
-    if freshness.finished(there, Cell(*cell), fleet.processes):
+    cell = Cell(plan.target, plan.strategy, seed)
+    made = there.cell("models", cell)
+    if freshness.finished(there, cell, fleet.processes):
         history = storage.read_csv(made / "history.csv")
         watch([(int(row["step"]), {VALUE: float(row[VALUE])}) for row in history if row[VALUE]])
     else:
-        job.train(there, *cell, fleet, current=True, watch=watch)
+        job.train(there, cell, fleet, current=True, watch=watch)
     return float(storage.read_json(made / "model.json")["validation"][VALUE])
 
 
 def _drop(
-    there: Workspace,
-    plan: Plan,
-    study: space_and_study.Study,
-    number: int,
-    seed: int,
-    state: space_and_study.State,
-) -> space_and_study.Trial:
+    there: Workspace, plan: Plan, record: Study, number: int, seed: int, state: State
+) -> Trial:
     """Close a trial whose training has stopped for good, and remove what it has left."""
     made = there.cell("models", Cell(plan.target, plan.strategy, seed))
     shutil.rmtree(there.unfinished(made), ignore_errors=True)
-    return study.close(number, state)
+    return record.close(number, state)
 
 
-def _line(trial: space_and_study.Trial) -> str:
-    """One trial in words."""
-    said = f"trial {trial.number}, {' '.join(space_and_study.words(trial.setting))}: {trial.state}"
+def _line(trial: Trial) -> str:
+    """One trial as a line for the user."""
+    line = f"trial {trial.number}, {' '.join(study.words(trial.setting))}: {trial.state}"
     if not trial.values:
-        return said
-    return f"{said}, validation top-1 {interval(list(trial.values.values()))} %"
+        return line
+    return f"{line}, validation top-1 {interval(list(trial.values.values()))} %"
 
 
-def _points(trials: list[space_and_study.Trial]) -> Points:
+def _points(trials: list[Trial]) -> Points:
     """What the parent run shows, with the number of a trial as its step."""
     complete = [trial for trial in trials if trial.state == "complete"]
     best = accumulate((trial.mean for trial in complete), max)
@@ -246,17 +243,17 @@ def _points(trials: list[space_and_study.Trial]) -> Points:
     ]
 
 
-def _conclude(run: outbox.Run, folder: Path, study: space_and_study.Study) -> None:
+def _conclude(run: outbox.Run, folder: Path, record: Study) -> None:
     """The table and the picture of all trials, into the study's folder and the parent run."""
-    trials = study.trials()
-    best = space_and_study.best(trials)
-    header, *rows = space_and_study.table(trials)
+    trials = record.trials()
+    best = study.best(trials)
+    header, *rows = study.table(trials)
     shown = folder / "report"
     storage.write_csv(shown / "trials.csv", [dict(zip(header, row, strict=True)) for row in rows])
     means = {t.number: (t.mean, t.state == "complete") for t in trials if t.values}
-    storage.write_bytes(shown / "trials.png", figures.search_picture(means, study.importance()))
+    storage.write_bytes(shown / "trials.png", figures.search_picture(means, record.importance()))
     run.files(shown)
-    gain = space_and_study.gain(trials)
+    gain = study.gain(trials)
     run.tag(
         {
             "best.trial": str(best.number),

@@ -1,4 +1,4 @@
-"""One worker process; `uotft.runs.job` starts it.
+"""One worker process; `uotft.runs.processes` starts it.
 
 python -m uotft.runs.worker JOURNAL embed DATASET
 python -m uotft.runs.worker JOURNAL pretrain
@@ -7,46 +7,77 @@ python -m uotft.runs.worker JOURNAL train TARGET STRATEGY SEED [SETTING=VALUE â€
 
 from __future__ import annotations
 
-import os
-import signal
+import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
-from types import FrameType
 from typing import Any
 
-from uotft.core import jsonl
+from uotft.core import environment, jsonl, messages, signals
 from uotft.core.context import Context
 from uotft.core.errors import Diverged, Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell
-from uotft.runs.processes import GRACE_S, INTERRUPTED, die_with_parent
+from uotft.core.signals import GRACE_S, INTERRUPTED, StopRequest
 
-ASKED: list[int] = []  # the SIGTERMs that have come
+logger = logging.getLogger("uotft.runs.worker")  # __name__ is __main__ here
 
 
-def main(arguments: list[str]) -> None:
-    """Embed or train; only the main process writes the journal and shows progress."""
-    die_with_parent()
-    from uotft.pipeline import (
-        embed,
-        pretrain,
-        train,
-        workspace,  # seconds, in which SIGTERM ends us: there is nothing to save
-    )
+def main(arguments: list[str]) -> int:
+    """Embed or train; returns the exit code, and says on standard error why it is not 0."""
+    signals.die_with_parent()
+    messages.setup()
+    journal, stop = Path(arguments[0]), StopRequest()
+    try:
+        work(arguments, stop)
+    except Interrupted:  # the process that asked for it says so
+        return INTERRUPTED
+    except UserError as error:
+        # of Diverged all processes have the same message
+        if not isinstance(error, Diverged) or environment.rank() == 0:
+            _note(journal, error)
+            logger.error(error)
+        return 2
+    except Exception as error:
+        if _for_want_of_another(error, stop):
+            return INTERRUPTED
+        _note(journal, error)
+        if _for_want_of_memory(error):
+            advice = "use fewer --num-processes or smaller batches in params.yaml"
+            logger.error(f"out of memory: {error}; {advice}")
+            return 1
+        if not isinstance(error, OSError) or error.filename is None:
+            raise
+        logger.error(f"{error.filename}: {error.strerror}")
+        return 2
+    return 0
+
+
+def work(arguments: list[str], stop: StopRequest) -> None:
+    """The same; raises what went wrong. Only the first rank writes the journal and shows progress.
+
+    Until the training begins SIGTERM ends this process: it has nothing to save.
+    """
+    # these imports take seconds
+    from uotft.pipeline.embed import embed
+    from uotft.pipeline.pretrain import pretrain
+    from uotft.pipeline.train import train
+    from uotft.pipeline.workspace import Workspace
+    from uotft.runs import meeting
     from uotft.training import runtime
 
     journal, stage, *cell = arguments
-    ws = workspace.Workspace.find().with_changes(cell[3:])
+    ws = Workspace.find().with_changes(cell[3:])
     seed, precision = 0, "no"
     if stage == "train":
         seed, precision = int(cell[2]), ws.params.train.recipe.precision
     elif stage == "pretrain":
         seed, precision = ws.params.pretrain.seed, ws.params.pretrain.recipe.precision
+    meeting.meet()
     accelerator = runtime.start(seed, ws.params.cpu_threads, precision)
-    stop = _stop_on_sigterm()
+    stop.listen()
     main_process = accelerator.is_main_process
 
     def progress(items: Iterable[Any], label: str) -> Iterable[Any]:
@@ -56,77 +87,44 @@ def main(arguments: list[str]) -> None:
         if main_process:
             jsonl.append(Path(journal), {"step": step, "numbers": numbers})
 
+    def asked() -> bool:
+        return bool(stop)
+
+    context = Context(accelerator, log, progress, asked)
     if stage == "train":
-        target, strategy = cell[:2]
-        train.train(
-            ws,
-            Cell(target, strategy, seed),
-            Context(accelerator, log=log, progress=progress, stop=stop),
-        )
+        train(ws, Cell(cell[0], cell[1], seed), context)
     elif stage == "embed":
-        embed.embed(ws, cell[0], Context(accelerator, progress=progress, stop=stop))
+        embed(ws, cell[0], context)
     else:
-        pretrain.pretrain(ws, Context(accelerator, log=log, progress=progress, stop=stop))
+        pretrain(ws, context)
     accelerator.end_training()
 
 
-def _stop_on_sigterm() -> Callable[[], bool]:
-    """SIGTERM only leaves word: the loop finishes its step and saves, if it can within GRACE_S."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if not ASKED:  # a second one gives no more time
-            signal.alarm(GRACE_S)
-        ASKED.append(number)
-
-    signal.signal(signal.SIGTERM, ask)
-    return lambda: bool(ASKED)
-
-
 def _for_want_of_memory(error: BaseException) -> bool:
-    """torch has an error of its own for a GPU, and words for the CPU."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate")
-    return isinstance(error, MemoryError) or any(said in str(error) for said in words)
+    """Whether memory ran out: torch has an error of its own for a GPU, for the CPU only a text."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
-def _for_want_of_another(error: BaseException) -> bool:
-    """Whether the launcher ends this process because another one, which has said why, has failed.
+def _for_want_of_another(error: BaseException, stop: StopRequest) -> bool:
+    """Whether this process is asked to stop because another one has failed, which has said why.
 
-    To us it is a lost connection, which would bury that message, and often comes before SIGTERM.
+    To this one it is a lost connection, which would bury that message, and often comes before
+    SIGTERM.
     """
     lost = any(word in str(error) for word in ("Connection", "gloo", "NCCL"))
     patience = monotonic() + GRACE_S
-    while lost and not ASKED and monotonic() < patience:
+    while lost and not stop and monotonic() < patience:
         sleep(0.05)
-    return lost and bool(ASKED)
+    return lost and bool(stop)
 
 
-def _note(error: Exception) -> None:
-    """Leave word for the run why it fails; of several workers the last one counts."""
-    said = str(error) if isinstance(error, UserError) else repr(error)
+def _note(journal: Path, error: Exception) -> None:
+    """Tell the run why it fails; of several workers the last one counts."""
+    message = str(error) if isinstance(error, UserError) else repr(error)
     with suppress(UserError, OSError):  # what has failed is perhaps the disk
-        jsonl.append(Path(sys.argv[1]), {"tags": {"failure": said}})
+        jsonl.append(journal, {"tags": {"failure": message}})
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except Interrupted:  # the process that asked for it says so
-        sys.exit(INTERRUPTED)
-    except UserError as error:
-        # of Diverged all processes have the same message
-        if not isinstance(error, Diverged) or os.environ.get("RANK", "0") == "0":
-            _note(error)
-            print(f"uotft: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except Exception as error:
-        if _for_want_of_another(error):
-            sys.exit(INTERRUPTED)
-        _note(error)
-        if _for_want_of_memory(error):
-            advice = "use fewer --num-processes or smaller batches in params.yaml"
-            print(f"uotft: out of memory: {error}; {advice}", file=sys.stderr)  # noqa: T201
-            sys.exit(1)
-        if not isinstance(error, OSError) or error.filename is None:
-            raise
-        print(f"uotft: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+    sys.exit(main(sys.argv[1:]))

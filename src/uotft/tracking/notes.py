@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from uotft.core.records import Cell
+
 ACCURACIES = ("val/", "test/")  # how the names of those metrics start
 MOST = 12  # classes in the table; all of them are an artifact of the run
 
 
-def kept(strategy: str, source: str, target: str, seed: int, selection: dict[str, Any]) -> str:
+def kept(cell: Cell, source: str, selection: dict[str, Any]) -> str:
     """A selection (the content of selection.json) in a sentence and a small table."""
     classes, most = selection["classes"], min(MOST, len(selection["classes"]))
     said = (
-        f"**{strategy}** keeps {len(classes)} of {len(selection['scores'])} of *{source}* "
-        f"for *{target}*, seed {seed}."
+        f"**{cell.strategy}** keeps {len(classes)} of {len(selection['scores'])} of *{source}* "
+        f"for *{cell.target}*, seed {cell.seed}."
     )
     if not classes:
         return said

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from time import sleep
 
+from uotft.core import environment, signals
 from uotft.core.errors import UserError
-from uotft.runs import processes
 from uotft.tracking.store import home, make_store, store_uri
 
 POLL_S = 0.2
@@ -38,18 +37,15 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
     uri = store_uri(root)
     if uri.startswith(("http:", "https:")):
         raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server already; open it in a browser")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with suppress(KeyboardInterrupt), signals.as_ctrl_c():  # that is how it is meant to end
         _must_be_free(host, port)
         make_store(root)
-        server = subprocess.Popen(
+        with signals.running(
             _command(uri, host, port, home(root) / "mlruns"),
-            env={**os.environ, **QUIET},
-            start_new_session=True,  # Ctrl-C reaches the server through this process alone
+            env=environment.child(QUIET),
             stdout=subprocess.DEVNULL,
-            preexec_fn=processes.die_with_parent,
-        )
-        try:
+            preexec_fn=signals.die_with_parent,
+        ) as server:
             place = _place(host, port)
             _wait(server, place)
             say(f"MLflow: http://{place} (Ctrl-C stops it)")
@@ -58,17 +54,11 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
                 page = f"experiments/{number}/runs?workflowType=machine_learning"
                 say(f"{name}: http://{place}/#/{page}")
             server.wait()
-        finally:
-            processes.stop(server)
         raise UserError(f"the tracking server ended with exit code {server.returncode}")
-    except KeyboardInterrupt:
-        pass  # as the user wants it
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _must_be_free(host: str, port: int) -> None:
-    """Say who cannot have the port before seconds are spent on the server."""
+    """Raise if the port is taken, before seconds are spent on the server."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
@@ -82,19 +72,19 @@ def _must_be_free(host: str, port: int) -> None:
 
 
 def _command(uri: str, host: str, port: int, artifacts: Path) -> list[str]:
-    words = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
-    words += ["--app-name", "uotft"]  # uotft.tracking.guard
+    options = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    options += ["--app-name", "uotft"]  # uotft.tracking.guard
     quiet = "--log-level warning --timeout-graceful-shutdown 3"
-    words += ["--artifacts-destination", str(artifacts)]  # of runs that other clients send
-    words += ["--uvicorn-opts", f"{quiet} --limit-concurrency {AT_ONCE}"]
+    options += ["--artifacts-destination", str(artifacts)]  # of runs that other clients send
+    options += ["--uvicorn-opts", f"{quiet} --limit-concurrency {AT_ONCE}"]
     # a page from elsewhere is another origin to MLflow, even its own
     names = [socket.gethostname(), socket.getfqdn()] if host in EVERYWHERE else [host]
     places = dict.fromkeys(_place(name, port) for name in (*HERE, *names))
     if "MLFLOW_SERVER_ALLOWED_HOSTS" not in os.environ:
-        words += ["--allowed-hosts", ",".join(places)]
+        options += ["--allowed-hosts", ",".join(places)]
     if "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS" not in os.environ:
-        words += ["--cors-allowed-origins", ",".join(f"http://{place}" for place in places)]
-    return [sys.executable, "-m", "mlflow", "server", *words]
+        options += ["--cors-allowed-origins", ",".join(f"http://{place}" for place in places)]
+    return [sys.executable, "-m", "mlflow", "server", *options]
 
 
 def _wait(server: subprocess.Popen[bytes], place: str) -> None:
@@ -115,14 +105,14 @@ def _wait(server: subprocess.Popen[bytes], place: str) -> None:
 def _experiments(place: str) -> list[tuple[str, str]]:
     """Number and name of the experiments, the newest first, without MLflow's empty one."""
     with closing(HTTPConnection(place, timeout=60)) as line:
-        words = json.dumps({"max_results": 20, "order_by": ["last_update_time DESC"]})
+        query = json.dumps({"max_results": 20, "order_by": ["last_update_time DESC"]})
         kind = {"Content-Type": "application/json"}
-        line.request("POST", "/api/2.0/mlflow/experiments/search", words, kind)
+        line.request("POST", "/api/2.0/mlflow/experiments/search", query, kind)
         found = json.load(line.getresponse()).get("experiments", [])
     return [(e["experiment_id"], e["name"]) for e in found if e["name"] != "Default"]
 
 
 def _place(host: str, port: int) -> str:
-    """Where the server answers, in the words of an address."""
+    """The address at which the server answers, host and port."""
     name = "127.0.0.1" if host in EVERYWHERE else host
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
