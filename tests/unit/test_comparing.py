@@ -12,12 +12,14 @@ import pytest
 
 from conftest import tiny_params, workspace, write_params
 from trials import answers, trial
-from uotft.analysis import comparison, figures, prediction_changes, trials
+from uotft.analysis import comparison, figures, page, prediction_changes, trials
+from uotft.analysis.page import Lead, Picture, Section, Table, Text
 from uotft.analysis.sections import sections
 from uotft.analysis.statistics import Interval
 from uotft.core import storage
 from uotft.core.records import ImageSet, Origin
 from uotft.pipeline import compare
+from uotft.pipeline.report_images import WorkspaceImages
 
 HEADINGS = [
     "Did reuse help?",
@@ -207,7 +209,7 @@ def test_the_bootstrap_stands_beside_the_interval_where_seeds_allow_it() -> None
     many = seeds("none", *rng.normal(80, 1, 12)) + seeds("uot", *rng.normal(82, 1, 12))
     for made, there in ((many, True), (BETTER, False)):
         results = trials.results(rows(made))
-        lines = comparison.sure(
+        lines = comparison.certainty(
             results, comparison.table(results), {"uot": "none", "label": "none"}
         )
         assert lines[1][-1].startswith("[+") == there
@@ -250,7 +252,7 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
         assert (found[seed].names, found[seed].data) == (before.names, "data")
 
 
-def page(made: list, tmp_path: Path) -> tuple[Page, str]:
+def written(made: list, tmp_path: Path) -> tuple[Page, str]:
     compare.compare_runs(made, [], tmp_path / "out", None)
     text = (tmp_path / "out" / "index.html").read_text()
     return Page(text), text
@@ -264,7 +266,7 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
               settings={"strategy.settings.cost_scale": scale})
         for s in sides for seed in (0, 1) for scale in (["0.01", "0.1"] if s == "uot" else ["0.01"])
     ]  # fmt: skip
-    found, text = page([*made, trial("label", 0), trial("label", 1)], tmp_path)
+    found, text = written([*made, trial("label", 0), trial("label", 1)], tmp_path)
     assert found.headings == [*HEADINGS, "These runs"]
     assert not {"script", "link", "iframe"} & found.tags
     assert all(a.startswith(("#part-", "data:image/png;base64,")) for a in found.addresses)
@@ -290,7 +292,7 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
 
 def test_what_runs_lack_is_said_where_it_would_stand(tmp_path: Path) -> None:
     bare = {"curve": {}, "selection": {}, "origin": Origin(), "settings": {"train.objective": ""}}
-    found, text = page([trial("uot", 0, **bare)], tmp_path)
+    found, text = written([trial("uot", 0, **bare)], tmp_path)
     assert found.headings == HEADINGS
     for words in (
         "No row can be compared with plain fine-tuning",
@@ -308,7 +310,7 @@ def test_what_runs_lack_is_said_where_it_would_stand(tmp_path: Path) -> None:
 
 
 def test_the_headings_of_several_targets_name_them(tmp_path: Path) -> None:
-    found, text = page([trial("none"), trial("none", target="cars")], tmp_path)
+    found, text = written([trial("none"), trial("none", target="cars")], tmp_path)
     assert found.headings == [f"{t}: {h}" for t in ("cars", "pets") for h in HEADINGS]
     assert "<h1>uotft comparison: cars, pets</h1>" in text
 
@@ -330,14 +332,16 @@ def test_thumbnails_are_of_the_images_that_were_tested(tmp_path: Path) -> None:
             trial("none", answers=replace(before, data=data)),
             trial("uot", answers=replace(after, data=data)),
         ]
-        return [part for _, part in sections("pets", rows(made), [], ws)["changes"]]
+        found = sections("pets", rows(made), [], WorkspaceImages(ws))
+        [parts] = [s.parts for s in found if s.heading == "Test images repaired and broken"]
+        return parts
 
-    assert sum(isinstance(part, bytes) for part in shown(tested)) == 1
-    [why] = [p for p in shown("0" * 64) if isinstance(p, str) and "pictures" in p]
+    assert sum(isinstance(part, Picture) for part in shown(tested)) == 1
+    [why] = [p.text for p in shown("0" * 64) if isinstance(p, Text) and "pictures" in p.text]
     assert why.endswith("pets.npz is not the one that was tested.")
 
 
-def test_a_row_without_the_setting_is_drawn_all_the_same() -> None:
+def test_a_row_without_the_setting_is_a_line_across() -> None:
     line = {20.0: Interval(80, 1, 3), 50.0: Interval(82, 1, 3)}
     lower, upper = (
         figures.setting_picture(
@@ -349,8 +353,66 @@ def test_a_row_without_the_setting_is_drawn_all_the_same() -> None:
 
 
 def test_the_contents_lead_to_every_section() -> None:
-    text = figures.page("a title", [("one & two", "words"), ("", [("a", "b"), ("<i>", "2")])])
+    made = [Section("one", [Text("words"), Table([("a", "b")])]), Section("two", [Lead("more")])]
+    text = page.render("a title", made)
     found = Page(text)
-    assert found.addresses == ["#part-0"]
-    assert '<h2 id="part-0">one &amp; two</h2>' in text
-    assert "<td>&lt;i&gt;</td>" in text, "names are text, never markup"
+    assert found.addresses == ["#part-0", "#part-1"]
+    assert text.startswith("<!doctype html>")
+    assert '<h2 id="part-0">one</h2>' in text
+    assert '<h2 id="part-1">two</h2>' in text
+    assert '<p class="lead">more</p>' in text
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("a & b", "a &amp; b"),
+        ('"><img src=x onerror=alert(1)>', "&#34;&gt;&lt;img src=x onerror=alert(1)&gt;"),
+    ],
+)
+def test_a_name_is_text_and_never_markup(name: str, escaped: str) -> None:
+    """In headings, links, tables, alt texts and paragraphs alike."""
+    parts = [Lead(name), Text(name), Table([("class", name), (name, "2")]), Picture(b"")]
+    text = page.render(name, [Section(name, parts)])
+    assert name not in text
+    assert not {"script"} & Page(text).tags
+    for markup in (
+        f"<title>{escaped}</title>",
+        f"<h1>{escaped}</h1>",
+        f'<a href="#part-0">{escaped}</a>',
+        f'<h2 id="part-0">{escaped}</h2>',
+        f'<p class="lead">{escaped}</p>',
+        f"<p>{escaped}</p>",
+        f"<tr><th>class</th><th>{escaped}</th></tr>",
+        f"<tr><td>{escaped}</td><td>2</td></tr>",
+        f'<img alt="{escaped}" src="data:image/png;base64,">',
+    ):
+        assert markup in text, markup
+
+
+def test_hostile_classes_and_targets_come_out_escaped(tmp_path: Path) -> None:
+    """From the names in a selection and in answers to the page, without any other way in."""
+    bad = "<script>alert(1)</script>"
+    kept = [{"rank": 1, "name": bad, "row": 0, "score": 1.0}]
+    chosen = {"classes": kept, "fingerprints": {"source": "x"}}
+    names = (bad, "a & b", "cow")
+    before, after = (
+        replace(answers(*predicted), names=names)
+        for predicted in ((1, 1, 1, 1, 2, 2), (0, 0, 1, 1, 2, 0))
+    )
+    made = [
+        trial(strategy, target=target, selection=selection, answers=said)
+        for target in (bad, "a & b")
+        for strategy, selection, said in (("none", {}, before), ("uot", chosen, after))
+    ]
+    found, text = written(made, tmp_path)
+    assert bad not in text
+    assert not {"script", "link", "iframe"} & found.tags
+    for markup in (
+        "<td>&lt;script&gt;alert(1)&lt;/script&gt; (1)</td>",  # a selected class
+        "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td><td>a &amp; b</td>",  # confused classes
+        '<img alt="a &amp; b: Did reuse help?"',
+        "the images of a &amp; b are not here",
+    ):
+        assert markup in text, markup

@@ -1,4 +1,4 @@
-"""The shelf of experiments: definitions against the models, the paper's numbers, the tables."""
+"""The registry of experiments: definitions against params.yaml, the paper's numbers, the tables."""
 
 from __future__ import annotations
 
@@ -175,19 +175,21 @@ def test_the_table_in_words() -> None:
         (["top1", "recall"], {"model": {"few": 80.0}}, "recall"),
     ],
 )
-def test_recall_is_drawn_where_the_papers_picture_is_of_it(
+def test_recall_is_plotted_where_the_papers_picture_shows_it(
     measured: list[str], recalls: dict[str, dict[str, float]], wanted: str
 ) -> None:
     experiment = replace(TOY, recalls=recalls)
     seeds = {seed: {"classes": 5, **dict.fromkeys(measured, 50.0)} for seed in range(2)}
     assert (
-        paper_tables.drawn(experiment, paper_tables.rows(experiment, "digits", {"few": seeds}))
+        paper_tables.plotted_metric(
+            experiment, paper_tables.rows(experiment, "digits", {"few": seeds})
+        )
         == wanted
     )
 
 
 @pytest.mark.parametrize("axis", ["", "K"])
-def test_a_picture_is_drawn_with_one_seed_too(tmp_path: Path, axis: str) -> None:
+def test_a_picture_needs_no_second_seed(tmp_path: Path, axis: str) -> None:
     some = {label: {1: seeds[1]} for label, seeds in RESULTS.items()}
     found = {"digits": RESULTS, "pets": some}
     words = experiment_cells.write_results(tmp_path, replace(TOY, axis=axis), found, {}, "A note.")

@@ -1,4 +1,4 @@
-"""forecast, its stage, and hindsight: delta^2 before training beside what was gained."""
+"""The forecast, its stage, and its evaluation: delta^2 before training beside the gains."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from conftest import put_under_features, workspace, write_params
 from uotft.analysis import forecast_evaluation
+from uotft.analysis.page import Picture, Table, Text
 from uotft.core import storage
 from uotft.core.records import Cell
 from uotft.data.subset import draw
@@ -200,26 +201,37 @@ def test_other_units(fresh: Path, unit: str) -> None:
     else:
         assert cells == {}
         top1 = {"none": {0: 1.0, 1: 1.0}, "uot": {0: 1.0, 1: 1.0}}
-        assert forecast.hindsight(ws, "digits", {"test": top1}) == ([], "")
+        found = forecast_evaluation.evaluate("digits", cells, ["none", "uot"], {"test": top1})
+        assert found is None
 
 
 def test_its_part_of_the_report(selected: Path) -> None:
-    run_forecast(selected)
-    ws = workspace(selected)
+    cells = run_forecast(selected)
     top1 = {"none": {0: 80.0, 1: 82.0}, "uot": {0: 81.0, 1: 84.0}}
-    parts, text = forecast.hindsight(ws, "digits", {"validation": top1, "test": top1})
-    table, correlations, picture, note = (part for _, part in parts)
-    assert table[1][0] == "uot"
-    assert table[1][-1].startswith("+1.50 ± ")
-    assert correlations[1][2] == "too few points", "one strategy"
-    assert picture == (ws.root / "reports/pictures/forecast-digits.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert "not shown to foretell" in note
-    assert note in text
-    assert "| uot | 5 | " in text
+    both = {"validation": top1, "test": top1}
+    found = forecast_evaluation.evaluate("digits", cells, ["none", "uot"], both)
+    assert found.table[1][0] == "uot"
+    assert found.table[1][-1].startswith("+1.50 ± ")
+    assert found.correlations[1][2] == "too few points", "one strategy"
+    assert found.picture.startswith(b"\x89PNG")
+    assert "not shown to foretell" in found.note
+    assert found.note in found.text()
+    assert "| uot | 5 | " in found.text()
+    parts = [part for section in found.sections() for part in section.parts]
+    assert parts == [
+        Table(found.table), Table(found.correlations), Picture(found.picture, "forecast"),
+        Text(found.note),
+    ]  # fmt: skip
 
 
-# ---- hindsight
+@pytest.mark.parametrize("strategies", [["uot"], ["none", "random"]])
+def test_nothing_to_evaluate(strategies: list[str]) -> None:
+    """Without none there is no gain, without a kept class no forecast."""
+    cells = {"uot": {"0": {"selected": {"k": 1, "delta2": 1.0, "cosine": 0.0}, "curve": []}}}
+    assert forecast_evaluation.evaluate("digits", cells, strategies, {}) is None
+
+
+# ---- the evaluation
 
 
 def values(rows: list[list[float]]) -> forecast_evaluation.Values:

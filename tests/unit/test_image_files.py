@@ -16,7 +16,6 @@ import pictures
 from conftest import tiny_params, up_to_units, workspace, write_params
 from forks import pair
 from trials import line_of
-from uotft.analysis.gallery import _sheets
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import Interrupted, UserError
@@ -31,6 +30,7 @@ from uotft.pipeline import (
     select,
     train as train_stage,
 )
+from uotft.pipeline.report_images import WorkspaceImages
 from uotft.training import runtime
 
 VIEW = {"kind": "folder", "stored": 40, "size": 32}
@@ -173,7 +173,7 @@ def test_an_export_says_what_part_of_a_picture_it_wants(made: Path, tmp_path: Pa
 
 def test_the_report_shows_files(made: Path) -> None:
     ws = workspace(made)
-    sheets = _sheets(ws, "mine", [line_of(ws, "mine", "uot")])
+    sheets = WorkspaceImages(ws).examples("mine", [line_of(ws, "mine", "uot")], 12)
     assert [len(sheet) for sheet in sheets.values()] == [3, 3]
     assert all(image.shape == (32, 32, 3) for sheet in sheets.values() for _, image in sheet)
 

@@ -9,7 +9,7 @@ from scipy.stats import pearsonr, spearmanr, ttest_rel
 from sklearn.metrics import balanced_accuracy_score
 
 from forks import killed, pair
-from uotft.analysis import comparison, figures
+from uotft.analysis import comparison, markdown
 from uotft.analysis.statistics import correlation, interval, paired
 from uotft.training import metrics, runtime
 from uotft.training.evaluation import answers, confusion
@@ -117,7 +117,7 @@ def test_comparison_pairs_seeds() -> None:
     assert rows[1].against["none"].mean == pytest.approx(1)
     assert rows[1].against["none"].half == pytest.approx(0), "paired: the seeds' spread cancels"
     assert rows[0].against == {}
-    assert "| uot | 2 | 4 | 86.00 ± " in figures.markdown(comparison.cells(rows))
+    assert "| uot | 2 | 4 | 86.00 ± " in markdown.table(comparison.cells(rows))
 
 
 def test_the_note_on_overlap() -> None:

@@ -7,13 +7,13 @@ import pytest
 
 from conftest import run_train, tiny_params, workspace, write_params
 from trials import line_of
-from uotft.analysis.gallery import _sheets
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.network import random_rows
 from uotft.pipeline import select as select_stage, units, workspace as workspace_stage
+from uotft.pipeline.report_images import WorkspaceImages
 from uotft.selection import features as pools
 
 UNITS = ("class", "cluster", "image")
@@ -178,12 +178,13 @@ def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, 
 def test_the_contact_sheet_shows_members(fresh: Path, unit: str) -> None:
     ws = remake(fresh, unit)
     kept, bank = chosen_rows(ws), select_stage.source_bank(ws)
-    sheets, images = _sheets(ws, "digits", [line_of(ws, "digits", "uot")]), ws.images("glyphs")
+    sheets = WorkspaceImages(ws).examples("digits", [line_of(ws, "digits", "uot")], 12)
+    images = ws.images("glyphs")
     assert list(sheets) == ["digits", "uot"]
-    assert [name.strip() for name, _ in sheets["digits"]] == list(map(str, range(10)))
+    assert [name for name, _ in sheets["digits"]] == list(map(str, range(10)))
     pixels = images.images[images.rows("train")]
     for number, (name, image) in zip(kept.tolist(), sheets["uot"], strict=False):
-        assert (bank.labels or bank.names)[number].split()[-1][:12] in name
+        assert name == (bank.labels or bank.names)[number]
         assert any(np.array_equal(image, own) for own in pixels[bank.members == number])
 
 

@@ -29,7 +29,6 @@ REASONS = {
     "pipeline/data_export.py:_write_shards": "a folder gets its name when all in it is whole",
     "pipeline/data_export.py:_members": "a picture in memory",
     "analysis/figures.py:_png": "a picture in memory",
-    "analysis/paper_tables.py:picture": "a picture in memory",
     "training/state.py:write": "safetensors in memory, for storage.write_bytes",
     "training/loop.py:save": "the keeper's, which is state.write",
     "models/export.py:to_torch": "into memory",

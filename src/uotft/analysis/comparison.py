@@ -1,6 +1,6 @@
 """Test metrics of many runs -> tables: means and intervals over seeds, paired differences.
 
-A row is called by its label, which is the strategy where nothing else tells rows apart.
+The label of a row names it. The label is the strategy, unless other settings tell rows apart too.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from uotft.core.records import BASELINES
 HEADER = (
     "strategy", "seeds", "classes", "top-1 %", "mean per class %", "Δ none", "p", "Δ random", "p"
 )  # fmt: skip
-SURE = ("strategy", "seeds", "Δ none, 95 % t-interval", "p", "p, Holm", "95 % bootstrap")
+CERTAINTY = ("strategy", "seeds", "Δ none, 95 % t-interval", "p", "p, Holm", "95 % bootstrap")
 STANDING = ("strategy", "win", "tie", "loss")
+LEGEND = (
+    "Mean ± 95 % t-interval over seeds. Δ: paired difference in top-1 on the same seeds, in "
+    "points; p: of its t-test, corrected after Holm for the rows that have one. "
+    "A seed draws the labelled images that subset leaves, their order and random weights."
+)
 
 Results = dict[str, dict[str, Any]]  # {row: {seed: test metrics}}
 
@@ -68,9 +73,9 @@ class Pair:
 
 
 def table(results: Results, baselines: dict[str, dict[str, str]] | None = None) -> list[Row]:
-    """Rows in the order given; ``baselines`` names the rows that each is compared with.
+    """Rows in the order given; ``baselines`` is {row: {baseline: the row it is compared with}}.
 
-    Without them the rows called none and random are everyone's.
+    Without ``baselines`` every row is compared with the rows called none and random.
     """
     top1, known = _top1(results), baselines or {}
     own = {b: b for b in BASELINES if b in results}
@@ -98,9 +103,14 @@ def table(results: Results, baselines: dict[str, dict[str, str]] | None = None) 
     ]
 
 
-def sure(results: Results, rows: list[Row], baselines: dict[str, str]) -> list[tuple[str, ...]]:
-    """Each row's difference from ``none``, said in three ways; ``baselines`` {row: its none}."""
-    lines: list[tuple[str, ...]] = [SURE]
+def certainty(
+    results: Results, rows: list[Row], baselines: dict[str, str]
+) -> list[tuple[str, ...]]:
+    """Each row's difference from ``none`` with its t-interval, p-values and bootstrap interval.
+
+    ``baselines`` is {row: the row of none that it is compared with}.
+    """
+    lines: list[tuple[str, ...]] = [CERTAINTY]
     top1 = _top1(results)
     for row in rows:
         if "none" in row.against:
@@ -113,7 +123,7 @@ def sure(results: Results, rows: list[Row], baselines: dict[str, str]) -> list[t
 
 
 def pairs(results: Results) -> dict[tuple[str, str], Pair]:
-    """{(row, other row): their difference}, both ways, of all that share two seeds or more."""
+    """{(row, other row): their difference}, both ways, of rows that share at least two seeds."""
     top1 = _top1(results)
     both = [(a, b) for a, b in combinations(results, 2) if len(top1[a].keys() & top1[b].keys()) > 1]
     found = [paired(top1[a], top1[b]) for a, b in both]
@@ -125,7 +135,7 @@ def pairs(results: Results) -> dict[tuple[str, str], Pair]:
 
 
 def standing(results: Results, found: dict[tuple[str, str], Pair]) -> list[tuple[str, ...]]:
-    """Header and, for each row, how many of the others it beats, equals and loses to."""
+    """Header and, for each row, the number of rows it wins against, ties with and loses to."""
     lines: list[tuple[str, ...]] = [STANDING]
     for label in results:
         outcomes = [pair.outcome for (a, _), pair in found.items() if a == label]
@@ -134,7 +144,7 @@ def standing(results: Results, found: dict[tuple[str, str], Pair]) -> list[tuple
 
 
 def verdict(rows: list[Row]) -> str:
-    """Whether reuse helped, in a sentence or two: what the table says of the rows over none."""
+    """One or two sentences on whether reuse helped, from the differences from none."""
     tested = [row for row in rows if "none" in row.against]
     if not tested:
         return "No row can be compared with plain fine-tuning (the strategy none) on its own seeds."
@@ -146,18 +156,18 @@ def verdict(rows: list[Row]) -> str:
     )
     worse = [row for row in shown if row.against["none"].mean < 0]
     if better:
-        said = f"Reuse helped: {_said(better[0])}."
+        text = f"Reuse helped: {_difference(better[0])}."
         if len(better) > 1:
-            said += f" So did {', '.join(row.strategy for row in better[1:])}."
+            text += f" So did {', '.join(row.strategy for row in better[1:])}."
     else:
-        said = f"Reuse is not shown to help: at best, {_said(best)}."
+        text = f"Reuse is not shown to help: at best, {_difference(best)}."
     if worse:
-        said += f" Shown to hurt: {', '.join(_said(row) for row in worse)}."
-    return said
+        text += f" Shown to hurt: {', '.join(_difference(row) for row in worse)}."
+    return text
 
 
 def overlap_note(results: dict[str, dict[str, Any]]) -> str:
-    """What the test images that are in the source too change; empty if there are none."""
+    """How accuracy changes without the test images that are also in the source; "" without any."""
     [*tested] = (m for seeds in results.values() for m in seeds.values())
     if "clean" not in tested[0]:
         return ""
@@ -174,7 +184,7 @@ def overlap_note(results: dict[str, dict[str, Any]]) -> str:
 
 
 def cells(rows: list[Row]) -> list[tuple[str, ...]]:
-    """The table in words, its header first."""
+    """The table as text, its header first."""
     return [HEADER, *(row.cells() for row in rows)]
 
 
@@ -195,8 +205,8 @@ def _top1(results: Results) -> dict[str, dict[int, float]]:
     return {s: {int(k): m["top1"] for k, m in seeds.items()} for s, seeds in results.items()}
 
 
-def _said(row: Row) -> str:
-    """A row's difference from none in words."""
+def _difference(row: Row) -> str:
+    """A clause on a row's difference from none."""
     found, p = row.against["none"], _p(row.p["none"])
     where = "above" if found.mean >= 0 else "below"
     if found.n < 2:
@@ -209,7 +219,7 @@ def _said(row: Row) -> str:
 
 
 def _p(value: float) -> str:
-    """A p in three digits; nothing without a test."""
+    """A p-value in three digits; "" without a test."""
     if not isfinite(value):
         return ""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

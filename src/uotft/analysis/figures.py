@@ -1,11 +1,14 @@
-"""Tables and pictures -> PNG files and one HTML page that needs no network."""
+"""Numbers and images -> PNG pictures. All of matplotlib is here.
+
+Axes: S source classes, K kept classes, T target classes, n rows of a comparison. A colour belongs
+to a strategy: it has the same one in all pictures of a page.
+"""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
-from html import escape
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,21 +21,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: A heading and what stands below it: table rows (the first is the header), a PNG, or text.
-#: Without a heading it belongs to the part before it.
-Part = tuple[str, list[tuple[str, ...]] | bytes | str]
-
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;
-color:#222;background:#fff}nav{columns:16rem;font-size:.9rem}nav a{display:block}
-.lead{font-size:1.2rem;border-left:.3rem solid #1f77b4;padding-left:.8rem}
-div{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block;margin-top:1rem}"""
 NAMED = 60  # most names along a side of a heat map
 
 
-class Lead(str):
-    """A paragraph that stands out."""
+@dataclass(frozen=True)
+class Point:
+    """One variation of an experiment: what was measured, and the paper's number if it has one.
+
+    ``line`` and ``x`` place it in a plot against a setting; a point without ``x`` is a line across.
+    """
+
+    label: str
+    value: Interval
+    paper: float | None = None
+    line: str = ""
+    x: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The points of one target; ``label`` names the metric that they are values of."""
+
+    title: str
+    label: str
+    points: list[Point]
 
 
 def comparison_picture(
@@ -76,8 +88,9 @@ def forecast_picture(
 ) -> bytes:
     """Measures of the forecast against K, mean over seeds with a 95 % band; one panel a measure.
 
-    ``curves`` is {measure: {strategy: {K: interval}}}; ``selected`` {measure: {strategy: (K,
-    value)}}, a dot at the strategy's own K. ``strategies`` gives the colours of the other pictures.
+    ``curves`` is {measure: {strategy: {K: interval}}}. ``selected`` {measure: {strategy: (K,
+    value)}} puts a dot at the strategy's own K. ``strategies`` are all of the comparison, in order:
+    they decide the colours.
     """
     figure = _figure(11, 3.6)
     for axes, (measure, lines) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
@@ -94,9 +107,10 @@ def forecast_picture(
 def classes_picture(
     title: str, sheets: dict[str, list[tuple[str, NDArray[np.uint8]]]], columns: int = 20
 ) -> bytes:
-    """A contact sheet: one line a strategy, its first classes in order, one image each.
+    """A contact sheet: a line per strategy, its first ``columns`` classes, one image each.
 
-    A caption that has lines of its own is taken as it is, of any other the last two words.
+    ``sheets`` is {strategy: [(caption, uint8 image (H, W) or (H, W, 3))]}. A caption with a line
+    break is shown as it is. Of any other caption the last two words are shown.
     """
     figure = _figure(1.6 + 0.66 * columns, 0.5 + 1.05 * len(sheets))
     axes = figure.subplots()  # one for all: a pair of axes an image takes ten times as long
@@ -115,16 +129,16 @@ def classes_picture(
 
 
 def plan_picture(plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]) -> bytes:
-    """The plan as a heat map: kept source classes down, target classes across, mass as colour.
+    """The plan (K, T) as a heat map: kept source classes down, target classes across.
 
-    Above 60 classes a side names only some of them, and none of the rows gets lower than a line.
+    The colour is the mass. A side with more than 60 classes names only some of them.
     """
     height, width = (max(2, min(0.17 * n, 12)) for n in plan_KT.shape)
     figure = _figure(3.2 + 1.6 * width, 1 + height)
     axes = figure.subplots()
     picture = axes.imshow(plan_KT, aspect="auto", cmap="viridis", interpolation="nearest")
     axes.set(xlabel="target class", ylabel="source class, best first")
-    _name(axes, kept, target, 6)
+    _name_ticks(axes, kept, target, 6)
     figure.colorbar(picture, label="mass")
     return _png(figure)
 
@@ -132,21 +146,21 @@ def plan_picture(plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]
 def wide_plan_picture(
     title: str, plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]
 ) -> bytes:
-    """The same for a page: target classes down, and the kept source classes across."""
+    """The plan (K, T) for a page: target classes down, kept source classes across."""
     width, height = (max(2, min(0.17 * n, 10)) for n in plan_KT.shape)
     figure = _figure(2 + width, 1.8 + height)
     axes = figure.subplots()
     picture = axes.imshow(plan_KT.T, aspect="auto", cmap="viridis", interpolation="nearest")
     axes.set(title=title, ylabel="target class", xlabel="source class, best first")
-    _name(axes, target, kept, 6)
+    _name_ticks(axes, target, kept, 6)
     figure.colorbar(picture, label="mass")
     return _png(figure)
 
 
-def square_picture(title: str, values: Floats, words: list[list[str]], names: list[str]) -> bytes:
-    """Rows against the same rows: red below zero, white there, blue above; ``words`` in the cells.
+def square_picture(title: str, values: Floats, texts: list[list[str]], names: list[str]) -> bytes:
+    """Rows against the same rows, (n, n): red below zero, white at zero, blue above.
 
-    Up to 20 rows the words stand in their cells.
+    Each cell shows its entry of ``texts`` (n x n), up to 20 rows; more would not be readable.
     """
     largest = float(np.nanmax(np.abs(values), initial=1e-9))
     size = max(3, 0.75 * len(names)) if len(names) <= 20 else 12
@@ -154,17 +168,18 @@ def square_picture(title: str, values: Floats, words: list[list[str]], names: li
     axes = figure.subplots()
     axes.imshow(values, aspect="auto", cmap="RdBu", vmin=-1.5 * largest, vmax=1.5 * largest)
     axes.set(title=title)
-    _name(axes, tuple(names), tuple(names), 8)
-    for row, line in enumerate(words if len(names) <= 20 else []):
-        for column, word in enumerate(line):
-            axes.text(column, row, word, ha="center", va="center", fontsize=8)
+    _name_ticks(axes, tuple(names), tuple(names), 8)
+    for row, line in enumerate(texts if len(names) <= 20 else []):
+        for column, text in enumerate(line):
+            axes.text(column, row, text, ha="center", va="center", fontsize=8)
     return _png(figure)
 
 
 def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval]]) -> bytes:
     """Accuracy against a setting: mean over seeds with a 95 % band.
 
-    A row that has one value, or none (NaN), is a dashed line over all of them.
+    ``lines`` is {label: {value of the setting: interval}}. A label with a single value, which may
+    be NaN for "not set", is a dashed line across.
     """
     figure = _figure(8, 3.8)
     axes = figure.subplots()
@@ -192,8 +207,8 @@ def similarity_picture(
 ) -> bytes:
     """The sorted similarity vector (figure 2b of the paper), and its best ``shown`` by name.
 
-    Classes that are never kept (-inf) are not drawn. With ``mass`` the scores are log P1 and the
-    bars P1 itself; where some classes were ``expected``, the names of the others are orange.
+    Classes that are never kept (-inf) are not plotted. With ``mass`` the scores are log P1 and the
+    bars P1 itself. Where some classes were ``expected``, the names of the others are orange.
     """
     figure = _figure(12, 5.4)
     upper, lower = figure.subplots(2, 1)
@@ -231,8 +246,8 @@ def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
 def search_picture(means: dict[int, tuple[float, bool]], importance: dict[str, float]) -> bytes:
     """Validation top-1 of each trial and the best so far; beside it what each setting explains.
 
-    ``means`` is {trial: (mean over its seeds, whether it has them all)}; ``importance`` {setting:
-    share of the variance}, and may be empty.
+    ``means`` is {trial: (mean over its seeds, whether it has all of them)}. ``importance`` is
+    {setting: share of the variance}; without it there is one panel.
     """
     figure = _figure(11 if importance else 6.6, 3.6)
     axes = figure.subplots(1, 2 if importance else 1, squeeze=False)[0]
@@ -251,48 +266,57 @@ def search_picture(means: dict[int, tuple[float, bool]], importance: dict[str, f
     return _png(figure)
 
 
-def page(title: str, parts: list[Part]) -> str:
-    """One HTML page that holds everything it shows, and opens with its contents."""
-    body: list[str] = []
-    links: list[str] = []
-    last = ""
-    for heading, part in parts:
-        if heading:
-            last = escape(heading)
-            links.append(f'<a href="#part-{len(links)}">{last}</a>')
-            body.append(f'<h2 id="part-{len(links) - 1}">{last}</h2>')
-        if isinstance(part, bytes):
-            data = base64.b64encode(part).decode()
-            body.append(f'<img alt="{last}" src="data:image/png;base64,{data}">')
-        elif isinstance(part, str):
-            kind = ' class="lead"' if isinstance(part, Lead) else ""
-            body.append(f"<p{kind}>{escape(part)}</p>")
+def experiment_picture(panels: list[Panel], axis: str = "", *, log: bool = False) -> bytes:
+    """A panel per target; crosses are the paper's numbers.
+
+    Without an ``axis``: dots with intervals. With one, the name of a setting: lines with bands
+    against it, on a logarithmic scale if ``log``.
+    """
+    height = 3.6 if axis else 1 + 0.34 * max(len(panel.points) for panel in panels)
+    figure = _figure(1.5 + 5 * len(panels), height)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        if axis:
+            _paper_lines(axes, panel.points)
+            axes.set(xlabel=axis, ylabel=panel.label, title=panel.title)
+            axes.set_xscale("log" if log else "linear")
+            axes.legend(frameon=False, fontsize=8)
         else:
-            body.append(f"<div>{_html_table(part)}</div>")
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
-        f"<nav>{''.join(links)}</nav>{''.join(body)}</html>\n"
-    )
+            _paper_dots(axes, panel.points)
+            axes.set(xlabel=panel.label, title=panel.title)
+        axes.grid(alpha=0.3)
+    return _png(figure)
 
 
-def markdown(rows: list[tuple[str, ...]]) -> str:
-    """A table in Markdown; the first row is its header."""
-    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _paper_dots(axes: Axes, points: list[Point]) -> None:
+    """A point per line, the first on top."""
+    for y, point in enumerate(reversed(points)):
+        color = f"C{(len(points) - 1 - y) % 10}"
+        axes.errorbar(point.value.mean, y, xerr=point.value.half, fmt="o", capsize=3, color=color)
+        if point.paper is not None:
+            axes.plot(point.paper, y, "x", color=color)
+    axes.set_yticks(range(len(points)), [point.label for point in reversed(points)])
 
 
-def _html_table(rows: list[tuple[str, ...]]) -> str:
-    lines = []
-    for number, row in enumerate(rows):
-        tag = "td" if number else "th"
-        lines.append("<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in row) + "</tr>")
-    return f"<table>{''.join(lines)}</table>"
+def _paper_lines(axes: Axes, points: list[Point]) -> None:
+    """A line with a band for each ``line`` of the points; those without ``x`` go across."""
+    for number, point in enumerate(p for p in points if p.x is None):
+        value, color = point.value, f"C{number + 7}"
+        axes.axhline(value.mean, color=color, linestyle="--", label=point.label)
+        if value.n > 1:
+            axes.axhspan(value.mean - value.half, value.mean + value.half, color=color, alpha=0.12)
+    placed = [point for point in points if point.x is not None]
+    for number, line in enumerate(dict.fromkeys(point.line for point in placed)):
+        own, color = [point for point in placed if point.line == line], f"C{number}"
+        x = np.array([point.x for point in own], float)
+        mean, half = np.array([(point.value.mean, point.value.half) for point in own]).T
+        axes.plot(x, mean, "o-", color=color, label=line)
+        axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.12)
+        known = [np.nan if point.paper is None else point.paper for point in own]
+        axes.plot(x, known, "x", color=color)
 
 
 def _dots(axes: Axes, order: list[str], values: dict[str, Interval]) -> None:
-    """One interval a line; colours go by the table's order, as in the curves."""
+    """An interval per line; colours follow the order of the table, as in the curves."""
     for y, name in enumerate(order):
         if name in values:
             color = f"C{len(order) - 1 - y}"
@@ -310,8 +334,8 @@ def _band(
     axes.fill_between(list(values), mean - half, mean + half, color=color, alpha=0.1)
 
 
-def _name(axes: Axes, down: tuple[str, ...], across: tuple[str, ...], size: int) -> None:
-    """Names along both sides of a heat map; only some of them where there are many."""
+def _name_ticks(axes: Axes, down: tuple[str, ...], across: tuple[str, ...], size: int) -> None:
+    """Put names along both sides of a heat map; only some of them where there are many."""
     for axis, names in ((axes.yaxis, down), (axes.xaxis, across)):
         step = -(-len(names) // NAMED)
         axis.set_ticks(range(0, len(names), step), [n[:24] for n in names[::step]], fontsize=size)

@@ -1,25 +1,29 @@
-"""An experiment of the shelf and what its cells measured -> words for a source, rows, a picture."""
+"""An experiment's definition and what its cells measured -> rows, tables, a picture, Markdown.
+
+uotft experiment show table1a
+uotft experiment run table1a --on digits
+"""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from uotft.analysis.experiments import CLASSES, IMAGES, Experiment, Variation
+from uotft.analysis import figures, markdown
+from uotft.analysis.experiments import CLASSES, IMAGES, Experiment
 from uotft.analysis.statistics import Interval, interval, paired
 from uotft.core import registry
 from uotft.core.errors import UserError
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 #: {label: {seed: numbers}} of one target: top1, mean_per_class, classes and recall, or some of them
 Results = dict[str, dict[int, dict[str, float]]]
-SCALED = ("select.top_k=", "cluster.clusters=")  # counted in the paper's source
+SCALED = ("select.top_k=", "cluster.clusters=")  # numbers that refer to the paper's source
 NAMES = {"top1": "top-1 %", "mean_per_class": "mean per class %", "recall": "recall %"}
+LEGEND = (
+    "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
+    "points. *: the metric of the target's literature. The paper's numbers are the best of "
+    "three trials, with {backbone}."
+)
 
 
 def names() -> list[str]:
@@ -36,24 +40,35 @@ def load(name: str) -> Experiment:
     return experiment
 
 
-def scaled(words: tuple[str, ...], classes: int, images: int) -> tuple[str, ...]:
-    """The paper's numbers of classes, clusters and images as the same shares of another source."""
-    share = images / IMAGES if "select.unit=image" in words else classes / CLASSES
+def scaled(overrides: tuple[str, ...], classes: int, images: int) -> tuple[str, ...]:
+    """The paper's numbers of classes, clusters and images as the same shares of another source.
 
-    def word(text: str) -> str:
-        name, _, value = text.partition("=")
-        if not (text.startswith(SCALED) and value.isdecimal()):
-            return text
+    ``classes`` and training ``images`` are those of the other source.
+    """
+    share = images / IMAGES if "select.unit=image" in overrides else classes / CLASSES
+
+    def scale(override: str) -> str:
+        name, _, value = override.partition("=")
+        if not (override.startswith(SCALED) and value.isdecimal()):
+            return override
         return f"{name}={max(1, round(int(value) * share))}"
 
-    return tuple(map(word, words))
+    return tuple(map(scale, overrides))
+
+
+def scale_note(source: str, classes: int, images: int) -> str:
+    """A sentence on what the paper's numbers of classes and images become on this source."""
+    return (
+        f"{source} has {classes} classes: K and clusters are {classes / CLASSES:g} times "
+        f"the paper's, numbers of single images {images / IMAGES:.2g} times"
+    )
 
 
 @dataclass(frozen=True)
 class Row:
     """One variation on one target; what was not measured, or not in the paper, is None.
 
-    ``difference`` is the paired one in top-1 from the label ``against``, on the same seeds.
+    ``difference`` is the paired difference in top-1 from the label ``against``, on the same seeds.
     """
 
     label: str
@@ -67,7 +82,7 @@ class Row:
 
 
 def rows(experiment: Experiment, target: str, results: Results) -> list[Row]:
-    """A row a variation that has results, in the order of the definition."""
+    """A row per variation that has results, in the order of the definition."""
     paper, made = experiment.paper.get(target, {}), []
     for variation in experiment.variations:
         label, found = variation.label, results.get(variation.label)
@@ -100,9 +115,9 @@ def rows(experiment: Experiment, target: str, results: Results) -> list[Row]:
 
 
 def cells(experiment: Experiment, table: list[Row], metric: str = "") -> list[tuple[str, ...]]:
-    """The table in words, its header first; ``metric``, that of the target's literature, gets a *.
+    """The table as text, its header first; columns without any value are left out.
 
-    Columns that nothing fills are left out.
+    ``metric`` is the one that the target's literature reports; its column is marked with a star.
     """
     columns: dict[str, list[str]] = {
         "variation": [row.label for row in table],
@@ -111,7 +126,7 @@ def cells(experiment: Experiment, table: list[Row], metric: str = "") -> list[tu
     }
     for name, heading in NAMES.items():
         mark = "*" if metric and heading.startswith(metric) else ""
-        columns[heading + mark] = [_said(row.values.get(name), row.seeds) for row in table]
+        columns[heading + mark] = [_text(row.values.get(name), row.seeds) for row in table]
     columns["Δ top-1"] = [row.difference.signed() if row.difference else "" for row in table]
     columns["from"] = [row.against if row.difference else "" for row in table]
     columns["paper %"] = [f"{row.paper:.2f}" if row.paper else "" for row in table]
@@ -128,7 +143,7 @@ def cells(experiment: Experiment, table: list[Row], metric: str = "") -> list[tu
 
 
 def flat(target: str, row: Row) -> dict[str, Any]:
-    """The row as numbers, for CSV; what is unknown stays empty."""
+    """The row as numbers, for table.csv; what is unknown stays empty."""
     numbers: dict[str, Any] = {
         "target": target, "variation": row.label, "seeds": row.seeds, "kept": row.classes
     }  # fmt: skip
@@ -138,82 +153,65 @@ def flat(target: str, row: Row) -> dict[str, Any]:
     return numbers | {"paper": row.paper, "paper_difference": row.paper_difference}
 
 
-def _numbers(name: str, value: Interval | None) -> dict[str, Any]:
-    half = round(value.half, 4) if value and value.n > 1 else None
-    return {name: round(value.mean, 4) if value else None, f"{name}_half": half}
+def runs(found: dict[str, Results]) -> list[dict[str, Any]]:
+    """The lines of runs.csv, one per target, variation and seed."""
+    return [
+        {"target": target, "variation": label, "seed": seed, **numbers}
+        for target, labels in found.items()
+        for label, seeds in labels.items()
+        for seed, numbers in seeds.items()
+    ]
 
 
-def _said(value: Interval | None, seeds: int) -> str:
-    if value is None:
-        return ""
-    return str(value) if seeds > 1 else f"{value.mean:.2f}"  # of one seed there is no interval
+def document(experiment: Experiment, tables: dict[str, list[tuple[str, ...]]], note: str) -> str:
+    """The tables of all targets in Markdown, with the paper's claim, ``note`` and a legend."""
+    texts = [
+        f"# {experiment.title}\n\nThe paper: {experiment.says}\n\n{note}\n",
+        *(f"## {target}\n\n{markdown.table(table)}" for target, table in tables.items()),
+        LEGEND.format(backbone=experiment.backbone.partition(":")[0]),
+        "",
+    ]
+    return "\n".join(texts)
 
 
 def picture(experiment: Experiment, tables: dict[str, list[Row]]) -> bytes:
-    """A panel a target: dots with intervals, or lines with bands where the definition has an axis.
+    """A panel per target with the metric of ``plotted_metric``; crosses are the paper's numbers."""
+    panels = []
+    for target, table in tables.items():
+        metric = plotted_metric(experiment, table)
+        label = NAMES[metric] if metric == "recall" else f"test {NAMES[metric]}"
+        measured = {row.label: row for row in table if metric in row.values}
+        points = [
+            figures.Point(
+                label=variation.label,
+                value=row.values[metric],
+                paper=row.paper if row.paper and metric == "top1" else None,
+                line=variation.line,
+                x=variation.x,
+            )
+            for variation in experiment.variations
+            if (row := measured.get(variation.label))
+        ]
+        panels.append(figures.Panel(target, label, points))
+    return figures.experiment_picture(panels, experiment.axis, log=experiment.log)
 
-    Crosses are the paper's numbers.
+
+def plotted_metric(experiment: Experiment, table: list[Row]) -> str:
+    """The metric that the picture shows: recall, if the paper's picture does, else top-1.
+
+    Recall needs a value here. Without any top-1 it is shown for every experiment.
     """
-    from matplotlib.figure import Figure
-
-    height = 3.6 if experiment.axis else 1 + 0.34 * max(map(len, tables.values()))
-    size = (1.5 + 5 * len(tables), height)
-    figure = Figure(figsize=size, layout="constrained", dpi=110)
-    for axes, (target, table) in zip(
-        figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True
-    ):
-        name = drawn(experiment, table)
-        found = {row.label: row for row in table if name in row.values}
-        shown = [v for v in experiment.variations if v.label in found]
-        points = {v.label: found[v.label].values[name] for v in shown}
-        paper = {k: row.paper for k, row in found.items() if row.paper and name == "top1"}
-        (_lines if experiment.axis else _dots)(axes, shown, points, paper)
-        label = NAMES[name] if name == "recall" else f"test {NAMES[name]}"
-        if experiment.axis:
-            axes.set(xlabel=experiment.axis, ylabel=label, title=target)
-            axes.set_xscale("log" if experiment.log else "linear")
-            axes.legend(frameon=False, fontsize=8)
-        else:
-            axes.set(xlabel=label, title=target)
-        axes.grid(alpha=0.3)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
-
-
-def drawn(experiment: Experiment, table: list[Row]) -> str:
-    """What a picture is of: recall, if the paper's is and it is known, or if nothing else is."""
     measured = {name for row in table for name in row.values}
     recall = "recall" in measured and (experiment.recalls or "top1" not in measured)
     return "recall" if recall else "top1"
 
 
-def _dots(
-    axes: Axes, shown: list[Variation], points: dict[str, Interval], paper: dict[str, float]
-) -> None:
-    for y, variation in enumerate(reversed(shown)):
-        value = points[variation.label]
-        color = f"C{(len(shown) - 1 - y) % 10}"
-        axes.errorbar(value.mean, y, xerr=value.half, fmt="o", capsize=3, color=color)
-        if variation.label in paper:
-            axes.plot(paper[variation.label], y, "x", color=color)
-    axes.set_yticks(range(len(shown)), [v.label for v in reversed(shown)])
+def _numbers(name: str, value: Interval | None) -> dict[str, Any]:
+    half = round(value.half, 4) if value and value.n > 1 else None
+    return {name: round(value.mean, 4) if value else None, f"{name}_half": half}
 
 
-def _lines(
-    axes: Axes, shown: list[Variation], points: dict[str, Interval], paper: dict[str, float]
-) -> None:
-    across = [v for v in shown if v.x is None]
-    for number, variation in enumerate(across):
-        value, color = points[variation.label], f"C{number + 7}"
-        axes.axhline(value.mean, color=color, linestyle="--", label=variation.label)
-        if value.n > 1:
-            axes.axhspan(value.mean - value.half, value.mean + value.half, color=color, alpha=0.12)
-    for number, line in enumerate(dict.fromkeys(v.line for v in shown if v.x is not None)):
-        mine = [v for v in shown if v.line == line and v.x is not None]
-        x, values = np.array([v.x for v in mine], float), [points[v.label] for v in mine]
-        mean, half = (np.array([getattr(v, part) for v in values]) for part in ("mean", "half"))
-        axes.plot(x, mean, "o-", color=f"C{number}", label=line)
-        axes.fill_between(x, mean - half, mean + half, color=f"C{number}", alpha=0.12)
-        known = np.array([paper.get(v.label, np.nan) for v in mine])
-        axes.plot(x, known, "x", color=f"C{number}")
+def _text(value: Interval | None, seeds: int) -> str:
+    if value is None:
+        return ""
+    return str(value) if seeds > 1 else f"{value.mean:.2f}"  # one seed has no interval

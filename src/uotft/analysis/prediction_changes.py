@@ -1,6 +1,7 @@
 """Answers of two strategies on the same test images -> what the second repaired and what it broke.
 
-Repaired: wrong before, right after, on one seed; broken: the reverse.
+An image is repaired if the first is wrong and the second right, on the same seed. It is broken in
+the reverse case. Axes: seeds, 2 sides (before, after), n test images.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 from uotft.analysis.statistics import Interval, interval
 from uotft.core.records import Answers
 
-Sides = list[tuple[Answers, Answers]]  # before and after, a pair a seed
+Sides = list[tuple[Answers, Answers]]  # (before, after), one pair per seed
 
 
 @dataclass(frozen=True)
 class Confused:
-    """Images of a class taken for another: how many before and after, means over seeds."""
+    """How many images of class ``true`` are taken for another, before and after; seed means."""
 
     true: str
     taken_for: str
@@ -30,7 +31,7 @@ class Confused:
 
 @dataclass(frozen=True)
 class Changed:
-    """A test image, by its row, that ``times`` seeds repaired (or broke), with usual answers."""
+    """A test image in ``row`` that ``times`` seeds repaired (or broke), with the usual answers."""
 
     row: int
     true: str
@@ -40,7 +41,7 @@ class Changed:
 
 
 def sides(before: dict[int, Answers], after: dict[int, Answers]) -> Sides:
-    """The seeds that both have, where both were asked the same images."""
+    """The pairs of seeds that both have, if both answered for the same images."""
     seeds = sorted(before.keys() & after.keys())
     return [
         (before[seed], after[seed]) for seed in seeds
@@ -50,7 +51,7 @@ def sides(before: dict[int, Answers], after: dict[int, Answers]) -> Sides:
 
 
 def confused(both: Sides, most: int) -> list[Confused]:
-    """The pairs of classes whose mistakes fell most, and then those that rose most."""
+    """The ``most`` pairs of classes whose mistakes fell most, then the ``most`` that rose most."""
     first = both[0][0]
     classes = len(first.names)
     counts = np.array([[_mistakes(answers, classes) for answers in pair] for pair in both])
@@ -74,7 +75,10 @@ def confused(both: Sides, most: int) -> list[Confused]:
 
 
 def changed(both: Sides, most: int, *, repaired: bool) -> list[Changed]:
-    """The images that most seeds repaired, or broke, the reverse counted off; ties by row."""
+    """The images that most seeds repaired, or broke; seeds that did the reverse are subtracted.
+
+    Equal images are ordered by row.
+    """
     wrong = np.array([[a.predicted != a.labels for a in pair] for pair in both])
     turn = (
         wrong[:, 0].astype(int) - wrong[:, 1] if repaired else wrong[:, 1].astype(int) - wrong[:, 0]
@@ -95,7 +99,7 @@ def changed(both: Sides, most: int, *, repaired: bool) -> list[Changed]:
 
 
 def turned(both: Sides) -> tuple[Interval, Interval]:
-    """How many images a seed repaired and broke, over seeds."""
+    """The number of images repaired, and broken: means over seeds."""
     wrong = np.array([[a.predicted != a.labels for a in pair] for pair in both])
     before, after = wrong[:, 0], wrong[:, 1]
     repaired, broken = (before & ~after).sum(1), (~before & after).sum(1)

@@ -1,118 +1,112 @@
 """The sections of a comparison's page: rows of finished trainings -> headings, tables, pictures.
 
-What a set of trainings lacks is said in a line where its section would stand.
+Where the trainings lack what a section needs, the section says so in one sentence.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from uotft.analysis import comparison, figures, gallery, trials
+from uotft.analysis.forecast_evaluation import Evaluation
+from uotft.analysis.gallery import Images
+from uotft.analysis.page import Lead, Part, Picture, Rows, Section, Table, Text
 from uotft.analysis.statistics import LEVEL, Interval, interval, paired
-from uotft.pipeline.workspace import Workspace
+from uotft.analysis.trials import Curve, Line
 
-if TYPE_CHECKING:
-    from uotft.analysis.figures import Part
-    from uotft.analysis.trials import Line
-
-LEGEND = (
-    "Mean ± 95 % t-interval over seeds. Δ: paired difference in top-1 on the same seeds, in "
-    "points; p: of its t-test, corrected after Holm for the rows that have one. "
-    "A seed draws the labelled images that subset leaves, their order and random weights."
-)
 COST = ("strategy", "trainings", "images seen", "x none", "seconds", "x none", "timed")
-
-Curve = dict[int, dict[int, float]]  # {step: {seed: validation top-1}}
 
 
 def sections(
-    target: str, rows: list[Line], by: list[str], ws: Workspace | None
-) -> dict[str, list[Part]]:
-    """{name: one section} of one target, in the order of the page.
+    target: str,
+    rows: list[Line],
+    by: list[str],
+    images: Images,
+    forecast: Evaluation | None = None,
+) -> list[Section]:
+    """All sections of one target, in the order of the page.
 
-    ``ws`` has the images, if there is one; ``by`` are the parameters that tell rows apart.
+    ``by`` are the parameters that tell rows apart, ``images`` gives the pictures of classes and
+    test images.
     """
     results, baselines = trials.results(rows), trials.baselines(rows)
-    table, note = comparison.table(results, baselines), comparison.overlap_note(results)
+    table = comparison.table(results, baselines)
     none = {label: found["none"] for label, found in baselines.items() if "none" in found}
-    overview = figures.comparison_picture(
+    certainty = comparison.certainty(results, table, none)
+    return [
+        _verdict(target, table),
+        _results(results, table),
+        Section("How sure the differences are", [Table(certainty)]),
+        _standing(results),
+        _curves(target, rows, none),
+        _settings(target, rows, by),
+        gallery.classes(target, rows, images),
+        gallery.plans(rows),
+        gallery.common(rows),
+        *gallery.changes(target, rows, none, images),
+        _cost(rows, none),
+        *(forecast.sections() if forecast else []),
+        _versions(rows),
+    ]
+
+
+def _verdict(target: str, table: list[comparison.Row]) -> Section:
+    """Whether reuse helped: a sentence, and the accuracy of each row."""
+    picture = figures.comparison_picture(
         target,
         {row.strategy: row.top1 for row in table},
         {row.strategy: row.against["none"] for row in table if "none" in row.against},
     )
-    return {
-        "comparison": [
-            ("Did reuse help?", figures.Lead(comparison.verdict(table))),
-            ("", overview),
-        ],
-        "table": [
-            ("Results", comparison.cells(table)),
-            ("", LEGEND),
-            *([("", note)] if note else []),
-        ],
-        "sure": [("How sure the differences are", comparison.sure(results, table, none))],
-        "standing": _standing(results),
-        "curves": _curves(target, rows, none),
-        "settings": _settings(target, rows, by),
-        "classes": gallery.classes(target, rows, ws),
-        "plan": gallery.plans(rows),
-        "common": gallery.common(rows),
-        "changes": gallery.changes(target, rows, none, ws),
-        "cost": _cost(rows, none),
-        "versions": _versions(rows),
-    }
+    lead = Lead(comparison.verdict(table))
+    return Section("Did reuse help?", [lead, Picture(picture, "comparison")])
 
 
-def _standing(results: comparison.Results) -> list[Part]:
+def _results(results: comparison.Results, table: list[comparison.Row]) -> Section:
+    """The table of results; also how test images that are in the source change it."""
+    parts: list[Part] = [Table(comparison.cells(table)), Text(comparison.LEGEND)]
+    if note := comparison.overlap_note(results):
+        parts.append(Text(note))
+    return Section("Results", parts)
+
+
+def _standing(results: comparison.Results) -> Section:
     """How often each row wins, ties and loses against the others, and by how much."""
     found, heading = comparison.pairs(results), "Win, tie, loss"
     if not found:
-        return [(heading, "Two rows with two seeds in common are needed.")]
+        return Section(heading, [Text("Two rows with two seeds in common are needed.")])
     names = [*results]
-    values = np.array([[_shown(found, a, b) for b in names] for a in names])
-    words = [[_word(found, a, b) for b in names] for a in names]
+    values = np.array([[_color_value(found, a, b) for b in names] for a in names])
+    texts = [[_pair_text(found, a, b) for b in names] for a in names]
     title = "row minus column, top-1, points; wins and losses in colour"
-    picture = figures.square_picture(title, values, words, names)
+    picture = figures.square_picture(title, values, texts, names)
     rule = (
         "A win is a gain on the same seeds whose p, corrected after Holm for all pairs of rows, is "
         f"below {LEVEL:g}; a loss is the reverse; all others are ties."
     )
-    return [(heading, comparison.standing(results, found)), ("", picture), ("", rule)]
+    table = comparison.standing(results, found)
+    return Section(heading, [Table(table), Picture(picture), Text(rule)])
 
 
-def _curves(target: str, rows: list[Line], none: dict[str, str]) -> list[Part]:
-    curves = {row.label: curve(row) for row in rows}
+def _curves(target: str, rows: list[Line], none: dict[str, str]) -> Section:
+    """Validation accuracy by step, of the rows that have a curve."""
+    heading, curves = "Learning curves", {row.label: trials.curve(row) for row in rows}
     curves = {label: found for label, found in curves.items() if found}
     if not curves:
-        return [("Learning curves", "These runs have no validation curve (val/top1).")]
+        return Section(heading, [Text("These runs have no validation curve (val/top1).")])
     picture = figures.curves_picture(
         target,
-        {label: by_step(found) for label, found in curves.items()},
+        {label: trials.by_step(found) for label, found in curves.items()},
         {
             label: against
             for label, found in curves.items()
             if (against := _over(found, curves.get(none.get(label, ""), {})))
         },
     )
-    return [("Learning curves", picture)]
-
-
-def curve(row: Line) -> Curve:
-    """{step: {seed: validation top-1}} of a row."""
-    found: Curve = {}
-    for seed, trial in row.trials.items():
-        for step, value in trial.curve.items():
-            found.setdefault(step, {})[seed] = value
-    return dict(sorted(found.items()))
-
-
-def by_step(found: Curve) -> dict[int, Interval]:
-    """The mean over seeds at each step."""
-    return {step: interval(list(values.values())) for step, values in found.items()}
+    return Section(heading, [Picture(picture, "curves")])
 
 
 def _over(found: Curve, none: Curve) -> dict[int, Interval]:
@@ -124,9 +118,9 @@ def _over(found: Curve, none: Curve) -> dict[int, Interval]:
     }
 
 
-def _settings(target: str, rows: list[Line], by: list[str]) -> list[Part]:
+def _settings(target: str, rows: list[Line], by: list[str]) -> Section:
     """Accuracy against each numeric parameter in which rows differ."""
-    heading, parts = "Accuracy against the settings", []
+    heading, pictures = "Accuracy against the settings", list[Part]()
     for name in by:
         lines: dict[str, dict[float, Interval]] = {}
         for row in rows:
@@ -137,17 +131,17 @@ def _settings(target: str, rows: list[Line], by: list[str]) -> list[Part]:
         if any(len(line) > 1 for line in lines.values()):
             ordered = {label: dict(sorted(line.items())) for label, line in lines.items()}
             title = f"{target}: test top-1, %"
-            parts.append(("", figures.setting_picture(title, name, ordered)))
-    if not parts:
-        return [(heading, "These runs differ in no numeric parameter.")]
-    return [(heading, "Mean over seeds with a 95 % band."), *parts]
+            pictures.append(Picture(figures.setting_picture(title, name, ordered)))
+    if not pictures:
+        return Section(heading, [Text("These runs differ in no numeric parameter.")])
+    return Section(heading, [Text("Mean over seeds with a 95 % band."), *pictures])
 
 
-def _cost(rows: list[Line], none: dict[str, str]) -> list[Part]:
+def _cost(rows: list[Line], none: dict[str, str]) -> Section:
     """What a training of each row costs: images through the network, and time."""
     seen = {r.label: [trials.images_seen(t) for t in r.trials.values()] for r in rows}
     took = {r.label: [t.origin.seconds for t in r.trials.values()] for r in rows}
-    lines: list[tuple[str, ...]] = [COST]
+    lines: Rows = [COST]
     for row in rows:
         other = none.get(row.label, row.label if row.strategy == "none" else "")
         cells = []
@@ -163,30 +157,30 @@ def _cost(rows: list[Line], none: dict[str, str]) -> list[Part]:
         "A training, mean over seeds: images of all batches, validation aside; seconds of its "
         "MLflow run from start to end, with whatever else the machine had to do."
     )
-    return [("Cost", lines), ("", note)]
+    return Section("Cost", [Table(lines), Text(note)])
 
 
-def _versions(rows: list[Line]) -> list[Part]:
-    """Which code and data made the models, and how many of them each."""
+def _versions(rows: list[Line]) -> Section:
+    """Which code and data made the models, and how many models each."""
     heading, made = "Versions of code and data", [t for r in rows for t in r.trials.values()]
     known = [t.origin.versions for t in made if t.origin.versions]
     if not known:
-        return [(heading, "No run in this MLflow store made these models.")]
-    lines: list[tuple[str, ...]] = [("what", "version", "trainings")]
+        return Section(heading, [Text("No run in this MLflow store made these models.")])
+    lines: Rows = [("what", "version", "trainings")]
     for name in sorted({name for versions in known for name in versions}):
         counts = Counter(versions.get(name, "not said") for versions in known)
         lines += [(name, version, str(count)) for version, count in counts.most_common()]
     note = f"{len(known)} of {len(made)} models have a run in this MLflow store."
-    return [(heading, lines), ("", note)]
+    return Section(heading, [Table(lines), Text(note)])
 
 
-def _shown(found: dict[tuple[str, str], comparison.Pair], a: str, b: str) -> float:
-    """What colours a cell: a tie has no colour."""
+def _color_value(found: dict[tuple[str, str], comparison.Pair], a: str, b: str) -> float:
+    """The difference that colours a cell; a tie has no colour."""
     pair = found.get((a, b))
     return pair.difference.mean if pair and pair.outcome != "tie" else 0.0
 
 
-def _word(found: dict[tuple[str, str], comparison.Pair], a: str, b: str) -> str:
+def _pair_text(found: dict[tuple[str, str], comparison.Pair], a: str, b: str) -> str:
     if (a, b) not in found:
         return ""
     outcome = found[a, b].outcome

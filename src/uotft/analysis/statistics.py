@@ -1,7 +1,7 @@
 """Means with 95 % intervals over seeds, paired differences and their tests, and correlations.
 
-Intervals and tests are Student's t, so an interval of a difference leaves zero out exactly where
-its p is below 0.05. A bootstrap stands beside them where there are seeds enough.
+Intervals and tests are Student's t, so the interval of a difference excludes zero exactly if its p
+is below 0.05. With `FEWEST` seeds or more there is a bootstrap interval too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uotft.core.records import Floats
 
 RESAMPLES = 2000
 LEVEL = 0.05
-FEWEST = 10  # seeds of a bootstrap: with fewer its intervals are too short, docs/comparing.md
+FEWEST = 10  # seeds for a bootstrap: with fewer its intervals are too short, docs/comparing.md
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def resampled(values: dict[int, float], baseline: dict[int, float]) -> tuple[flo
 
 
 def holm(p: list[float]) -> list[float]:
-    """p-values corrected for being several (Holm 1979); NaN is no test and stays."""
+    """p-values corrected for multiple testing (Holm 1979); NaN means no test and stays."""
     values = np.array(p)
     order = np.argsort(values)  # NaN comes last
     tests = int(np.isfinite(values).sum())
@@ -93,7 +93,7 @@ def _differences(values: dict[int, float], baseline: dict[int, float]) -> list[f
 class Correlation:
     """A correlation ``value`` over ``n`` points with its 95 % bootstrap interval over seeds.
 
-    All are NaN for fewer than three points, the interval also for a single seed.
+    Value and interval are NaN for fewer than three points. The interval is also NaN for one seed.
     """
 
     value: float
@@ -107,15 +107,15 @@ class Correlation:
         return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
     def shown(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 def correlation(x: Floats, y: Floats, *, ranks: bool, pooled: bool) -> Correlation:
     """Pearson's correlation of ``x`` and ``y`` (cells, seeds), or with ``ranks`` Spearman's.
 
-    ``pooled`` takes every cell of every seed as a point, else each cell's mean over seeds is one.
-    The bootstrap draws whole seeds, because the cells of one seed share its images.
+    With ``pooled`` every cell of every seed is a point, else each cell's mean over seeds is one.
+    The bootstrap resamples whole seeds, because the cells of one seed share its images.
     """
     from scipy.stats import rankdata
 
@@ -128,8 +128,9 @@ def correlation(x: Floats, y: Floats, *, ranks: bool, pooled: bool) -> Correlati
 
     n, value = x.shape[1], of(np.arange(x.shape[1]))
     points = x.size if pooled else len(x)
-    draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
-    values = np.array([of(draw) for draw in draws] if n > 1 and np.isfinite(value) else [np.nan])
+    samples = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    several = n > 1 and np.isfinite(value)
+    values = np.array([of(sample) for sample in samples] if several else [np.nan])
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
     return Correlation(value, float(low), float(high), points)

@@ -1,7 +1,7 @@
 """Finished trainings -> the rows of a comparison: what they differ in, and their baselines.
 
-A row is one target, one strategy and one value of each parameter that tells rows apart; its
-trainings differ in the seed alone.
+A row is one target, one strategy and one value of each parameter that tells rows apart. The
+trainings of a row differ in nothing but the seed.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from uotft.analysis.statistics import Interval, interval
 from uotft.core import registry
 from uotft.core.records import BASELINES, Trial
 from uotft.training import objectives
 
-# They tell no rows apart: the columns and the seeds themselves, and what follows from them.
+# Never used to tell rows apart: what a row has columns for, the seed, and what follows from both.
 OWN = ("dataset", "strategy", "seed", "processes", "strategy.kept")
 # A baseline with other values of these was trained on other images, or from another start.
 SHARED = ("subset.", "backbone.")
+
+Curve = dict[int, dict[int, float]]  # {step: {seed: validation top-1}}
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ def differing(trials: list[Trial]) -> list[str]:
 def lines(trials: list[Trial], by: list[str]) -> tuple[dict[str, list[Line]], int]:
     """{target: rows told apart by the parameters ``by``}, and how many trainings were left out.
 
-    Of several trainings of one seed in a row, the newest counts. Strategies stand in order of
-    first appearance, each by its parameters.
+    The newest of several trainings of one seed in a row counts; the others are left out. Rows are
+    in order of the first appearance of their strategy, then of the values of ``by``.
     """
     cells: dict[tuple[str, str, tuple[str, ...]], dict[int, Trial]] = {}
     for trial in sorted(trials, key=lambda t: t.origin.started):
@@ -63,20 +66,20 @@ def lines(trials: list[Trial], by: list[str]) -> tuple[dict[str, list[Line]], in
     order = sorted(cells, key=lambda c: (strategies.index(c[1]), *map(_natural, c[2])))
     for target, strategy, values in order:
         settings = {name: v for name, v in zip(by, values, strict=True) if v}
-        words = [f"{short(name, by)}={value}" for name, value in settings.items()]
-        label = " ".join([strategy, *words])
+        differences = [f"{short(name, by)}={value}" for name, value in settings.items()]
+        label = " ".join([strategy, *differences])
         seeds = dict(sorted(cells[target, strategy, values].items()))
         found[target].append(Line(target, strategy, label, settings, seeds))
     return found, len(trials) - sum(len(cell) for cell in cells.values())
 
 
 def rank(strategy: str) -> int:
-    """Baselines before the others."""
+    """The place of a strategy in the order of rows: baselines before the others."""
     return BASELINES.index(strategy) if strategy in BASELINES else len(BASELINES)
 
 
 def short(name: str, names: list[str]) -> str:
-    """The last part of a parameter's name, where that says which of ``names`` it is."""
+    """The last part of a parameter's name, if no other of ``names`` ends with it."""
     last = name.rpartition(".")[2]
     return last if sum(n.rpartition(".")[2] == last for n in names) == 1 else name
 
@@ -84,8 +87,8 @@ def short(name: str, names: list[str]) -> str:
 def baselines(rows: list[Line]) -> dict[str, dict[str, str]]:
     """{row: {baseline: the row it is compared with}} by label, of one target.
 
-    Of the rows of ``none`` (``random``) on the same labelled images and backbone, it is the one
-    that shares most of the other parameters.
+    The row of ``none`` (``random``) must have the same labelled images and backbone. Of several,
+    the one that shares most other parameters is taken.
     """
     found: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -110,11 +113,25 @@ def results(rows: list[Line]) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
+def curve(row: Line) -> Curve:
+    """{step: {seed: validation top-1}} of a row, by ascending step."""
+    found: Curve = {}
+    for seed, trial in row.trials.items():
+        for step, value in trial.curve.items():
+            found.setdefault(step, {})[seed] = value
+    return dict(sorted(found.items()))
+
+
+def by_step(found: Curve) -> dict[int, Interval]:
+    """The mean over seeds at each step."""
+    return {step: interval(list(values.values())) for step, values in found.items()}
+
+
 def images_seen(trial: Trial) -> float:
     """Images that went through the network in training, repeats included; NaN where unknown.
 
-    Steps x batches a step x images of a batch, over all parts that the objective reads; then
-    those of the steps of the head alone.
+    Steps x batches per step x images per batch, summed over the parts that the objective reads,
+    plus the images of the steps that train the head alone.
     """
     settings = trial.settings
     name = settings.get("train.objective", "")
@@ -122,11 +139,11 @@ def images_seen(trial: Trial) -> float:
         return float("nan")
     parts = objectives.parts(registry.load("objectives", name, "train.objective"))
     if not _kept(trial) and "source" in parts:
-        parts = {"target"}  # as training does it
+        parts = {"target"}  # training does the same
     sizes = {
         part: "train.target_batch" if part == "target" else "train.source_batch" for part in parts
     }
-    if not settings.keys() >= {*sizes.values()}:  # of another version
+    if not settings.keys() >= {*sizes.values()}:  # the run is of another version of uotft
         return float("nan")
     batch = sum(int(settings[size]) for size in sizes.values())
     head = int(settings.get("train.head_steps", 0))
@@ -135,14 +152,14 @@ def images_seen(trial: Trial) -> float:
 
 
 def _value(trial: Trial, name: str) -> str:
-    """A parameter of a training; how classes are selected is nothing to one that keeps none."""
+    """A parameter of a training. Selection settings are "" for none, which selects nothing."""
     if trial.strategy == "none" and name.startswith(("select.", "strategy.settings.")):
         return ""
     return trial.settings.get(name, "")
 
 
 def _kept(trial: Trial) -> int:
-    """How many units the selection keeps, also where its file is not there."""
+    """How many units the selection keeps; the run's parameters say it if the file is missing."""
     return len(trial.kept) or int(trial.settings.get("strategy.kept", 0))
 
 
@@ -155,7 +172,7 @@ def _fits(row: Line, other: Line) -> bool:
 
 
 def _natural(value: str) -> tuple[bool, float, str]:
-    """Nothing, then numbers in their own order, then words."""
+    """A sort key: the empty value, then numbers by size, then text."""
     try:
         return False, float(value or "-inf"), ""
     except ValueError:

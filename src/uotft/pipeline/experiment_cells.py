@@ -1,4 +1,7 @@
-"""An experiment of the shelf on the data that is here: its cells, their cost, and what came out."""
+"""The cells of an experiment on the project's data: which, their cost, their results on disk.
+
+`uotft experiment run NAME` makes them; the tables come from analysis/paper_tables.py.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from uotft.analysis import figures, paper_tables
-from uotft.analysis.experiments import CLASSES, IMAGES, Experiment, Variation
+from uotft.analysis import paper_tables
+from uotft.analysis.experiments import IMAGES, Experiment, Variation
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, ClassBank
@@ -27,7 +30,7 @@ from uotft.training import objectives
 
 @dataclass(frozen=True)
 class Column:
-    """The cells of one variation on one target: those of all ``seeds``."""
+    """The cells of one variation on one target, one per seed of ``seeds``."""
 
     ws: Workspace
     target: str
@@ -42,15 +45,15 @@ class Column:
 
     @property
     def metrics(self) -> Path:
-        """Test metrics of its seeds, and of others that its folder holds."""
+        """The file with the test metrics of all seeds in its folder, which may be more."""
         return self.ws.metrics(self.target, self.strategy)
 
     def folder(self, kind: str, seed: int) -> Path:
-        """One of its cells."""
+        """The folder of one of its cells; ``kind`` is selections or models."""
         return self.ws.cell(kind, Cell(self.target, self.strategy, seed))
 
     def finished(self, seed: int) -> dict[str, Any] | None:
-        """The facts of a cell that is done."""
+        """The facts of a cell that is done, else None."""
         return freshness.finished(self.ws, Cell(self.target, self.strategy, seed), self.processes)
 
     @cached_property
@@ -60,8 +63,8 @@ class Column:
         module, _ = config.objective(self.ws.params, settings.objective)
         of_source = len(objectives.parts(module) - {"target"}) if self.strategy != "none" else 0
         images = storage.read_images(self.ws.data(self.target))
-        there = np.bincount(images.labels[images.rows("train")])
-        labelled = int(subset.sizes(there, self.ws.params.subset, 0).sum())
+        per_class = np.bincount(images.labels[images.rows("train")])
+        labelled = int(subset.sizes(per_class, self.ws.params.subset, 0).sum())
         recipe = settings.recipe.counted(labelled, settings.target_batch)
         batch = settings.target_batch + of_source * settings.source_batch
         head = settings.head_steps * settings.target_batch
@@ -77,18 +80,21 @@ def columns(
     expect: Sequence[str],
     table: str,
 ) -> list[Column]:
-    """The cells of an experiment on this source; by label only where ``expect`` has the labels."""
+    """The cells of an experiment on this source, scaled to its number of classes and images.
+
+    Variations of the strategy label are left out unless ``expect`` names the labels.
+    """
     summary = storage.read_json(ws.data(ws.params.source).with_suffix(".json"))
     size = summary["classes"], summary["images"]["train"]
     found = []
     for variation in experiment.variations:
-        words = paper_tables.scaled(variation.words, *size)
+        overrides = paper_tables.scaled(variation.words, *size)
         if variation.strategy == "label":
             if not expect:
                 continue
             labels = {"classes": json.dumps(expect), "table": json.dumps(table)}
-            words += tuple(f"selectors.label.{name}={value}" for name, value in labels.items())
-        changed = ws.with_changes(words)
+            overrides += tuple(f"selectors.label.{name}={value}" for name, value in labels.items())
+        changed = ws.with_changes(overrides)
         config.selector_settings(changed.params, variation.strategy)
         found += [
             Column(changed, target, variation, tuple(range(seeds)), processes) for target in targets
@@ -97,7 +103,7 @@ def columns(
 
 
 def targets(ws: Workspace, name: str, on: Sequence[str]) -> tuple[str, ...]:
-    """The data sets that an experiment runs on: ``on``, or those of its definition."""
+    """The data sets of an experiment: ``on``, else its definition's, else all of params.yaml."""
     wanted = tuple(on) or paper_tables.load(name).targets or tuple(ws.params.targets)
     missing = [target for target in wanted if target not in ws.params.datasets]
     if missing:
@@ -110,61 +116,64 @@ def targets(ws: Workspace, name: str, on: Sequence[str]) -> tuple[str, ...]:
 
 
 def scale(ws: Workspace) -> str:
-    """A line that says what the paper's numbers of classes and images are here."""
-    summary = storage.read_json(ws.data(ws.params.source).with_suffix(".json"))
-    classes, images = summary["classes"], summary["images"]["train"]
-    return (
-        f"{ws.params.source} has {classes} classes: K and clusters are {classes / CLASSES:g} times "
-        f"the paper's, numbers of single images {images / IMAGES:.2g} times"
-    )
+    """A sentence on what the paper's numbers of classes and images become on this source."""
+    source = ws.params.source
+    summary = storage.read_json(ws.data(source).with_suffix(".json"))
+    return paper_tables.scale_note(source, summary["classes"], summary["images"]["train"])
 
 
 def literature(ws: Workspace, wanted: Sequence[str]) -> dict[str, str]:
-    """{target: the metric of its literature}, of the public sets."""
+    """{target: the metric that its literature reports}, for the public sets."""
     cards = {t: getattr(config.known_dataset(ws.params, t)[0], "CARD", None) for t in wanted}
     return {target: card.metric for target, card in cards.items() if card}
 
 
 def unmeasured(column: Column) -> tuple[list[int], dict[str, Any]]:
-    """Finished seeds whose test metrics are not today's, and the metrics that are.
+    """Finished seeds without valid test metrics, and {seed: metrics} of the others.
 
-    Of all seeds that the folder holds, since one file has the metrics of all. A model that was
-    trained after that file was written may have been tested on other images.
+    All seeds in the folder count, because one file has the metrics of all. Metrics are valid if
+    they are of the model on disk and not older: a model that was trained again after its test may
+    have been tested on other images.
     """
     made = column.folder("models", 0).parent.glob(f"*/{freshness.BELONGS}")
     seeds = sorted(int(path.parent.name) for path in made)
     done = [seed for seed in seeds if column.finished(seed)]
-    there = storage.read_json(column.metrics) if column.metrics.is_file() else {}
+    written = storage.read_json(column.metrics) if column.metrics.is_file() else {}
     known = {}
     for seed in map(str, done):
         folder = column.folder("models", int(seed))
         model = storage.read_json(folder / "model.json")["sha256"]
-        if there.get(seed, {}).get("model") == model and _age(column.metrics) >= _age(
-            folder / freshness.BELONGS
-        ):
-            known[seed] = there[seed]
+        newer = (
+            _modified(column.metrics) >= _modified(folder / freshness.BELONGS) if written else False
+        )
+        if newer and written.get(seed, {}).get("model") == model:
+            known[seed] = written[seed]
     return [seed for seed in done if str(seed) not in known], known
 
 
-def _age(path: Path) -> int:
+def _modified(path: Path) -> int:
+    """When a file was last written, in ns."""
     return path.stat().st_mtime_ns
 
 
 def results(
     all_columns: Sequence[Column], expect: Sequence[str], table: str
 ) -> dict[str, paper_tables.Results]:
-    """{target: {label: {seed: numbers}}} of the cells that are done, or at least selected."""
+    """{target: {label: {seed: numbers}}} of the cells that are done.
+
+    A cell that is only selected has its number of classes and their recall of ``expect``.
+    """
     found: dict[str, paper_tables.Results] = {}
     for column in all_columns:
-        there = storage.read_json(column.metrics) if column.metrics.is_file() else {}
+        tested = storage.read_json(column.metrics) if column.metrics.is_file() else {}
         rows = np.empty(0, np.int64)
         if expect and column.strategy != "none" and column.ws.params.select.unit == "class":
             rows = expected(source_bank(column.ws), [*expect], table)
         for seed in column.seeds:
             numbers: dict[str, float] = {}
-            if column.finished(seed) and str(seed) in there:
-                numbers = {name: there[str(seed)][name] for name in ("top1", "mean_per_class")}
-                numbers["classes"] = there[str(seed)]["source_classes"]
+            if column.finished(seed) and (own := tested.get(str(seed))):
+                numbers = {name: own[name] for name in ("top1", "mean_per_class")}
+                numbers["classes"] = own["source_classes"]
             chosen = column.folder("selections", seed) / "selection.json"
             if len(rows) and chosen.is_file():
                 kept = np.array([c["row"] for c in storage.read_json(chosen)["classes"]], np.int64)
@@ -178,7 +187,7 @@ def results(
 def bank_results(
     experiment: Experiment, source: str, target: str, expect: Sequence[str], table: str
 ) -> paper_tables.Results:
-    """{label: {0: kept classes and recall}} from two files of class means, without any training."""
+    """{label: {0: kept classes and recall}} from two files of class means, without training."""
     means = banks.brought(source), banks.brought(target)
     if not experiment.recalls or not expect:
         raise UserError("--source-bank and --target-bank go with an experiment that measures "
@@ -195,13 +204,13 @@ def bank_results(
 
 def _kept(variation: Variation, source: ClassBank, target: ClassBank) -> Any:
     """The rows that a variation keeps of a source, best first."""
-    words = config.parsed(paper_tables.scaled(variation.words, len(source.names), IMAGES))
+    overrides = config.parsed(paper_tables.scaled(variation.words, len(source.names), IMAGES))
     own = {
         name.rpartition(".")[2]: value
-        for name, value in words.items()
+        for name, value in overrides.items()
         if name.startswith(f"selectors.{variation.strategy}.")
     }
-    request = bank_request(variation.strategy, own, {"top_k": words["select.top_k"]})
+    request = bank_request(variation.strategy, own, {"top_k": overrides["select.top_k"]})
     return choose(source, target, request).kept
 
 
@@ -212,33 +221,21 @@ def write_results(
     metrics: dict[str, str],
     note: str,
 ) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """Write table.md, table.csv, runs.csv and picture.png; returns each target's table in words.
+    """Write table.md, table.csv, runs.csv and picture.png; returns each target's table as text.
 
-    ``metrics`` is the one of each target's literature, where it has one.
+    ``metrics`` is {target: the metric that its literature reports}.
     """
     tables = {
         target: paper_tables.rows(experiment, target, results) for target, results in found.items()
     }
-    legend = (
-        "Mean ± 95 % t-interval over seeds; Δ: paired difference in top-1 on the same seeds, in "
-        "points. *: the metric of the target's literature. The paper's numbers are the best of "
-        f"three trials, with {experiment.backbone.partition(':')[0]}."
-    )
-    texts = [f"# {experiment.title}\n\nThe paper: {experiment.says}\n\n{note}\n"]
-    said = [
-        (target, paper_tables.cells(experiment, table, metrics.get(target, "")))
+    texts = {
+        target: paper_tables.cells(experiment, table, metrics.get(target, ""))
         for target, table in tables.items()
-    ]
-    texts += [f"## {target}\n\n{figures.markdown(words)}" for target, words in said]
-    storage.write_bytes(folder / "table.md", "\n".join([*texts, legend, ""]).encode())
+    }
     flat = [paper_tables.flat(target, row) for target, table in tables.items() for row in table]
+    document = paper_tables.document(experiment, texts, note)
+    storage.write_bytes(folder / "table.md", document.encode())
     storage.write_csv(folder / "table.csv", flat)
-    runs = [
-        {"target": target, "variation": label, "seed": seed, **numbers}
-        for target, labels in found.items()
-        for label, seeds in labels.items()
-        for seed, numbers in seeds.items()
-    ]
-    storage.write_csv(folder / "runs.csv", runs)
+    storage.write_csv(folder / "runs.csv", paper_tables.runs(found))
     storage.write_bytes(folder / "picture.png", paper_tables.picture(experiment, tables))
-    return said
+    return [*texts.items()]

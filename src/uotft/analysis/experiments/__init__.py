@@ -1,8 +1,8 @@
-"""The shelf of experiments: the tables and figures of Liu et al. (2022), and beyond; one file each.
+"""The registry of experiments: tables and figures of Liu et al. (2022), and more; one file each.
 
-A file holds ``EXPERIMENT``. Numbers of classes and clusters are those of the paper's 1,000 source
-classes, numbers of single images those of its 1,281,167: `uotft experiment run` scales them to the
-source that is there. What a variation does not set is that of params.yaml: recipe, heads, norms.
+A file holds ``EXPERIMENT``. Numbers of classes and clusters refer to the paper's 1,000 source
+classes, numbers of single images to its 1,281,167. `uotft experiment run` scales them to the
+project's source. What a variation does not set comes from params.yaml: recipe, heads, norms.
 
     uotft experiment show table1a
     uotft experiment run table1a --on digits --dry-run
@@ -19,7 +19,7 @@ RESNET18 = "supervised ResNet18: backbone: {name: resnet18}"
 MOCO = "MoCo-v2 ResNet50: backbone: {name: moco, weights: PATH}"
 
 PLAIN = ("train.objective=plain",)
-#: Words of joint fine-tuning with K of the source's classes, or with clusters, without labels.
+#: Overrides for joint fine-tuning with K of the source's classes, or with clusters, without labels.
 JOINT = ("train.objective=joint", "select.unit=class")
 UNLABELLED = ("train.objective=pseudo_label", "select.unit=cluster")
 HUNDRED = (*JOINT, "select.top_k=100")
@@ -27,10 +27,10 @@ HUNDRED = (*JOINT, "select.top_k=100")
 
 @dataclass(frozen=True)
 class Variation:
-    """One row of a table, or one point of a figure: a strategy and other settings.
+    """One row of a table, or one point of a figure: a strategy and overrides, SETTING=VALUE each.
 
-    ``line`` and ``x`` are its place in a figure; without ``x`` it is a band across. ``against`` is
-    the label that it is compared with, by default the experiment's baseline.
+    ``line`` and ``x`` place it in a figure; without ``x`` it is a line across. ``against`` is the
+    label that it is compared with, by default the experiment's baseline.
     """
 
     label: str
@@ -46,8 +46,8 @@ class Experiment:
     """A table or a figure. ``paper`` is {target: {label: top-1 %}}, the best of three trials.
 
     Without ``targets`` it runs on those of params.yaml. ``recalls`` is {model: {label: %}}, the
-    paper's recall of the classes that should be found. ``axis`` names a figure's x; ``log``: it is
-    logarithmic.
+    paper's recall of the classes that should be found. ``axis`` is the label of a figure's x axis,
+    which is logarithmic with ``log``.
     """
 
     title: str
@@ -66,5 +66,5 @@ class Experiment:
 def by_target(
     targets: tuple[str, ...], rows: dict[str, tuple[float, ...]]
 ) -> dict[str, dict[str, float]]:
-    """A table of the paper, as it stands there: {label: a number a target}."""
+    """A table of the paper, {label: one number per target}, as {target: {label: number}}."""
     return {t: {label: row[i] for label, row in rows.items()} for i, t in enumerate(targets)}
