@@ -34,7 +34,15 @@ from uotft.pipeline import (
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import processes
 from uotft.runs.processes import Fleet, Points
-from uotft.tracking import delivery, notes as run_notes, outbox, reader, registry, store
+from uotft.tracking import (
+    delivery,
+    model_registry,
+    notes as run_notes,
+    outbox,
+    reader,
+    session,
+    store,
+)
 from uotft.training import checkpoints
 
 Watch = Callable[[Points], None]
@@ -204,9 +212,9 @@ def evaluate(
 def register(ws: Workspace, name: str, alias: str, run: str, cell: tuple[str, str, int]) -> str:
     """Put a run's model, or that of a cell, into MLflow's registry; returns a line for the user."""
     if run:
-        return registry.register(ws.root, name, alias, run=run)
+        return model_registry.register(ws.root, name, alias, run=run)
     facts = storage.read_json(ws.cell("models", *cell) / "model.json")
-    return registry.register(ws.root, name, alias, weights=facts["sha256"])
+    return model_registry.register(ws.root, name, alias, weights=facts["sha256"])
 
 
 def compare(ws: Workspace) -> dict[str, Any]:
@@ -218,7 +226,7 @@ def compare(ws: Workspace) -> dict[str, Any]:
     except UserError as error:  # the comparison needs no store
         print(f"uotft: {error}; the page has no seconds and versions", file=sys.stderr)  # noqa: T201
     tables = compare_stage.compare(ws, known)
-    with outbox.run(ws.root, "reports", "compare") as run:
+    with session.run(ws.root, "reports", "compare") as run:
         run.begin({}, {"stage": "compare", **store.versions(ws.root)})
         run.files(ws.root / "reports")
     return tables
@@ -282,7 +290,7 @@ def _tracked(
     left, (words, fleet, lock) = ws.unfinished(made), training
     with (
         _resumable(left, belongs) as run_id,
-        outbox.run(ws.root, experiment, name, run_id=run_id, watched=True) as run,
+        session.run(ws.root, experiment, name, run_id=run_id, watched=True) as run,
         processes.workers(words, fleet, [lock, *run.open], run.points) as follow,
     ):
         checkpoints.remember_run(left, run.id, belongs)

@@ -24,7 +24,7 @@ from uotft.pipeline import train, units
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import job, study as space_and_study
 from uotft.runs.processes import Fleet, Points
-from uotft.tracking import outbox, store
+from uotft.tracking import outbox, session, store
 from uotft.training import checkpoints
 
 Say = Callable[[str], object]
@@ -72,7 +72,7 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
             print(f"uotft: {aside}", file=sys.stderr)  # noqa: T201
         before = checkpoints.run_id(folder)
         about = ws.root, plan.target, f"search-{name}"
-        with outbox.run(*about, run_id=before, watched=True) as run:
+        with session.run(*about, run_id=before, watched=True) as run:
             checkpoints.remember_run(folder, run.id, belongs)
             words = {f"default.{k}": v for k, v in default.items()}
             tags = _tags(ws, plan) | store.versions(ws.root)

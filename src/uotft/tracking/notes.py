@@ -1,15 +1,14 @@
-"""What a run says of itself in words: Markdown, which the MLflow page shows beside its numbers."""
+"""A run's description in Markdown, which the MLflow page shows beside its metrics."""
 
 from __future__ import annotations
 
 from typing import Any
 
-ACCURACIES = ("val/", "test/")  # how the names of those metrics start
-MOST = 12  # classes in the table; all of them are an artifact of the run
+MOST = 12  # classes in the table; an artifact of the run has all of them
 
 
 def kept(strategy: str, source: str, target: str, seed: int, selection: dict[str, Any]) -> str:
-    """A selection (the content of selection.json) in a sentence and a small table."""
+    """A selection (the content of selection.json) as a sentence and a small table."""
     classes, most = selection["classes"], min(MOST, len(selection["classes"]))
     said = (
         f"**{strategy}** keeps {len(classes)} of {len(selection['scores'])} of *{source}* "
@@ -23,11 +22,6 @@ def kept(strategy: str, source: str, target: str, seed: int, selection: dict[str
     return f"{said}\n\n{table}{more}"
 
 
-def measured(accuracies: dict[str, float]) -> str:
-    """A run's accuracies in a line."""
-    return ", ".join(f"{name} {value:.2f} %" for name, value in sorted(accuracies.items()))
-
-
 def _cell(text: str) -> str:
-    """A class name that does not end its cell."""
+    """A class name that cannot break the table."""
     return text.replace("|", "\\|").replace("\n", " ")
