@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread, Timer
 
 import pytest
 
 from conftest import call, tiny_params, write_params
 from logged import show_messages
-from uotft.core import jsonl
+from uotft.core import jsonl, locks
 from uotft.core.errors import Interrupted, Pruned, UserError
 from uotft.tracking import delivery, notes, outbox, session, store
 
@@ -57,6 +59,27 @@ def test_a_note_shows_the_best_classes_in_a_small_table() -> None:
     assert lines[-1] == f"The first {notes.MOST}; `selected_classes.json` has all."
     none = notes.kept("none", "old", "new", 3, {"classes": [], "scores": [0] * 50})
     assert none == "**none** keeps 0 of 50 of *old* for *new*, seed 3."
+
+
+def test_processes_take_turns(tmp_path: Path) -> None:
+    lock, held, release = tmp_path / ".mlflow.lock", Event(), Event()
+
+    def hold() -> None:
+        with locks.alone(lock, "busy"):
+            held.set()
+            release.wait(30)
+
+    owner = Thread(target=hold)
+    owner.start()
+    assert held.wait(30)
+    named = rf"still busy after 0 s: process {os.getpid()} on .*\.mlflow\.lock"
+    with pytest.raises(UserError, match=named), locks.waiting(lock, 0):
+        pass
+    Timer(0.5, release.set).start()
+    with locks.waiting(lock, 30):
+        assert release.is_set()
+    owner.join()
+    assert not lock.exists()
 
 
 def test_a_run_goes_on_with_each_point_once(
