@@ -17,8 +17,9 @@ import pytest
 
 from conftest import call
 from flaky import MANNERS, Door, door, tracking_server
+from logged import show_messages
 from uotft.core import jsonl, storage
-from uotft.tracking import delivery, outbox, store
+from uotft.tracking import delivery, session, store
 
 POINTS = [(step, {"loss/target": 1 / (step + 1), "val/top1": float(step)}) for step in range(300)]
 
@@ -45,7 +46,7 @@ def train(root: Path, name: str, halfway: Callable[[], object] = lambda: None) -
     """A run that another process sends while it logs, as trainings are; its own id."""
     folder = root / "selected"
     storage.write_json(folder / "selection.json", {"classes": ["lion"]})
-    with outbox.run(root, "digits", name, watched=True) as run:
+    with session.run(root, "digits", name, watched=True) as run:
         run.begin({"seed": 7}, {"stage": "train"})
         run.files(folder, "selection")
         for number, point in enumerate(POINTS):
@@ -76,7 +77,9 @@ def must_be_whole(root: Path, ident: str) -> None:
 def test_a_store_that_does_not_answer_costs_nothing_that_was_logged(
     tmp_path: Path, entrance: Door, trials: Callable[[int, int], int],
     measured: Callable[[str], None], capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    show_messages(monkeypatch)
     manners = MANNERS[: trials(2, len(MANNERS))]
     for manner in manners:
         entrance.manner = manner
@@ -124,7 +127,7 @@ def test_a_sender_that_is_killed_anywhere_leaves_its_work_to_the_next(
 ) -> None:  # fmt: skip
     """After each of its requests, heard or not: what is sent again makes nothing double."""
     monkeypatch.setattr(delivery, "METRICS", 100)
-    monkeypatch.setattr(outbox, "_sent", lambda *_: nullcontext(()))
+    monkeypatch.setattr(session, "_sent", lambda *_: nullcontext(()))
     train(tmp_path, "template")
     [template] = (tmp_path / "unsent").iterdir()
     few = [*range(1, 100, trials(6, 1))]

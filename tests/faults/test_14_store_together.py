@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forks import fork, killed
-from uotft.tracking import outbox, store
+from uotft.tracking import session, store
 
 
 def test_many_processes_make_one_store(
@@ -25,7 +25,7 @@ def test_many_processes_make_one_store(
 
     def train(number: int) -> None:
         """A call for each point, as nothing here does: the store's worst case."""
-        with outbox.run(tmp_path, "digits", f"run-{number}") as run:
+        with session.run(tmp_path, "digits", f"run-{number}") as run:
             run.begin({"seed": number}, {})
         client = store.connect(tmp_path, "digits").MlflowClient()
         found = store.find(mlflow, run.id)

@@ -12,7 +12,7 @@ from trials import answers
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.runs import job
-from uotft.tracking import delivery, outbox, reader, store
+from uotft.tracking import delivery, reader, session, store
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def log(
     model = "-".join(map(str, (strategy, seed, *settings.values())))
     tags = {"model.sha256": model, "target": experiment, "git.commit": "abc", "a": strategy}
     params = {"strategy": strategy, "seed": seed, **settings}
-    with outbox.run(root, experiment, model) as run:
+    with session.run(root, experiment, model) as run:
         run.begin(params, tags)
         run.log([(0, {"val/top1": 50.0}), (10, {"val/top1": 70.0})])
         folder = root / "selected"
@@ -71,9 +71,9 @@ def test_what_cannot_be_compared_is_left_out_and_counted(tmp_path: Path) -> None
     for seed in range(3):
         log(tmp_path, seed=seed)
     log(tmp_path, "none", top1=None)
-    with outbox.run(tmp_path, "other", "x") as run:
+    with session.run(tmp_path, "other", "x") as run:
         run.begin({"rate": 1}, {})
-    with suppress(ZeroDivisionError), outbox.run(tmp_path, "pets", "y") as run:
+    with suppress(ZeroDivisionError), session.run(tmp_path, "pets", "y") as run:
         run.begin({"strategy": "uot", "seed": 7}, {})
         raise ZeroDivisionError
     made, out = reader.trials(tmp_path, [], "", {})

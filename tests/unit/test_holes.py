@@ -26,8 +26,6 @@ MENDED = {  # package: the first version without the hole
     "CVE-2026-2614": ("mlflow", "3.10"),
     "CVE-2026-2651": ("mlflow", "3.10"),
     "CVE-2026-2652": ("mlflow", "3.10"),
-    "CVE-2025-68146": ("filelock", "3.20.1"),
-    "CVE-2026-22701": ("filelock", "3.20.3"),
     "CVE-2025-48379": ("pillow", "11.3"),
     "CVE-2026-25990": ("pillow", "12.1.1"),
     "CVE-2023-47248": ("pyarrow", "14.0.1"),
@@ -37,6 +35,8 @@ MENDED = {  # package: the first version without the hole
     "CVE-2025-51480": ("onnx", "1.19"),
 }
 BENEATH = {  # what those bring with them: the lock alone says which
+    "CVE-2025-68146": ("filelock", "3.20.1"),
+    "CVE-2026-22701": ("filelock", "3.20.3"),
     "CVE-2025-43859": ("h11", "0.16"),
     "CVE-2025-47273": ("setuptools", "78.1.1"),
     "CVE-2025-47081": ("requests", "2.32.4"),

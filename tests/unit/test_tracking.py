@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread, Timer
 
 import pytest
 
 from conftest import call, tiny_params, write_params
-from uotft.core import jsonl
+from logged import show_messages
+from uotft.core import jsonl, locks
 from uotft.core.errors import Interrupted, Pruned, UserError
-from uotft.tracking import delivery, notes, outbox, store
+from uotft.core.records import Cell
+from uotft.tracking import delivery, notes, outbox, session, store
 
 
 @pytest.mark.parametrize(
@@ -49,13 +53,36 @@ def test_an_experiment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_note_shows_the_best_classes_in_a_small_table() -> None:
     names = ["a|b", "two\nlines", *map(str, range(20))]
     classes = [{"rank": i + 1, "name": n, "score": 1 / (i + 1)} for i, n in enumerate(names)]
-    lines = notes.kept("uot", "old", "new", 3, {"classes": classes, "scores": [0] * 50}).split("\n")
+    lines = notes.kept(
+        Cell("new", "uot", 3), "old", {"classes": classes, "scores": [0] * 50}
+    ).split("\n")
     assert lines[0] == "**uot** keeps 22 of 50 of *old* for *new*, seed 3."
     assert lines[4:6] == ["| 1 | a\\|b | 1 |", "| 2 | two lines | 0.5 |"]
     assert lines[-3].startswith(f"| {notes.MOST} |")
     assert lines[-1] == f"The first {notes.MOST}; `selected_classes.json` has all."
-    none = notes.kept("none", "old", "new", 3, {"classes": [], "scores": [0] * 50})
+    none = notes.kept(Cell("new", "none", 3), "old", {"classes": [], "scores": [0] * 50})
     assert none == "**none** keeps 0 of 50 of *old* for *new*, seed 3."
+
+
+def test_processes_take_turns(tmp_path: Path) -> None:
+    lock, held, release = tmp_path / ".mlflow.lock", Event(), Event()
+
+    def hold() -> None:
+        with locks.alone(lock, "busy"):
+            held.set()
+            release.wait(30)
+
+    owner = Thread(target=hold)
+    owner.start()
+    assert held.wait(30)
+    named = rf"still busy after 0 s: process {os.getpid()} on .*\.mlflow\.lock"
+    with pytest.raises(UserError, match=named), locks.waiting(lock, 0):
+        pass
+    Timer(0.5, release.set).start()
+    with locks.waiting(lock, 30):
+        assert release.is_set()
+    owner.join()
+    assert not lock.exists()
 
 
 def test_a_run_goes_on_with_each_point_once(
@@ -65,7 +92,7 @@ def test_a_run_goes_on_with_each_point_once(
     rows = [{"rank": 1, "name": "a"}]
 
     def go(points: list, run_id: str = "", steps: int = 3) -> str:
-        with outbox.run(tmp_path, "digits", "a-run", run_id=run_id) as run:
+        with session.run(tmp_path, "digits", "a-run", run_id=run_id) as run:
             run.begin({"steps": steps}, {"stage": "train"})
             run.table(rows, ("rank", "name"), "classes.json")
             run.log(points)
@@ -102,13 +129,13 @@ def test_a_run_inside_another_is_its_child_and_a_stop_is_no_failure(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def search() -> None:
-        with outbox.run(tmp_path, "digits", "parent", watched=True) as parent:
+        with session.run(tmp_path, "digits", "parent", watched=True) as parent:
             parent.begin({}, {})
-            with suppress(Pruned), outbox.run(tmp_path, "digits", "pruned", watched=True) as run:
+            with suppress(Pruned), session.run(tmp_path, "digits", "pruned", watched=True) as run:
                 run.begin({}, {})
                 raise Pruned
             parent.tag({"best": parent.id})
-            with outbox.run(tmp_path, "digits", "stopped", watched=True) as run:
+            with session.run(tmp_path, "digits", "stopped", watched=True) as run:
                 run.begin({}, {})
                 raise Interrupted("interrupted")
 
@@ -125,10 +152,11 @@ def test_a_database_that_is_none_is_said_and_stops_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    show_messages(monkeypatch)
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 400)
     with pytest.raises(UserError, match=r"mlflow\.db does not answer: .*not a database"):
         store.open_store(tmp_path)
-    with outbox.run(tmp_path, "digits", "a-run") as run:
+    with session.run(tmp_path, "digits", "a-run") as run:
         run.begin({}, {})
     [folder] = (tmp_path / "unsent").iterdir()
     said = capsys.readouterr().err
@@ -146,13 +174,13 @@ def test_what_mlflow_never_takes_is_kept_with_its_reason_and_holds_up_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with outbox.run(tmp_path, "digits", "a-run") as run:
+    with session.run(tmp_path, "digits", "a-run") as run:
         run.begin({"steps": 3}, {"bad\nname": "x"})
         jsonl.append(run.points, {"tags": {"bad\nname": "as workers leave them"}})
         run.log([(0, {"loss": 1.0})])
         run.tag({"good": "y"})
     [folder] = (tmp_path / "unsent").iterdir()
-    refused = [line["refused"] for line in jsonl.read(folder / delivery.REFUSED)[0]]
+    refused = [line["refused"] for line in jsonl.read(folder / outbox.REFUSED)[0]]
     assert [line.get("do", "a worker's") for line in refused] == ["a worker's", "begin"]
     mlflow = store.open_store(tmp_path)
     found = store.find(mlflow, run.id)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from socket import gethostname
@@ -19,6 +19,10 @@ from uotft.core.errors import UserError
 
 PATIENCE_S = 30  # for what a dead owner has left: its workers save what they have
 POLL_S = 0.2
+
+
+class Busy(UserError):
+    """Another process holds the lock; the message names it."""
 
 
 @contextmanager
@@ -38,7 +42,7 @@ def alone(path: Path, busy: str) -> Iterator[int]:
         while not (_locked(lock) and _is(lock, path)):
             owner = _owner(lock)
             if _is(lock, path) and (not owner or _lives(owner) or monotonic() > patience):
-                raise UserError(f"{busy}: {_named(owner)} ({path})")
+                raise Busy(f"{busy}: {_named(owner)} ({path})")
             sleep(POLL_S)
             os.close(lock)
             lock = _opened(path)
@@ -59,6 +63,22 @@ def alone(path: Path, busy: str) -> Iterator[int]:
                     folder.rmdir()
     finally:
         os.close(lock)
+
+
+@contextmanager
+def waiting(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock file ``path``; waits up to ``timeout_s`` seconds for its owner to let go."""
+    deadline = monotonic() + timeout_s
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(alone(path, f"{path.name}: still busy after {timeout_s:g} s"))
+                break
+            except Busy:
+                if monotonic() > deadline:
+                    raise
+            sleep(POLL_S)
+        yield
 
 
 def _sign(lock: int, path: Path) -> None:

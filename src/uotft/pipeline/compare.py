@@ -1,7 +1,7 @@
 """The stage compare: finished trainings -> tables, pictures and a page.
 
 `compare` reads the trainings of params.yaml from the pipeline's files. `compare_runs` takes any
-trainings, which `uotft compare-runs` reads from MLflow.
+trainings, which `uotft compare --experiment …` reads from MLflow.
 """
 
 from __future__ import annotations

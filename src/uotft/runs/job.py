@@ -25,7 +25,15 @@ from uotft.pipeline.overlap import overlap
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import processes
 from uotft.runs.processes import Fleet, Points
-from uotft.tracking import delivery, notes as run_notes, outbox, reader, registry, store
+from uotft.tracking import (
+    delivery,
+    model_registry,
+    notes as run_notes,
+    outbox,
+    reader,
+    session,
+    store,
+)
 from uotft.training import checkpoints
 
 Watch = Callable[[Points], None]
@@ -220,9 +228,9 @@ def evaluate(
 def register(ws: Workspace, name: str, alias: str, run: str, cell: Cell) -> str:
     """Put a run's model, or that of a cell, into MLflow's registry; returns a line for the user."""
     if run:
-        return registry.register(ws.root, name, alias, run=run)
+        return model_registry.register(ws.root, name, alias, run=run)
     facts = storage.read_json(ws.cell("models", cell) / "model.json")
-    return registry.register(ws.root, name, alias, weights=facts["sha256"])
+    return model_registry.register(ws.root, name, alias, weights=facts["sha256"])
 
 
 def compare(ws: Workspace) -> dict[str, Any]:
@@ -236,7 +244,7 @@ def compare(ws: Workspace) -> dict[str, Any]:
     except UserError as error:  # the comparison needs no store
         logger.warning("%s; the page has no seconds and versions", error)
     tables = compare_stage.compare(ws, known)
-    with outbox.run(ws.root, "reports", "compare") as run:
+    with session.run(ws.root, "reports", "compare") as run:
         run.begin({}, {"stage": "compare", **store.versions(ws.root)})
         run.files(ws.root / "reports")
     return tables
@@ -292,7 +300,7 @@ def _tracked(
     left, belongs = ws.unfinished(training.made), training.belongs
     with (
         _resumable(left, belongs) as run_id,
-        outbox.run(ws.root, about.experiment, about.name, run_id=run_id, watched=True) as run,
+        session.run(ws.root, about.experiment, about.name, run_id=run_id, watched=True) as run,
         processes.workers(
             training.arguments, training.fleet, [training.lock, *run.open], run.points
         ) as follow,

@@ -27,7 +27,7 @@ from uotft.pipeline.workspace import Workspace
 from uotft.runs import job, study
 from uotft.runs.processes import Fleet, Points
 from uotft.runs.study import Setting, Space, State, Study, Trial
-from uotft.tracking import outbox, store
+from uotft.tracking import outbox, session, store
 from uotft.training import checkpoints
 
 Say = Callable[[str], object]
@@ -89,7 +89,7 @@ def _run_missing(
         logger.warning(aside)
     before = checkpoints.run_id(folder)
     about = ws.root, plan.target, f"search-{folder.name}"
-    with outbox.run(*about, run_id=before, watched=True) as run:
+    with session.run(*about, run_id=before, watched=True) as run:
         checkpoints.remember_run(folder, run.id, belongs)
         start = {f"default.{name}": value for name, value in default.items()}
         run.begin({**_described(plan, space), **start}, _tags(ws, plan) | store.versions(ws.root))

@@ -1,1 +1,4 @@
-"""MLflow: what is sent, what is read back, and the page. The only package that imports it."""
+"""MLflow: store, outbox, delivery, reader, model registry and server. Only this package imports it.
+
+Imports go one way: store <- outbox <- delivery <- session, sender; store <- reader, model_registry.
+"""

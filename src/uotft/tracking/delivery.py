@@ -1,8 +1,8 @@
-"""A journal -> MLflow: all of it once, however often sending is begun and whoever is killed.
+"""Outbox -> MLflow: everything once, however often sending starts and whichever process is killed.
 
-A run is looked for, by the tag with its own id, before it is made; a metric is sent with the time
-of its journal, and MLflow takes one of the same name, step, time and value once. So what was sent
-and not answered is sent again.
+A run is looked up by the tag with our own id before it is created. A metric is sent with the time
+at which it was measured, and MLflow keeps one of the same name, step, time and value. So sending
+again what MLflow took without answering makes nothing double.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from getpass import getuser
 from importlib.metadata import version
@@ -21,70 +21,71 @@ from typing import Any
 from uotft.core import jsonl, locks, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Answers
-from uotft.tracking.outbox import EVENTS, OWNER, POINTS, RUN, SENT, UNSENT, Run, written
-from uotft.tracking.store import ID, brief, connect, find, home, made, newest, store_uri
+from uotft.tracking import outbox, store
 
 PACKAGE = Path(__file__).parents[1]
-PARENT = "mlflow.parentRunId"  # the tag that makes a run another one's child
-FAILURE = "failure"  # the tag that says why a run has failed
-METRICS, WORDS = 1000, 100  # metrics, and parameters or tags, that one call takes
-# what no second try mends: a value that MLflow does not take, a run that somebody has deleted
+PARENT = "mlflow.parentRunId"  # the tag that makes a run a child of another one
+METRICS, WORDS = 1000, 100  # metrics, and parameters or tags, that one request takes
+# retrying cannot help: MLflow does not take the value, or somebody has deleted the run
 FINAL = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
-REFUSED = "refused.jsonl"  # in the journal's folder, which then stays
-SENDER = ".sender.lock"
 NO_RUN = "no MLflow run here made these weights"
 
 
 class Early(Exception):
-    """What has to be in the store before this journal is not there yet."""
+    """Something that must be in the store before this folder is not there yet."""
 
 
 class Delivery:
-    """Sends the journal in ``folder``; after an exception it goes on with what it has not sent."""
+    """Sends one folder of the outbox; after an exception it continues with what is left."""
 
     def __init__(self, root: Path, folder: Path) -> None:
-        self.root, self.folder, self.about = root, folder, storage.read_json(folder / RUN)
+        self.root, self.folder, self.about = root, folder, storage.read_json(folder / outbox.RUN)
         self.mlflow: Any = None
-        self.run_id, self.place, self.done = "", 0, 0
-        self.seen: set[tuple[str, int]] = set()
+        self.client: Any = None
+        self.run_id, self.place, self.done = "", 0, 0  # done: events that are sent
+        self.seen: set[tuple[str, int]] = set()  # (name, step) of metrics that MLflow has
 
-    def new(self) -> None:
-        """Send what has come since; raises whatever MLflow does where that fails."""
-        events, _ = jsonl.read(self.folder / EVENTS)
-        if not events or events[0]["do"] == "end":  # over before it began
+    def send_new(self) -> None:
+        """Send what was written since the last call; raises what MLflow raises."""
+        events, _ = jsonl.read(self.folder / outbox.EVENTS)
+        if not events or events[0]["do"] == "end":  # it ended before it began
             return
         if not self.run_id:
-            self._must_be_next()
-            self.mlflow = connect(self.root, self.about["experiment"], self.about["store"])
+            self._send_earlier()
+            self.mlflow = store.connect(self.root, self.about["experiment"], self.about["store"])
+            self.client = self.mlflow.MlflowClient()
             self.run_id = self._run(events[0]["at"])
         self._points()
         for event in events[self.done :]:
             if event["do"] == "end":
-                self._points()  # the last ones: whoever wrote them has ended before
-            words = {k: v for k, v in event.items() if k not in ("at", "do")}
+                self._points()  # the last ones: their writers have ended before
+            fields = {k: v for k, v in event.items() if k not in ("at", "do")}
             with self._refused(event):
-                getattr(self, f"_{event['do']}")(event["at"], **words)
+                getattr(self, f"_{event['do']}")(event["at"], **fields)
             self.done += 1
-            storage.write_json(self.folder / SENT, {"events": self.done})
+            self._note_progress()
 
     def finish(self) -> None:
-        """Send the rest of a journal that nobody writes any more, and remove it."""
-        self.new()
-        if (self.folder / REFUSED).exists():
+        """Send the rest of a folder that nobody writes any more, and remove it."""
+        self.send_new()
+        if (self.folder / outbox.REFUSED).exists():
             raise UserError(
-                f"MLflow refused some of it, {self.folder / REFUSED} says what and why; all else "
-                "is sent: delete the folder to forget it"
+                f"MLflow refused some of it, {self.folder / outbox.REFUSED} says what and why; all "
+                "else is sent: delete the folder to forget it"
             )
         shutil.rmtree(self.folder)
 
     def why(self, error: BaseException) -> str:
-        """What has failed, in a line."""
+        """What has failed, in one line."""
         if isinstance(error, Early | UserError):
             return str(error)
-        return f"MLflow at {store_uri(self.root, self.about['store'])}: {brief(error)}"
+        return f"MLflow at {store.store_uri(self.root, self.about['store'])}: {store.brief(error)}"
 
-    def _must_be_next(self) -> None:
-        """What was said of this run before is to be sent before."""
+    def _note_progress(self) -> None:
+        storage.write_json(self.folder / outbox.SENT, {"events": self.done})
+
+    def _send_earlier(self) -> None:
+        """Send the folders of earlier sessions of the same run first."""
         ident, number = self.folder.stem, int(self.folder.suffix[1:])
         for before in range(1, number):
             path = self.folder.with_name(f"{ident}.{before}")
@@ -92,39 +93,41 @@ class Delivery:
                 raise Early(why)
 
     def _run(self, began: int) -> str:
-        """MLflow's id of the run, which is found, with the points that it has, or made."""
-        client = self.mlflow.MlflowClient()
-        weights = self.about.get("weights")
-        run = newest(self.mlflow, made(weights)) if weights else find(self.mlflow, self.about["id"])
+        """MLflow's id of the run: of the one in the store, with the points it has, or a new one."""
+        if weights := self.about.get("weights"):
+            run = store.newest(self.mlflow, store.made(weights))
+        else:
+            run = store.find(self.mlflow, self.about["id"])
         if run:
             with suppress(UserError):  # nothing is sent yet
-                self.done = storage.read_json(self.folder / SENT)["events"]
-            history = (client.get_metric_history(run.info.run_id, k) for k in run.data.metrics)
+                self.done = storage.read_json(self.folder / outbox.SENT)["events"]
+            metrics = run.data.metrics
+            history = (self.client.get_metric_history(run.info.run_id, k) for k in metrics)
             self.seen = {(point.key, point.step) for points in history for point in points}
         elif weights:
             raise Early(NO_RUN)
         else:
-            tags = {ID: self.about["id"], "mlflow.user": getuser(), **self._parent()}
+            tags = {store.ID: self.about["id"], "mlflow.user": getuser(), **self._parent()}
             tags |= {"mlflow.source.name": "uotft", "mlflow.source.type": "LOCAL"}
             experiment = self.mlflow.get_experiment_by_name(self.about["experiment"])
             number, name = experiment.experiment_id, self.about["name"]
-            run = client.create_run(number, start_time=began, tags=tags, run_name=name)
+            run = self.client.create_run(number, start_time=began, tags=tags, run_name=name)
             self.done = 0
         return str(run.info.run_id)
 
     def _parent(self) -> dict[str, str]:
-        """The tag of a child, whose parent is in the store."""
+        """The tag of a child, whose parent must be in the store."""
         if not self.about["parent"]:
             return {}
-        if parent := find(self.mlflow, self.about["parent"]):
+        if parent := store.find(self.mlflow, self.about["parent"]):
             return {PARENT: parent.info.run_id}
         raise Early(f"{self.folder}: the run around it is not in MLflow yet")
 
     def _points(self) -> None:
-        """Metrics, and the tags that workers leave; of a name and a step the first one counts."""
+        """Send new metrics, and tags that workers leave; the first of a name and step counts."""
         from mlflow.entities import Metric
 
-        found, place = jsonl.read(self.folder / POINTS, self.place)
+        found, place = jsonl.read(self.folder / outbox.POINTS, self.place)
         new: dict[tuple[str, int], Any] = {}
         for line in found:
             for name, value in line.get("numbers", {}).items():
@@ -134,37 +137,35 @@ class Delivery:
             if "tags" in line:
                 with self._refused(line):
                     self._tag(line["at"], line["tags"])
-        metrics = [*new.values()]
-        for start in range(0, len(metrics), METRICS):
-            part = metrics[start : start + METRICS]
+        for part in _batches([*new.values()], METRICS):
             with self._refused({"metrics": [(m.key, m.step, m.value) for m in part]}):
-                self.mlflow.MlflowClient().log_batch(self.run_id, metrics=part)
+                self.client.log_batch(self.run_id, metrics=part)
             self.seen |= {(m.key, m.step) for m in part}
         self.place = place
-        if metrics:
-            storage.write_json(self.folder / SENT, {"events": self.done})  # it gets on
+        if new:
+            self._note_progress()
 
     @contextmanager
     def _refused(self, what: dict[str, Any]) -> Iterator[None]:
-        """Note what MLflow will never take, and go on."""
+        """Record what MLflow refuses for good, and continue."""
         try:
             yield
         except self.mlflow.exceptions.MlflowException as error:
             if error.error_code not in FINAL:
                 raise
-            jsonl.append(self.folder / REFUSED, {"why": brief(error), "refused": what})
+            jsonl.append(self.folder / outbox.REFUSED, {"why": store.brief(error), "refused": what})
+
+    # One method for each event, named after it: (time in ms, fields of the event).
 
     def _begin(
         self, at: int, params: dict[str, str], tags: dict[str, str], data: list[dict[str, str]]
     ) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        client = self.mlflow.MlflowClient()
-        client.update_run(self.run_id, status="RUNNING")
-        known = client.get_run(self.run_id).data.params
-        new = [Param(k, v) for k, v in params.items() if k not in known]
-        for start in range(0, len(new), WORDS):
-            client.log_batch(self.run_id, params=new[start : start + WORDS])
+        self.client.update_run(self.run_id, status="RUNNING")
+        known = self.client.get_run(self.run_id).data.params
+        for part in _batches([Param(k, v) for k, v in params.items() if k not in known], WORDS):
+            self.client.log_batch(self.run_id, params=part)
         self._tag(at, tags)
         inputs = [
             DatasetInput(
@@ -174,32 +175,30 @@ class Delivery:
             for d in data
         ]
         if inputs:
-            client.log_inputs(self.run_id, inputs)
+            self.client.log_inputs(self.run_id, inputs)
 
     def _tag(self, at: int, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        new = [RunTag(k, v) for k, v in tags.items()]
-        for start in range(0, len(new), WORDS):
-            self.mlflow.MlflowClient().log_batch(self.run_id, tags=new[start : start + WORDS])
+        for part in _batches([RunTag(k, v) for k, v in tags.items()], WORDS):
+            self.client.log_batch(self.run_id, tags=part)
 
     def _table(self, at: int, columns: dict[str, list[Any]], name: str) -> None:
-        client = self.mlflow.MlflowClient()
-        if name not in [f.path for f in client.list_artifacts(self.run_id)]:  # else it would grow
-            client.log_table(self.run_id, columns, name)
+        if name not in [f.path for f in self.client.list_artifacts(self.run_id)]:  # log_table adds
+            self.client.log_table(self.run_id, columns, name)
 
     def _files(self, at: int, kept: str, name: str | None) -> None:
-        self.mlflow.MlflowClient().log_artifacts(self.run_id, str(self.folder / kept), name)
+        self.client.log_artifacts(self.run_id, str(self.folder / kept), name)
 
     def _test(self, at: int, numbers: dict[str, float], kept: str) -> None:
         """Test metrics and answers, unless the run has the same already."""
         from mlflow.entities import Metric
 
-        client = self.mlflow.MlflowClient()
-        has = client.get_run(self.run_id).data.metrics
+        has = self.client.get_run(self.run_id).data.metrics
         if any(has.get(k) != v for k, v in numbers.items()):
-            client.log_batch(self.run_id, metrics=[Metric(k, v, at, 0) for k, v in numbers.items()])
-        elif "test" in {artifact.path for artifact in client.list_artifacts(self.run_id)}:
+            metrics = [Metric(k, v, at, 0) for k, v in numbers.items()]
+            self.client.log_batch(self.run_id, metrics=metrics)
+        elif "test" in {artifact.path for artifact in self.client.list_artifacts(self.run_id)}:
             return
         self._files(at, kept, "test")
 
@@ -217,12 +216,12 @@ class Delivery:
         answer = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
         self.mlflow.start_run(self.run_id)
         try:
-            # MLflow recommends type hints and an input example, past every warnings filter: the
-            # signature says it already, and an example would be run, and so import torch here
+            # MLflow recommends type hints and an input example on standard error, whatever the
+            # warnings filter. The signature suffices; an example would be run, and import torch.
             with redirect_stderr(io.StringIO()):
                 self.mlflow.pyfunc.log_model(
                     name="model",
-                    python_model=str(PACKAGE / "serving.py"),
+                    python_model=str(PACKAGE / "models" / "serving.py"),
                     artifacts={"model": str(self.folder / kept)},
                     code_paths=[str(PACKAGE)],
                     signature=ModelSignature(outputs=answer),
@@ -232,26 +231,17 @@ class Delivery:
             self.mlflow.end_run("RUNNING")
 
     def _end(self, at: int, status: str) -> None:
-        self.mlflow.MlflowClient().set_terminated(self.run_id, status, at)
-
-
-def close(folder: Path) -> None:
-    """Say in the journal of a run whose processes are gone how it ended, if they did not."""
-    events, _ = jsonl.read(folder / EVENTS)
-    if events and events[-1]["do"] not in ("end", "test"):
-        left = Run(folder, "")
-        left.tag({FAILURE: "the process that watched the training was killed"})
-        left.say("end", status="KILLED")
+        self.client.set_terminated(self.run_id, status, at)
 
 
 def send(root: Path, folder: Path) -> str:
-    """Send a journal that nobody writes any more, in this process; why that failed, or ""."""
+    """Send a folder that nobody writes any more, in this process; why that failed, or ""."""
     try:
-        with locks.alone(folder / SENDER, f"{folder}: another process sends it"):
+        with locks.alone(folder / outbox.SENDER, f"{folder}: another process sends it"):
             delivery = Delivery(root, folder)
             try:
                 delivery.finish()
-            except Exception as error:  # noqa: BLE001  whatever a store does, the journal is there
+            except Exception as error:  # noqa: BLE001  any failure of a store leaves the folder
                 return delivery.why(error)
     except UserError as error:
         return str(error)
@@ -259,39 +249,44 @@ def send(root: Path, folder: Path) -> str:
 
 
 def send_left(root: Path, folder: Path) -> str:
-    """The same of a journal that was left, by whomever; the run of one that died is KILLED."""
+    """Send a folder that an ended process left; a run whose process died is marked KILLED."""
     try:
-        with locks.alone(folder / OWNER, f"{folder}: its training is under way"):
-            if not (folder / RUN).is_file():  # somebody was faster
+        with locks.alone(folder / outbox.OWNER, f"{folder}: its training is under way"):
+            if not (folder / outbox.RUN).is_file():  # another process has just sent it
                 return ""
-            close(folder)
+            outbox.close(folder)
             return send(root, folder)
     except UserError as error:
         return str(error)
 
 
 def sync(root: Path) -> Iterator[tuple[bool, str]]:
-    """Send all journals that were left; of each, whether nothing of it is left, and a line."""
-    waiting = sorted((home(root) / UNSENT).glob("*.*"), key=lambda path: path.stat().st_mtime)
+    """Send every folder of the outbox; yields, for each, whether it is gone now and a message.
+
+    Repeats while that gets any of them sent, since a child waits for its parent and test metrics
+    for their run.
+    """
+    folders = (store.home(root) / outbox.UNSENT).glob("*.*")
+    waiting = sorted(folders, key=lambda path: path.stat().st_mtime)
     while waiting:
-        early = []
+        failed = []
         for folder in waiting:
-            if not (folder / RUN).is_file():  # sent meanwhile
+            if not (folder / outbox.RUN).is_file():  # another process has sent it
                 continue
-            name = storage.read_json(folder / RUN)["name"]
-            why = send_left(root, folder)
-            if why:
-                early.append((folder, f"{name}: {why}"))
+            name = storage.read_json(folder / outbox.RUN)["name"]
+            if why := send_left(root, folder):
+                failed.append((folder, f"{name}: {why}"))
             else:
                 yield True, f"{name}: sent"
-        if len(early) == len(waiting):  # no journal has made way for another
-            hopeless = all(why.endswith(NO_RUN) for _, why in early)
-            for folder, why in early:
-                if hopeless:  # and none is to come that such a run could be in
+        if len(failed) == len(waiting):  # none has made way for another
+            # only test metrics are left, and no run is left that they could belong to
+            hopeless = all(why.endswith(NO_RUN) for _, why in failed)
+            for folder, why in failed:
+                if hopeless:
                     shutil.rmtree(folder)
                 yield hopeless, f"{why}{'; given up' if hopeless else ''}"
             return
-        waiting = [folder for folder, _ in early]
+        waiting = [folder for folder, _ in failed]
 
 
 def log_test(
@@ -304,18 +299,18 @@ def log_test(
 ) -> str:
     """Add test metrics to the newest run that made the weights ``model`` (SHA-256).
 
-    ``answers`` of its one seed and the confusion matrix go to its artifacts, in test/. Returns why
-    they are not there, or "". A stage that DVC took from its cache was not executed here, so there
-    may be no such run; one that MLflow does not have yet gets them with `uotft sync`.
+    The ``answers`` (of one seed) and the confusion matrix become artifacts in test/. Returns why
+    that failed, or "". The run may be missing, since DVC takes stages from its cache without
+    executing them; if it is still in the outbox, `uotft sync` adds the metrics later.
     """
     (said,) = answers.values()
     name = f"test of {model[:12]}"
     about = {"id": f"test-{model}", "experiment": experiment, "name": name, "weights": model}
-    with written(root, about) as folder, TemporaryDirectory(prefix="uotft-") as kept:
+    with outbox.written(root, about) as folder, TemporaryDirectory(prefix="uotft-") as kept:
         storage.write_answers(Path(kept) / "predictions.npz", answers)
         confused = {"classes": said.names, "confusion": confusion}
         storage.write_json(Path(kept) / "confusion.json", confused)
-        Run(folder, "").test(numbers, Path(kept))
+        outbox.Run(folder).test(numbers, Path(kept))
         why = send(root, folder)
         others = [p for p in folder.parent.glob("*.*") if not p.name.startswith(("test-", "."))]
         if why == NO_RUN and not others:
@@ -324,10 +319,14 @@ def log_test(
 
 
 def _requirements(folder: Path) -> list[str]:
+    """The packages that a logged model needs, at the versions installed here."""
     needed = ["accelerate", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml"]
     needed += ["safetensors", "torch", "torchvision"]
-    if "'timm'" in str(
-        storage.read_json(folder / "model.json")["backbone"]
-    ):  # inside state_dict too
+    backbone = storage.read_json(folder / "model.json")["backbone"]
+    if "'timm'" in str(backbone):  # a state_dict backbone may name it further inside
         needed.append("timm")
     return [f"{name}=={version(name)}" for name in needed]
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

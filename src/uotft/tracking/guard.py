@@ -1,10 +1,9 @@
 """MLflow's server behind two limits that it lacks: `mlflow server --app-name uotft`.
 
-MLflow reads a body into memory before it looks at it; here it is counted first. Files that a client
-sends to be kept are the exception: MLflow writes them to the disk as they come.
-
-And it lets whoever asks have the artifacts of an experiment lie in any folder of this machine: here
-the server alone says where.
+1. MLflow reads a request's body into memory before it checks it; the guard counts bytes first.
+   Uploads of artifacts are the exception: MLflow writes them to disk as they arrive.
+2. MLflow lets any client choose the folder on this machine in which an experiment's artifacts lie;
+   behind the guard only the server chooses.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Guard:
-    """An ASGI application that asks MLflow's once the body is known to be small.
+    """An ASGI application that calls MLflow's once the body is known to be small.
 
-    MLflow takes a function for one that makes an application.
+    An object, since MLflow would take a function for a factory of applications.
     """
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        from mlflow.server.fastapi_app import app as mlflow  # seconds: not where it is looked up
+        from mlflow.server.fastapi_app import app as mlflow  # takes seconds, so not at import
 
         if scope["type"] != "http" or (scope["method"] == "PUT" and STREAMED.match(scope["path"])):
             await mlflow(scope, receive, send)
             return
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        size = int(said) if said.isdigit() else 0
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        size = int(length) if length.isdigit() else 0
         body, more = bytearray(), True
         while more and size <= MOST:
             message = await receive()
-            if message["type"] != "http.request":  # the client has gone
+            if message["type"] != "http.request":  # the client has disconnected
                 return
             body += message.get("body", b"")
             size, more = max(size, len(body)), message.get("more_body", False)
@@ -48,7 +47,7 @@ class Guard:
             await _refuse(send, 413, f"the body is larger than {MOST} bytes")
             return
         if scope["path"].endswith("/experiments/create") and _places(bytes(body)):
-            await _refuse(send, 403, "artifact_location: the server says where artifacts lie")
+            await _refuse(send, 403, "artifact_location: the server chooses where artifacts lie")
             return
         whole = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
 
@@ -65,7 +64,7 @@ async def _refuse(send: Send, status: int, words: str) -> None:
 
 
 def _places(body: bytes) -> bool:
-    """Whether a request names a place for artifacts, as MLflow would read it."""
+    """Whether a request names a folder for artifacts, read as MLflow would read it."""
     try:
         asked = json.loads(body)
         asked = json.loads(asked) if isinstance(asked, str) else asked  # as old clients send it

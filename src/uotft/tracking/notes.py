@@ -1,4 +1,4 @@
-"""What a run says of itself in words: Markdown, which the MLflow page shows beside its numbers."""
+"""A run's description in Markdown, which the MLflow page shows beside its metrics."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 from uotft.core.records import Cell
 
-ACCURACIES = ("val/", "test/")  # how the names of those metrics start
-MOST = 12  # classes in the table; all of them are an artifact of the run
+MOST = 12  # classes in the table; an artifact of the run has all of them
 
 
 def kept(cell: Cell, source: str, selection: dict[str, Any]) -> str:
-    """A selection (the content of selection.json) in a sentence and a small table."""
+    """A selection (the content of selection.json) as a sentence and a small table."""
     classes, most = selection["classes"], min(MOST, len(selection["classes"]))
     said = (
         f"**{cell.strategy}** keeps {len(classes)} of {len(selection['scores'])} of *{source}* "
@@ -25,11 +24,6 @@ def kept(cell: Cell, source: str, selection: dict[str, Any]) -> str:
     return f"{said}\n\n{table}{more}"
 
 
-def measured(accuracies: dict[str, float]) -> str:
-    """A run's accuracies in a line."""
-    return ", ".join(f"{name} {value:.2f} %" for name, value in sorted(accuracies.items()))
-
-
 def _cell(text: str) -> str:
-    """A class name that does not end its cell."""
+    """A class name that cannot break the table."""
     return text.replace("|", "\\|").replace("\n", " ")

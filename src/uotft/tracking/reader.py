@@ -1,4 +1,4 @@
-"""MLflow runs -> finished trainings, the records that the pipeline's files give too."""
+"""MLflow runs -> finished trainings, as the same records that the pipeline's files give."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from typing import Any
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import Answers, Floats, Origin, Trial
-from uotft.tracking.store import is_there, open_store, store_uri
+from uotft.tracking.store import WEIGHTS, is_there, open_store, store_uri
 
-PAGE = 200  # runs asked for at a time
+PAGE = 200  # runs in one request
 
 
 def trials(
     root: Path, experiments: list[str], filter_string: str, tags: dict[str, str]
 ) -> tuple[list[Trial], Counter[str]]:
-    """The finished trainings among the runs wanted, and {why others are left out: how many}.
+    """The finished trainings among the matching runs, and {reason: number of runs left out}.
 
-    Without ``experiments`` of all; ``filter_string`` is MLflow's, ``tags`` must all be equal.
+    No ``experiments`` means all. ``filter_string`` is MLflow's; every one of ``tags`` must match.
     """
     mlflow = reader(root)
     made: list[Trial] = []
     out: Counter[str] = Counter()
-    found = _search(mlflow, experiments, filter_string)
-    for run in found:
-        why = _lacks(run, tags)
-        if why:
+    for run in _search(mlflow, experiments, filter_string):
+        if why := _lacks(run, tags):
             out[why] += 1
         else:
             made.append(_trial(mlflow, run))
@@ -38,21 +36,17 @@ def trials(
 
 
 def origins(root: Path, experiments: list[str]) -> dict[str, Origin]:
-    """{SHA-256 of weights: the newest finished run that made them} in some experiments."""
+    """{SHA-256 of weights: the newest finished run that made them} in these experiments."""
     mlflow = reader(root)
     known = {e.name for e in mlflow.search_experiments()}
     names = [name for name in experiments if name in known]
     runs = _search(mlflow, names, "status = 'FINISHED'") if names else []
     ordered = sorted(runs, key=lambda run: int(run.info.start_time))
-    return {
-        run.data.tags["model.sha256"]: _origin(run)
-        for run in ordered
-        if "model.sha256" in run.data.tags
-    }
+    return {run.data.tags[WEIGHTS]: _origin(run) for run in ordered if WEIGHTS in run.data.tags}
 
 
 def reader(root: Path) -> Any:
-    """The mlflow module, pointed at a store that is there: nothing is made."""
+    """The mlflow module, pointed at a store that exists; creates nothing."""
     if not is_there(root):
         raise UserError(
             f"{root / 'mlflow.db'} is missing, so there are no runs: `uotft train` makes some, and "
@@ -62,7 +56,7 @@ def reader(root: Path) -> Any:
 
 
 def _search(mlflow: Any, experiments: list[str], filter_string: str) -> list[Any]:
-    """All runs of the experiments that the filter lets through, page after page."""
+    """All runs of the experiments that the filter finds, page after page."""
     known = {e.name: e.experiment_id for e in mlflow.search_experiments()}
     for name in experiments:
         if name not in known:
@@ -83,7 +77,7 @@ def _search(mlflow: Any, experiments: list[str], filter_string: str) -> list[Any
 
 
 def _lacks(run: Any, tags: dict[str, str]) -> str:
-    """Why a run cannot be compared; nothing if it can."""
+    """Why a run cannot be compared, or ""."""
     if any(run.data.tags.get(name) != value for name, value in tags.items()):
         return "with other tags"
     if not {"strategy", "seed"} <= run.data.params.keys():
@@ -99,7 +93,7 @@ def _nothing(
     mlflow: Any, root: Path, experiments: list[str], filter_string: str, tags: dict[str, str],
     out: Counter[str],
 ) -> str:  # fmt: skip
-    """What to say where no run can be compared."""
+    """The message where no run can be compared."""
     counts = {e.name: len(_search(mlflow, [e.name], "")) for e in mlflow.search_experiments()}
     there = ", ".join(f"{name} ({count} runs)" for name, count in sorted(counts.items()))
     wanted = [f"experiments {', '.join(experiments)}"] if experiments else []
@@ -113,7 +107,7 @@ def _nothing(
 
 
 def left_out(out: Counter[str]) -> str:
-    """The counts in words."""
+    """The counts as a message."""
     return ", ".join(f"{count} {why}" for why, count in sorted(out.items()))
 
 
@@ -124,7 +118,7 @@ def _origin(run: Any) -> Origin:
 
 
 def _trial(mlflow: Any, run: Any) -> Trial:
-    """One run's numbers, with its small artifacts where it has them."""
+    """One run's metrics, with its small artifacts if it has them."""
     client, params, tags = mlflow.MlflowClient(), run.data.params, run.data.tags
     history = client.get_metric_history(run.info.run_id, "val/top1")
     target = tags.get("target") or client.get_experiment(run.info.experiment_id).name
@@ -144,7 +138,7 @@ def _trial(mlflow: Any, run: Any) -> Trial:
 
 
 def _artifacts(client: Any, run: str) -> tuple[dict[str, Any], Floats | None, Answers | None]:
-    """Selection, plan and answers of a run; what it does not have is empty."""
+    """Selection, plan and answers of a run; empty or None where it has none."""
     have = {a.path for a in client.list_artifacts(run)}
     selection: dict[str, Any] = {}
     plan_KT, answers = None, None

@@ -1,27 +1,32 @@
-"""The process that sends a journal while others write it.
+"""The process that sends a run to MLflow while a training writes it.
 
     python -m uotft.tracking.sender ROOT FOLDER
 
-Its input ends when nobody can write any more, however they ended; then it sends the rest. A store
-that is down, slow or broken is asked again, ever more seldom, and whoever trains does not notice.
+Standard input is a pipe that the training and its workers hold open. It ends when all of them are
+gone, however they ended; then the sender sends the rest. Retries with back-off; never blocks
+training.
 """
 
 from __future__ import annotations
 
+import logging
 import select
 import sys
 from pathlib import Path
 from time import monotonic, sleep
 
-from uotft.core import locks
-from uotft.tracking.delivery import SENDER, Delivery, Early, close
+from uotft.core import locks, messages
+from uotft.tracking.delivery import Delivery, Early
+from uotft.tracking.outbox import SENDER, close
 
-POLL_S = 0.5  # between two looks into the journal
+POLL_S = 0.5  # between two looks at the folder
 LONGEST_S = 30  # between two tries while the store does not answer
+
+logger = logging.getLogger("uotft.tracking.sender")  # __name__ is __main__ here
 
 
 def main(root: Path, folder: Path) -> int:
-    """Send all of it; returns 1 if some of it is left."""
+    """Send everything; returns 1 if something is left."""
     delivery, failed = Delivery(root, folder), 0
     while not _over(min(POLL_S * 2**failed, LONGEST_S)):
         failed = _try(delivery, failed)
@@ -30,10 +35,10 @@ def main(root: Path, folder: Path) -> int:
     while tries:
         try:
             delivery.finish()
-        except Early:  # of two runs, one inside the other, the inner one may end first
+        except Early:  # a child run may end before its parent is in the store
             tries = tries if monotonic() < patience else 0
             sleep(POLL_S)
-        except Exception:  # noqa: BLE001  who waits for this process says what is left
+        except Exception:  # noqa: BLE001  the process that waits for this one reports what is left
             tries -= 1
         else:
             return 0
@@ -41,28 +46,26 @@ def main(root: Path, folder: Path) -> int:
 
 
 def _over(wait: float) -> bool:
-    """Whether nobody can write any more; says so after ``wait`` seconds, or at once."""
+    """Whether nobody can write any more; waits up to ``wait`` seconds for that."""
     return bool(select.select([sys.stdin], [], [], wait)[0])
 
 
 def _try(delivery: Delivery, failed: int) -> int:
-    """Send what is new; returns how often that has failed without a success between."""
+    """Send what is new; returns the number of failures in a row."""
     try:
-        delivery.new()
-    except Exception as error:  # noqa: BLE001  whatever a store does, the training goes on
+        delivery.send_new()
+    except Exception as error:  # noqa: BLE001  the training goes on, whatever the store does
         if failed == 1 and not isinstance(error, Early):
-            _say(f"{delivery.why(error)}; training goes on, and what it logs is sent later")
+            why = delivery.why(error)
+            logger.warning("%s; training goes on, and what it logs is sent later", why)
         return failed + 1
     if failed > 1:
-        _say("MLflow answers again")
+        logger.info("MLflow answers again")
     return 0
 
 
-def _say(line: str) -> None:
-    print(f"uotft: {line}", file=sys.stderr)  # noqa: T201
-
-
 if __name__ == "__main__":
+    messages.setup()
     here = Path(sys.argv[2])
     with locks.alone(here / SENDER, f"{here}: another process sends it"):
         sys.exit(main(Path(sys.argv[1]), here))

@@ -1,80 +1,77 @@
-"""The store of runs: where it is, how it is opened, which runs it has. Only this room has MLflow.
+"""The MLflow store: where it is, how it is opened, which runs it has.
 
-`journal` writes what a run has to say into files, `delivery` brings it to the store. That is where
-a bare ``mlflow ui`` in the repository root looks: mlflow.db, with artifacts in mlruns/.
-MLFLOW_TRACKING_URI, when set, names another. Making the database takes seconds and fails when two
-processes try at once, so the first contact is made under a file lock. DVC runs queued experiments
-in copies of the project; their runs are in the store of the project itself.
+By default it is mlflow.db in the project's root, with artifacts in mlruns/, where a bare
+``mlflow ui`` looks; MLFLOW_TRACKING_URI names another one. Creating the database takes seconds and
+fails when two processes try at once, so processes take turns at first contact. DVC runs queued
+experiments in copies of the project; their runs go to the store of the project itself.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from uotft.core import dvc, environment, locks
 from uotft.core.errors import UserError
-from uotft.core.storage import read_yaml
 
-ID = "uotft.run"  # the tag with our own id of a run, which it has before MLflow knows of it
-WEIGHTS = "model.sha256"  # the tag with the fingerprint of what a run made
-TURN_S = 120  # a server that hangs holds up those behind it no longer
+ID = "uotft.run"  # the tag with our own id of a run, given before MLflow knows of it
+WEIGHTS = "model.sha256"  # the tag with the fingerprint of the weights that a run made
 NOTE = "mlflow.note.content"  # the tag that the page shows as the run's description
-EXPERIMENT = {"DVC_EXP_NAME": "dvc.exp.name", "DVC_EXP_BASELINE_REV": "dvc.exp.baseline"}
+TURN_S = 120  # a server that hangs blocks other processes no longer than this
+EXPERIMENT = {"name": "dvc.exp.name", "baseline": "dvc.exp.baseline"}
+INPUTS = ("prepare", "pretrain", "embed", "overlap")  # stages whose outputs a run's tags name
 
 
 def home(root: Path) -> Path:
-    """The project whose store tracks: ``root``, or what ``root`` is an experiment's copy of.
-
-    In experiments DVC_ROOT names that; in other stages of DVC it is the root.
-    """
-    return Path(os.environ.get("DVC_ROOT", root)) if "DVC_EXP_NAME" in os.environ else root
+    """The project that has the store: ``root``, or the project that ``root`` is DVC's copy of."""
+    return Path(environment.dvc_experiment().get("root", root))
 
 
 def store_uri(root: Path, given: str | None = None) -> str:
     """Where runs are tracked: ``given`` or MLFLOW_TRACKING_URI, or mlflow.db in the project's root.
 
-    The path of a database counts from the root, wherever the command was given.
+    A relative path of a database starts at the root, not at the current folder.
     """
-    words = os.environ.get("MLFLOW_TRACKING_URI", "") if given is None else given
-    scheme, slashes, path = words.partition(":///")
+    uri = environment.tracking_uri() if given is None else given
+    scheme, slashes, path = uri.partition(":///")
     if scheme in ("", "sqlite"):
         return f"sqlite:///{home(root) / (path or 'mlflow.db')}"
     return scheme + slashes + path
 
 
 def make_store(root: Path) -> None:
-    """Make the database if it is not there: a server would not wait for its turn."""
-    uri = store_uri(root)
+    """Create the database if it is missing: MLflow's server does not take turns."""
     with _turn(root):
-        if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
-            _mlflow(uri).search_experiments(max_results=1)
+        if not is_there(root):
+            _mlflow(store_uri(root)).search_experiments(max_results=1)
 
 
 def open_store(root: Path) -> Any:
-    """The mlflow module, pointed at the store, which answers."""
+    """The mlflow module, pointed at the store, which has answered."""
     uri = store_uri(root)
     try:
         make_store(root)
         mlflow = _mlflow(uri)
         mlflow.search_experiments(max_results=1)
     except Exception as error:  # noqa: BLE001  a server, a database and its driver fail in any way
-        if isinstance(error, OSError) and error.filename is not None:  # says it itself
-            raise
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
+            raise  # its message names the file already
         raise UserError(f"MLflow's store {uri} does not answer: {brief(error)}") from error
     return mlflow
 
 
 def is_there(root: Path) -> bool:
-    """Whether the store is there already; of one that is no file it is taken so."""
+    """Whether the store exists already; a server is assumed to."""
     uri = store_uri(root)
     return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def connect(root: Path, experiment: str, given: str | None = None) -> Any:
-    """The mlflow module, pointed at the store, with ``experiment`` there and active."""
+    """The mlflow module, pointed at the store; ``experiment`` exists and is active."""
     uri = store_uri(root, given)
     mlflow = _mlflow(uri)
     with _turn(root):
@@ -87,9 +84,7 @@ def connect(root: Path, experiment: str, given: str | None = None) -> Any:
 
 
 def _turn(root: Path) -> AbstractContextManager[Any]:
-    from filelock import FileLock
-
-    return FileLock(home(root) / ".mlflow.lock", timeout=TURN_S)
+    return locks.waiting(home(root) / ".mlflow.lock", TURN_S)
 
 
 def _mlflow(uri: str) -> Any:
@@ -101,19 +96,19 @@ def _mlflow(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of what is done on purpose
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of what we do on purpose
     mlflow.set_tracking_uri(uri)
     return mlflow
 
 
 def brief(error: BaseException) -> str:
-    """The beginning of an error: MLflow puts those of all that it calls behind it."""
+    """The first part of an error: MLflow appends the errors of everything it called."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return first.partition(" failed with exception")[0][:200]
 
 
 def existing(mlflow: Any, run_id: str) -> Any:
-    """The run of this id, or nothing if it was deleted or the store is another."""
+    """The run with MLflow's id ``run_id``; None if it was deleted or is in another store."""
     try:
         found = mlflow.get_run(run_id) if run_id else None
     except mlflow.exceptions.MlflowException:
@@ -127,7 +122,7 @@ def find(mlflow: Any, run_id: str) -> Any:
 
 
 def newest(mlflow: Any, wanted: str, *, everywhere: bool = False) -> Any:
-    """The newest run that a filter of MLflow's finds, or None; in this experiment, or in all."""
+    """The newest run that MLflow's filter finds, or None; in this experiment or in all."""
     runs = mlflow.search_runs(
         filter_string=wanted,
         search_all_experiments=everywhere,
@@ -143,22 +138,18 @@ def made(weights: str) -> str:
 
 
 def versions(root: Path) -> dict[str, str]:
-    """Tags that name code and data: git commit, hashes in dvc.lock, the DVC experiment, if any."""
-    import subprocess
+    """Tags with the versions of code and data: git commit, hashes in dvc.lock, DVC experiment."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, check=False
-        )
+        command = ["git", *words]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    tags = {tag: os.environ[name] for name, tag in EXPERIMENT.items() if name in os.environ}
+    experiment = environment.dvc_experiment()
+    tags = {tag: experiment[key] for key, tag in EXPERIMENT.items() if key in experiment}
     tags["git.commit"] = git("rev-parse", "--verify", "--quiet", "HEAD") or "none"
     tags["git.dirty"] = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
-    lock = root / "dvc.lock"
-    if lock.is_file():
-        stages = (read_yaml(lock) or {}).get("stages", {})
-        for name, stage in stages.items():
-            if name.partition("@")[0] in ("prepare", "pretrain", "embed", "overlap"):
-                tags |= {f"dvc.{out['path']}": out["md5"] for out in stage.get("outs", [])}
+    for name, stage in dvc.made_stages(root).items():
+        if name.partition("@")[0] in INPUTS:
+            tags |= {f"dvc.{out['path']}": out["md5"] for out in stage.get("outs", [])}
     return tags
