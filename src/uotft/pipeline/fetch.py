@@ -168,7 +168,7 @@ def _download(archive: Archive, folder: Path, hint: str, progress: Progress) -> 
 def _alone(ws: Workspace, name: str) -> AbstractContextManager[int]:
     """Two processes do not fetch one set."""
     path = ws.root / "cache" / f".{name}.lock"
-    return locks.alone(path, f"{name}: another process is fetching it ({path} is locked)")
+    return locks.exclusive(path, f"{name}: another process is fetching it ({path} is locked)")
 
 
 def card_of(module: Any) -> Card | None:

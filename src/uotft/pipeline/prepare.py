@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     """Make data/DATASET.npz and its summary; returns a line that says what was made."""
     lock = ws.root / "cache" / f".{dataset}.prepare.lock"
-    with locks.alone(lock, f"{ws.data(dataset)} is being made by another process"):
+    with locks.exclusive(lock, f"{ws.data(dataset)} is being made by another process"):
         return _prepare(ws, dataset, progress)
 
 
