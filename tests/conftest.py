@@ -118,7 +118,7 @@ def commit(folder: Path) -> None:
 def loudness() -> Iterator[None]:
     """For tests that call `messages.setup`: it is undone at the end, in the environment too.
 
-    `caplog` hears uotft's messages only where they propagate, and `setup` ends that.
+    Otherwise later tests would find another level, and messages twice in their output.
     """
     logger, level = logging.getLogger("uotft"), os.environ.pop("UOTFT_LOG_LEVEL", None)
     before = [*logger.handlers], logger.level, logger.propagate

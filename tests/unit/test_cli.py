@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -131,11 +130,3 @@ def test_the_shell_completes_commands_without_heavy_imports() -> None:
     )  # fmt: skip
     assert done.stdout.split() == ["embed", "evaluate", "export", "experiment"]
     assert not {"rich", "yaml", "numpy", "torch"} & set(done.stderr.split())
-
-
-def test_modules_log_where_pytest_hears_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The fixture `loudness` has undone what the tests above set up."""
-    with caplog.at_level(logging.DEBUG, "uotft"), locks.exclusive(tmp_path / "lock", "busy"):
-        assert caplog.messages == [f"{tmp_path / 'lock'}: locked"]
