@@ -39,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help in 0.1 s instead of 0.5 s
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Fine-tune image models on the target and the part of the pre-training data that helps.",
 )
 #: In the order of `uotft --help`.
