@@ -7,7 +7,7 @@ What the user has set stays.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,12 +39,6 @@ def site_cache() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uotft"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / "dvc"
-
-
-def for_child(*, without: Collection[str] = (), **added: str) -> dict[str, str]:
-    """The environment of a process to start: ours, less some variables, with others added."""
-    ours = {name: value for name, value in os.environ.items() if name not in without}
-    return ours | added
 
 
 def log_level() -> str:
@@ -83,3 +77,43 @@ def launched() -> tuple[int, int] | None:
     """(rank, number of processes), where torchrun or `accelerate launch` started this process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return (int(os.environ["RANK"]), world) if world > 1 and "RANK" in os.environ else None
+
+
+#: How uotft's own workers meet: through a file, or, of several machines, within so many seconds.
+MEETING_FILE = "UOTFT_MEETING_FILE"
+MEETING_S = "UOTFT_MEETING_S"
+
+
+def meeting_file() -> str:
+    """The file through which the workers of one machine meet, or ""."""
+    return os.environ.get(MEETING_FILE, "")
+
+
+def meeting_seconds() -> float:
+    """How long workers of several machines wait for each other; 0: they are not uotft's own."""
+    return float(os.environ.get(MEETING_S, "0"))
+
+
+def main_address() -> tuple[str, int]:
+    """Address and port of machine 0, for a worker of several machines."""
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
+def rank() -> int:
+    """The number of this process among those of its training."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def child(changes: dict[str, str], defaults: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of a process to start: ours with ``changes``, above ``defaults``."""
+    return {**(defaults or {}), **os.environ, **changes}
+
+
+def unlaunched() -> dict[str, str]:
+    """Our environment without a rank, for a process that takes no part in the training.
+
+    This Python's own commands come first in its PATH.
+    """
+    place = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {name: value for name, value in os.environ.items() if name not in place} | {"PATH": path}

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from socket import gethostname
@@ -24,9 +24,13 @@ POLL_S = 0.2
 logger = logging.getLogger(__name__)
 
 
+class Busy(UserError):
+    """Another process holds the lock; the message names it."""
+
+
 @contextmanager
 def exclusive(path: Path, busy: str) -> Iterator[int]:
-    """Hold the lock file ``path``; if another process holds it, raise ``busy`` and name the owner.
+    """Hold the lock file ``path``; if another process holds it, raise ``Busy`` with its name.
 
     Yields the file descriptor, for workers to inherit. The lock is the kernel's: it ends with this
     process and those workers, however they end. Waits up to 30 s for workers of a dead owner. At
@@ -43,7 +47,7 @@ def exclusive(path: Path, busy: str) -> Iterator[int]:
         while not (_locked(lock) and _is(lock, path)):
             owner = _owner(lock)
             if _is(lock, path) and (not owner or _lives(owner) or monotonic() > patience):
-                raise UserError(f"{busy}: {_named(owner)} ({path})")
+                raise Busy(f"{busy}: {_named(owner)} ({path})")
             sleep(POLL_S)
             os.close(lock)
             lock = _opened(path)
@@ -65,6 +69,23 @@ def exclusive(path: Path, busy: str) -> Iterator[int]:
                     folder.rmdir()
     finally:
         os.close(lock)
+
+
+@contextmanager
+def waiting(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock file ``path``; waits up to ``timeout_s`` seconds for its owner to let go."""
+    deadline = monotonic() + timeout_s
+    busy = f"{path.name}: still busy after {timeout_s:g} s"
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(exclusive(path, busy))
+                break
+            except Busy:
+                if monotonic() > deadline:
+                    raise
+            sleep(POLL_S)
+        yield
 
 
 def _sign(lock: int, path: Path) -> None:

@@ -148,7 +148,7 @@ def _init_dvc(folder: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *command],
             cwd=folder,
-            env=environment.for_child(DVC_NO_ANALYTICS="1"),
+            env=environment.child({"DVC_NO_ANALYTICS": "1"}),
             capture_output=True,
             text=True,
             check=False,
