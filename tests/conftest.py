@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -112,22 +110,6 @@ def commit(folder: Path) -> None:
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x", "--allow-empty"]):
         subprocess.run([*git, *words], cwd=folder, check=True)
-
-
-@pytest.fixture
-def loudness() -> Iterator[None]:
-    """For tests that call `messages.setup`: it is undone at the end, in the environment too.
-
-    Otherwise later tests would find another level, and messages twice in their output.
-    """
-    logger, level = logging.getLogger("uotft"), os.environ.pop("UOTFT_LOG_LEVEL", None)
-    before = [*logger.handlers], logger.level, logger.propagate
-    yield
-    logger.handlers[:], _, logger.propagate = before
-    logger.setLevel(before[1])
-    os.environ.pop("UOTFT_LOG_LEVEL", None)
-    if level is not None:
-        os.environ["UOTFT_LOG_LEVEL"] = level
 
 
 @pytest.fixture(scope="session")

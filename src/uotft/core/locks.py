@@ -75,11 +75,10 @@ def exclusive(path: Path, busy: str) -> Iterator[int]:
 def waiting(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock file ``path``; waits up to ``timeout_s`` seconds for its owner to let go."""
     deadline = monotonic() + timeout_s
-    busy = f"{path.name}: still busy after {timeout_s:g} s"
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(exclusive(path, busy))
+                held.enter_context(alone(path, f"{path.name}: still busy after {timeout_s:g} s"))
                 break
             except Busy:
                 if monotonic() > deadline:

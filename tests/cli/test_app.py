@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,6 +69,22 @@ def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:
     assert done.stderr == (
         "uotft: UOTFT_LOG_LEVEL: got 'loud'; known are DEBUG, INFO, WARNING, ERROR\n"
     )
+
+
+@pytest.fixture
+def loudness() -> Iterator[None]:
+    """For tests that call `messages.setup`: it is undone at the end, in the environment too.
+
+    Otherwise later tests would find another level, and messages twice in their output.
+    """
+    logger, level = logging.getLogger("uotft"), os.environ.pop("UOTFT_LOG_LEVEL", None)
+    before = [*logger.handlers], logger.level, logger.propagate
+    yield
+    logger.handlers[:], _, logger.propagate = before
+    logger.setLevel(before[1])
+    os.environ.pop("UOTFT_LOG_LEVEL", None)
+    if level is not None:
+        os.environ["UOTFT_LOG_LEVEL"] = level
 
 
 @pytest.mark.usefixtures("loudness")
