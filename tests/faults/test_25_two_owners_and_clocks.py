@@ -88,7 +88,7 @@ def test_each_stage_has_one_owner(cell: Path, words: tuple[str, ...]) -> None:
 
 def owner_of(ws: Workspace, words: tuple[str, ...]):  # noqa: ANN201
     if words[0] == "prepare":
-        return locks.alone(ws.root / "cache/.digits.prepare.lock", "busy")
+        return locks.exclusive(ws.root / "cache/.digits.prepare.lock", "busy")
     return job.owning(ws, ws.pretrained() if words[0] == "pretrain" else ws.features("digits"))
 
 
@@ -97,7 +97,7 @@ def test_of_many_that_begin_at_once_one_wins(
 ) -> None:
     hold = (
         "import sys; from pathlib import Path; from uotft.core import locks\n"
-        "with locks.alone(Path(sys.argv[1]), 'busy'):\n"
+        "with locks.exclusive(Path(sys.argv[1]), 'busy'):\n"
         "    print('mine', flush=True); sys.stdin.read()"
     )
     number = trials(1, 10)
@@ -143,24 +143,24 @@ def test_a_killed_owner_blocks_nobody(
 
 
 def test_the_owner_on_another_machine_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mount with locks for each machine alone grants ours: the name is all there is to tell."""
     path = tmp_path / "lock"
     owner = {"pid": 1, "host": "node-7", "started": "2026-01-01", "command": "uotft train"}
     path.write_text(json.dumps(owner))
-    with locks.alone(path, "busy"):
-        assert "process 1 on node-7, since 2026-01-01: uotft train" in capsys.readouterr().err
+    with locks.exclusive(path, "busy"):
+        assert "process 1 on node-7, since 2026-01-01: uotft train" in caplog.text
     path.write_text(json.dumps(owner))
 
     def none(*_: object) -> None:
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(locks.fcntl, "flock", none)
-    with pytest.raises(UserError, match="busy: process 1 on node-7"), locks.alone(path, "busy"):
+    with pytest.raises(UserError, match="busy: process 1 on node-7"), locks.exclusive(path, "busy"):
         pass
     path.write_text("")
-    with locks.alone(path, "busy"):
+    with locks.exclusive(path, "busy"):
         pass
 
 

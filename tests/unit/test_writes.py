@@ -39,7 +39,7 @@ REASONS = {
     "data/pixel_cache.py:_create": "a folder gets its name when all files in it are there",
     "pipeline/freshness.py:claim": "a folder is set aside",
     "training/checkpoints.py:remove": "a folder loses its name before its files go",
-    "core/locks.py:alone": "a lock names its owner",
+    "core/locks.py:exclusive": "a lock names its owner",
     "core/locks.py:_sign": "a lock names its owner",
     "runs/study.py:_make": "Optuna's database, made in a folder of its own",
     "data/archives.py:unpack": "unpacked again from the archive, which is checked",

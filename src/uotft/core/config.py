@@ -9,32 +9,22 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from uotft.core import registry
 from uotft.core.errors import UserError
-from uotft.core.settings import (
-    Axis,
-    Cluster,
-    Params,
-    Select,
-    Subset,
-)
+from uotft.core.settings import Axis, Cluster, Params, Select, Subset
 
 Model = TypeVar("Model", bound=BaseModel)
 
-
-# what may be changed beside params.yaml: the rest has one place on the disk in a project
+# what --set may change: results of all other settings have one place on the disk in a project
 CHANGEABLE = (
     "source_fraction", "subset", "select", "cluster", "selectors", "objectives", "train"
 )  # fmt: skip
 
 
 def load(root: Path) -> Params:
-    """Read and check ``root``/params.yaml, shelf sections included."""
+    """Read and check ``root``/params.yaml, with the sections of data sets and strategies."""
     path = root / "params.yaml"
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -45,7 +35,7 @@ def load(root: Path) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     params = _check(Params, raw, str(path))
-    for name in params.datasets:  # it becomes the name of files, and a word of commands in dvc.yaml
+    for name in params.datasets:  # it names files, and stands in the commands of dvc.yaml
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
             raise UserError(
                 f"{path}: datasets: the name {name!r} has not letters, digits, - and _ alone"
@@ -54,7 +44,7 @@ def load(root: Path) -> Params:
         dataset_settings(params, name)
     for name in params.strategies:
         selector_settings(params, name)
-    # by name only: a file on these two shelves imports torch, which most commands do without
+    # by name only: the modules of these two kinds import torch, which most commands do without
     registry.check("backbones", params.backbone.get("name"), f"{path}: backbone.name")
     registry.check("objectives", params.train.objective, f"{path}: train.objective")
     for name in params.objectives:
@@ -62,17 +52,17 @@ def load(root: Path) -> Params:
     return params
 
 
-def changed(params: Params, words: Sequence[str]) -> tuple[Params, tuple[str, ...]]:
-    """Other settings, SETTING=VALUE each; also the words in one spelling, sorted.
+def changed(params: Params, overrides: Sequence[str]) -> tuple[Params, tuple[str, ...]]:
+    """``params`` with other settings, SETTING=VALUE each; also these, sorted, in one spelling.
 
     A setting of ``subset`` replaces the others, since they exclude each other.
     """
-    values, raw = parsed(words), params.model_dump(by_alias=True)
+    values, raw = parsed(overrides), params.model_dump(by_alias=True)
     if any(name.startswith("subset.") for name in values):
         raw["subset"] = {}
     for name, value in values.items():
         _put(raw, name, value)
-    where = f"--set {' '.join(words)}"
+    where = f"--set {' '.join(overrides)}"
     made = _check(Params, raw, where)
     for section, kind in (("selectors", "strategies"), ("objectives", "objectives")):
         for name in {n.split(".")[1] for n in values if n.startswith(f"{section}.")}:
@@ -82,15 +72,15 @@ def changed(params: Params, words: Sequence[str]) -> tuple[Params, tuple[str, ..
     return made, tuple(sorted(f"{name}={_spelled(value)}" for name, value in values.items()))
 
 
-def parsed(words: Sequence[str]) -> dict[str, Any]:
+def parsed(overrides: Sequence[str]) -> dict[str, Any]:
     """["tau_target=10"] -> {"tau_target": 10}; values are YAML."""
     values: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
+    for override in overrides:
+        name, equals, value = override.partition("=")
         if not (name and equals):
-            raise UserError(f"--set: got {word!r}; NAME=VALUE is needed")
+            raise UserError(f"--set: got {override!r}; NAME=VALUE is needed")
         if name in values:
-            raise UserError(f"--set {word}: {name} stands there twice")
+            raise UserError(f"--set {override}: {name} stands there twice")
         try:
             values[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -116,7 +106,7 @@ def _put(raw: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _spelled(value: Any) -> str:
-    """One spelling of a value, which YAML reads back: 10.0 is 10, for a setting that takes it."""
+    """The one spelling of a value that YAML reads back; 10.0 becomes 10."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9)
@@ -139,14 +129,14 @@ def dataset(params: Params, name: str) -> tuple[ModuleType, Any]:
 
 
 def known_dataset(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """As ``dataset``, but a set of the shelf needs no section: its defaults hold then."""
+    """As ``dataset``, but a registered data set needs no section: it then has its defaults."""
     if name in params.datasets or name not in registry.names("datasets"):
         return dataset(params, name)
     return dataset_section({"kind": name}, f"datasets.{name}")
 
 
 def dataset_section(section: dict[str, Any], where: str) -> tuple[ModuleType, Any]:
-    """The module and the settings that a section with its ``kind`` means."""
+    """The module of the ``kind`` that a section names, and its settings."""
     settings = dict(section)
     module = registry.load("datasets", settings.pop("kind"), f"params.yaml: {where}.kind")
     return module, _check(module.Settings, settings, f"params.yaml: {where}")
@@ -158,7 +148,7 @@ def selector_settings(params: Params, name: str) -> Any:
 
 
 def strategy_settings(name: str, raw: dict[str, Any], where: str = "") -> Any:
-    """The settings of a strategy from their words; ``where`` they stand opens the error."""
+    """The settings of a strategy from a section; the error begins with ``where`` it stands."""
     module = registry.load("strategies", name, "strategy")
     return _check(module.Settings, raw, where or f"strategy {name}")
 
@@ -184,17 +174,17 @@ def subset_settings(text: str) -> Subset:
 
 
 def cluster_settings(raw: dict[str, Any]) -> Cluster:
-    """A cluster section from its words."""
+    """The settings of a ``cluster`` section."""
     return _check(Cluster, raw, "cluster")
 
 
 def select_settings(raw: dict[str, Any]) -> Select:
-    """A select section from its words."""
+    """The settings of a ``select`` section."""
     return _check(Select, raw, "select")
 
 
 def space(raw: Any, where: str) -> dict[str, Axis]:
-    """{setting: what a search tries}, from the words of the file ``where``."""
+    """{setting: what a search tries}, from the content of the file ``where``."""
     if not isinstance(raw, dict) or not raw:
         raise UserError(
             f"{where}: got {raw!r}; lines like `train.lambda: {{choices: [0.3, 1.0]}}` are needed"

@@ -1,7 +1,7 @@
 """Environment variables: the only module that reads them, but for MLflow's own in `tracking`.
 
-Also what the tools that uotft uses find there: no reports home, no shared caches. What a user has
-set stays.
+It also sets what the tools below uotft find there: no reports to their makers, no shared caches.
+What the user has set stays.
 """
 
 from __future__ import annotations
@@ -19,26 +19,36 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 SITE_CACHE = "DVC_SITE_CACHE_DIR"
+LOG_LEVEL = "UOTFT_LOG_LEVEL"
 
 
 def prepare() -> None:
-    """Set what is not set, for this process and those that it starts."""
+    """Set what the user has not set, for this process and those that it starts."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if SITE_CACHE not in os.environ:
-        with suppress(OSError):  # a home that cannot be written: DVC's own place, then
+        with suppress(OSError):  # the home cannot be written: DVC then uses its own place
             os.environ[SITE_CACHE] = str(site_cache())
 
 
 def site_cache() -> Path:
-    """A folder of this user's alone for DVC's indexes, which are pickles.
+    """A folder that only this user can write, for DVC's indexes, which are pickles.
 
-    By default DVC keeps them in /var/tmp/dvc, where who comes first can plant others
-    (CVE-2025-69872).
+    DVC's default is /var/tmp/dvc, where another user can plant pickles first (CVE-2025-69872).
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uotft"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / "dvc"
+
+
+def log_level() -> str:
+    """The level of messages that the process which started this one wants, or ""."""
+    return os.environ.get(LOG_LEVEL, "")
+
+
+def set_log_level(level: str) -> None:
+    """Hand the level of messages down to the processes that this one starts."""
+    os.environ[LOG_LEVEL] = level
 
 
 def dvc_stage() -> str:

@@ -14,11 +14,11 @@ class Diverged(UserError):
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM ended a command; its workers have stopped, a run of it is marked KILLED."""
+    """Ctrl-C or SIGTERM ended a command; its workers have stopped, its run is marked KILLED."""
 
 
 class Pruned(Exception):
-    """A search has seen enough of a training; its workers have stopped, its run is KILLED."""
+    """A search stopped a training that fell behind; its workers are gone, its run is KILLED."""
 
 
 class WorkerFailed(Exception):
@@ -29,14 +29,14 @@ class WorkerFailed(Exception):
 
     def __init__(self, code: int, process: int = 0) -> None:
         self.code = code if code > 0 else 128 - code
-        said = f"the worker ended with exit code {self.code}"
-        if code < 0:  # where a launcher stands between, it has said this of one of its workers
-            said = killed(f"the worker, process {process},", -code)
-        super().__init__(said)
+        message = f"the worker ended with exit code {self.code}"
+        if code < 0:  # the code of a launcher is positive: it has named the worker itself
+            message = killed(f"the worker, process {process},", -code)
+        super().__init__(message)
 
 
 def killed(who: str, number: int) -> str:
-    """What to say of a process that a signal has ended: which one, and what to do."""
+    """The message about a process that a signal ended: which process, why, and what to do."""
     advice = {
         signal.SIGKILL: "most often that is the kernel, or a container's limit, for want of memory "
         "(`dmesg` says so): use fewer --num-processes or smaller batches in params.yaml",

@@ -1,9 +1,10 @@
-"""Locks that name their owner."""
+"""Exclusive locks that name their owner."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from typing import Any
 from uotft.core import disk
 from uotft.core.errors import UserError
 
-PATIENCE_S = 30  # for what a dead owner has left: its workers save what they have
+PATIENCE_S = 30  # for the workers of a dead owner, which hold its lock while they save
 POLL_S = 0.2
+
+logger = logging.getLogger(__name__)
 
 
 class Busy(UserError):
@@ -26,14 +29,16 @@ class Busy(UserError):
 
 
 @contextmanager
-def alone(path: Path, busy: str) -> Iterator[int]:
-    """Hold the lock file ``path``, which names its owner; if it is held, say ``busy`` and by whom.
+def exclusive(path: Path, busy: str) -> Iterator[int]:
+    """Hold the lock file ``path``; if another process holds it, raise ``Busy`` with its name.
 
-    The kernel's lock goes with the process, however that ends, and with those that inherit the file
-    descriptor that is yielded; for what a dead owner has left of these it is waited. NFS knows such
-    locks. A file system that does not leaves the name to go by, and an NFS that is mounted with
-    locks for each machine alone warns of a name from another one. The file goes at the end, and so
-    do the folders that were made for it.
+    Yields the file descriptor, for workers to inherit. The lock is the kernel's: it ends with this
+    process and those workers, however they end. Waits up to 30 s for workers of a dead owner. At
+    the end the file goes, and so do the folders that were made for it.
+
+    NFS has such locks too. On a file system without them the owner's name in the file decides. An
+    NFS mounted with ``local_lock`` grants the lock on every machine; then a name from another
+    machine gives a warning.
     """
     patience = monotonic() + PATIENCE_S
     new = [folder for folder in path.parents if not folder.exists()]
@@ -47,13 +52,14 @@ def alone(path: Path, busy: str) -> Iterator[int]:
             os.close(lock)
             lock = _opened(path)
         if (owner := _owner(lock)) and owner["host"] != gethostname():
-            print(  # noqa: T201
-                f"uotft: {path}: {_named(owner)} has not said that it ended: if it is at work "
-                "still, stop one of the two",
-                file=sys.stderr,
+            logger.warning(
+                "%s: %s has not said that it ended: if it is at work still, stop one of the two",
+                path,
+                _named(owner),
             )
         try:
             _sign(lock, path)
+            logger.debug("%s: locked", path)
             yield lock
         finally:
             os.ftruncate(lock, 0)
@@ -82,11 +88,11 @@ def waiting(path: Path, timeout_s: float) -> Iterator[None]:
 
 
 def _sign(lock: int, path: Path) -> None:
-    """Write into the open file whose it is."""
-    words = " ".join(["uotft", *sys.argv[1:]])
+    """Write into the open file who owns it: this process."""
+    command = " ".join(["uotft", *sys.argv[1:]])
     started = datetime.now(UTC).isoformat(" ", "seconds")
-    us = {"pid": os.getpid(), "host": gethostname(), "started": started, "command": words}
-    content = json.dumps(us).encode()
+    owner = {"pid": os.getpid(), "host": gethostname(), "started": started, "command": command}
+    content = json.dumps(owner).encode()
     os.ftruncate(lock, 0)
     try:
         os.pwrite(lock, content, 0)
@@ -97,7 +103,7 @@ def _sign(lock: int, path: Path) -> None:
 
 
 def _opened(path: Path) -> int:
-    """The file, made if need be, though others remove its folder meanwhile."""
+    """The open file, made if need be; again where another process has just removed its folder."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -105,7 +111,7 @@ def _opened(path: Path) -> int:
 
 
 def _is(lock: int, path: Path) -> bool:
-    """Whether the open file still has its name: who had it before may have removed it."""
+    """Whether the open file is still the one at ``path``: its last owner may have removed it."""
     try:
         return os.fstat(lock).st_ino == path.stat().st_ino
     except FileNotFoundError:
@@ -113,7 +119,7 @@ def _is(lock: int, path: Path) -> bool:
 
 
 def _locked(lock: int) -> bool:
-    """Whether the open file is ours now; where there are no locks, whether no one else's."""
+    """Try to lock the open file; without locks on the file system: whether no owner is alive."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -125,16 +131,16 @@ def _locked(lock: int) -> bool:
 
 
 def _owner(lock: int) -> dict[str, Any] | None:
-    """Who says in the lock file that it is theirs."""
+    """The owner that the lock file names."""
     try:
         owner: dict[str, Any] = json.loads(os.pread(lock, 2**16, 0))
-    except ValueError:  # nobody, or somebody who is just about to
+    except ValueError:  # no owner, or one that is just about to write
         return None
     return owner
 
 
 def _lives(owner: dict[str, Any]) -> bool:
-    """Whether the owner's process is there; that of another machine is taken to be."""
+    """Whether the owner's process lives; that of another machine is taken to."""
     return bool(owner["host"] != gethostname() or Path("/proc", str(owner["pid"])).exists())
 
 
@@ -144,3 +150,6 @@ def _named(owner: dict[str, Any] | None) -> str:
     return (
         f"process {owner['pid']} on {owner['host']}, since {owner['started']}: {owner['command']}"
     )
+
+
+alone = exclusive  # the name until every caller uses the new one

@@ -1,17 +1,19 @@
 """What uotft says while it works: one line a message on standard error, as loud as the user wants.
 
-Modules log with ``logging.getLogger(__name__)``: ``info`` for what is going on, ``warning`` for
-what the user should know. The command line chooses the level (-v, -q); processes that it starts
-take it from their environment.
+Modules log with ``logging.getLogger(__name__)``: ``debug`` for details, ``info`` for what is going
+on, ``warning`` for what the user should know. The command line chooses the level (-v, -q), and the
+processes that it starts take it from their environment.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
-LEVEL = "UOTFT_LOG_LEVEL"
+from uotft.core import environment
+from uotft.core.errors import UserError
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class _StandardError(logging.Handler):
@@ -23,15 +25,23 @@ class _StandardError(logging.Handler):
 
 
 def setup(level: str = "") -> None:
-    """Show messages of ``level`` and above (DEBUG, INFO, WARNING, ERROR), here and in workers.
+    """Show messages of ``level`` and above (one of LEVELS), here and in processes started later.
 
-    Without a level it is that of the process which started this one, or else INFO.
+    Without a level: that of the process which started this one, or else INFO. May be called again.
     """
-    os.environ[LEVEL] = level or os.environ.get(LEVEL) or "INFO"
+    level = level or environment.log_level() or "INFO"
+    if level not in LEVELS:
+        raise UserError(f"{environment.LOG_LEVEL}: got {level!r}; known are {', '.join(LEVELS)}")
+    environment.set_log_level(level)
     logger = logging.getLogger("uotft")
-    if not logger.handlers:
+    if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
         handler = _StandardError()
         handler.setFormatter(logging.Formatter("uotft: %(message)s"))
         logger.addHandler(handler)
-        logger.propagate = False
-    logger.setLevel(os.environ[LEVEL])
+    logger.propagate = False  # MLflow and DVC put handlers of their own on the root logger
+    logger.setLevel(level)
+
+
+def are_quiet() -> bool:
+    """Whether the user wants warnings and errors alone (-q)."""
+    return logging.getLogger("uotft").level > logging.INFO

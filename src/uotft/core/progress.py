@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track as rich_track
+from uotft.core import messages
 
 T = TypeVar("T")
 
 
 def track(items: Iterable[T], label: str) -> Iterable[T]:
-    """``items``, with a bar named ``label`` while they are used up."""
+    """``items``, with a bar named ``label`` while they are used up; without a bar under -q."""
+    if messages.are_quiet():
+        return items
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
     return rich_track(items, label, console=Console(stderr=True), transient=True)

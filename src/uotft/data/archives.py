@@ -1,7 +1,7 @@
-"""Archives of data sets: checked, and unpacked once. What comes from outside is doubted.
+"""Archives of data sets: checked, and unpacked once. Downloaded files are not trusted.
 
-Size and SHA-256 must be those that the data set's file states. Of tar and zip files only plain
-files and folders are taken, below one folder, which appears when all of them are there.
+Size and SHA-256 must be those that the data set's module states. From tar and zip files, only plain
+files and folders are unpacked, into one folder, which gets its name when all of them are there.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CHUNK = 2**24  # bytes that are hashed or copied at a time
 FILES = 1_000_000  # an archive of more is refused, unless its data set says how many it has
 RATIO = 100  # unpacked bytes for each byte of an archive; a bomb has a thousand
 BLOCK = 2**12  # bytes that even an empty file is counted as, since a disk needs them
-NAME = 2**20  # bytes of a long name, or of other notes on a member, before it in a tar
-SLACK = 2**26  # bytes that any archive may hold, so that small ones of text are no bombs
+NAME = 2**20  # most bytes of a long name, or of another header record before a member of a tar
+SLACK = 2**26  # bytes that any archive may unpack to: small ones of text compress very well
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)
 
@@ -39,10 +39,10 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError,
 class Archive:
     """A file as the makers of a data set publish it, and what it unpacks to.
 
-    ``holds`` is a path that is there when it is unpacked, ``into`` the folder it is unpacked in.
-    ``bytes`` 0: not known; ``sha256`` may be the beginning of one, which is all that the names of
-    torchvision's weights tell; ``md5`` where nobody published a SHA-256; no ``urls``: by hand. Of a
-    tar file without a checksum the first bytes that come are believed, if they are a tar file.
+    ``holds`` is a path that exists once it is unpacked, ``into`` the folder it is unpacked in.
+    ``bytes`` is 0 where the size is unknown. ``sha256`` may be only the beginning of one, as in the
+    file names of torchvision's weights; ``md5`` stands in where nobody published a SHA-256. Without
+    ``urls`` the file is fetched by hand. Without a checksum any tar file is accepted.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Archive:
     files: int = FILES
 
     def sum(self) -> str:
-        """The checksum, with its kind, as people write it."""
+        """The checksum and its kind, as text."""
         return f"SHA-256 {self.sha256}" if self.sha256 else f"MD5 {self.md5}"
 
     def wrong(self, path: Path, progress: Progress) -> str:
-        """Why a file is not this one; empty if it is."""
+        """Why the file at ``path`` is not this archive; empty if it is."""
         size = path.stat().st_size
         if self.bytes and size != self.bytes:
             return f"it has {size:,} bytes, not {self.bytes:,}"
@@ -73,9 +73,9 @@ class Archive:
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a public data set before it is here; ``metric`` is its literature's.
+    """What is known of a public data set before it is fetched; ``metric`` is its literature's.
 
-    ``signs`` are paths that show, in any folder, that the set is unpacked there.
+    ``signs`` are paths that exist in a folder where the set is unpacked.
     """
 
     name: str
@@ -99,7 +99,7 @@ def digest(path: Path, kind: str, progress: Progress = lambda items, label: item
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """{file name: SHA-256} of a list as `sha256sum` writes it: a checksum and a name a line."""
+    """{file name: SHA-256} from a list as `sha256sum` writes it: a checksum and a name a line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -126,9 +126,9 @@ def ready(card: Card, folder: Path, root: Path) -> Path | None:
 
 
 def unpacked(card: Card, path: str, root: Path, progress: Progress) -> Path:
-    """The folder with what a set's archives in ``path`` hold, unpacked below cache/ if need be.
+    """The folder with the content of a set's archives in ``path``; unpacks them below cache/ once.
 
-    ``root`` is the workspace, from which a relative path starts.
+    A relative ``path`` starts at ``root``, the workspace.
     """
     folder = root / Path(path).expanduser()
     if there := ready(card, folder, root):
@@ -148,10 +148,10 @@ def unpacked(card: Card, path: str, root: Path, progress: Progress) -> Path:
 
 
 def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Progress) -> None:
-    """Unpack (path, folder below, most files) into ``folder``, which appears when all is done.
+    """Unpack (path, folder below, most files) into ``folder``, which gets its name at the end.
 
-    What is no archive, such as a list, is copied. An archive in an archive is unpacked beside
-    itself, in a folder of its name.
+    Other files, such as lists, are copied. An archive inside an archive is unpacked beside itself,
+    into a folder of its name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -162,10 +162,11 @@ def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Pr
             if not path.name.lower().endswith(SUFFIXES):
                 shutil.copyfile(path, inner / path.name)
                 continue
-            room = _Room(path, files, RATIO * path.stat().st_size + SLACK)
+            limit = _Limit(path, files, RATIO * path.stat().st_size + SLACK)
             try:
                 with path.open("rb") as file:
-                    for _ in progress(_extract(file, inner, "", room, 1), f"unpacking {path.name}"):
+                    members = _extract(file, inner, "", limit, 1)
+                    for _ in progress(members, f"unpacking {path.name}"):
                         pass
             except BROKEN as error:
                 raise UserError(f"{path}: cannot be unpacked into {made}: {error}") from error
@@ -181,7 +182,7 @@ def _place(card: Card, root: Path) -> Path:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose name or notes, which tarfile reads into memory as a whole, are no bomb."""
+    """Refuses a huge name or header record, which tarfile would read into memory as a whole."""
 
     @classmethod
     def frombuf(cls, *given: Any) -> _Member:
@@ -192,15 +193,15 @@ class _Member(tarfile.TarInfo):
         return made
 
 
-class _Room:
-    """How much one archive may still write, and the refusal of what it may not."""
+class _Limit:
+    """How much one archive may still write; refuses members that may not be written."""
 
     def __init__(self, path: Path, files: int, size: int) -> None:
         self.path, self.files, self.bytes = path, files, size
         self.most = f"{files:,} files and {size:,} bytes, {RATIO} times its own size and some"
 
     def admit(self, name: str, size: int, kind: str) -> None:
-        """Refuse a member that is no plain file inside, or one too many."""
+        """Refuse a member that is not a plain file or folder inside ``folder``, or is too much."""
         self.files, self.bytes = self.files - 1, self.bytes - max(size, BLOCK)
         why = ""
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
@@ -216,14 +217,14 @@ class _Room:
             )
 
 
-def _extract(file: IO[bytes], folder: Path, stem: str, room: _Room, deeper: int) -> Iterator[str]:
+def _extract(file: IO[bytes], folder: Path, stem: str, limit: _Limit, deeper: int) -> Iterator[str]:
     """Write the members of a tar or zip below ``folder``, one a step.
 
-    With ``stem``, the name of an inner archive, members that are not in a folder of that name are
-    put into one. The marks that macOS leaves beside files (._*) are no members.
+    With ``stem``, the name of an inner archive, members outside a folder of that name are put into
+    one. Leaves out the files that macOS adds (._*, __MACOSX).
     """
     for name, size, kind, content in _members(file):
-        room.admit(name, size, kind)
+        limit.admit(name, size, kind)
         pieces = PurePosixPath(name).parts
         if content is None or any(p.startswith("._") or p == "__MACOSX" for p in pieces):
             continue
@@ -233,7 +234,7 @@ def _extract(file: IO[bytes], folder: Path, stem: str, room: _Room, deeper: int)
         with content() as inner:
             if deeper and path.name.lower().endswith(SUFFIXES):
                 base = next(path.name[: -len(s)] for s in SUFFIXES if path.name.lower().endswith(s))
-                yield from _extract(inner, path.parent, base, room, deeper - 1)
+                yield from _extract(inner, path.parent, base, limit, deeper - 1)
                 continue
             with path.open("wb") as out:
                 shutil.copyfileobj(inner, out, CHUNK)
@@ -241,7 +242,7 @@ def _extract(file: IO[bytes], folder: Path, stem: str, room: _Room, deeper: int)
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int, str, Callable[[], Any] | None]]:
-    """(name, bytes, what it is if neither file nor folder, how to open it if a file)."""
+    """Yields (name, bytes, kind if neither file nor folder, function that opens it if a file)."""
     start = file.read(2)
     file.seek(0)
     if start == b"PK":

@@ -1,12 +1,13 @@
-"""An archive of a data set, from whichever of its addresses gives the right bytes.
+"""Download an archive of a data set from the first of its addresses that gives the right bytes.
 
-A download goes on where it broke off, now or another day, and the file gets its name when size and
-checksum are those that the data set's file states: until then it is a hidden .part. Where nobody
-states a size, the addresses are asked for it before anything is fetched.
+A broken download goes on where it stopped, also on another day. The file is a hidden .part until
+its size and checksum are those that the data set's module states. Where no size is stated, the
+server is asked for it before anything is fetched.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,10 @@ from urllib.request import Request, urlopen
 from uotft.core.errors import UserError
 from uotft.data.archives import Archive, Progress
 
-CHUNK = 2**20  # bytes that are asked for at a time
+CHUNK = 2**20  # bytes that are read at a time
 PATIENCE = 60.0  # seconds; a slower answer, or a chunk that takes longer, counts as broken off
+
+logger = logging.getLogger(__name__)
 
 
 def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
@@ -42,13 +45,14 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
                 tried.append(f"{url}: {why}")
             except (OSError, HTTPException) as error:
                 tried.append(f"{url}: {error or type(error).__name__}")
+            logger.debug("%s", tried[-1])
             if not _size(part) >= before + CHUNK and not (before and not _size(part)):
-                break  # next to nothing came, and no wrong half from an earlier day was thrown away
+                break  # less than a chunk came, and no wrong part of an earlier day was removed
     raise _failed(archive, folder, tried)
 
 
 def sized(archive: Archive, folder: Path) -> Archive:
-    """The archive with the size that the first address which answers says; nothing is fetched."""
+    """The archive with its size, from the first address that states one; fetches nothing."""
     tried = []
     for url in archive.urls:
         try:
@@ -70,7 +74,7 @@ def _failed(archive: Archive, folder: Path, tried: list[str]) -> UserError:
 
 
 def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
-    """Ask for what is missing of ``part``; a server that sends all of it again is heard too."""
+    """Fetch what is missing of ``part``; also from a server that sends all of it again."""
     start = _size(part)
     if start >= archive.bytes:
         return
@@ -80,7 +84,7 @@ def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             raise ConnectionError(f"another part came than the one from byte {start}")
         elif not (archive.sha256 or archive.md5) and _newer(answer, part):
-            part.unlink()  # no checksum would tell that its two halves are of two files
+            part.unlink()  # without a checksum, nothing would show that the halves do not fit
             raise ConnectionError("the file there changed after its first part came")
         if answer.length is not None and start + answer.length != archive.bytes:
             raise ConnectionError(f"{start + answer.length:,} bytes offered, not {archive.bytes:,}")
@@ -97,25 +101,26 @@ def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
 
 @contextmanager
 def _answer(url: str, start: int = 0) -> Iterator[HTTPResponse]:
-    """What an address sends from byte ``start``; a web page is no answer."""
-    asked = {"User-Agent": "uotft", **({"Range": f"bytes={start}-"} if start else {})}
-    with _opened(Request(url, headers=asked)) as answer:
+    """The answer of an address from byte ``start`` on; a web page is an error."""
+    headers = {"User-Agent": "uotft", **({"Range": f"bytes={start}-"} if start else {})}
+    logger.debug("asking %s from byte %d on", url, start)
+    with _opened(Request(url, headers=headers)) as answer:
         if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise ConnectionError("a web page came, not the file: a login, a warning or a limit")
         yield answer
 
 
 def _opened(request: Request) -> HTTPResponse:
-    """The head of an answer; urlopen's own patience starts anew with every byte that comes."""
+    """The answer with its headers, within PATIENCE; urlopen's timeout restarts with every byte."""
     found: SimpleQueue[HTTPResponse | Exception] = SimpleQueue()
 
     def ask() -> None:
         try:
             found.put(urlopen(request, timeout=PATIENCE))
-        except Exception as error:  # noqa: BLE001  raised where it is waited for
+        except Exception as error:  # noqa: BLE001  raised again in the waiting thread
             found.put(error)
 
-    Thread(target=ask, daemon=True).start()  # one that hangs is left behind
+    Thread(target=ask, daemon=True).start()  # a daemon may hang at the end
     try:
         answer = found.get(timeout=PATIENCE)
     except Empty as error:
@@ -128,7 +133,7 @@ def _opened(request: Request) -> HTTPResponse:
 
 
 def _newer(answer: HTTPResponse, part: Path) -> bool:
-    """Whether the file at an address was changed after ``part`` of it came, as far as it says."""
+    """Whether the server says that the file changed after ``part`` of it was fetched."""
     try:
         changed = parsedate_to_datetime(answer.headers["Last-Modified"])
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
 """A folder of image files -> the columns of `records.Files`, and the cut into parts.
 
-What the data sets of files share: which files are images, their bytes, hashes and sizes, a seeded
-stratified hold-out where a data set has no official one, and the official lists.
+All data sets of image files share this: which files are images, their bytes, hashes and sizes, the
+official lists, and a seeded stratified cut where no part is official.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 CHUNK = 1024
-TOLERATED = 0.01  # share of the files that may be skipped
+TOLERATED = 0.01  # share of the files that `unreadable: skip` may leave out
 
 
 class View(Settings):
-    """How the pixels of files are kept and seen; part of every such data set's settings."""
+    """How image files are stored and shown to the network; settings of every set of files."""
 
     stored: int = Field(256, ge=8, description="pixels a side that are kept of each picture")
     size: int = Field(224, ge=8, description="pixels a side that the network sees")
@@ -43,8 +43,8 @@ class View(Settings):
     )
 
 
-class Shelf(View):
-    """Settings of every public data set; each has its own ``path``."""
+class PublicSettings(View):
+    """Settings that all public data sets share; each has its own ``path``."""
 
     path: str = Field(description="the folder of its archives, or of what they unpack to")
     val: float = Field(
@@ -86,9 +86,9 @@ def image_set(
     progress: Callable[..., Iterable[int]],
     **inside: NDArray[Any],
 ) -> ImageSet:
-    """The set of some files below ``root``: each is read once for its hash and its size.
+    """The data set of some files below ``root``; reads each once for its hash and its size.
 
-    ``inside``: the columns archives, offsets and bytes, where the files are inside tar files.
+    ``inside`` has the columns archives, offsets and bytes of files inside tar files.
     """
     n = len(paths)
     columns: dict[str, Any] = {"bytes": np.empty(n, np.int64), **inside}
@@ -113,17 +113,18 @@ def listed(
     root: Path,
     rows: list[tuple[str, Any, str]],
     names: dict[Any, str],
-    settings: Shelf,
+    settings: PublicSettings,
     progress: Callable[..., Iterable[int]],
 ) -> ImageSet:
-    """The set of an official list of (path below ``root``, class, part); ``names`` orders classes.
+    """The data set of an official list of (path below ``root``, class, part).
 
-    Where no part is val, a share of every class is held out of train.
+    ``names`` maps classes, in the order of their labels, to names. Without a part val, a share of
+    every class is cut from train.
     """
     number = {key: label for label, key in enumerate(names)}
-    strange = next((row for row in rows if row[1] not in number), None)
-    if strange or not rows:
-        what = f"{strange[0]} is of an unknown class, {strange[1]!r}" if strange else "no image"
+    unknown = next((row for row in rows if row[1] not in number), None)
+    if unknown or not rows:
+        what = f"{unknown[0]} is of an unknown class, {unknown[1]!r}" if unknown else "no image"
         raise UserError(f"{root}: {what}; the lists and the images of the set do not go together")
     paths, keys, parts = zip(*rows, strict=True)
     labels, splits = np.array([number[key] for key in keys]), np.array(parts, "U5")
@@ -134,7 +135,7 @@ def listed(
 
 
 def lines(path: Path, parse: Callable[[str], T]) -> list[T]:
-    """``parse`` of every line of a list that is not empty."""
+    """``parse`` of every line of the list in a file, which must have some."""
 
     def parsed(line: bytes) -> T:
         return parse(text(line.decode("utf-8-sig")).strip())
@@ -151,7 +152,7 @@ def lines(path: Path, parse: Callable[[str], T]) -> list[T]:
 
 
 def mat(path: Path, names: tuple[str, ...], parse: Callable[..., T]) -> list[T]:
-    """``parse`` of every entry of some variables of a MATLAB file, which executes nothing."""
+    """``parse`` of every entry of some variables of a MATLAB file; executes nothing from it."""
     from scipy.io import loadmat
 
     try:
@@ -166,7 +167,7 @@ def mat(path: Path, names: tuple[str, ...], parse: Callable[..., T]) -> list[T]:
 
 
 def text(value: Any) -> str:
-    """The value itself, which must be a text that a file name can hold."""
+    """The value itself; an error unless it is a text that can be a file name."""
     if not isinstance(value, str) or "\0" in value:
         raise ValueError("a text is needed")
     return value
@@ -175,7 +176,7 @@ def text(value: Any) -> str:
 def _each(
     path: Path, word: str, entries: Iterable[tuple[int, Any]], parse: Callable[..., T]
 ) -> list[T]:
-    """``parse`` of every (number, arguments); the first one that it stumbles over is named."""
+    """``parse`` of every (number, arguments); the error names the first one that fails."""
     made = []
     for number, entry in entries:
         try:
@@ -189,7 +190,7 @@ def _each(
 
 
 def differences(files: Files, progress: Callable[..., Iterable[int]]) -> list[str]:
-    """What is no longer as the columns say, a file a line: missing, changed or unreadable."""
+    """One line for each file that is missing, changed or unreadable since the columns were made."""
 
     def one(row: int) -> str:
         path = files.path(row)
@@ -209,15 +210,15 @@ def differences(files: Files, progress: Callable[..., Iterable[int]]) -> list[st
 
 
 def shown(path: Path | bytes) -> str:
-    """A path in characters that every terminal takes."""
+    """A path as text that every terminal can show."""
     return os.fsencode(path).decode(errors="replace")
 
 
 def without(images: ImageSet, bad: dict[int, str]) -> ImageSet:
-    """The set with the split of unreadable rows {row: why} taken away, if its settings allow it.
+    """The set with the split of unreadable rows {row: why} changed to "unreadable".
 
-    Raises `UserError` where they do not, for more than TOLERATED of all files, and for a class that
-    is left without a training image.
+    Raises `UserError` where the settings do not allow it, for more than TOLERATED of all files, and
+    for a class that is left without a training image.
     """
     assert images.files is not None
     if bad and (images.files.unreadable == "error" or len(bad) > TOLERATED * len(images.labels)):
@@ -240,7 +241,7 @@ def without(images: ImageSet, bad: dict[int, str]) -> ImageSet:
 def cut(
     labels: NDArray[np.int64], splits: NDArray[np.str_], part: str, share: float, seed: int
 ) -> None:
-    """Make ``share`` of every class's training images the ``part``: changes ``splits``."""
+    """Move ``share`` of every class's training images to ``part``, in place in ``splits``."""
     trained = np.flatnonzero(splits == "train")
     splits[trained[hold_out(labels[trained], share, seed)[1]]] = part
 
@@ -248,9 +249,9 @@ def cut(
 def hold_out(
     labels: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows (kept, held out): ``share`` of every class, one image of it at least on either side.
+    """(rows kept, rows held out): ``share`` of every class, with at least one image on each side.
 
-    A class of one image keeps it.
+    The image of a class that has only one is kept.
     """
     rng, held = np.random.default_rng(seed), []
     for label in np.unique(labels).tolist():
@@ -262,7 +263,7 @@ def hold_out(
 
 
 def _facts(files: Files, row: int) -> tuple[int, bytes, int, int]:
-    """(bytes, SHA-256, height, width) of a file; decoding says why one cannot be read."""
+    """(bytes, SHA-256, height, width) of a file; decoding reports the unreadable ones later."""
     content = b""
     with suppress(OSError):
         content = files.content(row)

@@ -41,7 +41,7 @@ Pairs = NDArray[np.int64]  # (n, 2): row of the target, row of the source
 
 @dataclass(frozen=True)
 class Picture:
-    """What is kept of an image: about 1 kB.
+    """What is kept of an image to compare it: about 1 kB.
 
     ``key`` is its path or row, ``stem`` its file name without suffix or None, ``sha256`` that of
     its bytes, ``hash`` 64 bits, ``thumbnail`` (256,) of mean 0 and length 1, or 0 if it is flat.
@@ -88,7 +88,7 @@ def picture(image: Image, key: Key, sha256: str, stem: str | None = None) -> Pic
 def find(target: Sequence[Picture], source: Iterable[Picture]) -> Iterator[Match]:
     """Every pair that is the same image; ``source`` is read once, in blocks, and not kept.
 
-    A flat picture says nothing: it matches by an ImageNet id only.
+    A flat picture, all of one grey, matches by an ImageNet id only.
     """
     hashes, thumbnails = _arrays(target)
     stems, digests = _rows(p.stem for p in target), _rows(p.sha256 for p in target)

@@ -1,8 +1,8 @@
 """Image files -> pixels: each decoded once, kept as uint8 squares in a file mapped into memory.
 
-Whatever its shape, a picture is kept as a square of side S; a crop of the picture is a box of that
-square, so that all pixels of a data set are one array (n, S, S, 3). Only the rows that somebody
-asks for are decoded: the file is sparse, and costs S * S * 3 bytes for each of them.
+A picture of any shape is stretched to a square of side S, and a crop of it is a box of that square.
+So all pixels of a data set are one array (n, S, S, 3). Rows are decoded when they are first read:
+the file is sparse, and costs S * S * 3 bytes for each of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from uotft.core.records import Files
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ORIENTATION = 0x0112  # the tag of EXIF that says how the camera was held, and what turns it back
+ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held; TURNS undoes it
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
          6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
 TURNING = b"eXIf", b"exif", b"adobe.xmp"  # in a PNG that may hold an orientation
@@ -38,7 +38,7 @@ Uint8 = NDArray[np.uint8]
 T = TypeVar("T")
 Bar = Callable[..., Iterable[int]]
 
-CHUNK = 48 * 2**20  # bytes of pixels that are decoded, written and declared to be there together
+CHUNK = 48 * 2**20  # bytes of pixels that are decoded, written and marked as kept together
 WHOLE = 16 * 2**30  # bytes up to which all pixels of a data set are kept, not only those selected
 
 
@@ -62,11 +62,11 @@ class Store:
         return np.asarray(self.kept[rows])
 
     def hold(self, rows: NDArray[np.int64], progress: Bar = lambda starts, label: starts) -> None:
-        """Decode and keep those of ``rows`` that are not there yet; all of them can be read."""
+        """Decode and keep those of ``rows`` that are missing; an error if one cannot be read."""
         self._must(self.fill(rows, progress))
 
     def read(self, rows: NDArray[np.int64]) -> list[Uint8]:
-        """The squares of ``rows``; of a large data set those not there yet are not kept either."""
+        """The squares of ``rows``; in a large data set, missing ones are decoded but not kept."""
         if self.is_small:
             self.hold(rows)
         if self.there[rows].all():
@@ -82,7 +82,7 @@ class Store:
         *,
         keep: bool = True,
     ) -> dict[int, str]:
-        """Decode those of ``rows`` that are not there yet; {row: why} of those that cannot be."""
+        """Decode those of ``rows`` that are missing; returns {row: why} for unreadable ones."""
         todo = np.unique(rows[~self.there[rows]])
         if keep:
             self._need_space(len(todo))
@@ -117,10 +117,10 @@ class Store:
         return good, {row: why for row, why in found if isinstance(why, str)}
 
     def _keep(self, rows: NDArray[np.int64], found: list[Uint8]) -> None:
-        """Pixels first, then their states: whatever is killed in between is decoded again.
+        """Write pixels first, then their states: after a kill in between they are decoded again.
 
-        Several processes may write one row at once: they write the same bytes. Written, not
-        mapped: a full disk is an error then, and not the end of the process.
+        Several processes may write one row at once, since they write the same bytes. A write to a
+        full disk raises an error; through the memory map it would kill the process (SIGBUS).
         """
         try:
             with (self.folder / "pixels.npy").open("r+b") as file:
@@ -148,7 +148,7 @@ class Store:
 
 
 def content_of(files: Files, row: int) -> bytes:
-    """The bytes of a file, which must be those that `uotft prepare` read."""
+    """The bytes of a file; an error if they changed since `uotft prepare` read them."""
     try:
         content = files.content(row)
     except OSError as error:
@@ -161,15 +161,15 @@ def content_of(files: Files, row: int) -> bytes:
 def square(content: bytes, side: int, path: Path) -> Uint8:
     """An encoded picture, upright, as uint8 (side, side, 3), stretched to fill it."""
     pixels = np.array(picture_of(content, path, "RGB", side))
-    # a picture of that size would come back as it is, and torch takes seconds to import
+    # scaling would not change a picture of that size, and torch takes seconds to import
     return pixels if pixels.shape == (side, side, 3) else scaled(pixels, side)
 
 
 def scaled(pixels: Uint8, side: int) -> Uint8:
     """uint8 (H, W, 3), contiguous -> (side, side, 3), bilinear with antialiasing.
 
-    Torch does it as Pillow does, to a level of 255, in a fifth of the time
-    (docs/decisions/0009-decoder.md) if it is told that channels come last.
+    Torch gives the same as Pillow within one level of 255, in a fifth of the time if channels come
+    last in memory (docs/decisions/0009-decoder.md).
     """
     import torch
     from torch.nn import functional
@@ -180,7 +180,7 @@ def scaled(pixels: Uint8, side: int) -> Uint8:
 
 
 def upright_size(content: bytes) -> tuple[int, int]:
-    """Height and width of an encoded picture, upright; 1 x 1 where its head cannot be read."""
+    """Height and width of an encoded picture, upright; 1 x 1 if its header cannot be read."""
     from PIL import Image
 
     with suppress(*_faults()), Image.open(io.BytesIO(content)) as picture:
@@ -191,15 +191,15 @@ def upright_size(content: bytes) -> tuple[int, int]:
 
 
 def _may_turn(content: bytes) -> bool:
-    """Whether a file may say that it is to be turned; of a PNG, Pillow would decode it to know."""
+    """Whether a file may have an orientation. Asking Pillow would decode the whole of a PNG."""
     return content[:4] != b"\x89PNG" or any(word in content for word in TURNING)
 
 
 def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
-    """An encoded picture, upright, in the mode L or RGB; the first one, where it is animated.
+    """An encoded picture, upright, in the mode L or RGB; the first frame of an animated one.
 
-    With ``side``, a JPEG may come smaller than it is, but at least that large. ``path`` opens the
-    error where it cannot be read.
+    With ``side``, a JPEG may be decoded at a smaller scale, but at least that large. The error for
+    an unreadable one begins with ``path``.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -217,14 +217,14 @@ def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
 
 
 def _orientation(picture: Image) -> int:
-    """1 to 8, as EXIF numbers them; 1 where it says nothing that can be read."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if it is missing or unreadable."""
     with suppress(*_faults()):
         return int(picture.getexif().get(ORIENTATION, 1))
     return 1
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """What Pillow raises on files that are no pictures, are cut, or are too large."""
+    """What Pillow raises on files that are not pictures, are cut off, or are too large."""
     from PIL import Image
 
     corners = LookupError, TypeError, ArithmeticError, struct.error  # which hostile files reach
@@ -232,7 +232,7 @@ def _faults() -> tuple[type[Exception], ...]:
 
 
 def in_mode(picture: Image, mode: str) -> Image:
-    """8 bits of grey (L) or colour (RGB); of 16 bits the upper 8."""
+    """The picture with 8 bits of grey (L) or colour (RGB); of 16 bits, the upper 8."""
     from PIL import Image as pillow
 
     if picture.mode[0] == "F":
@@ -247,12 +247,12 @@ def in_mode(picture: Image, mode: str) -> Image:
 
 @cache
 def pool() -> ThreadPoolExecutor:
-    """A thread a core, for whatever lets other threads run: Pillow's decoders, torch's scaling."""
+    """One thread a core, for code that releases the GIL: Pillow's decoders, torch's scaling."""
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
 
 def in_parts(make: Callable[[int], T], rows: Iterable[int]) -> list[T]:
-    """``make`` of every row in order, by all threads, each of which takes some at a time."""
+    """``make`` of every row, in order; all threads share the work, a chunk of rows each."""
     every = list(rows)
     step = max(1, len(every) // (8 * len(os.sched_getaffinity(0))))
     parts = [every[start : start + step] for start in range(0, len(every), step)]
@@ -262,14 +262,14 @@ def in_parts(make: Callable[[int], T], rows: Iterable[int]) -> list[T]:
 
 
 def _create(folder: Path, shape: tuple[int, ...]) -> None:
-    """An empty store, once, whoever comes first."""
+    """Make an empty store, unless this or another process has made it."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         np.lib.format.open_memmap(made / "pixels.npy", "w+", np.uint8, shape)
-        # not sparse: a page that the disk has no room for ends the process that writes it
+        # not sparse: writing to a page that the full disk cannot hold kills the process (SIGBUS)
         np.save(made / "there.npy", np.zeros(shape[:1], np.bool_))
         made.rename(folder)
     except OSError as error:
@@ -277,6 +277,6 @@ def _create(folder: Path, shape: tuple[int, ...]) -> None:
             raise full from error
         if not folder.is_dir():
             raise
-        # somebody else was first
+        # another process was first
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -1,8 +1,8 @@
 """WebDataset shards: tar files in which the members of one sample share a key, KEY.jpg and KEY.cls.
 
 The key is a member's name up to the first dot of its last part, the rest is its extension; a
-sample's members stand together. Reading is an index: where in the tar the bytes of every picture
-lie, so that nothing is unpacked. Only uncompressed tar files have such places.
+sample's members stand together. Nothing is unpacked: reading makes an index of where in the tar the
+bytes of every picture lie. So the tar files must be uncompressed.
 
 Format: https://github.com/webdataset/webdataset (the tar format of the POSIX standard beneath).
 """
@@ -25,7 +25,7 @@ PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zst
 
 
 class Picture(NamedTuple):
-    """A sample's picture in its tar: ``name``, where its ``size`` bytes start, and its label."""
+    """A sample's picture in its tar: its name, where its ``size`` bytes start, and its label."""
 
     name: str
     offset: int
@@ -45,7 +45,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def pictures(path: Path, suffixes: set[str], label: str) -> Iterator[Picture]:
-    """The picture of every sample of a shard that has one, with its member KEY.``label``."""
+    """The picture of every sample of a shard that has one, with the content of KEY.``label``."""
     with _opened(path) as tar:
         members = (m for m in tar if m.isreg() and not m.issparse() and _key(m.name)[1])
         for key, group in groupby(members, lambda m: _key(m.name)[0]):
@@ -66,7 +66,7 @@ def pictures(path: Path, suffixes: set[str], label: str) -> Iterator[Picture]:
 
 
 def write(file: BinaryIO, members: Iterable[tuple[str, bytes]]) -> None:
-    """A tar of (name, content) in their order; the same members give the same bytes."""
+    """Write a tar of (name, content) in this order; the same members give the same bytes."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in members:
             about = tarfile.TarInfo(name)  # no time, no owner
@@ -75,7 +75,7 @@ def write(file: BinaryIO, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _key(name: str) -> tuple[str, str]:
-    """A member's key and its extension in small letters."""
+    """A member's key, and its extension in lower case."""
     folder, slash, last = name.rpartition("/")
     stem, _, extension = last.partition(".")
     return folder + slash + stem, extension.lower() if stem else ""
@@ -100,7 +100,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _must_end(path: Path, tar: tarfile.TarFile) -> None:
-    """Refuse a tar without its end mark: `tarfile` takes a damaged header for the end."""
+    """Refuse a tar without its end mark, since `tarfile` takes a damaged header for the end."""
     with path.open("rb") as file:
         file.seek(tar.offset)
         block = file.read(BLOCK)

@@ -1,11 +1,11 @@
-"""The labelled images that one seed may see: so many of each class, drawn with a seed.
+"""The labelled images that one seed may train on: some of each class, sampled with the seed.
 
     shots: 5         5 images of every class
     fraction: 0.2    of every class (section 4.3 of Liu et al. 2022: 20, 40, 60 and 80 %)
     longtail: 10     Pareto-shaped classes, the largest 10 times the smallest (section 4.3)
 
-A class's images are put in an order that the seed alone decides, and its first ones are taken: of
-one seed a smaller draw lies inside a larger one, of whatever kind the two are.
+The seed alone decides the order of a class's images, and the first ones are taken. So with one
+seed a smaller subset lies inside a larger one, whatever kinds the two are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 
 
 def draw(labels: Rows, subset: Subset, seed: int) -> Rows:
-    """Row numbers that ``subset`` means among images with ``labels`` (n,), class by class."""
+    """The rows of ``subset`` among images with ``labels`` (n,), class by class."""
     there = np.bincount(labels)
     wanted = sizes(there, subset, seed)
     if (wanted > there).any():
@@ -38,7 +38,7 @@ def draw(labels: Rows, subset: Subset, seed: int) -> Rows:
 
 
 def sizes(there: Rows, subset: Subset, seed: int) -> Rows:
-    """Images to take of each class, of which ``there`` (C,) are: all, where nothing is set."""
+    """How many images of each class to take out of ``there`` (C,); all, if nothing is set."""
     if subset.shots is not None:
         return np.full(len(there), subset.shots)
     if subset.fraction is not None:
@@ -49,11 +49,11 @@ def sizes(there: Rows, subset: Subset, seed: int) -> Rows:
 
 
 def longtail(there: Rows, imbalance: float, seed: int) -> Rows:
-    """The same with a Pareto distribution, after section 4.3.
+    """How many images of each class to take, Pareto-distributed, after section 4.3.
 
     By rank, sizes from a Pareto distribution fall as a power: n_r = n_1 r^-a, Zipf's law (Newman
     2005). ``a`` is such that n_1 / n_C = ``imbalance``, and n_1 is the size of the smallest class,
-    so that every class has enough. The seed deals out the ranks. Rounded, and at least one image.
+    so that every class has enough. The seed gives each class its rank. Rounded; at least one image.
     """
     ranks = 1 + np.random.default_rng((seed, 1)).permutation(len(there))
     power = np.log(imbalance) / np.log(max(len(there), 2))
@@ -61,6 +61,6 @@ def longtail(there: Rows, imbalance: float, seed: int) -> Rows:
 
 
 def _some(wanted: NDArray[np.floating[Any]], there: Rows) -> Rows:
-    """Rounded, and one image of a class at least."""
+    """Rounded; at least one image of each class, and at most all."""
     taken: Rows = np.minimum(np.maximum(np.rint(wanted).astype(np.int64), 1), there)
     return taken

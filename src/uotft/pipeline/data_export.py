@@ -26,19 +26,19 @@ from uotft.pipeline.select import read_selection, source_part
 from uotft.pipeline.workspace import Workspace
 
 PER_SHARD = 1000
-AGAIN = "its rows are those of data/{}.npz and cannot be read as a data set"
+ROWS_ONLY = "its rows are those of data/{}.npz and cannot be read as a data set"
 
 
 def write_subset(
-    ws: Workspace, dataset: str, words: str, seed: int, output: Path, *, progress: Progress
+    ws: Workspace, dataset: str, setting: str, seed: int, output: Path, *, progress: Progress
 ) -> list[str]:
-    """The images that a seed may train on with ``words``, and those of val and test, as a data set.
+    """Write the images that a seed may train on, and those of val and test, as a data set.
 
-    The training part is what `uotft train --subset WORDS --seed SEED` draws. OUTPUT.csv is a list,
-    a line an image: path (or row, of a set that has no files of its own), label, split. Any other
-    OUTPUT is a folder of shards. Returns lines that say what was written, and how it is read again.
+    The training part is what `uotft train --subset SETTING --seed SEED` draws. OUTPUT.csv is a
+    list with one line an image: path (or row, in a set without files of its own), label, split. Any
+    other OUTPUT is a folder of shards. Returns lines: what was written, and how to read it again.
     """
-    wanted, images = config.subset_settings(words), storage.read_images(ws.data(dataset))
+    wanted, images = config.subset_settings(setting), storage.read_images(ws.data(dataset))
     pool = images.rows("train")
     train = np.sort(pool[subset.draw(images.labels[pool], wanted, seed)])
     parts = {"train": train} | {part: images.rows(part) for part in ("val", "test")}
@@ -54,15 +54,15 @@ def write_subset(
     section |= {part: 0.0 for part, rows in parts.items() if not len(rows)}
     section |= _view(images)
     counts = np.bincount(images.labels[train])
-    said = (
+    summary = (
         f"{output}: {len(train)} of {len(pool)} training images, {counts.min()} to {counts.max()} "
         f"of a class, and {sum(map(len, parts.values())) - len(train)} of val and test"
     )
     if section["kind"] == "folder" and not _stand_alone(images):
-        again = f"{AGAIN.format(dataset)}; an --output without .csv writes shards, which can be"
-        return [said, again]
-    again = yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=2**16)
-    return [said, f"as a data set: {again.strip()}"]
+        note = f"{ROWS_ONLY.format(dataset)}; an --output without .csv writes shards, which can be"
+        return [summary, note]
+    text = yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=2**16)
+    return [summary, f"as a data set: {text.strip()}"]
 
 
 def _stand_alone(images: ImageSet) -> bool:
@@ -71,18 +71,18 @@ def _stand_alone(images: ImageSet) -> bool:
 
 
 def _view(images: ImageSet) -> dict[str, object]:
-    """The settings under which images that were written are seen as they are here."""
+    """The settings with which written images look the same to the network as these do."""
     if images.files is None:
         side = images.images.shape[1]
         return {"stored": side, "size": side, "share": 1.0}
-    return {word: getattr(images.files, word) for word in ("stored", "size", "share")}
+    return {name: getattr(images.files, name) for name in ("stored", "size", "share")}
 
 
 def _write_list(images: ImageSet, rows: NDArray[np.int64], output: Path) -> None:
     files = images.files if _stand_alone(images) else None
 
     def fill(file: BinaryIO) -> None:
-        # surrogates: paths that are no UTF-8 keep their bytes
+        # surrogates: paths that are not UTF-8 keep their bytes
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         lines = csv.writer(text)
         lines.writerow(["path" if files else "row", "label", "split"])
@@ -104,10 +104,10 @@ def export_source(
     *,
     progress: Progress,
 ) -> str:
-    """Write the source images that a training reuses as shards; returns a line that says so.
+    """Write the source images that a training reuses as shards; returns a summary.
 
-    OUTPUT/part-000000.tar, …: KEY.jpg (the file's own bytes; PNG of a set without files) and
-    KEY.cls, the number of the line in OUTPUT/classes.txt. KEY is the row in data/SOURCE.npz.
+    OUTPUT/part-000000.tar, … hold KEY.jpg (the file's own bytes; a PNG in a set without files) and
+    KEY.cls, a line number in OUTPUT/classes.txt. KEY is the row in data/SOURCE.npz.
     """
     _must_be_new(output)
     chosen = read_selection(ws, Cell(target, strategy, seed))
@@ -137,9 +137,9 @@ def _write_shards(
     per_shard: int,
     progress: Progress,
 ) -> int:
-    """OUTPUT/PART-000000.tar, … of {part: (rows, labels)}, and classes.txt; returns their number.
+    """Write {part: (rows, labels)} to OUTPUT/PART-000000.tar, …, with classes.txt.
 
-    The folder appears when all is there.
+    Returns the number of tar files. The folder gets its name when all is in it.
     """
     _must_be_new(output)
     made = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -173,7 +173,7 @@ def _members(
         else:
             content = content_of(images.files, row)
             suffix = images.files.path(row).suffix.lower()
-            if suffix not in SUFFIXES:  # of a list; what it is, its bytes say
+            if suffix not in SUFFIXES:  # named by a list; readers go by the bytes, not the name
                 suffix = ".jpg"
         yield f"{key}.cls", str(label).encode()
         yield key + suffix, content

@@ -13,21 +13,21 @@ from uotft.core.records import Progress
 from uotft.data import archives, files
 from uotft.data.archives import Card
 from uotft.data.pixel_cache import Store
-from uotft.pipeline import verify as verify_stage
 from uotft.pipeline.fetch import card_of, shards_of
+from uotft.pipeline.verify import differences
 from uotft.pipeline.workspace import Workspace
 
-OWN = ("folder", "shards")  # what they are, a section says
+OWN = ("folder", "shards")  # kinds of a user's own images: nothing to list without a section
 SHEET = 10  # images of each class on a contact sheet
 MANY = 10  # archives that are not named one by one
 
 
 def listing(ws: Workspace) -> list[tuple[str, ...]]:
-    """A header, and a row for each set of the shelf and of params.yaml."""
+    """A header, and a row for each registered data set and each of params.yaml."""
     rows: list[tuple[str, ...]]
     rows = [("name", "kind", "classes", "images", "metric", "archives", "state")]
-    shelf = [name for name in registry.names("datasets") if name not in OWN]
-    for name in sorted({*shelf, *ws.params.datasets}):
+    public = [name for name in registry.names("datasets") if name not in OWN]
+    for name in sorted({*public, *ws.params.datasets}):
         module, settings = config.known_dataset(ws.params, name)
         card, images, classes = card_of(module), dict[str, int](), 0
         if card:
@@ -50,10 +50,10 @@ def listing(ws: Workspace) -> list[tuple[str, ...]]:
 
 
 def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]]:
-    """(what was looked at, what is wrong with it, a line each).
+    """(a summary of what was checked, one line for each thing wrong with it).
 
-    Of a prepared set every file is hashed again, and its archives too; without data/NAME.npz every
-    file is decoded instead. What DVC keeps of the set is compared with dvc.lock.
+    Hashes every file of a prepared set, and its archives; decodes every file of a set without
+    data/NAME.npz. Compares DVC's copies of the set with dvc.lock.
     """
     module, settings = config.known_dataset(ws.params, name)
     if not ws.data(name).is_file():
@@ -63,7 +63,7 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
         bad = images.images.fill(np.arange(len(images.labels)), progress, keep=False)
         return f"{name}: not prepared; {len(images.labels)} files decoded", [*bad.values()]
     images = storage.read_images(ws.data(name))
-    bad_lines = verify_stage.differences(ws, f"prepare@{name}")
+    bad_lines = differences(ws, f"prepare@{name}")
     if images.files is None:
         return f"{name}: its pixels are in {ws.data(name)}", bad_lines
     bad_lines += files.differences(images.files, progress)
@@ -81,22 +81,22 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
             for path, _, _ in rows
             if path not in known
         ]
-    card, looked = card_of(module), f"{len(images.labels)} files hashed"
+    card, summary = card_of(module), f"{len(images.labels)} files hashed"
     folder, held = ws.root / Path(settings.path).expanduser(), [*card.archives] if card else []
     if getattr(settings, "urls", ""):
         folder, held = shards_of(ws, settings)
     for archive in held:
         path = folder / archive.name
         if path.is_file():
-            looked += f", {archive.name}" if len(held) < MANY else ""
+            summary += f", {archive.name}" if len(held) < MANY else ""
             why = archive.wrong(path, progress)
             bad_lines += [f"{path}: {why}"] if why else []
-    looked += f", {len(held)} archives" if len(held) >= MANY else ""
-    return f"{name}: {looked}", bad_lines
+    summary += f", {len(held)} archives" if len(held) >= MANY else ""
+    return f"{name}: {summary}", bad_lines
 
 
 def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
-    """Write a contact sheet: a line a class, with its first training images."""
+    """Write a contact sheet: one row a class, with its first training images."""
     from uotft.analysis import figures
 
     storage.need(ws.data(name))
@@ -106,15 +106,15 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
     sheets = {}
     for label in np.unique(chosen.round().astype(int)).tolist():
         rows = trained[images.labels[trained] == label][:SHEET]
-        words = map(str, rows.tolist())
-        sheets[images.names[label]] = [*zip(words, images.images[rows], strict=True)]
+        captions = map(str, rows.tolist())
+        sheets[images.names[label]] = [*zip(captions, images.images[rows], strict=True)]
     title = f"{name}: {len(sheets)} of {len(images.names)} classes, training images"
     storage.write_bytes(output, figures.classes_picture(title, sheets, columns=SHEET))
     return f"{output}: {title}"
 
 
 def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
-    """How far a set is."""
+    """How far a set is: to be fetched, fetched, unpacked or prepared."""
     if ws.data(name).is_file():
         return "prepared"
     folder = ws.root / Path(settings.path).expanduser()
@@ -122,8 +122,10 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
         there = all((folder / name).is_file() for name in settings.addresses())
         return "there" if there else "to be downloaded"
     if card is None:
-        drawn = not settings.path or settings.path.endswith(".py")
-        return "made here" if drawn else "there" if folder.exists() else f"{folder} is missing"
+        made_by_code = not settings.path or settings.path.endswith(".py")
+        return (
+            "made here" if made_by_code else "there" if folder.exists() else f"{folder} is missing"
+        )
     if archives.ready(card, folder, ws.root):
         return "unpacked"
     absent = [a for a in card.archives if not (folder / a.name).is_file()]

@@ -1,7 +1,7 @@
-"""The command data prepare: the archives of a data set -> where its section says, checked.
+"""The command data prepare: fetch the archives of a data set to where its section says, checked.
 
-Of shards at addresses, whose makers may state no checksum, the folder's SHA256SUMS keeps those of
-the first day; `sha256sum -c SHA256SUMS` reads it too.
+The makers of shards often publish no checksums. SHA256SUMS in the folder then keeps those of the
+first download, in the format of `sha256sum -c SHA256SUMS`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline.workspace import Workspace
 
 SUMS = "SHA256SUMS"
-ASKED = 8  # addresses that are asked for a size at a time
+REQUESTS = 8  # requests for the size of a file at a time
 
 
 def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> Iterator[str]:
-    """Bring a set's archives, checked, to where its section says: a line for each thing done.
+    """Fetch a set's archives to where its section says, and check them; yields a line a step.
 
-    From the folder ``given``, if they are there, or from their addresses. The first line says what
-    it takes; nothing is started that the disk has no room for.
+    They come from the folder ``given``, if they are there, or from their addresses. The first line
+    says how much disk space it takes; without enough, nothing is fetched.
     """
     module, settings = config.known_dataset(ws.params, name)
     card = card_of(module)
@@ -55,7 +55,7 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
     if hand:
         raise UserError(_by_hand(card, hand, folder, given))
     yield _plan(card, settings, [a for a in absent if a.name not in local], folder)
-    with _alone(ws, name):
+    with _exclusive(ws, name):
         for archive in absent:
             if archive.name in local:
                 _take(archive, local[archive.name], folder, progress)
@@ -85,16 +85,16 @@ def shards_of(ws: Workspace, settings: Any) -> tuple[Path, list[Archive]]:
 def _fetch_shards(
     ws: Workspace, name: str, settings: Any, given: Path | None, progress: Progress
 ) -> Iterator[str]:
-    """Bring the shards of ``urls`` into their folder; those that are there are checked again."""
+    """Fetch the shards of ``urls`` into their folder; check again those already there."""
     folder, wanted = shards_of(ws, settings)
     absent = [a for a in wanted if not (folder / a.name).is_file()]
     loaded = [a for a in absent if not (given and (given / a.name).is_file())]
-    with ThreadPoolExecutor(ASKED) as threads:
+    with ThreadPoolExecutor(REQUESTS) as threads:
         sized = {a.name: a for a in threads.map(lambda a: downloads.sized(a, folder), loaded)}
-    yield _room(name, {"to download": sum(a.bytes for a in sized.values())}, folder)
+    yield _space(name, {"to download": sum(a.bytes for a in sized.values())}, folder)
     kept = folder / SUMS  # perhaps of another section's shards too
     known = archives.read_sums(kept) if kept.is_file() else {}
-    with _alone(ws, name):
+    with _exclusive(ws, name):
         for archive in wanted:
             path = folder / archive.name
             hint = f"if its makers have changed it, delete its line in {settings.sums or kept}"
@@ -114,7 +114,7 @@ def _fetch_shards(
 
 
 def _by_hand(card: Card, hand: list[Archive], folder: Path, given: Path | None) -> str:
-    """Which files to put where."""
+    """The message that lists the files to fetch by hand, and where to put them."""
     wanted = "".join(
         f"\n  {a.name}{f', {a.bytes:,} bytes' if a.bytes else ''}, {a.sum()}" for a in hand
     )
@@ -126,17 +126,17 @@ def _by_hand(card: Card, hand: list[Archive], folder: Path, given: Path | None) 
 
 
 def _plan(card: Card, settings: Any, loaded: list[Archive], folder: Path) -> str:
-    """What preparing takes, or an error if there is no room for it."""
+    """A line on the disk space that preparing takes; an error where there is too little."""
     wanted = {
         "to download": sum(a.bytes for a in loaded),
         "to unpack": sum(a.bytes for a in card.archives),
         "of pixels": min(sum(card.images.values()) * settings.stored**2 * 3, WHOLE),
     }
-    return _room(card.name, wanted, folder)
+    return _space(card.name, wanted, folder)
 
 
-def _room(name: str, wanted: dict[str, int], folder: Path) -> str:
-    """A line on the bytes that are wanted and free, or an error if there is no room for them."""
+def _space(name: str, wanted: dict[str, int], folder: Path) -> str:
+    """A line on the bytes that are wanted and free; an error where these are too few."""
     remedy = f"make room, or name another disk as datasets.{name}.path"
     try:
         return f"{name}: {disk.need(wanted, folder, remedy)}"
@@ -145,7 +145,7 @@ def _room(name: str, wanted: dict[str, int], folder: Path) -> str:
 
 
 def _take(archive: Archive, source: Path, folder: Path, progress: Progress) -> None:
-    """A checked file of the user's, linked into ``folder``, or copied from another disk."""
+    """Check a file of the user's, and link it into ``folder``, or copy it from another disk."""
     if why := archive.wrong(source, progress):
         raise UserError(f"{source}: {why}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,14 +166,14 @@ def _download(archive: Archive, folder: Path, hint: str, progress: Progress) -> 
         raise UserError(f"{error}\n{hint}".rstrip()) from error
 
 
-def _alone(ws: Workspace, name: str) -> AbstractContextManager[int]:
-    """Two processes do not fetch one set."""
+def _exclusive(ws: Workspace, name: str) -> AbstractContextManager[int]:
+    """Keep a second process from fetching the same set."""
     path = ws.root / "cache" / f".{name}.lock"
-    return locks.alone(path, f"{name}: another process is fetching it ({path} is locked)")
+    return locks.exclusive(path, f"{name}: another process is fetching it ({path} is locked)")
 
 
 def card_of(module: Any) -> Card | None:
-    """What a data set's file says of it, if it is a public one."""
+    """The card in a data set's module; None where it is not a public one."""
     found = getattr(module, "CARD", None)
     assert found is None or isinstance(found, Card)
     return found

@@ -1,7 +1,7 @@
-"""The command init: a preset and two sets of images -> a project that DVC knows, anywhere.
+"""The command init: a preset and two sets of images -> a project with a DVC pipeline, anywhere.
 
-A project outside a clone has no code to depend on, so its dvc.yaml is the clone's without the files
-of src/, and with the folders, archives or lists of images in their place.
+Such a project has no src/ to depend on. So its dvc.yaml is the clone's with the folders, archives
+or lists of images as dependencies in place of the code.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from uotft.data.datasets.folder import LISTS
 
 PRESETS = resources.files("uotft") / "presets"
 ENDINGS = (*archives.SUFFIXES, *LISTS)
-PAPERS_K = 100  # source classes that the paper keeps, of a thousand
+PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
 
 
 def init(folder: Path, preset: str, source: str, target: str) -> str:
     """Write params.yaml, dvc.yaml and .gitignore into ``folder``; returns the target's name."""
-    there = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
-    if there:
-        raise UserError(f"{folder / there[0]} is there already: init wants a folder without it")
+    existing = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
+    if existing:
+        raise UserError(f"{folder / existing[0]} is there already: init wants a folder without it")
     paths = _images(source), _images(target)
     params = render(preset, folder, *paths)
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):  # DVC would not say what is wrong
+    if not os.access(folder, os.W_OK):  # DVC's own message does not say why
         raise UserError(f"{folder}: Permission denied: init wants a folder that may be written")
     _init_dvc(folder)
     ignored = folder / ".gitignore"
     before = ignored.read_text(encoding="utf-8") if ignored.is_file() else ""
     storage.write_bytes(ignored, (before + _ignore()).encode())
-    pipeline = PRESETS / "project" / "pipeline.yaml"  # DVC would take any dvc.yaml for a live one
+    pipeline = PRESETS / "project" / "pipeline.yaml"  # not named dvc.yaml there: DVC would run it
     storage.write_bytes(folder / "dvc.yaml", pipeline.read_bytes())
     storage.write_bytes(folder / "params.yaml", params.encode())
     return names(folder, *paths)[1]
 
 
 def project(here: Path, source: str, target: str) -> tuple[Path, str]:
-    """The project on two sets of images below ``here``, made if it is not there.
+    """The project on two sets of images below ``here``; made on the first call.
 
     Returns its folder and the target's name.
     """
@@ -70,7 +70,7 @@ def render(preset: str, folder: Path, source: Path, target: Path) -> str:
     if preset not in known:
         raise UserError(f"--preset: got {preset!r}; known are {', '.join(known)}")
     name_of_source, name_of_target = names(folder, source, target)
-    words = {
+    values = {
         "source": name_of_source,
         "target": name_of_target,
         "source_path": _path(folder, source),
@@ -78,13 +78,14 @@ def render(preset: str, folder: Path, source: Path, target: Path) -> str:
         "top_k": PAPERS_K if _classes(source) > PAPERS_K else "auto",
     }
     text = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
-    return Template(text).substitute({k: json.dumps(v) for k, v in words.items()})
+    return Template(text).substitute({k: json.dumps(v) for k, v in values.items()})
 
 
 def names(folder: Path, source: Path, target: Path) -> tuple[str, str]:
-    """Names of the two data sets: those of their folders, in letters that a stage may have.
+    """Names of the two data sets: those of their folders, in letters that DVC allows for stages.
 
-    No folder of the project has or will have such a name: `uotft data overlap` takes either.
+    They differ from all folders of the project, since `uotft data overlap` takes both kinds of
+    name.
     """
     first, second = (_name(folder, path) for path in (source, target))
     return (first, second) if first != second else (f"{first}-source", second)
@@ -100,7 +101,7 @@ def _images(path: str) -> Path:
 
 
 def _stem(path: Path) -> str:
-    """The name of an archive or a list without what says its kind."""
+    """The name of a folder, or of an archive or list without its ending."""
     name = path.resolve().name
     known = ENDINGS if path.is_file() else ()
     return next((name[: -len(end)] for end in known if name.lower().endswith(end)), name)
@@ -113,41 +114,41 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _path(folder: Path, path: Path) -> str:
-    """From ``folder`` if it lies below it, so that the project may move."""
+    """A path relative to ``folder`` if it is below, so that the project may move; else absolute."""
     here, there = folder.resolve(), path.resolve()
     return str(there.relative_to(here) if there.is_relative_to(here) else there)
 
 
 def _classes(path: Path) -> int:
-    """How many classes a folder of images seems to have; 0 of an archive or a list."""
+    """How many classes a folder of images seems to have; 0 for an archive or a list."""
     train = path / "train"
     inside = train if train.is_dir() else path
     return sum(inner.is_dir() for inner in inside.iterdir()) if path.is_dir() else 0
 
 
 def _ignore() -> str:
-    """What git is to ignore: all that the pipeline makes."""
+    """The content of .gitignore: all that the pipeline makes."""
     return (PRESETS / "project" / "gitignore").read_text(encoding="utf-8")
 
 
 def _init_dvc(folder: Path) -> None:
-    """A DVC repository in ``folder``: below git's, if the folder is in one, else without git."""
+    """Make ``folder`` a DVC repository, inside the git repository around it or without git."""
     if (folder / ".dvc").is_dir():
         return
     git = ["git", "rev-parse", "--show-prefix"]
     found = subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False)
-    words = ["--no-scm"] if found.returncode else ["--subdir"] if found.stdout.strip() else []
-    # a bare `dvc` asks nobody either, and keeps its indexes where others cannot write
+    mode = ["--no-scm"] if found.returncode else ["--subdir"] if found.stdout.strip() else []
+    # also for `dvc` typed by hand: no calls home, and indexes where other users cannot write
     settings = [
         ["core.analytics", "false"],
         ["core.check_update", "false"],
         ["--local", "core.site_cache_dir", str(environment.site_cache())],
     ]
-    for command in (["init", "--quiet", *words], *(["config", *each] for each in settings)):
+    for command in (["init", "--quiet", *mode], *(["config", *each] for each in settings)):
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *command],
             cwd=folder,
-            env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+            env=environment.child({"DVC_NO_ANALYTICS": "1"}),
             capture_output=True,
             text=True,
             check=False,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress
-from uotft.data import overlap as comparison
+from uotft.data import overlap as image_overlap
 from uotft.data.files import SUFFIXES
 from uotft.data.pixel_cache import content_of, picture_of
 from uotft.pipeline.workspace import Workspace
@@ -32,9 +32,9 @@ def overlap(
 ) -> dict[str, Any]:
     """Compare the target's test images with the source's training images; may write a JSON file.
 
-    ``matches`` are the pairs that count, ``doubtful`` those of a target whose pictures look alike.
-
-    Each side is a folder or a prepared data set; ``workspace`` is asked for the latter only.
+    Each side is a folder or a prepared data set; only the latter needs the ``workspace``. In the
+    result, ``matches`` are the pairs that count, ``doubtful`` those that do not because the
+    target's own pictures look alike.
     """
     sides = {
         "source": _side(source, "train", workspace, progress),
@@ -43,20 +43,20 @@ def overlap(
     tested = list(sides["target"].pictures())
     if not tested:
         raise UserError(f"{target}: none of its images can be read: {sides['target'].unreadable}")
-    found = [asdict(match) for match in comparison.find(tested, sides["source"].pictures())]
+    found = [asdict(match) for match in image_overlap.find(tested, sides["source"].pictures())]
     alike = (
-        comparison.alike(tested) if any(match["reason"] == "picture" for match in found) else 0.0
+        image_overlap.alike(tested) if any(match["reason"] == "picture" for match in found) else 0.0
     )
-    doubtful = [m for m in found if m["reason"] == "picture" and alike > comparison.ALIKE]
+    doubtful = [m for m in found if m["reason"] == "picture" and alike > image_overlap.ALIKE]
     matches = [match for match in found if match not in doubtful]
     result = {
         **{name: side.facts() for name, side in sides.items()},
         "thresholds": {
-            "distance": comparison.DISTANCE,
-            "correlation": comparison.CORRELATION,
-            "stem_correlation": comparison.STEM_CORRELATION,
-            "flat": comparison.FLAT,
-            "alike": comparison.ALIKE,
+            "distance": image_overlap.DISTANCE,
+            "correlation": image_overlap.CORRELATION,
+            "stem_correlation": image_overlap.STEM_CORRELATION,
+            "flat": image_overlap.FLAT,
+            "alike": image_overlap.ALIKE,
         },
         "alike": alike,
         "counts": {
@@ -74,7 +74,7 @@ def overlap(
 
 
 def read_overlap(ws: Workspace, target: str) -> dict[str, NDArray[np.int64]]:
-    """{side: rows found}, ascending; refused when it was made from other data than today's."""
+    """{side: rows found}, ascending; an error if the data have changed since it was written."""
     path = ws.overlap(target)
     found: dict[str, Any] = storage.read_json(path)
     for side, dataset in (("source", ws.params.source), ("target", target)):
@@ -111,17 +111,17 @@ def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:
 
 
 def _side(
-    word: str, part: str, workspace: Callable[[], Workspace], progress: Progress
+    name: str, part: str, workspace: Callable[[], Workspace], progress: Progress
 ) -> _Folder | _Prepared:
     """The folder of this name, or else the prepared data set."""
-    if Path(word).is_dir():
-        return _Folder(word, part, progress)
+    if Path(name).is_dir():
+        return _Folder(name, part, progress)
     try:
         ws = workspace()
-        config.dataset_settings(ws.params, word)
+        config.dataset_settings(ws.params, name)
     except UserError as error:
-        raise UserError(f"{word!r} is neither a folder nor a prepared data set: {error}") from error
-    return _Prepared(ws, word, part, progress)
+        raise UserError(f"{name!r} is neither a folder nor a prepared data set: {error}") from error
+    return _Prepared(ws, name, part, progress)
 
 
 SMALL = 64  # pixels a side at least, of a JPEG that is decoded smaller than it is
@@ -135,7 +135,7 @@ class _Prepared:
         self.images = ws.images(name)
         self.rows, self.unreadable = self.images.rows(part), list[str]()
 
-    def pictures(self) -> Iterator[comparison.Picture]:
+    def pictures(self) -> Iterator[image_overlap.Picture]:
         """Every image of the part."""
         from PIL import Image
 
@@ -143,11 +143,13 @@ class _Prepared:
             if self.images.files is None:
                 pixels = self.images.images[row]
                 digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-                yield comparison.picture(Image.fromarray(pixels), row, digest)
+                yield image_overlap.picture(Image.fromarray(pixels), row, digest)
                 continue
             path, content = self.images.files.path(row), content_of(self.images.files, row)
             digest = self.images.files.sha256[row].tobytes().hex()  # which content_of has checked
-            yield comparison.picture(picture_of(content, path, "L", SMALL), row, digest, path.stem)
+            yield image_overlap.picture(
+                picture_of(content, path, "L", SMALL), row, digest, path.stem
+            )
 
     def facts(self) -> dict[str, Any]:
         """What was compared."""
@@ -183,7 +185,7 @@ class _Folder:
         self.unreadable: list[str] = []
         self.digest = hashlib.sha256()
 
-    def pictures(self) -> Iterator[comparison.Picture]:
+    def pictures(self) -> Iterator[image_overlap.Picture]:
         """Every image that can be read; the others are listed in ``unreadable``."""
         for name in self.progress(self.files, f"{self.name}: {self.part}"):
             shown = os.fsencode(name).decode(errors="replace")  # JSON holds Unicode only
@@ -195,7 +197,7 @@ class _Folder:
                 self.unreadable.append(shown)
                 continue
             self.digest.update(f"{shown}\0{digest}\n".encode())
-            yield comparison.picture(image, shown, digest, Path(shown).stem)
+            yield image_overlap.picture(image, shown, digest, Path(shown).stem)
 
     def facts(self) -> dict[str, Any]:
         """What was compared."""

@@ -1,4 +1,4 @@
-"""After training: a model's answers for image files, and the model in a file for other programs."""
+"""The commands predict and export: a model's answers for image files, and a file of the model."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ if TYPE_CHECKING:
 
 def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
     """The likeliest classes of each image file, and why the others cannot be read."""
-    from uotft.models import model_io, predict as prediction
+    from uotft.models import model_io
+    from uotft.models.predict import best, reader
 
     network, facts = model_io.read(model)
-    read, pixels, bad = prediction.reader(facts), {}, []
+    read_image, pixels, bad = reader(facts), {}, []
     for file in files:
         try:
-            pixels[file] = read(Path(file))
+            pixels[file] = read_image(Path(file))
         except UserError as error:
             bad.append(str(error))
     if not pixels:
         return [], bad
-    return prediction.best(network, np.stack([*pixels.values()]), facts["classes"], [*pixels]), bad
+    return best(network, np.stack([*pixels.values()]), facts["classes"], [*pixels]), bad
 
 
 def export(model: Path, form: str, output: Path) -> dict[str, Any]:
-    """Write the model as ``form`` (onnx, torch) to ``output`` and what it is to OUTPUT.json."""
-    from uotft.models import export as exporting, model_io
+    """Write the model as ``form`` (onnx, torch) to ``output``, and its facts to OUTPUT.json."""
+    from uotft.models import model_io
+    from uotft.models.export import FORMATS, TOLERANCE, export
     from uotft.models.predict import dataset_of
 
-    if form not in exporting.FORMATS:
-        raise UserError(f"--format: got {form!r}; known are {', '.join(exporting.FORMATS)}")
+    if form not in FORMATS:
+        raise UserError(f"--format: got {form!r}; known are {', '.join(FORMATS)}")
     network, facts = model_io.read(model)
-    content, difference = exporting.export(network, facts["image_size"], form)
+    content, difference = export(network, facts["image_size"], form)
     _, settings = dataset_of(facts)
-    # of files, the centred square of this share of the shorter side is what the model saw in tests
+    # a model of image files saw, in tests, the centred square of this share of the shorter side
     seen = {"share": settings.share} if isinstance(settings, View) else {}
     about = {
         "format": form,
@@ -50,7 +52,7 @@ def export(model: Path, form: str, output: Path) -> dict[str, Any]:
         "classes": facts["classes"],
         "model": facts["sha256"],
         "difference": difference,
-        "tolerance": exporting.TOLERANCE,
+        "tolerance": TOLERANCE,
     }
     storage.write_bytes(output, content)
     storage.write_json(output.with_name(f"{output.name}.json"), about)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +15,11 @@ from uotft.data.pixel_cache import Store
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
 
-if TYPE_CHECKING:
-    pass
-
 
 def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
     """Make data/DATASET.npz and its summary; returns a line that says what was made."""
     lock = ws.root / "cache" / f".{dataset}.prepare.lock"
-    with locks.alone(lock, f"{ws.data(dataset)} is being made by another process"):
+    with locks.exclusive(lock, f"{ws.data(dataset)} is being made by another process"):
         return _prepare(ws, dataset, progress)
 
 
@@ -50,7 +47,7 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
 
 
 def _official(module: Any, counts: dict[str, int]) -> str:
-    """What the makers of a public set count, where it is not this: a list may have been cut off."""
+    """What the makers of a public set count, where we count differently: a list may be cut off."""
     card = card_of(module)
     made = card.images if card else counts
     here = counts | {"train": counts["train"] + counts.get("val", 0) * ("val" not in made)}
@@ -60,7 +57,7 @@ def _official(module: Any, counts: dict[str, int]) -> str:
 
 
 def _remove_others(folder: Path) -> None:
-    """What is kept of the data set as it was before, and what a kill has left."""
+    """Remove the pixels of earlier versions of the data set, and what a killed process has left."""
     for other in folder.parent.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)

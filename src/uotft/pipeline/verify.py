@@ -1,6 +1,6 @@
-"""What dvc.lock tells of, hashed again: the outputs themselves, and DVC's copies of them.
+"""The command data verify: hash everything in dvc.lock again, the outputs and DVC's copies of them.
 
-DVC trusts its cache: it checks out a copy that has changed without a word, and calls it up to date
+DVC trusts its cache: it silently checks out a copy that has changed, and calls it up to date
 (treeverse/dvc#5978, #9641).
 """
 
@@ -18,7 +18,7 @@ Pairs = list[tuple[str, str]]  # paths from the root, and the MD5 of each
 
 
 def everything(ws: Workspace, progress: Progress) -> tuple[str, list[str]]:
-    """(what was looked at, what is wrong with it, a line each) of all stages that have run."""
+    """(a summary of what was checked, one line for each thing wrong), for all stages that ran."""
     made, bad, count = dvc.made_stages(ws.root), list[str](), 0
     if not made:
         raise UserError(f"{ws.root / 'dvc.lock'} tells of no stage: dvc repro runs them")
@@ -29,13 +29,13 @@ def everything(ws: Workspace, progress: Progress) -> tuple[str, list[str]]:
 
 
 def differences(ws: Workspace, stage: str) -> list[str]:
-    """What dvc.lock says of the outputs of a stage and is not so, here or in DVC's cache."""
+    """How the outputs of a stage, here and in DVC's cache, differ from dvc.lock; a line each."""
     return _compared(ws, stage, dvc.made_stages(ws.root).get(stage, {}))[1]
 
 
-def _compared(ws: Workspace, stage: str, told: dict[str, Any]) -> tuple[int, list[str]]:
+def _compared(ws: Workspace, stage: str, recorded: dict[str, Any]) -> tuple[int, list[str]]:
     """(how many files dvc.lock has of a stage, what is wrong with them)."""
-    files, bad = _files(ws, told)
+    files, bad = _files(ws, recorded)
     for name, md5 in files:
         path, kept = ws.root / name, dvc.copy_of(ws.root, md5)
         whole = path.is_file() and dvc.hash_of(path) == md5
@@ -50,7 +50,7 @@ def _compared(ws: Workspace, stage: str, told: dict[str, Any]) -> tuple[int, lis
 
 
 def _files(ws: Workspace, stage: dict[str, Any]) -> tuple[Pairs, list[str]]:
-    """The files of a stage's outputs, those in folders too; and the lists of folders that fail."""
+    """The files of a stage's outputs, also those in folders, and what is wrong with the latter."""
     files: Pairs = []
     bad = []
     for out in stage.get("outs", []):

@@ -36,15 +36,15 @@ class Workspace:
     words: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls) -> Workspace:
-        """The workspace around the current folder: the nearest one with a params.yaml."""
-        root = cls.nearest()
+    def find(cls, start: Path | None = None) -> Workspace:
+        """The workspace around ``start``, by default the current folder: see `nearest`."""
+        root = cls.nearest(start)
         return cls(root, config.load(root))
 
     @staticmethod
-    def nearest() -> Path:
-        """The current folder or the nearest above it with a params.yaml; without one, itself."""
-        here = Path.cwd()
+    def nearest(start: Path | None = None) -> Path:
+        """``start``, or the nearest folder above it, with a params.yaml; without one, itself."""
+        here = start or Path.cwd()
         found = (folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file())
         return next(found, here)
 

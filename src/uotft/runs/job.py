@@ -70,7 +70,7 @@ class Run:
 def pretrain(ws: Workspace, fleet: Fleet) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
     if fleet.rank:
-        return _join(["pretrain"], fleet)
+        return _join(ws, ["pretrain"], fleet)
     with owning(ws, ws.pretrained()) as lock:
         return _pretrain(ws, fleet, lock)
 
@@ -96,7 +96,7 @@ def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
     try:
         with (
             owning(ws, ws.features(dataset)) as lock,
-            processes.workers(["embed", dataset], Fleet(num_processes), [lock]) as follow,
+            processes.workers(["embed", dataset], Fleet(num_processes), ws.root, [lock]) as follow,
         ):
             follow(lambda points: None)
     except Interrupted as error:
@@ -121,7 +121,7 @@ def train(
     ``watch`` gets the points as they are logged; what it raises stops the training.
     """
     if fleet.rank:
-        return _join(_arguments(ws, cell), fleet)
+        return _join(ws, _arguments(ws, cell), fleet)
     with owning(ws, ws.cell("models", cell)) as lock:
         if not environment.dvc_stage():
             if not current:
@@ -190,9 +190,9 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
     return Run(cell.target, name, params, tags)
 
 
-def _join(arguments: list[str], fleet: Fleet) -> str:
+def _join(ws: Workspace, arguments: list[str], fleet: Fleet) -> str:
     """Work for a training that another machine prepares and tracks; returns a line for the user."""
-    with processes.workers(arguments, fleet) as follow:
+    with processes.workers(arguments, fleet, ws.root) as follow:
         follow(lambda points: None)
     if fleet.launched:
         return ""
@@ -302,7 +302,7 @@ def _tracked(
         _resumable(left, belongs) as run_id,
         session.run(ws.root, about.experiment, about.name, run_id=run_id, watched=True) as run,
         processes.workers(
-            training.arguments, training.fleet, [training.lock, *run.open], run.points
+            training.arguments, training.fleet, ws.root, [training.lock, *run.open], run.points
         ) as follow,
     ):
         checkpoints.remember_run(left, run.id, belongs)

@@ -26,7 +26,6 @@ MEET_S = 3600  # how long the other machines wait for the first one, which prepa
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 # gloo and NCCL would take the first address that other machines can reach
 HERE_ALONE = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
-GRACE_S = signals.GRACE_S  # cli.app takes it from here
 STOPPED = (INTERRUPTED, -signal.SIGTERM)  # exit codes of a worker that was asked to stop
 Points = list[tuple[int, dict[str, float]]]
 Follow = Callable[[Callable[[Points], None]], None]
@@ -147,11 +146,15 @@ def _severity(worker: Worker) -> tuple[bool, bool]:
 
 @contextmanager
 def workers(
-    arguments: list[str], fleet: Fleet, held: Sequence[int] = (), journal: Path | None = None
+    arguments: list[str],
+    fleet: Fleet,
+    root: Path,
+    held: Sequence[int] = (),
+    journal: Path | None = None,
 ) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished.
 
-    They inherit the file descriptors ``held``, which last as long as they do: locks, and what says
+    They work on the project in ``root`` and inherit the file descriptors ``held``, which last as long as they do: locks, and what says
     to others that somebody is at work. What they report is left in ``journal``.
     """
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
@@ -163,6 +166,7 @@ def workers(
                 for place in fleet.ranks(Path(folder) / "meeting"):
                     process = subprocess.Popen(
                         command,
+                        cwd=root,
                         start_new_session=True,  # Ctrl-C reaches it through this process alone
                         preexec_fn=signals.die_with_parent,
                         env=environment.child(place, fleet.defaults),

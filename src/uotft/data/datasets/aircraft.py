@@ -37,7 +37,7 @@ CARD = Card(
 )
 
 
-class Settings(files.Shelf):
+class Settings(files.PublicSettings):
     """Settings of the data set ``aircraft``."""
 
     path: str = Field("downloads/aircraft", description="the folder of its archive")

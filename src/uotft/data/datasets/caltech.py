@@ -43,7 +43,7 @@ CARD = Card(
 )
 
 
-class Settings(files.Shelf):
+class Settings(files.PublicSettings):
     """Settings of the data set ``caltech``."""
 
     path: str = Field("downloads/caltech", description="the folder of its archive")

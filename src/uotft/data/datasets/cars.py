@@ -58,7 +58,7 @@ CARD = Card(
 )
 
 
-class Settings(files.Shelf):
+class Settings(files.PublicSettings):
     """Settings of the data set ``cars``."""
 
     path: str = Field("downloads/cars", description="the folder of its archives")

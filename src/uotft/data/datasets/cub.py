@@ -40,7 +40,7 @@ CARD = Card(
 )
 
 
-class Settings(files.Shelf):
+class Settings(files.PublicSettings):
     """Settings of the data set ``cub``."""
 
     path: str = Field("downloads/cub", description="the folder of its archive")

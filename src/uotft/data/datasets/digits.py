@@ -1,4 +1,4 @@
-"""The embedded target: 1,797 real handwritten digits, the set that ships inside scikit-learn.
+"""The target of the toy task: 1,797 real handwritten digits, a set that ships inside scikit-learn.
 
 They are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and
 Kaynak 1998, CC BY 4.0): 8 x 8 pixels, 17 grey levels, scaled up here to the source's size. A

@@ -44,7 +44,7 @@ CARD = Card(
 )
 
 
-class Settings(files.Shelf):
+class Settings(files.PublicSettings):
     """Settings of the data set ``dogs``."""
 
     path: str = Field("downloads/dogs", description="the folder of its archives")

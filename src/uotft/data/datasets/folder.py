@@ -2,10 +2,10 @@
 
     FOLDER/train/CLASS/*.jpg    FOLDER/val/…    FOLDER/test/…
 
-``train`` may stand alone, or the classes themselves: what is missing is a seeded stratified cut
-from it. A CSV or Parquet file lists images in the columns path (from its own folder), label and, if
-you like, split; in a folder it is found as manifest.csv or manifest.parquet. A zip or tar of any of
-these is unpacked once, below cache/. In params.yaml any name will do:
+``train`` alone will do, or the folders of the classes alone: missing parts are then cut from the
+training images, stratified and seeded. Or a CSV or Parquet file lists images, in the columns path
+(from its own folder), label and, optionally, split; in a folder it is named manifest.csv or
+manifest.parquet. A zip or tar of any of these is unpacked once, below cache/. In params.yaml:
 ``datasets: {birds: {kind: folder, path: photos/birds}}``.
 
     uotft data prepare birds
@@ -46,7 +46,7 @@ class Settings(files.View):
 def load(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
 ) -> ImageSet:
-    """Find, read and cut; an archive is unpacked first, nothing else is copied."""
+    """Find the images, read them, cut the parts. Copies nothing, but unpacks an archive first."""
     folder, rows = found(settings, progress, root)
     words, splits = [word for _, word, _ in rows], np.array([part for _, _, part in rows], "U5")
     names = tuple(sorted({w for w, s in zip(words, splits, strict=True) if s == "train"}))
@@ -65,7 +65,7 @@ def load(
 def found(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path
 ) -> tuple[Path, Rows]:
-    """(folder, every image that the set has now); a part that is not given is train."""
+    """(folder, every image that the set has now); images without a part are in train."""
     path = root / Path(settings.path).expanduser()
     if path.is_file() and not path.name.endswith(LISTS):
         path = _unpacked(path, root / "cache" / "unpacked", progress)
@@ -78,15 +78,16 @@ def found(
 
 
 def _by_folder(folder: Path) -> Rows:
-    """CLASS/… is train, PART/CLASS/… the part; images outside such folders are left aside."""
+    """CLASS/… is train, PART/CLASS/… is that part; images outside such folders are left out."""
     paths = list(files.below(folder))
-    whole = any(p[0] in PARTS and len(p) > 2 for p in map(_pieces, paths))  # it has its own parts
+    has_parts = any(p[0] in PARTS and len(p) > 2 for p in map(_pieces, paths))
     rows: Rows = []
     for path in paths:
         first, *rest = _pieces(path)
-        part, words = (PARTS.get(first, ""), rest) if whole else ("train", [first, *rest])
-        if part and len(words) > 1:
-            rows.append((path, sys.intern(words[0]), part))  # a million rows share their words
+        part, below = (PARTS.get(first, ""), rest) if has_parts else ("train", [first, *rest])
+        if part and len(below) > 1:
+            # intern: a million rows share the names of their classes in memory
+            rows.append((path, sys.intern(below[0]), part))
     if not rows:
         raise UserError(
             f"{folder}: no image in a folder named after its class; looked for "
@@ -100,7 +101,7 @@ def _pieces(path: bytes) -> list[str]:
 
 
 def _listed(path: Path) -> Rows:
-    """The rows of a list; every mistake is named with its row."""
+    """The rows of a list; an error names the row that it is in."""
     rows: Rows = []
     parts: dict[str, tuple[str, int]] = {}
     for number, row in enumerate(_table(path), start=1):

@@ -1,4 +1,4 @@
-"""The embedded source: about 450 classes of characters, drawn from the fonts inside matplotlib.
+"""The source of the toy task: about 450 classes of characters, drawn from matplotlib's fonts.
 
 Every character is drawn in each of up to 21 fonts (DejaVu, STIX and, for ASCII, Computer Modern),
 scaled to fill its box, and distorted: rotation, shear, scale, shift, an elastic field (Simard et

@@ -59,7 +59,7 @@ CARD = Card(
 )
 
 
-class Settings(files.Shelf):
+class Settings(files.PublicSettings):
     """Settings of the data set ``imagenet``."""
 
     path: str = Field("downloads/imagenet", description="its archives, or train/ and val/")

@@ -49,7 +49,7 @@ CARD = Card(
 )
 
 
-class Settings(files.Shelf):
+class Settings(files.PublicSettings):
     """Settings of the data set ``pets``."""
 
     path: str = Field("downloads/pets", description="the folder of its archives")

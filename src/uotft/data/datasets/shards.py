@@ -86,7 +86,7 @@ class Settings(files.View):
 def load(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
 ) -> ImageSet:
-    """Index, read and cut; a relative ``path`` is one from ``root``."""
+    """Index the tars, read their images, cut the parts; a relative ``path`` starts at ``root``."""
     folder = _folder(settings, root)
     found = _parts(settings, folder)
     tars = sorted(found)
@@ -127,7 +127,7 @@ def _file_name(url: str) -> str:
 
 
 def _folder(settings: Settings, root: Path) -> Path:
-    if "://" in settings.path:  # training reads at random, over and over
+    if "://" in settings.path:  # training reads single images in random order, in every epoch
         raise UserError(
             f"{settings.path}: shards are read from the disk; write the addresses as urls: in the "
             "data set's section, and as path the folder that `uotft data prepare` puts them into"
@@ -145,7 +145,7 @@ def _folder(settings: Settings, root: Path) -> Path:
 
 
 def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
-    """{tar: its part}; where there are ``urls``, of the tars that they name."""
+    """{tar: its part}; with ``urls``, only of the tars that they name."""
     patterns = {"val": settings.val_tars, "test": settings.test_tars, "train": settings.train_tars}
     named, found = settings.addresses(), dict[Path, str]()
     for part, pattern in patterns.items():
@@ -219,7 +219,7 @@ def _word(text: bytes, field: str, tar: Path, name: str) -> str:
 def _numbered(
     words: NDArray[np.generic], trained: NDArray[np.bool_], folder: Path
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels 0..C-1 and the classes' names: numbers in order of size, others alphabetically."""
+    """Labels 0..C-1 and the names of the classes, in numerical order if all are numbers."""
     found, labels = np.unique(words, return_inverse=True)
     known: list[str] = found.tolist()
     if all(word.isdecimal() for word in known):
@@ -232,7 +232,7 @@ def _numbered(
 
 
 def _named(numbers: tuple[str, ...], path: Path) -> tuple[str, ...]:
-    """The lines of a file that labels are the numbers of."""
+    """Class names from a file: the label is the line's number."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         names = tuple(lines[int(number)] for number in numbers)

@@ -47,7 +47,7 @@ CARD = Card(
 )
 
 
-class Settings(files.Shelf):
+class Settings(files.PublicSettings):
     """Settings of the data set ``sun``."""
 
     path: str = Field("downloads/sun", description="the folder of its archives")

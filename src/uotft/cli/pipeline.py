@@ -1,0 +1,350 @@
+"""Commands of the pipeline, in its order: from prepare, the images, to compare, the tables.
+
+uotft train --dataset digits --strategy uot --seed 0
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from uotft.cli.options import (
+    Dataset,
+    Expected,
+    LabelTable,
+    MachineRank,
+    Machines,
+    MainIp,
+    MainPort,
+    Overrides,
+    Processes,
+    Seed,
+    Strategy,
+    Subset,
+    name_and_value,
+    overrides,
+    workspace,
+)
+from uotft.cli.tables import print_table
+from uotft.core import environment
+from uotft.core.errors import UserError
+
+if TYPE_CHECKING:
+    from uotft.core.records import Selection
+
+NAMES = 20  # kept classes that `uotft select` prints by name
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(
+    dataset: Annotated[
+        str,
+        typer.Option(help="A data set with a section in params.yaml; inside DVC, the stage's own."),
+    ] = "",
+) -> None:
+    """Make the images of a data set: data/DATASET.npz."""
+    from uotft.core.progress import track
+    from uotft.pipeline.prepare import prepare
+
+    # DVC runs commands through a shell, so the name of a data set comes from DVC_STAGE instead
+    dataset = dataset or environment.dvc_stage().rpartition("@")[2]
+    if not dataset:
+        raise UserError("prepare needs --dataset")
+    typer.echo(prepare(workspace(), dataset, progress=track))
+
+
+def pretrain(
+    num_processes: Processes = 1,
+    num_machines: Machines = 1,
+    machine_rank: MachineRank = 0,
+    main_process_ip: MainIp = "",
+    main_process_port: MainPort = 29500,
+) -> None:
+    """Train the backbone on all source classes: pretrained/SOURCE/."""
+    from uotft.runs import job, processes
+
+    ws = workspace()
+    fleet = processes.fleet(
+        num_processes, num_machines, machine_rank, main_process_ip, main_process_port
+    )
+    if line := job.pretrain(ws, fleet):
+        typer.echo(line)
+
+
+def embed(dataset: Dataset, num_processes: Processes = 1) -> None:
+    """Compute features of the training images with the pre-trained backbone: embeddings/."""
+    from uotft.runs import job
+
+    typer.echo(job.embed(workspace(dataset), dataset, num_processes))
+
+
+def units(
+    features: Annotated[str, typer.Option(help="Your own: npz with an array means, or npy.")] = "",
+    output: Annotated[str, typer.Option(help="The bank that is made of them.")] = "",
+    clusters: Annotated[int, typer.Option(help="K of k-means on them.")] = 2000,
+    iterations: Annotated[int, typer.Option(help="Most passes over all points.")] = 20,
+    seed: Seed = 0,
+) -> None:
+    """Make what strategies score: class means, clusters or single images of the source.
+
+    With --features and --output: clusters of any features (images x features), for select
+    --source-bank; needs no params.yaml.
+    """
+    from uotft.pipeline.units import cluster_bank, units
+
+    if bool(features) != bool(output):
+        raise UserError("units: --features and --output go together")
+    if features:
+        settings = {"clusters": clusters, "iterations": iterations, "seed": seed}
+        typer.echo(cluster_bank(features, output, settings))
+    else:
+        typer.echo(units(workspace()))
+
+
+def select(
+    dataset: Annotated[str, typer.Option(help="A target with a section in params.yaml.")] = "",
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    source_bank: Annotated[str, typer.Option(help="npz with an array means, or a npy.")] = "",
+    target_bank: Annotated[str, typer.Option(help="The same of the target.")] = "",
+    output: Annotated[str, typer.Option(help="Where selection.json goes.")] = "",
+    metric: Annotated[str | None, typer.Option(help="cosine or l2.")] = None,
+    cost_scale: Annotated[float | None, typer.Option(help="eps_c of uot.")] = None,
+    top_k: Annotated[str | None, typer.Option(help="How many classes are kept, or auto.")] = None,
+    max_per_class: Annotated[int | None, typer.Option(help="Cap for rows that are images.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE, any setting of the strategy.")
+    ] = None,
+    expect: Expected = None,
+    table: LabelTable = "",
+    pictures: Annotated[str, typer.Option(help="A folder for pictures.")] = "",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which target classes each kept class serves.")
+    ] = False,
+) -> None:
+    """Keep the K source classes that a strategy scores highest.
+
+    With --dataset: a stage of the pipeline, set by params.yaml, that writes selections/.
+    With --source-bank, --target-bank and --output: on any two files of class means (classes x
+    features), with the options below; needs neither images nor a params.yaml.
+    """
+    from uotft.core import config
+    from uotft.core.records import Cell
+    from uotft.runs import job
+
+    settings = _given({"metric": metric, "cost_scale": cost_scale} | config.parsed(set_ or []))
+    size = _given({"top_k": _number(top_k), "max_per_class": max_per_class})
+    files = (source_bank, target_bank, output)
+    if dataset:
+        if any(files) or settings or size or expect or table or pictures:
+            raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
+                            "params.yaml has its settings")  # fmt: skip
+        chosen = job.select(workspace(dataset, strategy), Cell(dataset, strategy, seed))
+    elif all(files):
+        extras = explain, tuple(expect or ()), table, pictures
+        chosen = _select_banks(files, (strategy, settings, size, seed), extras)
+    else:
+        raise UserError("select needs --dataset, or --source-bank, --target-bank and --output")
+    _print_selection(chosen, explain=explain)
+
+
+def _select_banks(
+    files: tuple[str, str, str],
+    request: tuple[str, dict[str, Any], dict[str, Any], int],
+    extras: tuple[bool, tuple[str, ...], str, str],
+) -> Selection:
+    """Select from two files of class means into a third, and print the recall, if any is wanted."""
+    from uotft.pipeline.select import BankFiles, Extras, bank_request, select_banks
+
+    chosen, recall = select_banks(BankFiles(*files), bank_request(*request), Extras(*extras))
+    if recall:
+        typer.echo(recall)
+    return chosen
+
+
+def _print_selection(chosen: Selection, *, explain: bool) -> None:
+    """The classes kept; with ``explain``, also the target classes that each of them serves."""
+    from uotft.selection.ranking import serves
+
+    kept = [chosen.names[row] for row in chosen.kept]
+    more = f", and {len(kept) - NAMES} more" if len(kept) > NAMES else ""
+    names = ", ".join(kept[:NAMES]) + more or "none"
+    typer.echo(f"{chosen.strategy}: {len(kept)} of {len(chosen.names)} kept: {names}")
+    if explain:
+        for name, served in zip(kept, serves(chosen), strict=True):
+            shares = ", ".join(f"{s['name']} {100 * s['share']:.0f} %" for s in served)
+            typer.echo(f"{name}: {shares}")
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that have a value."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _number(text: str | None) -> int | str | None:
+    """``text`` as a number if it is one; any other word is left for the settings to check."""
+    return int(text) if text and text.isdecimal() else text
+
+
+def train(
+    dataset: Dataset,
+    source: Annotated[
+        str, typer.Option(help="Old images, a folder or zip; --dataset is one too, then.")
+    ] = "",
+    strategy: Strategy = "uot",
+    seed: Seed = 0,
+    num_processes: Processes = 1,
+    num_machines: Machines = 1,
+    machine_rank: MachineRank = 0,
+    main_process_ip: MainIp = "",
+    main_process_port: MainPort = 29500,
+    set_: Overrides = None,
+    subset: Subset = "",
+    current: Annotated[
+        bool, typer.Option("--current", help="Bring nothing up to date: all is.", hidden=True)
+    ] = False,
+) -> None:
+    """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
+
+    What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
+    With two sets of images, --dataset and --source, in a project of their own: uotft-DATASET/.
+    With --set, with other settings than the pipeline's: variants/SETTINGS/models/.
+    """
+    from uotft.core.records import Cell
+    from uotft.runs import job, processes
+
+    folder = None
+    if source:
+        folder, dataset = _project(source, dataset, strategy)
+    ws = workspace(dataset, strategy, start=folder).with_changes(overrides(set_, subset))
+    fleet = processes.fleet(
+        num_processes, num_machines, machine_rank, main_process_ip, main_process_port
+    )
+    if line := job.train(ws, Cell(dataset, strategy, seed), fleet, current=current):
+        typer.echo(line)
+
+
+def _project(source: str, target: str, strategy: str) -> tuple[Path, str]:
+    """The project on two sets of images, made if need be, and its name for the target."""
+    from uotft.core import registry
+    from uotft.pipeline.init import project
+
+    registry.check("strategies", strategy, "strategy")  # before anything is made
+    folder, name = project(Path.cwd(), source, target)
+    logger.info("in %s, with the settings of its params.yaml", folder)
+    return folder, name
+
+
+def forecast(dataset: Dataset) -> None:
+    """Say before training how far source gradients are from the target's: forecast/."""
+    from statistics import fmean
+
+    from uotft.core.progress import track
+    from uotft.pipeline.forecast import forecast
+
+    cells = forecast(workspace(dataset), dataset, progress=track)
+    for strategy, seeds in cells.items():
+        delta2, cosine = (
+            fmean(cell["selected"][name] for cell in seeds.values())
+            for name in ("delta2", "cosine")
+        )
+        typer.echo(f"{dataset}-{strategy}: delta^2 {delta2:.4g}, cosine {cosine:+.3f}")
+
+
+def evaluate(
+    dataset: Dataset, strategy: Strategy = "uot", set_: Overrides = None, subset: Subset = ""
+) -> None:
+    """Read the test part once for every seed of a strategy: metrics/.
+
+    With --set, of the models that train --set made: variants/SETTINGS/metrics/.
+    """
+    from uotft.core.progress import track
+    from uotft.runs import job
+
+    ws = workspace(dataset, strategy).with_changes(overrides(set_, subset))
+    for line in job.evaluate(ws, dataset, strategy, track):
+        typer.echo(line)
+
+
+def search(
+    dataset: Dataset,
+    strategy: Strategy = "uot",
+    space: Annotated[str, typer.Option(help="paper, wide, or a YAML file of settings.")] = "paper",
+    sampler: Annotated[str, typer.Option(help="grid: all choices; tpe: Optuna's.")] = "grid",
+    trials: Annotated[int, typer.Option(min=0, help="Most of them; 0: the grid, or 20.")] = 0,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of each trial, none of them in params.yaml.")
+    ] = "100,101,102,103,104",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Stop trials below the median of the others.")
+    ] = False,
+    study: Annotated[str, typer.Option(help="A name for search/; DATASET-STRATEGY if none.")] = "",
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="The best settings; params.best.yaml.")
+    ] = None,
+    num_processes: Processes = 1,
+) -> None:
+    """Search settings on validation images alone: learning rate, weight decay, lambda, K, any.
+
+    The same command goes on after an interruption. The best settings become a params file, and
+    search/ and a run in MLflow with a child a training have all trials. No test image is read.
+    """
+    from uotft.runs import processes, search
+
+    if sampler not in ("grid", "tpe"):
+        raise UserError(f"--sampler: got {sampler!r}; grid or tpe is needed")
+    numbers = seeds.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise UserError(f"--seeds: got {seeds!r}; whole numbers with commas between are needed")
+    ws = workspace(dataset, strategy)
+    plan = search.Plan(
+        dataset, strategy, space, sampler == "tpe", [int(n) for n in numbers], trials, prune, study
+    )
+    fleet = processes.fleet(num_processes)
+    best = output or ws.root / "params.best.yaml"
+    (header, *rows), lines = search.search(ws, plan, best, fleet, typer.echo)
+    print_table(header, rows, width=160)
+    for line in lines:
+        typer.echo(line)
+
+
+def compare(
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="MLflow experiments, by default all.")
+    ] = None,
+    filter_: Annotated[str, typer.Option("--filter", help="A search string of MLflow.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of runs wanted.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Parameters that make rows, by default all that vary.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(file_okay=False, help="A folder for tables and the page.")
+    ] = None,
+) -> None:
+    """Compare strategies over seeds, with intervals: a table, pictures and a page in reports/.
+
+    With any option: finished runs of the MLflow store instead, those of other settings too.
+    """
+    from uotft.analysis.comparison import HEADER
+    from uotft.runs import job
+
+    notes: list[str] = []
+    if experiment or filter_ or tag or by or output:
+        tags = dict(name_and_value("--tag", text) for text in tag or [])
+        tables, notes = job.compare_runs(experiment or [], filter_, tags, by or [], output)
+        page = output / "index.html" if output else None
+    else:
+        ws = workspace()
+        tables, page = job.compare(ws), ws.root / "reports" / "index.html"
+    for target, rows in tables.items():
+        title = f"{target}: test accuracy, mean ± 95 % interval"
+        cells = [row.cells() for row in rows]
+        print_table(HEADER, cells, width=130, title=title, text_columns=1)
+    for line in notes:
+        typer.echo(line)
+    if page:
+        typer.echo(f"pictures and tables: {page}")
