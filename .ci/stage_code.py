@@ -4,7 +4,7 @@ A stage depends on all code that decides its result: every module that its own,
 src/uotft/pipeline/STAGE.py, imports at the top or in a function, and what those import, and so on.
 NO_RESULT says what is left out, and why. The variants of a registry (data sets, backbones, …) are
 loaded by name, so a stage depends on the one that params.yaml names, ${…}, and on what any variant
-of the kind imports. tests/unit/test_stage_code.py fails when dvc.yaml says something else.
+of the kind imports. tests/repository/test_stage_code.py fails when dvc.yaml says something else.
 """
 
 from __future__ import annotations

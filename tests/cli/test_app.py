@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import call
-from folders import pictures
+from support.commands import call
+from support.image_folders import pictures
 from uotft.cli.tables import print_table
 from uotft.core import environment, locks, messages
 from uotft.core.errors import UserError

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import runs
-from pages import served
+from support.projects import runs
+from support.tracking_page import served
 from uotft.core import storage
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY, clone, users_environment
+from support.commands import users_environment
+from support.projects import clone
+from support.repository import REPOSITORY
 
 #: PROJECT TEMPORARY COMMAND…: in name spaces of its own.
 CAGE = """

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import alone, call, commit, runs
+from support.commands import call
+from support.projects import alone, runs
+from support.repository import commit
 
 WHO = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 CELL = "train@digits-uot-0"

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import call, tiny_params, users_environment, workspace, write_params
-from started import inside, wait
+from support.commands import call, users_environment
+from support.projects import tiny_params, workspace, write_params
+from support.watched_commands import inside, wait
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.records import ImageSet

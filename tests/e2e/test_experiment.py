@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import alone, call, runs, users_environment, write_params
+from support.commands import call, users_environment
+from support.projects import alone, runs, write_params
 from uotft.core import storage
 
 RUN = ("uotft", "experiment", "run")

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import call, runs, write_params
-from folders import pictures, small
+from support.commands import call
+from support.image_folders import pictures, small
+from support.projects import runs, write_params
 from uotft.core import storage
 
 WORDS = ("uotft", "train", "--dataset", "birds", "--source", "old")

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 import stage_code
-from conftest import call, runs, workspace
+from support.commands import call
+from support.projects import runs, workspace
 from uotft.core import storage
 from uotft.core.records import Cell
 from uotft.models import model_io

@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import call, run_train, workspace
+from support.commands import call
+from support.projects import workspace
+from support.stages import run_train
 from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.inputs import to_input

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import call, runs, workspace
+from support.commands import call
+from support.projects import runs, workspace
 from uotft.core import storage
 from uotft.pipeline import predict_export
 

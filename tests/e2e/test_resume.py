@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import call, runs, users_environment
+from support.commands import call, users_environment
+from support.projects import runs
 
 INSIDE_DVC = users_environment() | {"DVC_STAGE": "train"}
 MADE = ("model.safetensors", "history.csv")

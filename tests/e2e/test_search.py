@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import alone, call, runs, users_environment, workspace
+from support.commands import call, users_environment
+from support.projects import alone, runs, workspace
 from uotft.core import storage
 
 WORDS = ("--dataset", "digits", "--strategy", "uot", "--seeds", "100,101")

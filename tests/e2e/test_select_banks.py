@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import call
+from support.commands import call
 
 WORDS = ("select", "--source-bank", "s.npz", "--target-bank", "t.npz", "--output", "out.json")
 

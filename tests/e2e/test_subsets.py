@@ -6,7 +6,8 @@ import csv
 import json
 from pathlib import Path
 
-from conftest import call, runs
+from support.commands import call
+from support.projects import runs
 
 
 def test_another_subset_beside_the_pipeline(project: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from conftest import call, clone, runs
+from support.commands import call
+from support.projects import clone, runs
 
 
 def named(project: Path, name: str) -> list:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import call
-from flaky import tracking_server
-from listening import descendants
-from pages import ask, served
+from support.commands import call
+from support.open_ports import descendants
+from support.tracking_page import ask, served
+from support.unreliable_proxy import tracking_server
 
 
 def experiments(port: int) -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from started import change, ready
+from support.watched_commands import change, ready
 
 FULL = os.environ.get("UOTFT_FAULTS") == "full"
 

@@ -29,8 +29,10 @@ import numpy as np
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import REPOSITORY, call, clone, users_environment  # noqa: E402
-from started import MADE, WORDS, inside  # noqa: E402
+from support.commands import call, users_environment  # noqa: E402
+from support.projects import clone  # noqa: E402
+from support.repository import REPOSITORY  # noqa: E402
+from support.watched_commands import MADE, WORDS, inside  # noqa: E402
 
 LEFT, CELL = Path("unfinished/models/digits/uot/0"), Path("models/digits/uot/0")
 KINDS = ("SIGKILL of the watcher", "SIGKILL of a worker", "SIGTERM", "Ctrl-C")
@@ -219,7 +221,7 @@ def of(pid: int, memory: str) -> dict[str, float]:
 
 def long_lived(seconds: float) -> None:
     """Train, be stopped and go on in this one process; writes CSV to standard output."""
-    from resuming import train  # the same cell: digits, uot, seed 0
+    from support.tiny_training import train  # the same cell: digits, uot, seed 0
     from uotft.core.errors import Interrupted
 
     root, began, whole, resumes = Path.cwd(), time.monotonic(), [], 0

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import workspace
-from forks import crew, fork, killed, pair
-from resuming import CELL, EVERY, MADE, STEPS, change, dies_at, left, made, train
+from support.child_processes import crew, fork, killed, pair
+from support.projects import workspace
+from support.tiny_training import CELL, EVERY, MADE, STEPS, change, dies_at, left, made, train
 from uotft.core import storage
 from uotft.core.records import Cell
 from uotft.training import checkpoints, state

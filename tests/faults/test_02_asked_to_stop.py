@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import find_overlap, tiny_params, workspace, write_params
-from forks import crew, killed
-from resuming import made, train
-from started import (
+from support.child_processes import crew, killed
+from support.projects import tiny_params, workspace, write_params
+from support.stages import find_overlap
+from support.tiny_training import made, train
+from support.watched_commands import (
     CELL,
     WORDS,
     begun,

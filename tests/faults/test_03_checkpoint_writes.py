@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import workspace
-from forks import crew, fork, killed
-from resuming import CELL, MADE, STEPS, change, die, left, made, train
+from support.child_processes import crew, fork, killed
+from support.projects import workspace
+from support.tiny_training import CELL, MADE, STEPS, change, die, left, made, train
 from uotft.core import storage
 from uotft.core.records import Cell
 from uotft.training import checkpoints

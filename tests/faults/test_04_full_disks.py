@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pictures
-from conftest import call, clone, workspace
-from forks import fork
-from started import (
+from support import pictures
+from support.child_processes import fork
+from support.commands import call
+from support.projects import clone, workspace
+from support.watched_commands import (
     WORDS,
     begun,
     change,

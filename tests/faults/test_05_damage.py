@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import tiny_params, workspace, write_params
-from forks import fork, killed, pair
-from resuming import change, dies_at, left, made, train
+from support.child_processes import fork, killed, pair
+from support.projects import tiny_params, workspace, write_params
+from support.tiny_training import change, dies_at, left, made, train
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import find_overlap, tiny_params, up_to_units, workspace, write_params
-from forks import crew, fork, killed
-from resuming import CELL, STEPS, change, left, train
+from support.child_processes import crew, fork, killed
+from support.projects import tiny_params, workspace, write_params
+from support.stages import find_overlap, up_to_units
+from support.tiny_training import CELL, STEPS, change, left, train
 from uotft.core import storage
 from uotft.core.errors import Interrupted
 from uotft.core.records import Cell

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import tiny_params, workspace, write_params
-from forks import crew, fork, killed
-from resuming import left, made, train
+from support.child_processes import crew, fork, killed
+from support.projects import tiny_params, workspace, write_params
+from support.tiny_training import left, made, train
 from uotft.core.errors import Interrupted
 from uotft.training import checkpoints, loop
 from uotft.training.streams import Batch, Stream

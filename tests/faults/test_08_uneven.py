@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import find_overlap, take_for_embedded, tiny_params, workspace, write_params
-from forks import crew, forget_accelerator
-from resuming import CELL, change, train
+from support.child_processes import crew, forget_accelerator
+from support.projects import tiny_params, workspace, write_params
+from support.stages import find_overlap, take_for_embedded
+from support.tiny_training import CELL, change, train
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pictures
-from conftest import call, runs, tiny_params, workspace, write_params
-from folders import pictures as draw
-from small_folders import SMALL, load, many, tree
+from support import pictures
+from support.commands import call
+from support.folder_datasets import SMALL, load, many, tree
+from support.image_folders import pictures as draw
+from support.projects import runs, tiny_params, workspace, write_params
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import call, runs, tiny_params, workspace, write_params
-from started import MADE, WORDS, change, inside, left, statuses
+from support.commands import call
+from support.projects import runs, tiny_params, workspace, write_params
+from support.watched_commands import MADE, WORDS, change, inside, left, statuses
 from uotft.training import checkpoints
 from uotft.training.objectives import pseudo_label
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from paper import MODELS, PAPER, banks, needs_paper
+from support.paper_means import MODELS, PAPER, banks, needs_paper
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank

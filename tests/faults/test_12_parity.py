@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from paper import BIRDS, banks, needs_paper
+from support.paper_means import BIRDS, banks, needs_paper
 from uotft.core.records import ClassBank
 from uotft.selection import transport
 from uotft.selection.ranking import keep

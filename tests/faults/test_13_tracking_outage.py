@@ -15,9 +15,8 @@ from time import monotonic, sleep
 
 import pytest
 
-from conftest import call
-from flaky import MANNERS, Door, door, tracking_server
-from logged import show_messages
+from support.commands import call
+from support.unreliable_proxy import MANNERS, Door, door, tracking_server
 from uotft.core import jsonl, storage
 from uotft.tracking import delivery, session, store
 
@@ -79,7 +78,6 @@ def test_a_store_that_does_not_answer_costs_nothing_that_was_logged(
     measured: Callable[[str], None], capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    show_messages(monkeypatch)
     manners = MANNERS[: trials(2, len(MANNERS))]
     for manner in manners:
         entrance.manner = manner

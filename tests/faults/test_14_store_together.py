@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from forks import fork, killed
+from support.child_processes import fork, killed
 from uotft.tracking import session, store
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import call, runs, users_environment
+from support.commands import call, users_environment
+from support.projects import runs
 
 WAIT_S = 300
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import Server, serving
+from support.download_server import Server, serving
 from uotft.core.errors import UserError
 from uotft.data import downloads
 from uotft.data.archives import Archive

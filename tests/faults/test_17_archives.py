@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-import official
-from conftest import REPOSITORY
-from unpacking import unpack
+from support import dataset_archives as official
+from support.repository import REPOSITORY
+from support.unpacking import unpack
 from uotft.core.errors import UserError
 from uotft.data import archives
 

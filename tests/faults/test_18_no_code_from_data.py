@@ -21,7 +21,9 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from conftest import REPOSITORY, call, runs, workspace, write_params
+from support.commands import call
+from support.projects import runs, workspace, write_params
+from support.repository import REPOSITORY
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.data import files

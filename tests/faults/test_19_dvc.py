@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import alone, call, users_environment, workspace
-from held import holding
+from support.commands import call, users_environment
+from support.dvc_lock import holding
+from support.projects import alone, workspace
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pictures
-from conftest import find_overlap, run_train, tiny_params, workspace, write_params
-from folders import pictures as draw
+from support import pictures
+from support.image_folders import pictures as draw
+from support.projects import tiny_params, workspace, write_params
+from support.stages import find_overlap, run_train
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError

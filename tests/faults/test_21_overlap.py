@@ -15,16 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pictures
-from conftest import (
-    find_overlap,
-    plant,
-    run_train,
-    tiny_params,
-    up_to_units,
-    workspace,
-    write_params,
-)
+from support import pictures
+from support.projects import tiny_params, workspace, write_params
+from support.stages import find_overlap, plant, run_train, up_to_units
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError

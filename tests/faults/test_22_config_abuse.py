@@ -15,16 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import (
-    REPOSITORY,
-    call,
-    clone,
-    tiny_params,
-    users_environment,
-    workspace,
-    write_params,
-)
-from folders import pictures
+from support.commands import call, users_environment
+from support.image_folders import pictures
+from support.projects import clone, tiny_params, workspace, write_params
+from support.repository import REPOSITORY
 from uotft.core import config
 from uotft.core.errors import UserError
 

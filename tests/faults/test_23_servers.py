@@ -23,10 +23,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conftest import call, runs, users_environment
-from folders import pictures
-from listening import addresses, descendants
-from pages import SEARCH, ask, free_port, served
+from support.commands import call, users_environment
+from support.image_folders import pictures
+from support.open_ports import addresses, descendants
+from support.projects import runs
+from support.tracking_page import SEARCH, ask, free_port, served
 from uotft.core.errors import UserError
 from uotft.models import serving
 from uotft.tracking.guard import MOST

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import users_environment
-from started import (
+from support.commands import users_environment
+from support.watched_commands import (
     CELL,
     WORDS,
     begun,

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import call, runs, workspace
-from started import (
+from support.commands import call
+from support.projects import runs, workspace
+from support.watched_commands import (
     MADE,
     WORDS,
     begun,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import tiny_params, workspace, write_params
-from forks import crew, forget_accelerator, fork, killed
-from resuming import CELL, MADE, train
+from support.child_processes import crew, forget_accelerator, fork, killed
+from support.projects import tiny_params, workspace, write_params
+from support.tiny_training import CELL, MADE, train
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.records import Cell

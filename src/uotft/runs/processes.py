@@ -154,8 +154,9 @@ def workers(
 ) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished.
 
-    They work on the project in ``root`` and inherit the file descriptors ``held``, which last as long as they do: locks, and what says
-    to others that somebody is at work. What they report is left in ``journal``.
+    They work on the project in ``root`` and inherit the file descriptors ``held``, which last as
+    long as they do: locks, and what says to others that somebody is at work. What they report is
+    left in ``journal``.
     """
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
         journal = journal or Path(folder) / "journal.jsonl"

@@ -1,0 +1,184 @@
+"""Every backbone on the shelf keeps the contract; those of others equal the originals' features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from support.foreign_weights import moco_file, torchvision_file
+from uotft.core import config, registry
+from uotft.core.errors import UserError
+from uotft.models import model_io
+from uotft.models.network import Network, separate_norms
+from uotft.models.weights import MEAN, STD
+from uotft.training.objectives import joint
+
+SIZE = 32
+#: Settings without which a backbone cannot be built; the others are built with their defaults.
+NEEDED = {
+    "moco": {"weights": "unread.pth.tar"},
+    "state_dict": {"weights": "unread.safetensors"},
+    "timm": {"model": "test_vit.r160_in1k", "image_size": SIZE},
+}
+
+
+def section(name: str, **settings: object) -> dict:
+    return {"name": name, **NEEDED.get(name, {}), **settings}
+
+
+def normalised(images: torch.Tensor, mean=MEAN, std=STD) -> torch.Tensor:
+    """[-1, 1] -> what the original networks were trained on."""
+    m, s = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
+    return ((images + 1) / 2 - m) / s
+
+
+def pictures(channels: int = 3) -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.rand(3, channels, SIZE, SIZE) * 2 - 1
+
+
+@pytest.mark.parametrize("name", registry.names("backbones"))
+def test_the_contract(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = model_io.build(section(name), target=4, source=2)
+    images = pictures(network.channels)
+    assert network.channels in (1, 3)
+    features = network.backbone.eval()(images)
+    assert features.shape == (3, network.backbone.features)
+    assert features.isfinite().all()
+    if hasattr(network.backbone, "project"):
+        assert network.backbone.project(features).shape[0] == 3
+        assert not any(p.requires_grad for p in network.backbone.project.parameters())
+
+    torch.manual_seed(0)
+    again = model_io.build(section(name), target=4, source=2).eval()
+    assert torch.equal(again.backbone(images), features), "the seed decides the weights"
+
+    outputs = network.train()(images, {"target": 2, "source": len(images) - 2}, joint.ROUTES)
+    (outputs["target"].sum() + outputs["source"].sum()).backward()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in trained), "a weight without gradient stops DDP"
+
+    facts = {"backbone": section(name), "classes": list("abcd"), "source_classes": list("ef")}
+    model_io.write(tmp_path, network, facts)
+    read, _ = model_io.read(tmp_path)
+    assert torch.equal(read(images)["target"], network.eval()(images)["target"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvision_weights_give_torchvision_features(name: str, tmp_path: Path) -> None:
+    original, path = torchvision_file(name, tmp_path)
+    found = model_io.pretrained(section(name, weights=str(path)))
+    images = pictures()
+    with torch.no_grad():
+        logits = original(normalised(images))
+        weight, bias = found.classifier
+        features = found.backbone.eval()(images)
+        assert features.std() > 0.1
+        assert torch.allclose(features @ weight.T + bias, logits, atol=1e-4)
+        original.fc = nn.Identity()
+        assert torch.allclose(features, original(normalised(images)), atol=1e-4)
+    assert weight.shape == (1000, found.backbone.features)
+    assert len(found.origin["sha256"]) == 64
+
+
+def test_old_files_do_not_count_batches(tmp_path: Path) -> None:
+    _, path = torchvision_file("resnet18", tmp_path)
+    state = torch.load(path, weights_only=True)
+    torch.save({k: v for k, v in state.items() if "num_batches" not in k}, path)
+    assert model_io.pretrained(section("resnet18", weights=str(path))) is not None
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "resnet18"])
+def test_without_weights_the_pipeline_trains(name: str) -> None:
+    wanted = {} if name == "small_resnet" else {"weights": "none"}
+    assert model_io.pretrained(section(name, **wanted)) is None
+
+
+@pytest.mark.parametrize("model", ["test_vit.r160_in1k", "test_resnet.r160_in1k"])
+@pytest.mark.parametrize("classes", [1000, 7])
+def test_timm_weights_give_timm_features(model: str, classes: int, tmp_path: Path) -> None:
+    import timm
+
+    size = {"img_size": SIZE} if "vit" in model else {}
+    torch.manual_seed(3)
+    original = timm.create_model(model, num_classes=classes, **size).eval()
+    path = tmp_path / "model.safetensors"
+    save_file(original.state_dict(), path)
+    facts, images = original.pretrained_cfg, pictures()
+    found = model_io.pretrained(
+        {"name": "timm", "model": model, "weights": str(path), "image_size": SIZE if size else 0}
+    )
+    weight, bias = found.classifier
+    assert weight.shape == (classes, found.backbone.features)
+    inputs = normalised(images, facts["mean"], facts["std"])
+    with torch.no_grad():
+        features = found.backbone.eval()(images)
+        assert torch.allclose(features @ weight.T + bias, original(inputs), atol=1e-4)
+        wanted = original.forward_head(original.forward_features(inputs), pre_logits=True)
+        assert torch.allclose(features, wanted, atol=1e-4)
+
+
+def test_a_transformer_of_another_size_says_which_setting(tmp_path: Path) -> None:
+    backbone = model_io.build({"name": "timm", "model": "test_vit.r160_in1k"}, 2).backbone
+    with pytest.raises(UserError, match="160 x 160 pixels only.* 32 x 32: set backbone.image_size"):
+        backbone(pictures())
+
+
+def test_a_convolutional_model_takes_no_image_size() -> None:
+    with pytest.raises(UserError, match="image_size: test_resnet.* takes images of any size"):
+        model_io.build({"name": "timm", "model": "test_resnet", "image_size": 32}, 2)
+
+
+def test_an_unknown_timm_name_lists_close_ones() -> None:
+    with pytest.raises(UserError, match=r"got 'resnet19\.tv_in1k'.*close are .*resnet18\.tv_in1k"):
+        model_io.build({"name": "timm", "model": "resnet19.tv_in1k"}, 2)
+
+
+def test_timm_says_what_does_not_fit(tmp_path: Path) -> None:
+    _, path = torchvision_file("resnet18", tmp_path)
+    with pytest.raises(UserError, match=r"resnet18\.pth: not weights of test_vit.*cls_token"):
+        model_io.pretrained(section("timm", weights=str(path)))
+
+
+def test_moco_selects_by_its_projection_and_trains_its_trunk(tmp_path: Path) -> None:
+    query, path = moco_file(tmp_path)
+    found = model_io.pretrained({"name": "moco", "weights": str(path)})
+    images = pictures()
+    with torch.no_grad():
+        features = found.backbone.eval()(images)
+        assert torch.allclose(
+            found.backbone.project(features), query(normalised(images)), atol=1e-4
+        )
+    assert features.shape == (3, 2048)
+    assert found.classifier is None
+
+
+def test_our_own_weights_come_back(tmp_path: Path) -> None:
+    small = {"name": "small_resnet", "widths": [4, 8], "channels": 3}
+    network = model_io.build(small, target=5)
+    model_io.write(tmp_path, network, {})
+    found = model_io.pretrained(
+        {
+            "name": "state_dict",
+            "weights": str(tmp_path / "model.safetensors"),
+            "architecture": small,
+            "prefix": "backbone.",
+            "classifier": "heads.target",
+        }
+    )
+    images = pictures()
+    again, features = found.backbone.eval()(images), network.eval().backbone(images)
+    assert torch.allclose(again, features, atol=1e-6)  # another memory layout
+    assert torch.equal(found.classifier[0], network.head("target").weight)
+
+
+def test_norm_layers_that_cannot_be_separated_are_refused() -> None:
+    _, settings = config.backbone({"name": "timm", "model": "test_efficientnet"})
+    backbone = registry.load("backbones", "timm", "").build(settings)
+    with pytest.raises(UserError, match="BatchNormAct2d.*choose mixed"):
+        separate_norms(Network(backbone, target=2))

@@ -1,0 +1,199 @@
+"""`uotft init`: two sets of images become a project whose settings and pipeline fit together."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from support.child_processes import forget_accelerator
+from support.image_folders import pictures, small
+from support.projects import workspace, write_params
+from support.stages import up_to_units
+from uotft.core import config, storage
+from uotft.core.context import Context
+from uotft.core.errors import UserError
+from uotft.core.records import Cell
+from uotft.models import model_io
+from uotft.pipeline import init, overlap, select, train as train_stage
+from uotft.pipeline.init import PRESETS, names, project, render
+from uotft.training import runtime
+
+NAMES = [path.name.removesuffix(".yaml") for path in PRESETS.iterdir() if path.is_file()]
+QUIET = {"progress": lambda items, label: items}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Six old classes and three new ones."""
+    return pictures(tmp_path / "old", 6, 12), pictures(tmp_path / "my birds", 3, 12, seed=1)
+
+
+def raw(preset: str, folder: Path, folders: tuple[Path, Path]) -> dict:
+    return yaml.safe_load(render(preset, folder, *folders))
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_a_preset_is_complete(preset: str, tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    """params.yaml is valid, and has every setting that a stage of dvc.yaml reads."""
+    params = raw(preset, tmp_path / "project", folders)
+    (tmp_path / "project").mkdir()
+    write_params(tmp_path / "project", params)
+    checked = config.load(tmp_path / "project")
+    assert (checked.source, checked.targets) == ("old", ["my-birds"])
+    pipeline = (PRESETS / "project" / "pipeline.yaml").read_text()
+    for stage in yaml.safe_load(pipeline)["stages"].values():
+        for setting in stage.get("do", stage).get("params", []):
+            for strategy in checked.strategies:
+                words = {"key": "old", "item.strategy": strategy}
+                words |= {"train.objective": checked.train.objective}
+                section = params
+                for word in _fill(setting, words).split("."):
+                    section = section[word]
+
+
+def _fill(text: str, words: dict[str, str]) -> str:
+    return re.sub(r"\$\{(.*?)\}", lambda found: words[found[1]], text)
+
+
+def test_the_paper_says_so(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    """Section 4.1 of Liu et al. (2022), and docs/how-it-works.md."""
+    write_params(tmp_path, raw("paper", tmp_path, folders))
+    params = workspace(tmp_path).params
+    train, recipe = params.train, params.train.recipe
+    assert (recipe.epochs, recipe.steps, recipe.drops) == (100, 0, [0.6, 0.8])
+    assert (recipe.head_lr_factor, recipe.momentum, recipe.weight_decay) == (10.0, 0.9, 1e-4)
+    assert (train.target_batch, train.source_batch, train.batch_norm) == (256, 256, "mixed")
+    assert (train.target_head, train.source_head) == ("random", "random")
+    assert train.augment.crop == 0.08
+    assert train.augment.flip
+    assert not train.augment.moves
+    assert (train.strong.operations, train.strong.magnitude) == (2, 10)
+    view = config.dataset_settings(params, "my-birds")
+    assert (view.stored, view.size, view.share) == (256, 224, 0.875)
+    assert params.selectors["uot"] == {
+        "metric": "cosine", "cost_scale": 0.01, "epsilon": 1.0, "tau_source": 1.0,
+        "tau_target": 100.0,
+    }  # fmt: skip
+
+
+def test_k_is_the_papers_where_the_source_has_more_classes(tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    for number in range(101):
+        (many / "train" / str(number)).mkdir(parents=True)
+    (few / "a").mkdir(parents=True)
+    assert raw("paper", tmp_path, (many, few))["select"]["top_k"] == 100
+    assert raw("paper", tmp_path, (few, many))["select"]["top_k"] == "auto"
+
+
+def test_names_fit_stages_and_are_no_folders_of_the_project(tmp_path: Path) -> None:
+    here, out = tmp_path / "project", tmp_path / "photos"
+    for folder in (here / "birds", out / "models", out / "a" / "train", out / "b" / "train"):
+        folder.mkdir(parents=True)
+    assert names(here, out / "models", here / "birds") == ("models-images", "birds-images")
+    assert names(here, out / "a" / "train", out / "b" / "train") == ("train-source", "train")
+    assert names(here, out, tmp_path / "Ünï: 2") == ("photos", "n-2")
+    params = raw("paper", here, (out, here / "birds"))
+    assert params["datasets"]["birds-images"]["path"] == "birds", "below the project: it may move"
+    assert params["datasets"]["photos"]["path"] == str(out)
+
+
+def test_archives_and_lists_are_named_without_their_ending(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("old.v2.tar.gz", "Birds_64px.ZIP", "list.parquet")]
+    for file in files:
+        file.write_bytes(b"")
+    assert names(tmp_path, files[0], files[1]) == ("old-v2", "Birds_64px")
+    assert names(tmp_path, files[1], files[2]) == ("Birds_64px", "list")
+    params = raw("small", tmp_path, (files[0], files[1]))
+    assert params["datasets"]["Birds_64px"]["path"] == "Birds_64px.ZIP"
+    assert params["select"]["top_k"] == "auto", "nobody has counted its classes"
+
+
+def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    (tmp_path / "dvc.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"dvc\.yaml is there already"):
+        init.init(tmp_path, "paper", *map(str, folders))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dvc.yaml", "my birds", "old"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("papr", "old", "my birds"), "--preset: got 'papr'; known are paper"),
+        (("paper", "odl", "my birds"), "odl: no such folder of images"),
+        (("paper", "old", "my bird"), "my bird: no such folder of images"),
+        (
+            ("paper", "old", "old/class 0/0.png"),
+            r"0\.png: no such folder of images, nor a file that",
+        ),
+    ],
+)
+def test_mistakes_write_nothing(
+    tmp_path: Path, folders: tuple[Path, Path], words: tuple[str, str, str], message: str
+) -> None:
+    preset, source, target = words
+    with pytest.raises(UserError, match=message):
+        init.init(tmp_path / "new", preset, str(tmp_path / source), str(tmp_path / target))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_project_of_two_folders_is_made_once(
+    tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    old, birds = folders
+    made = project(tmp_path, str(old), str(birds))
+    assert made == (tmp_path / "uotft-my-birds", "my-birds")
+    assert (made[0] / ".dvc").is_dir()
+    assert "/models/" in (made[0] / ".gitignore").read_text()
+    params = made[0] / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 100", "epochs: 7"))
+    assert project(tmp_path, str(old), str(birds)) == made
+    assert "epochs: 7" in params.read_text(), "settings of one's own stay"
+    with pytest.raises(UserError, match="is the project of other images: .*my birds is not the"):
+        project(tmp_path, str(birds), str(birds))
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("small", {}),
+        ("paper", {}),
+        ("paper", {"schedule": "cosine", "warmup": 1, "precision": "bf16", "channels_last": True,
+         "compile": True, "accumulate": 2, "ema": 0.5}),
+    ],
+    ids=["small", "as it is", "every setting at once"],
+)  # fmt: skip
+def test_a_preset_trains(
+    tmp_path: Path,
+    folders: tuple[Path, Path],
+    preset: str,
+    words: dict,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prepare to train, in this process; the network is traced, but not turned into C++."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    params = small(raw(preset, tmp_path / "project", folders))
+    params["train"]["recipe"] |= words
+    (tmp_path / "project").mkdir()
+    write_params(tmp_path / "project", params)
+    ws = workspace(tmp_path / "project")
+    up_to_units(ws.root)
+    overlap.overlap("old", "my-birds", ws.overlap("my-birds"), workspace=lambda: ws, **QUIET)
+    select.select(ws, Cell("my-birds", "uot", 0))
+    forget_accelerator()
+    accelerator, points = runtime.start(0, 1, ws.params.train.recipe.precision), []
+    context = Context(accelerator, log=lambda *point: points.append(point), **QUIET)
+    train_stage.train(ws, Cell("my-birds", "uot", 0), context)
+    forget_accelerator()
+    network, facts = model_io.read(ws.cell("models", Cell("my-birds", "uot", 0)))
+    images = len(ws.images("my-birds").rows("train"))
+    assert images == 3 * 8, "all of them, without subset"
+    assert facts["steps"] == 2 * images // (8 * words.get("accumulate", 1))
+    assert facts["image_size"] == [12, 12, 3]
+    assert all(bool(p.isfinite().all()) for p in network.parameters())
+    assert "loss/source" in points[0][1]
+    assert storage.read_json(ws.data("old").with_suffix(".json"))["classes"] == 6

@@ -1,0 +1,86 @@
+"""What the repository promises of itself: its lock files, its help, its tree, its imports."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from support.repository import REPOSITORY, files
+from uotft.core import registry
+
+COMMANDS = "init prepare pretrain embed units select forecast train".split()  # noqa: SIM905
+COMMANDS += "evaluate search predict export register compare sync ui doctor".split()  # noqa: SIM905
+COMMANDS += [f"experiment {verb}" for verb in ("list", "run", "show")]
+COMMANDS += [
+    f"data {verb}"
+    for verb in "export list overlap prepare show subset verify".split()  # noqa: SIM905
+]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-tools.lock"])
+def test_locks_are_exact_hashed_and_name_no_host(name: str) -> None:
+    text = (REPOSITORY / name).read_text()
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text)
+    entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^\s*#.*\n", "", text).strip())
+    for entry in entries:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==[^ ]+", entry), entry[:60]
+        assert "--hash=sha256:" in entry, entry[:60]
+
+
+def test_the_command_line_starts_without_heavy_imports() -> None:
+    code = "import sys, uotft.cli.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "mlflow", "numpy", "pydantic", "yaml", "rich", "matplotlib", "accelerate"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_selection_runs_without_torch_or_mlflow() -> None:
+    code = "import sys, uotft.pipeline.select, uotft.selection.strategies.uot; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "mlflow", "ot", "matplotlib"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_documented(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "uotft", *command.split(), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.split("\n")[2].strip()) > 20
+    assert f"uotft {command}" in (REPOSITORY / "docs" / "commands.md").read_text()
+
+
+def test_no_command_is_missing_from_the_list() -> None:
+    from uotft.cli.app import app
+
+    names = [c.callback.__name__ for c in app.registered_commands]
+    for group in app.registered_groups:
+        inside = group.typer_instance.registered_commands
+        names += [f"{group.name} {c.name or c.callback.__name__}" for c in inside]
+    assert sorted(names) == sorted(COMMANDS)
+
+
+def test_the_map_in_the_readme_is_true() -> None:
+    block = re.search(r"```text\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    assert block
+    shown = {name.rstrip("/") for name in re.findall(r"[├└]── (\S+)", block[1])}
+    there = {
+        name.split("/")[2]
+        for name in files()
+        if name.startswith("src/uotft/") and name.endswith(".py") and name.count("/") > 2
+    }
+    assert shown == there
+
+
+@pytest.mark.parametrize("kind", [kind for kind in registry.PACKAGES if kind != "experiments"])
+def test_every_variant_says_what_it_is(kind: str) -> None:
+    for name in registry.names(kind):
+        module = registry.load(kind, name, "test")
+        assert len(module.__doc__ or "") > 60, f"{kind}/{name}.py has no docstring"
+        for setting, field in module.Settings.model_fields.items():
+            assert field.description or setting == "solver", f"{name}.{setting}"

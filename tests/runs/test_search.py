@@ -1,0 +1,58 @@
+"""What cannot be searched is refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.projects import workspace
+from uotft.core.errors import UserError
+from uotft.runs import search
+from uotft.runs.processes import Fleet
+
+PLAN = search.Plan("digits", "uot", "space.yaml", False, [100, 101])
+CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
+
+
+@pytest.mark.parametrize(
+    ("space", "changes", "said"),
+    [
+        (CHOICES, {"seeds": [100, 1, 0]}, r"\[0, 1\] are seeds of params.yaml"),
+        (CHOICES, {"seeds": [100]}, r"--seeds: got \[100\]; two or more different"),
+        (CHOICES, {"seeds": [100, 100]}, r"--seeds: got \[100, 100\]; two or more different"),
+        (CHOICES, {"study": ".."}, r"--study: got '\.\.'"),
+        (CHOICES, {"strategy": "none"}, "none of its settings decides anything for the"),
+        (CHOICES, {"space": "nowhere.yaml"}, "'nowhere.yaml'; a YAML file is needed, or paper or"),
+        (CHOICES.replace("0.3", "-1"), {}, r"space.yaml: .*\n  train.lambda: got -1: .*greater"),
+        (CHOICES.replace("lambda", "mu"), {}, "train.mu has no single value in params.yaml"),
+        ("seeds: {choices: [1, 2]}\n", {}, "seeds has no single value"),
+        ("pretrain.seed: {choices: [1, 2]}\n", {}, "pretrain.seed: only settings of source_f"),
+        ("train.lambda: {low: 0.1, high: 1.0}\n", {}, "give it choices, or take --sampler tpe"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    space: str,
+    changes: dict,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text(space)
+    with pytest.raises(UserError, match=said):
+        search.search(
+            workspace(tiny), replace(PLAN, **changes), tmp_path / "best.yaml", Fleet(), print
+        )
+    assert not (tmp_path / "best.yaml").exists()
+    assert not (tiny / "search").exists(), "nothing half-written"
+
+
+def test_another_launcher_is_refused(tiny: Path, tmp_path: Path) -> None:
+    fleet = Fleet(2, launched=True)
+    with pytest.raises(UserError, match="search starts its own processes"):
+        search.search(
+            workspace(tiny), replace(PLAN, space="paper"), tmp_path / "b.yaml", fleet, print
+        )

@@ -1,0 +1,1 @@
+"""Helpers that tests share; each module says at its top what it is for."""

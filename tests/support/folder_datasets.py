@@ -1,0 +1,26 @@
+"""Small folders of drawn pictures, read as data sets of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support import pictures
+from uotft.data.datasets import folder
+
+SMALL = {"stored": 16, "size": 12}
+
+
+def quiet(items: range, label: str) -> range:
+    return items
+
+
+def load(root: Path, **settings: object) -> object:
+    return folder.load(folder.Settings(path=str(root), **SMALL, **settings), quiet)
+
+
+def tree(root: Path, *names: str) -> Path:
+    return pictures.write(root, {n: pictures.encoded(pictures.scene(0)) for n in names})
+
+
+def many(part: str, classes: str, n: int) -> list[str]:
+    return [f"{part}{c}/{i}.png" for c in classes for i in range(n)]

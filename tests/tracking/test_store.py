@@ -1,0 +1,190 @@
+"""Which store counts, what a run says in words, and one that goes on, in a real store."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread, Timer
+
+import pytest
+
+from support.commands import call
+from support.projects import tiny_params, write_params
+from uotft.core import jsonl, locks
+from uotft.core.errors import Interrupted, Pruned, UserError
+from uotft.core.records import Cell
+from uotft.tracking import delivery, notes, outbox, session, store
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "sqlite:////project/mlflow.db"),
+        ("sqlite:///runs.db", "sqlite:////project/runs.db"),
+        ("sqlite:////elsewhere/runs.db", "sqlite:////elsewhere/runs.db"),
+        ("http://tracker:5000", "http://tracker:5000"),
+    ],
+)
+def test_the_store(monkeypatch: pytest.MonkeyPatch, given: str, expected: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    monkeypatch.setenv("DVC_ROOT", "/any")  # DVC says it in every stage
+    assert store.store_uri(Path("/project")) == expected
+
+    # an experiment in a copy of the project tracks in the project's
+    monkeypatch.setenv("DVC_EXP_NAME", "tubby-lamb")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
+    monkeypatch.setenv("DVC_ROOT", "/project")
+    copy = Path("/project/.dvc/tmp/exps/tmp1")
+    assert store.store_uri(copy) == expected
+
+
+def test_an_experiment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    assert not [tag for tag in store.versions(tmp_path) if tag.startswith("dvc.exp")]
+    monkeypatch.setenv("DVC_EXP_NAME", "tubby-lamb")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
+    tags = store.versions(tmp_path)
+    assert tags["dvc.exp.name"] == "tubby-lamb"
+    assert tags["dvc.exp.baseline"] == "0123abc"
+
+
+def test_a_note_shows_the_best_classes_in_a_small_table() -> None:
+    names = ["a|b", "two\nlines", *map(str, range(20))]
+    classes = [{"rank": i + 1, "name": n, "score": 1 / (i + 1)} for i, n in enumerate(names)]
+    lines = notes.kept(
+        Cell("new", "uot", 3), "old", {"classes": classes, "scores": [0] * 50}
+    ).split("\n")
+    assert lines[0] == "**uot** keeps 22 of 50 of *old* for *new*, seed 3."
+    assert lines[4:6] == ["| 1 | a\\|b | 1 |", "| 2 | two lines | 0.5 |"]
+    assert lines[-3].startswith(f"| {notes.MOST} |")
+    assert lines[-1] == f"The first {notes.MOST}; `selected_classes.json` has all."
+    none = notes.kept(Cell("new", "none", 3), "old", {"classes": [], "scores": [0] * 50})
+    assert none == "**none** keeps 0 of 50 of *old* for *new*, seed 3."
+
+
+def test_processes_take_turns(tmp_path: Path) -> None:
+    lock, held, release = tmp_path / ".mlflow.lock", Event(), Event()
+
+    def hold() -> None:
+        with locks.alone(lock, "busy"):
+            held.set()
+            release.wait(30)
+
+    owner = Thread(target=hold)
+    owner.start()
+    assert held.wait(30)
+    named = rf"still busy after 0 s: process {os.getpid()} on .*\.mlflow\.lock"
+    with pytest.raises(UserError, match=named), locks.waiting(lock, 0):
+        pass
+    Timer(0.5, release.set).start()
+    with locks.waiting(lock, 30):
+        assert release.is_set()
+    owner.join()
+    assert not lock.exists()
+
+
+def test_a_run_goes_on_with_each_point_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    rows = [{"rank": 1, "name": "a"}]
+
+    def go(points: list, run_id: str = "", steps: int = 3) -> str:
+        with session.run(tmp_path, "digits", "a-run", run_id=run_id) as run:
+            run.begin({"steps": steps}, {"stage": "train"})
+            run.table(rows, ("rank", "name"), "classes.json")
+            run.log(points)
+            if len(points) == 1:
+                raise KeyboardInterrupt
+            return run.id
+
+    with pytest.raises(KeyboardInterrupt):
+        go([(0, {"loss": 2.0})])
+    mlflow = store.connect(tmp_path, "digits")
+    client = mlflow.MlflowClient()
+    [first] = mlflow.search_runs(output_format="list")
+    assert first.info.status == "KILLED"
+
+    # a setting that decides no weights may have changed, and a GPU may round otherwise
+    ours = first.data.tags[store.ID]
+    assert go([(0, {"loss": 2.5}), (1, {"loss": 1.0})], ours, 4) == ours
+    same = first.info.run_id
+    run = client.get_run(same)
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(same, "loss")
+    assert sorted((p.step, p.value) for p in history) == [(0, 2.0), (1, 1.0)]
+    table = mlflow.load_table("classes.json", run_ids=[same])
+    assert len(table) == 1, "MLflow would append"
+
+    other = store.find(mlflow, go([(0, {}), (1, {})], "0" * 32))
+    assert other.info.run_id != same, "a run that the store does not have is not gone on with"
+    assert not [*(tmp_path / "unsent").iterdir()]
+
+
+def test_a_run_inside_another_is_its_child_and_a_stop_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def search() -> None:
+        with session.run(tmp_path, "digits", "parent", watched=True) as parent:
+            parent.begin({}, {})
+            with suppress(Pruned), session.run(tmp_path, "digits", "pruned", watched=True) as run:
+                run.begin({}, {})
+                raise Pruned
+            parent.tag({"best": parent.id})
+            with session.run(tmp_path, "digits", "stopped", watched=True) as run:
+                run.begin({}, {})
+                raise Interrupted("interrupted")
+
+    with pytest.raises(Interrupted):
+        search()
+    found = store.connect(tmp_path, "digits").search_runs(output_format="list")
+    assert {run.info.status for run in found} == {"KILLED"}
+    [parent] = [run.info.run_id for run in found if "best" in run.data.tags]
+    parents = {run.info.run_name: run.data.tags.get("mlflow.parentRunId") for run in found}
+    assert parents == {"parent": None, "pruned": parent, "stopped": parent}
+
+
+def test_a_database_that_is_none_is_said_and_stops_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 400)
+    with pytest.raises(UserError, match=r"mlflow\.db does not answer: .*not a database"):
+        store.open_store(tmp_path)
+    with session.run(tmp_path, "digits", "a-run") as run:
+        run.begin({}, {})
+    [folder] = (tmp_path / "unsent").iterdir()
+    said = capsys.readouterr().err
+    assert "not a database" in said
+    assert f"what MLflow does not have yet is in {folder}: `uotft sync` sends it" in said
+
+    (tmp_path / "mlflow.db").unlink()
+    write_params(tmp_path, tiny_params())
+    done = call("uotft", "sync", cwd=tmp_path)  # in this process the driver still has the old file
+    assert (done.returncode, done.stdout) == (0, "a-run: sent\n"), done.stderr
+    assert not folder.exists()
+
+
+def test_what_mlflow_never_takes_is_kept_with_its_reason_and_holds_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with session.run(tmp_path, "digits", "a-run") as run:
+        run.begin({"steps": 3}, {"bad\nname": "x"})
+        jsonl.append(run.points, {"tags": {"bad\nname": "as workers leave them"}})
+        run.log([(0, {"loss": 1.0})])
+        run.tag({"good": "y"})
+    [folder] = (tmp_path / "unsent").iterdir()
+    refused = [line["refused"] for line in jsonl.read(folder / outbox.REFUSED)[0]]
+    assert [line.get("do", "a worker's") for line in refused] == ["a worker's", "begin"]
+    mlflow = store.open_store(tmp_path)
+    found = store.find(mlflow, run.id)
+    assert (found.info.status, found.data.tags["good"]) == ("FINISHED", "y")
+    assert found.data.metrics == {"loss": 1.0}
+    [(sent, said)] = delivery.sync(tmp_path)
+    assert not sent
+    assert "MLflow refused some of it" in said
