@@ -131,7 +131,8 @@ def unmeasured(column: Column) -> tuple[list[int], dict[str, Any]]:
     """Finished seeds without valid test metrics, and {seed: metrics} of the others.
 
     All seeds in the folder count, because one file has the metrics of all. Metrics are valid if
-    they are of the model on disk and newer than it: a model trained later may need other images.
+    they are of the model on disk and not older: a model that was trained again after its test may
+    have been tested on other images.
     """
     made = column.folder("models", 0).parent.glob(f"*/{BELONGS}")
     seeds = sorted(int(path.parent.name) for path in made)
