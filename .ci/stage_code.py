@@ -24,12 +24,14 @@ ROOT = Path(__file__).parents[1]
 
 #: What decides no result: a change there runs nothing again. Modules, or whole packages.
 NO_RESULT = {
+    "core.context": "whom the work tells, and who may stop it",
     "core.disk": "says how much a command needs, before it starts",
     "core.environment": "switches reports home off, and says where DVC keeps its indexes",
     "core.errors": "messages",
     "core.locks": "who may write; not what is written",
     "core.messages": "messages",
     "core.progress": "the progress bar",
+    "training.checkpoints": "where an interrupted training goes on; it ends with the same bits",
     "tracking": "tells MLflow what was done, afterwards",
 }
 #: {kind of variant: (its package, its file in a stage's deps)}

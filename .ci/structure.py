@@ -22,6 +22,7 @@ import sys
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from import_graph import Package, cycles
@@ -47,7 +48,18 @@ def functions(path: Path, shown: Path) -> Iterator[tuple[str, int, int, bool]]:
         count += bool(args.vararg) + bool(args.kwarg)
         where = f"{path.relative_to(shown)}:{node.lineno} {node.name}"
         command = any(_name(d).endswith((".command", ".callback")) for d in node.decorator_list)
+        command |= f"{path.stem}.{node.name}" in _registered(path.with_name("app.py"))
         yield where, (node.end_lineno or node.lineno) - node.lineno + 1, count, command
+
+
+@cache
+def _registered(app: Path) -> set[str]:
+    """What cli/app.py makes commands of without a decorator: MODULE.FUNCTION in its loop."""
+    if app.parent.name != "cli" or not app.is_file():
+        return set()
+    loops = [n for n in ast.walk(ast.parse(app.read_bytes())) if isinstance(n, ast.For)]
+    return {ast.unparse(name) for loop in loops for name in ast.walk(loop.iter)
+            if isinstance(name, ast.Attribute)}  # fmt: skip
 
 
 def _name(decorator: ast.expr) -> str:

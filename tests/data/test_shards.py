@@ -17,7 +17,7 @@ from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, ImageSet
 from uotft.data import shards
-from uotft.pipeline import data_export, embed, overlap, prepare, select, train, units
+from uotft.pipeline import data_export, embed, overlap, prepare, readers, select, train, units
 from uotft.training import runtime
 
 CLASSES = ("cat", "dog", "owl")
@@ -249,8 +249,8 @@ def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> No
     units.units(ws)
     find_overlap(fresh)
     said = exported(fresh, output)
-    chosen = select.read_selection(ws, Cell("digits", "uot", 0))
-    part = select.source_part(ws, np.array([c["row"] for c in chosen["classes"]]))
+    chosen = readers.read_selection(ws, Cell("digits", "uot", 0))
+    part = readers.source_part(ws, np.array([c["row"] for c in chosen["classes"]]))
     rows = np.sort(part.rows[part.rows != planted])
     assert f"{len(rows)} images of 5 classes in {-(-len(rows) // 7)} tar files" in said
     assert (output / "classes.txt").read_text().split("\n")[:-1] == list(part.names)
@@ -316,7 +316,7 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     secret = {tested.files.content(row) for row in tested.rows("test").tolist()}
     assert not contents & secret
 
-    row = int(select.source_part(ws, np.arange(3)).rows[-1])
+    row = int(readers.source_part(ws, np.arange(3)).rows[-1])
     with source.files.path(row).parents[1].open("r+b") as file:
         file.seek(int(source.files.offsets[row]) + 50)
         file.write(b"x")

@@ -25,6 +25,7 @@ from uotft.pipeline import (
     evaluate,
     forecast,
     prepare,
+    readers,
     select,
     train as train_stage,
     units,
@@ -268,19 +269,19 @@ def test_half_of_the_source(fresh: Path) -> None:
     write_params(fresh, tiny_params() | {"source_fraction": 0.5})
     ws = workspace(fresh)
     with pytest.raises(UserError, match=r"glyphs\.npz is of 72 images, .* 0.5 means 36: run dvc"):
-        select.source_part(ws, np.array([0]))
+        readers.source_part(ws, np.array([0]))
     with pytest.raises(UserError, match="72 images"):
         forecast.gradient_products(ws, "digits", [0], progress=quiet)
     units.units(ws)
     forecast.gradient_products(ws, "digits", [0], progress=quiet)
-    pool, bank = features.read(ws.features("glyphs")), select.source_bank(ws)
+    pool, bank = features.read(ws.features("glyphs")), readers.source_bank(ws)
     rows = ws.source().rows("train")
     assert len(rows) == 36
     assert pool["rows"].tolist() == everything.tolist()
     assert bank.counts.tolist() == [3] * 12
     first = np.isin(pool["rows"], rows) & (pool["labels"] == 0)
     assert bank.means[0] == pytest.approx(pool["features"][first].astype(float).mean(0))
-    part = select.source_part(ws, np.arange(12))
+    part = readers.source_part(ws, np.arange(12))
     assert part.rows.tolist() == rows.tolist()
     assert part.labels.tolist() == ws.images("glyphs").labels[rows].tolist()
     assert len(ws.images("glyphs").rows("train")) == 72

@@ -22,7 +22,7 @@ from support.tiny_training import change, dies_at, left, made, train
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.pipeline import embed as embed_stage, freshness, select, units
+from uotft.pipeline import embed as embed_stage, freshness, readers, units
 from uotft.selection import features
 from uotft.training import checkpoints, runtime
 
@@ -295,4 +295,4 @@ def test_damaged_features_are_refused_by_all_who_read_them(fresh: Path, unit: st
         with pytest.raises(UserError, match=message):
             units.units(ws)
     with pytest.raises(UserError, match=message):
-        select.target_bank(ws, "digits", 0)
+        readers.target_bank(ws, "digits", 0)

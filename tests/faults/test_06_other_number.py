@@ -23,7 +23,7 @@ from uotft.core import storage
 from uotft.core.errors import Interrupted
 from uotft.core.records import Cell
 from uotft.core.settings import Augment
-from uotft.pipeline import select
+from uotft.pipeline import readers, select
 from uotft.training import checkpoints
 from uotft.training.streams import Batch, Sampling, Stream
 
@@ -185,10 +185,10 @@ def test_the_rows_of_a_step_do_not_know_the_number_of_processes(
 def rows_of(root: Path) -> dict[str, int]:
     """How many images the two streams of the tiny training have."""
     ws = workspace(root)
-    chosen = select.read_selection(ws, Cell(*CELL))
+    chosen = readers.read_selection(ws, Cell(*CELL))
     kept = np.array([c["row"] for c in chosen["classes"]])
     classes = len(ws.images("digits").names)
     return {
         "target": classes * ws.params.subset.shots,
-        "source": len(select.source_part(ws, kept).rows),
+        "source": len(readers.source_part(ws, kept).rows),
     }

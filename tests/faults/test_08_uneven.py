@@ -31,6 +31,7 @@ from uotft.pipeline import (
     embed as embed_stage,
     evaluate as evaluate_stage,
     pretrain as pretrain_stage,
+    readers,
     select,
 )
 from uotft.selection import features
@@ -100,8 +101,8 @@ def test_both_heads_learn_on_every_process(
 def test_a_source_of_one_image_trains_on_two_processes(trainable: Path, objective: str) -> None:
     """Through the stage: all but one image of the selected classes are found in the test part."""
     ws = workspace(trainable)
-    kept = [c["row"] for c in select.read_selection(ws, Cell(*CELL))["classes"]]
-    part = select.source_part(ws, np.array(kept))
+    kept = [c["row"] for c in readers.read_selection(ws, Cell(*CELL))["classes"]]
+    part = readers.source_part(ws, np.array(kept))
     excluded(trainable, part.rows[1:])
     change(trainable)
     params = tiny_params()

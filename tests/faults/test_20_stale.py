@@ -32,6 +32,7 @@ from uotft.pipeline import (
     predict_export,
     prepare,
     pretrain,
+    readers,
     select,
     train as train_stage,
     units as units_stage,
@@ -332,7 +333,7 @@ def test_a_stale_selection_is_refused(fresh: Path) -> None:
     bank.means[0] += 1
     banks.write(ws.embedding("glyphs"), bank)
     with pytest.raises(UserError, match=r"selection\.json belongs to another .*glyphs\.npz"):
-        select.read_selection(ws, Cell("digits", "uot", 0))
+        readers.read_selection(ws, Cell("digits", "uot", 0))
 
 
 @pytest.mark.parametrize("dataset", ["glyphs", "digits"])

@@ -23,7 +23,7 @@ from uotft.pipeline import (
     forecast,
     overlap,
     pretrain as pretrain_stage,
-    select,
+    readers,
     units,
 )
 from uotft.selection import banks, features
@@ -94,7 +94,7 @@ def test_moco_selects_in_one_space_and_trains_in_another(fresh: Path, tmp_path: 
     _, path = moco_file(tmp_path, dimensions=16)
     run(fresh, {"name": "moco", "weights": str(path), "dimensions": 16})
     ws = workspace(fresh)
-    for bank in (banks.read(ws.embedding("glyphs")), select.target_bank(ws, "digits", 0)):
+    for bank in (banks.read(ws.embedding("glyphs")), readers.target_bank(ws, "digits", 0)):
         assert bank.means.shape[1] == 16
         assert bank.trunk.shape == (len(bank.names), 2048)
         assert bank.head_means() is bank.trunk

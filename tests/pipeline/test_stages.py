@@ -18,9 +18,9 @@ from uotft.pipeline import (
     embed,
     evaluate,
     forecast,
-    overlap as overlap_stage,
     prepare,
     pretrain,
+    readers,
     select,
     units,
 )
@@ -169,7 +169,7 @@ def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
         for seed in (0, 1):
             run_train(fresh, strategy, seed)
         results = evaluate.evaluate(ws, "digits", strategy, progress=lambda items, label: items)
-    overlap = overlap_stage.read_overlap(ws, "digits")["target"]
+    overlap = readers.read_overlap(ws, "digits")["target"]
     assert found == len(overlap) >= 3
     for m in results.values():
         assert m["images"] == 1000 == m["clean"]["images"] + found

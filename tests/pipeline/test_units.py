@@ -13,7 +13,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.network import random_rows
-from uotft.pipeline import select as select_stage, units, workspace as workspace_stage
+from uotft.pipeline import readers, select as select_stage, units, workspace as workspace_stage
 from uotft.pipeline.report_images import WorkspaceImages
 from uotft.selection import features as pools
 
@@ -33,7 +33,7 @@ def remake(root: Path, unit: str, **select: int) -> workspace_stage.Workspace:
 def chosen_rows(ws: workspace_stage.Workspace, strategy: str = "uot") -> np.ndarray:
     """The rows of the bank that seed 0 selects."""
     kept = select_stage.select(ws, Cell("digits", strategy, 0)).kept
-    found = select_stage.read_selection(ws, Cell("digits", strategy, 0))["classes"]
+    found = readers.read_selection(ws, Cell("digits", strategy, 0))["classes"]
     assert [c["row"] for c in found] == kept.tolist()
     return kept
 
@@ -41,7 +41,7 @@ def chosen_rows(ws: workspace_stage.Workspace, strategy: str = "uot") -> np.ndar
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_training_image_belongs_to_one_unit(fresh: Path, unit: str) -> None:
     ws = remake(fresh, unit)
-    bank, pool = select_stage.source_bank(ws), pools.read(ws.features("glyphs"))
+    bank, pool = readers.source_bank(ws), pools.read(ws.features("glyphs"))
     assert np.bincount(bank.members, minlength=len(bank.names)).tolist() == bank.counts.tolist()
     assert bank.counts.sum() == len(ws.images("glyphs").rows("train"))
     for row in range(len(bank.names)):
@@ -50,12 +50,12 @@ def test_every_training_image_belongs_to_one_unit(fresh: Path, unit: str) -> Non
 
 
 def test_names_of_units_sort_as_their_numbers(fresh: Path) -> None:
-    assert select_stage.source_bank(remake(fresh, "class")).names[0] == "digit zero"
-    bank = select_stage.source_bank(remake(fresh, "image"))
+    assert readers.source_bank(remake(fresh, "class")).names[0] == "digit zero"
+    bank = readers.source_bank(remake(fresh, "image"))
     assert bank.names[:2] == ("image 00", "image 01")
     assert list(bank.names) == sorted(bank.names)
     assert bank.labels[:7] == ("digit zero",) * 6 + ("digit one",)
-    bank = select_stage.source_bank(remake(fresh, "cluster"))
+    bank = readers.source_bank(remake(fresh, "cluster"))
     assert bank.names[0] == "cluster 0"
     assert len(bank.names) == 9
     assert not bank.labels
@@ -71,7 +71,7 @@ def test_the_same_clusters_again(fresh: Path) -> None:
 def test_a_kept_class_means_all_its_training_images(fresh: Path) -> None:
     ws = remake(fresh, "class")
     kept = chosen_rows(ws)
-    part, images = select_stage.source_part(ws, kept), ws.images("glyphs")
+    part, images = readers.source_part(ws, kept), ws.images("glyphs")
     train = images.rows("train")
     assert part.rows.tolist() == train[np.isin(images.labels[train], kept)].tolist()
     assert kept[part.labels].tolist() == images.labels[part.rows].tolist()
@@ -81,8 +81,8 @@ def test_a_kept_class_means_all_its_training_images(fresh: Path) -> None:
 
 def test_a_kept_cluster_means_its_images_and_is_their_label(fresh: Path) -> None:
     ws = remake(fresh, "cluster")
-    kept, bank = chosen_rows(ws), select_stage.source_bank(ws)
-    part, train = select_stage.source_part(ws, kept), ws.images("glyphs").rows("train")
+    kept, bank = chosen_rows(ws), readers.source_bank(ws)
+    part, train = readers.source_part(ws, kept), ws.images("glyphs").rows("train")
     assert part.rows.tolist() == train[np.isin(bank.members, kept)].tolist()
     cluster = dict(zip(train.tolist(), bank.members.tolist(), strict=True))
     assert kept[part.labels].tolist() == [cluster[row] for row in part.rows.tolist()]
@@ -93,7 +93,7 @@ def test_a_kept_cluster_means_its_images_and_is_their_label(fresh: Path) -> None
 def test_a_kept_image_means_itself_under_its_class(fresh: Path) -> None:
     ws = remake(fresh, "image", top_k=7)
     kept = chosen_rows(ws)
-    part, images = select_stage.source_part(ws, kept), ws.images("glyphs")
+    part, images = readers.source_part(ws, kept), ws.images("glyphs")
     assert part.rows.tolist() == sorted(images.rows("train")[kept])
     assert part.classes[part.labels].tolist() == images.labels[part.rows].tolist()
     assert part.names == tuple(images.names[c] for c in part.classes)
@@ -102,9 +102,9 @@ def test_a_kept_image_means_itself_under_its_class(fresh: Path) -> None:
 
 def test_the_cap_spreads_images_over_classes(fresh: Path) -> None:
     free = remake(fresh, "image", top_k=10)
-    most = np.bincount(select_stage.source_part(free, chosen_rows(free)).labels).max()
+    most = np.bincount(readers.source_part(free, chosen_rows(free)).labels).max()
     capped = remake(fresh, "image", top_k=10, max_per_class=1)
-    part = select_stage.source_part(capped, chosen_rows(capped))
+    part = readers.source_part(capped, chosen_rows(capped))
     assert most > 1 >= np.bincount(part.labels).max()
     assert len(part.rows) == 10
     settings = storage.read_json(
@@ -120,7 +120,7 @@ def test_every_unit_trains(fresh: Path, unit: str) -> None:
     first, again = run_train(fresh), run_train(fresh)
     assert first == again
     assert "loss/source" in first[1][1]
-    part = select_stage.source_part(ws, chosen_rows(ws))
+    part = readers.source_part(ws, chosen_rows(ws))
     network, facts = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))
     assert facts["source_classes"] == list(part.names)
     assert network.head("source").out_features == len(part.names)
@@ -136,7 +136,7 @@ def test_the_source_head_starts_from_what_knows_the_unit(fresh: Path, unit: str)
     ws = workspace(fresh)
     units.units(ws)
     run_train(fresh)
-    part = select_stage.source_part(ws, chosen_rows(ws))
+    part = readers.source_part(ws, chosen_rows(ws))
     weight = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))[0].head("source").weight
     if unit == "cluster":  # proportional to the centred means
         centred = part.means - part.means.mean(0)
@@ -165,7 +165,7 @@ def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, 
         expected = random_rows("source", weight.shape, 0)[0].numpy()
     else:
         part, pool = (
-            select_stage.source_part(ws, chosen_rows(ws)),
+            readers.source_part(ws, chosen_rows(ws)),
             pools.read(ws.features("glyphs")),
         )
         features = pool["features"][np.isin(pool["rows"], part.rows)].astype(np.float64)
@@ -178,7 +178,7 @@ def test_the_source_head_starts_from_means_or_at_random(fresh: Path, unit: str, 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_contact_sheet_shows_members(fresh: Path, unit: str) -> None:
     ws = remake(fresh, unit)
-    kept, bank = chosen_rows(ws), select_stage.source_bank(ws)
+    kept, bank = chosen_rows(ws), readers.source_bank(ws)
     sheets = WorkspaceImages(ws).examples("digits", [line_of(ws, "digits", "uot")], 12)
     images = ws.images("glyphs")
     assert list(sheets) == ["digits", "uot"]
@@ -191,7 +191,7 @@ def test_the_contact_sheet_shows_members(fresh: Path, unit: str) -> None:
 
 def test_labels_select_images_by_class_and_never_clusters(fresh: Path) -> None:
     ws = remake(fresh, "image", top_k=60)
-    part = select_stage.source_part(ws, chosen_rows(ws, "label"))
+    part = readers.source_part(ws, chosen_rows(ws, "label"))
     assert all(name.startswith("digit ") for name in part.names)
     ws = remake(fresh, "cluster")
     with pytest.raises(UserError, match=r"'digit \*' matches none of the 9 .*cluster 0, cluster 1"):

@@ -15,7 +15,7 @@ from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
-from uotft.pipeline import freshness, select, train as train_stage, units as units_stage
+from uotft.pipeline import freshness, readers, select, train as train_stage, units as units_stage
 from uotft.training import runtime
 
 
@@ -135,7 +135,7 @@ def test_units_of_a_variant_are_made_once_and_again_when_their_inputs_change(fre
     write_params(fresh, params)
     ws = workspace(fresh).with_changes(ws.words)
     assert "6 x cluster" in units_stage.own_units(ws)
-    assert len(select.source_bank(ws).names) == 6
+    assert len(readers.source_bank(ws).names) == 6
     ws.embedding("glyphs").unlink()
     assert "6 x cluster" in units_stage.own_units(ws)
 
@@ -144,9 +144,9 @@ def test_half_of_the_source_beside_the_whole(fresh: Path) -> None:
     ws = workspace(fresh).with_changes(["source_fraction=0.5"])
     made = train(fresh, "source_fraction=0.5")
     assert (made / "model.safetensors").is_file()
-    assert select.source_bank(ws).counts.tolist() == [3] * 12
-    assert select.source_bank(workspace(fresh)).counts.tolist() == [6] * 12
-    part = select.source_part(ws, np.arange(12))
+    assert readers.source_bank(ws).counts.tolist() == [3] * 12
+    assert readers.source_bank(workspace(fresh)).counts.tolist() == [6] * 12
+    part = readers.source_part(ws, np.arange(12))
     assert part.rows.tolist() == ws.source().rows("train").tolist()
 
 

@@ -30,7 +30,7 @@ REASONS = {
     "pipeline/data_export.py:_members": "a picture in memory",
     "analysis/figures.py:_png": "a picture in memory",
     "training/state.py:write": "safetensors in memory, for storage.write_bytes",
-    "training/loop.py:save": "the keeper's, which is state.write",
+    "training/loop.py:checkpoint": "the keeper's, which is state.write",
     "models/export.py:to_torch": "into memory",
     "data/shards.py:write": "into the file of storage.write",
     "models/model_io.py:write": "safetensors in memory, for storage.write_bytes",

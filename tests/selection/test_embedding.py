@@ -22,7 +22,12 @@ from uotft.core.context import Context
 from uotft.core.errors import Interrupted, UserError
 from uotft.models import model_io
 from uotft.models.inputs import to_input
-from uotft.pipeline import embed as embed_stage, select, units, workspace as workspace_stage
+from uotft.pipeline import (
+    embed as embed_stage,
+    readers,
+    units,
+    workspace as workspace_stage,
+)
 from uotft.runs import job
 from uotft.selection import banks, features as pools
 from uotft.training import runtime
@@ -262,7 +267,7 @@ def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
         for row in range(len(bank.names)):
             mean = pool["features"][bank.members == row].astype(float).mean(0)
             assert bank.means[row] == pytest.approx(mean, rel=1e-12, abs=1e-12), "of what is kept"
-    target, own = pools.read(ws.features("digits")), select.target_bank(ws, "digits", 0)
+    target, own = pools.read(ws.features("digits")), readers.target_bank(ws, "digits", 0)
     drawn = np.concatenate([np.flatnonzero(target["labels"] == c) for c in range(10)])
     assert own.means.dtype == np.float64
     assert np.abs(own.means).max() <= np.abs(target["features"][drawn]).max()

@@ -6,7 +6,7 @@ import numpy as np
 
 from uotft.analysis.trials import Line
 from uotft.core.records import Answers, Cell, Origin, Trial
-from uotft.pipeline import select, workspace
+from uotft.pipeline import readers, workspace
 
 NAMES = ("cat", "dog", "cow")
 SETTINGS = {
@@ -43,5 +43,5 @@ def answers(*predicted: int, labels: tuple[int, ...] = (0, 0, 1, 1, 2, 2)) -> An
 
 def line_of(ws: workspace.Workspace, target: str, strategy: str) -> Line:
     """The row of a strategy, of seed 0 alone, with the selection that is there."""
-    chosen = select.read_selection(ws, Cell(target, strategy, 0))
+    chosen = readers.read_selection(ws, Cell(target, strategy, 0))
     return Line(target, strategy, strategy, {}, {0: trial(strategy, 0, selection=chosen)})

@@ -49,7 +49,7 @@ def made_stages(root: Path) -> dict[str, Any]:
     if not lock.is_file():
         return {}
     try:
-        return dict(storage.read_yaml(lock).get("stages", {}))
+        return dict((storage.read_yaml(lock) or {}).get("stages", {}))
     except (AttributeError, TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{lock}: not the file that DVC writes ({error}): git restore it"

@@ -14,8 +14,8 @@ from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, Origin, Trial
 from uotft.pipeline import freshness
+from uotft.pipeline.readers import read_selection, source_bank
 from uotft.pipeline.report_images import WorkspaceImages
-from uotft.pipeline.select import read_selection, source_bank
 from uotft.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from uotft.core.records import Cell, ImageSet, Progress
 from uotft.data import shards, subset
 from uotft.data.files import SUFFIXES
 from uotft.data.pixel_cache import content_of
-from uotft.pipeline.overlap import read_overlap
-from uotft.pipeline.select import read_selection, source_part
+from uotft.pipeline.readers import read_overlap, read_selection, source_part
 from uotft.pipeline.workspace import Workspace
 
 PER_SHARD = 1000

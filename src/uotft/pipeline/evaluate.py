@@ -15,7 +15,7 @@ from uotft.core.records import Answers, Cell, Progress
 from uotft.models import model_io
 from uotft.models.inputs import Views
 from uotft.pipeline import freshness
-from uotft.pipeline.overlap import read_overlap
+from uotft.pipeline.readers import read_overlap
 from uotft.pipeline.workspace import Workspace
 from uotft.training import evaluation, metrics, runtime
 from uotft.training.streams import decode

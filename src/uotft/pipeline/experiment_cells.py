@@ -21,7 +21,8 @@ from uotft.core.errors import UserError
 from uotft.core.records import Cell, ClassBank
 from uotft.data import subset
 from uotft.pipeline import freshness
-from uotft.pipeline.select import bank_request, source_bank
+from uotft.pipeline.readers import source_bank
+from uotft.pipeline.select import bank_request
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, ranking
 from uotft.selection.choosing import choose, expected

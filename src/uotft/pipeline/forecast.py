@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from uotft.core import storage
 from uotft.core.records import Cell, Progress, Scores
 from uotft.data import subset
-from uotft.pipeline.select import read_selection, source_bank, source_images, target_bank
+from uotft.pipeline.readers import read_selection, source_bank, source_images, target_bank
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import ranking
 

@@ -245,9 +245,9 @@ def check_source(ws: Workspace, images: ImageSet, bank: ClassBank) -> None:
 
 def check_overlap(ws: Workspace, target: str, found: dict[str, Any]) -> None:
     """Refuse an overlap of other data than today's."""
+    path = ws.overlap(target)
     for side, dataset in (("source", ws.params.source), ("target", target)):
         if found[side]["sha256"] != storage.fingerprint(ws.data(dataset)):
-            path = ws.overlap(target)
             raise UserError(f"{path} belongs to another {ws.data(dataset)}: run dvc repro")
 
 

@@ -10,9 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress
@@ -71,19 +68,6 @@ def overlap(
     if output is not None:
         storage.write_json(output, result)
     return result
-
-
-def read_overlap(ws: Workspace, target: str) -> dict[str, NDArray[np.int64]]:
-    """{side: rows found}, ascending; an error if the data have changed since it was written."""
-    path = ws.overlap(target)
-    found: dict[str, Any] = storage.read_json(path)
-    for side, dataset in (("source", ws.params.source), ("target", target)):
-        if found[side]["sha256"] != storage.fingerprint(ws.data(dataset)):
-            raise UserError(f"{path} belongs to another {ws.data(dataset)}: run dvc repro")
-    return {
-        side: np.array(sorted({match[side] for match in found["matches"]}), np.int64)
-        for side in ("source", "target")
-    }
 
 
 def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:

@@ -12,7 +12,7 @@ from uotft.analysis.trials import Line
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.pipeline.select import source_bank, source_images
+from uotft.pipeline.readers import source_bank, source_images
 from uotft.pipeline.workspace import Workspace
 
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from uotft.analysis import figures
 from uotft.core import config, storage
-from uotft.core.records import Cell, ClassBank, ImageSet, Selection, SourcePart
-from uotft.data import subset
-from uotft.pipeline import freshness
+from uotft.core.records import Cell, Selection
+from uotft.pipeline.readers import source_bank, target_bank
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, choosing, ranking
 from uotft.selection.choosing import Request
@@ -122,37 +121,3 @@ def write_pictures(folder: Path, chosen: Selection, found: NDArray[np.int64] | N
             np.exp(scores.log_plan(chosen.kept)), names, chosen.target_names
         )
         storage.write_bytes(folder / "plan.png", picture)
-
-
-def source_bank(ws: Workspace) -> ClassBank:
-    """The units that strategies score, refused when params.yaml asks for others."""
-    bank = banks.read(ws.embedding(ws.params.source))
-    freshness.check_bank(ws, bank)
-    return bank
-
-
-def source_images(ws: Workspace, bank: ClassBank) -> ImageSet:
-    """The source whose training images are the bank's, refused when params.yaml means others."""
-    images = ws.source()
-    freshness.check_source(ws, images, bank)
-    return images
-
-
-def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
-    """The training images of the units ``kept``."""
-    bank = source_bank(ws)
-    return choosing.part_of(bank, source_images(ws, bank), kept)
-
-
-def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
-    """Class means of the target images that this seed may train on, and of no others."""
-    pool = ws.pool(target)
-    drawn = subset.draw(pool["labels"], ws.params.subset, seed)
-    return choosing.target_bank(pool, drawn, str(ws.embedding(target)))
-
-
-def read_selection(ws: Workspace, cell: Cell) -> dict[str, Any]:
-    """A selection.json, refused when its embeddings, images or settings are not today's."""
-    chosen: dict[str, Any] = storage.read_json(ws.cell("selections", cell) / "selection.json")
-    freshness.check_selection(ws, cell, chosen)
-    return chosen

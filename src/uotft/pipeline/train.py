@@ -13,8 +13,7 @@ from uotft.data import subset
 from uotft.models import model_io
 from uotft.models.inputs import Views
 from uotft.pipeline import freshness
-from uotft.pipeline.overlap import read_overlap
-from uotft.pipeline.select import read_selection, source_part, target_bank
+from uotft.pipeline.readers import read_overlap, read_selection, source_part, target_bank
 from uotft.pipeline.workspace import Workspace, claim_together
 from uotft.training import assembly, session
 from uotft.training.assembly import Material, Objective

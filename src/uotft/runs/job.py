@@ -20,7 +20,7 @@ from uotft.core import config, dvc, environment, locks, signals, storage
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Progress, Selection
-from uotft.pipeline import freshness, select as select_stage, units
+from uotft.pipeline import freshness, readers, select as select_stage, units
 from uotft.pipeline.overlap import overlap
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import processes
@@ -138,7 +138,7 @@ def _arguments(ws: Workspace, cell: Cell) -> list[str]:
 
 def _train(ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch) -> str:
     """``train``, in a cell that is ours and has a selection."""
-    chosen = select_stage.read_selection(ws, cell)
+    chosen = readers.read_selection(ws, cell)
     about = _about(ws, cell, fleet.processes, chosen)
     start, made = monotonic(), ws.cell("models", cell)
     belongs = freshness.of_training(ws, cell)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
-from uotft.core.records import ClassBank, Floats, ImageSet, Selection, SourcePart
+from uotft.core.records import ClassBank, Selection
 from uotft.core.settings import Select
 from uotft.selection import banks, ranking
 
@@ -101,44 +101,3 @@ def recall_curve(
         scores = module.score(source, target, uot.model_copy(update={"cost_scale": scale}), 0)
         curve[scale] = ranking.recall(ranking.keep(scores, source.names, top_k), found)
     return curve
-
-
-def part_of(bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]) -> SourcePart:
-    """The training ``images`` of the units kept: a label is a class, but for clusters a cluster.
-
-    Kept classes and clusters are numbered by rank, the classes of kept images in their own order.
-    """
-    number = np.full(len(bank.names), -1)
-    number[kept] = np.arange(len(kept))
-    labels = number[bank.members]
-    rows, labels = images.rows("train")[labels >= 0], labels[labels >= 0]
-    names, classes = tuple(bank.names[row] for row in kept), kept
-    means = bank.head_means()[kept]
-    if bank.unit == "image":
-        classes, labels = np.unique(images.labels[rows], return_inverse=True)
-        names = tuple(images.names[c] for c in classes)
-        points = bank.head_means()[np.sort(kept)]  # a row an image, in the order of ``rows``
-        means = np.array([points[labels == c].mean(0) for c in range(len(classes))])
-    elif bank.unit == "cluster":
-        classes = kept[:0]
-    return SourcePart(images, rows, labels, names, classes, means, bank.backbone)
-
-
-def target_bank(pool: dict[str, NDArray[Any]], drawn: NDArray[np.int64], file: str) -> ClassBank:
-    """Class means of the ``drawn`` rows of a target's features, which come from ``file``."""
-    labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
-    counts = np.bincount(labels, minlength=len(names))
-
-    def means(array: NDArray[Any]) -> Floats:
-        points = array[drawn].astype(np.float32)
-        parts = [points[labels == c].mean(0) for c in range(len(names))]
-        return np.stack(parts).astype(np.float64)
-
-    return ClassBank(
-        means(pool["features"]),
-        names,
-        counts,
-        str(pool["backbone"]),
-        file=file,
-        trunk=means(pool["trunk"]) if "trunk" in pool else np.empty((0, 0)),
-    )

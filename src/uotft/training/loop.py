@@ -72,7 +72,7 @@ def fit(
         range(start * recipe.accumulate, recipe.steps * recipe.accumulate),
     )
 
-    def save(step: int) -> None:
+    def checkpoint(step: int) -> None:
         if keeper and step > start:
             keeper.save(step, moved.state)
 
@@ -80,14 +80,14 @@ def fit(
         try:
             return validate(moved.kept)
         except Interrupted:  # it may take long
-            save(step)
+            checkpoint(step)
             raise
 
     for step in context.progress(range(start, recipe.steps), "training"):
         # ---- checkpoint: the state before this step
         due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
         if stopping or due:
-            save(step)
+            checkpoint(step)
         if stopping:
             raise Interrupted(f"training was interrupted before step {step}")
 
@@ -105,7 +105,7 @@ def fit(
 
     log(recipe.steps, validated(recipe.steps))
     if more:
-        save(recipe.steps)
+        checkpoint(recipe.steps)
     return moved.kept
 
 
