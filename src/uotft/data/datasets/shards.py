@@ -8,7 +8,7 @@ In params.yaml any name will do, as for a folder of images:
 
     uotft prepare --dataset web
 
-With ``urls``, addresses of the tar files, `uotft data prepare web` fetches them into ``path`` first.
+With ``urls``, addresses of tar files, `uotft data prepare web` fetches them into ``path`` first.
 """
 
 from __future__ import annotations
