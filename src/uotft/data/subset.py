@@ -23,44 +23,44 @@ Rows = NDArray[np.int64]
 
 def draw(labels: Rows, subset: Subset, seed: int) -> Rows:
     """The rows of ``subset`` among images with ``labels`` (n,), class by class."""
-    there = np.bincount(labels)
-    wanted = sizes(there, subset, seed)
-    if (wanted > there).any():
-        label = int(np.argmax(wanted > there))
+    available = np.bincount(labels)
+    wanted = sizes(available, subset, seed)
+    if (wanted > available).any():
+        label = int(np.argmax(wanted > available))
         raise UserError(
-            f"subset.shots: got {subset.shots}, but class {label} has {there[label]} "
+            f"subset.shots: got {subset.shots}, but class {label} has {available[label]} "
             "training images"
         )
     rng = np.random.default_rng(seed)
-    classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(there)[:-1])
+    classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(available)[:-1])
     parts = [rng.permutation(rows)[:n] for rows, n in zip(classes, wanted.tolist(), strict=True)]
     return np.concatenate(parts)
 
 
-def sizes(there: Rows, subset: Subset, seed: int) -> Rows:
-    """How many images of each class to take out of ``there`` (C,); all, if nothing is set."""
+def sizes(available: Rows, subset: Subset, seed: int) -> Rows:
+    """How many images of each class to take out of ``available`` (C,); all, if nothing is set."""
     if subset.shots is not None:
-        return np.full(len(there), subset.shots)
+        return np.full(len(available), subset.shots)
     if subset.fraction is not None:
-        return _some(subset.fraction * there, there)
+        return _some(subset.fraction * available, available)
     if subset.longtail is not None:
-        return longtail(there, subset.longtail, seed)
-    return there
+        return longtail(available, subset.longtail, seed)
+    return available
 
 
-def longtail(there: Rows, imbalance: float, seed: int) -> Rows:
+def longtail(available: Rows, imbalance: float, seed: int) -> Rows:
     """How many images of each class to take, Pareto-distributed, after section 4.3.
 
     By rank, sizes from a Pareto distribution fall as a power: n_r = n_1 r^-a, Zipf's law (Newman
     2005). ``a`` is such that n_1 / n_C = ``imbalance``, and n_1 is the size of the smallest class,
     so that every class has enough. The seed gives each class its rank. Rounded; at least one image.
     """
-    ranks = 1 + np.random.default_rng((seed, 1)).permutation(len(there))
-    power = np.log(imbalance) / np.log(max(len(there), 2))
-    return _some(there.min() * ranks**-power, there)
+    ranks = 1 + np.random.default_rng((seed, 1)).permutation(len(available))
+    power = np.log(imbalance) / np.log(max(len(available), 2))
+    return _some(available.min() * ranks**-power, available)
 
 
-def _some(wanted: NDArray[np.floating[Any]], there: Rows) -> Rows:
+def _some(wanted: NDArray[np.floating[Any]], available: Rows) -> Rows:
     """Rounded; at least one image of each class, and at most all."""
-    taken: Rows = np.minimum(np.maximum(np.rint(wanted).astype(np.int64), 1), there)
+    taken: Rows = np.minimum(np.maximum(np.rint(wanted).astype(np.int64), 1), available)
     return taken

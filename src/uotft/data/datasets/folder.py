@@ -48,13 +48,13 @@ def load(
 ) -> ImageSet:
     """Find the images, read them, cut the parts. Copies nothing, but unpacks an archive first."""
     folder, rows = found(settings, progress, root)
-    words, splits = [word for _, word, _ in rows], np.array([part for _, _, part in rows], "U5")
-    names = tuple(sorted({w for w, s in zip(words, splits, strict=True) if s == "train"}))
-    strangers = sorted(set(words) - set(names))
-    if strangers:
-        raise UserError(f"{folder}: class {strangers[0]!r} has no training image")
+    classes, splits = [name for _, name, _ in rows], np.array([part for _, _, part in rows], "U5")
+    names = tuple(sorted({c for c, s in zip(classes, splits, strict=True) if s == "train"}))
+    untrained = sorted(set(classes) - set(names))
+    if untrained:
+        raise UserError(f"{folder}: class {untrained[0]!r} has no training image")
     number = {name: i for i, name in enumerate(names)}
-    labels = np.array([number[word] for word in words], np.int64)
+    labels = np.array([number[name] for name in classes], np.int64)
     for part, share in (("test", settings.test), ("val", settings.val)):
         if share and part not in splits:
             files.cut(labels, splits, part, share, settings.seed)
@@ -105,8 +105,8 @@ def _listed(path: Path) -> Rows:
     rows: Rows = []
     parts: dict[str, tuple[str, int]] = {}
     for number, row in enumerate(_table(path), start=1):
-        words = [row.get(column) for column in ("path", "label", "split")]
-        image, label, part = ("" if word is None else str(word) for word in words)
+        cells = [row.get(column) for column in ("path", "label", "split")]
+        image, label, part = ("" if cell is None else str(cell) for cell in cells)
         if "row" in row and not image:
             raise UserError(
                 f"{path}: it lists rows of another set and no files; `uotft data subset` with a "
@@ -154,5 +154,5 @@ def _unpacked(path: Path, cache: Path, progress: Callable[..., Iterable[int]]) -
     if not place.is_dir():
         archives.unpack([(path, "", archives.FILES)], place, progress)
     inside = list(place.iterdir())
-    alone = len(inside) == 1 and inside[0].is_dir() and inside[0].name not in PARTS
-    return inside[0] if alone else place
+    is_wrapped = len(inside) == 1 and inside[0].is_dir() and inside[0].name not in PARTS
+    return inside[0] if is_wrapped else place

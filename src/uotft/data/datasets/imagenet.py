@@ -69,19 +69,19 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     """train/n01440764/n01440764_18.JPEG; val/ alike, or flat with the numbers of the kit."""
     folder = archives.unpacked(CARD, settings.path, root, progress)
     wnids = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
-    words, truth = _kit(folder / KIT)
+    nouns, truth = _kit(folder / KIT)
     rows = []
     for part in ("train", "val"):
-        there = folder / part
-        for path in map(os.fsdecode, files.below(there) if there.is_dir() else ()):
+        inside = folder / part
+        for path in map(os.fsdecode, files.below(inside) if inside.is_dir() else ()):
             wnid = path.split("/")[0] if "/" in path else truth.get(path, "")
             rows.append((f"{part}/{path}", wnid, part))
-    names = {wnid: f"{wnid} {words.get(wnid, '')}".strip() for wnid in wnids}
+    names = {wnid: f"{wnid} {nouns.get(wnid, '')}".strip() for wnid in wnids}
     return files.listed(folder, rows, names, settings, progress)
 
 
 def _kit(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """(words by WordNet id, WordNet id by validation image); empty where there is no kit."""
+    """(first noun by WordNet id, WordNet id by validation image); empty without a devkit."""
     if not folder.is_dir():
         return {}, {}
 
@@ -95,4 +95,4 @@ def _kit(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         folder / "ILSVRC2012_validation_ground_truth.txt", lambda line: wnid[int(line)]
     )
     images = (f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, len(truth) + 1))
-    return {name: word for _, name, word in synsets}, dict(zip(images, truth, strict=True))
+    return {name: noun for _, name, noun in synsets}, dict(zip(images, truth, strict=True))

@@ -8,7 +8,7 @@ In params.yaml any name will do, as for a folder of images:
 
     uotft prepare --dataset web
 
-With ``urls``, the addresses of the tar files, `uotft data prepare web` first fetches them to there.
+With ``urls``, addresses of tar files, `uotft data prepare web` fetches them into ``path`` first.
 """
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ def load(
     tars = sorted(found)
     steps = progress(range(len(tars)), "indexing shards")
     indices = [_index(tars[i], folder, settings.label) for i in steps]
-    paths, archives, offsets, sizes, words = (
+    paths, archives, offsets, sizes, texts = (
         np.concatenate(column) for column in zip(*indices, strict=True)
     )
     splits = np.repeat(
         np.array([found[tar] for tar in tars], "U5"), [len(index[0]) for index in indices]
     )
-    labels, names = _numbered(words, splits == "train", folder)
+    labels, names = _numbered(texts, splits == "train", folder)
     if settings.names:
         names = _named(names, root / Path(settings.names).expanduser())
     own = {"val": settings.val_tars, "test": settings.test_tars}
@@ -199,11 +199,13 @@ def _index(tar: Path, root: Path, label: str) -> tuple[NDArray[np.generic], ...]
         np.full(len(names), os.fsencode(tar.relative_to(root))),
         np.array(offsets),
         np.array(sizes),
-        np.array([_word(text, field, tar, name) for text, name in zip(labels, names, strict=True)]),
+        np.array(
+            [_label(text, field, tar, name) for text, name in zip(labels, names, strict=True)]
+        ),
     )
 
 
-def _word(text: bytes, field: str, tar: Path, name: str) -> str:
+def _label(text: bytes, field: str, tar: Path, name: str) -> str:
     """The label in a member's bytes."""
     try:
         value = json.loads(text)[field] if field else text.decode().strip()
@@ -217,13 +219,13 @@ def _word(text: bytes, field: str, tar: Path, name: str) -> str:
 
 
 def _numbered(
-    words: NDArray[np.generic], trained: NDArray[np.bool_], folder: Path
+    texts: NDArray[np.generic], trained: NDArray[np.bool_], folder: Path
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels 0..C-1 and the names of the classes, in numerical order if all are numbers."""
-    found, labels = np.unique(words, return_inverse=True)
+    found, labels = np.unique(texts, return_inverse=True)
     known: list[str] = found.tolist()
-    if all(word.isdecimal() for word in known):
-        order = np.argsort([int(word) for word in known], kind="stable")
+    if all(text.isdecimal() for text in known):
+        order = np.argsort([int(text) for text in known], kind="stable")
         labels, known = np.argsort(order)[labels], [known[i] for i in order]
     counts = np.bincount(labels[trained], minlength=len(known))
     if not counts.all():
