@@ -11,6 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 from support.child_processes import killed, pair
 from uotft.analysis import comparison, markdown
 from uotft.analysis.statistics import correlation, interval, paired
+from uotft.core.context import Context
 from uotft.training import metrics, runtime
 from uotft.training.evaluation import answers, confusion
 
@@ -74,10 +75,10 @@ def test_every_image_is_counted_once() -> None:
     images[:5] = 255
     labels = np.array([1] * 4 + [0] * 9)
     matrix = confusion(
-        Brightness(), images, labels, runtime.start(0, 1), classes=2, batch_size=4
+        Brightness(), images, labels, Context(runtime.start(0, 1)), classes=2, batch_size=4
     )  # 13 is no multiple of 4
     assert matrix.tolist() == [[8, 1], [0, 4]]
-    said = answers(Brightness(), images, runtime.start(0, 1), batch_size=4)
+    said = answers(Brightness(), images, Context(runtime.start(0, 1)), batch_size=4)
     assert said.tolist() == [1] * 5 + [0] * 8
 
 
@@ -90,10 +91,15 @@ def test_two_processes_count_every_image_once(tmp_path: Path) -> None:
     def work(rank: int) -> None:
         for n in (13, 1):
             matrix = confusion(
-                Brightness(), images[:n], labels[:n], runtime.start(0, 1), classes=2, batch_size=3
+                Brightness(),
+                images[:n],
+                labels[:n],
+                Context(runtime.start(0, 1)),
+                classes=2,
+                batch_size=3,
             )
             np.save(tmp_path / f"{n}-{rank}.npy", matrix)
-        said = answers(Brightness(), images, runtime.start(0, 1), batch_size=3)
+        said = answers(Brightness(), images, Context(runtime.start(0, 1)), batch_size=3)
         np.save(tmp_path / f"said-{rank}.npy", said)
 
     assert not any([killed(pid) for pid in pair(work)])

@@ -280,10 +280,12 @@ def test_cells_are_done_until_what_decides_them_changes(
 ) -> None:
     plain, uot = columns
     assert experiment_runner.todo(columns) == []
-    assert [s for *_, s in experiment_runner.todo(again(fresh, seeds=2))] == [1, 1], "another seed"
+    assert [cell.seed for _, cell in experiment_runner.todo(again(fresh, seeds=2))] == [1, 1], (
+        "another seed"
+    )
     assert experiment_runner.todo(again(fresh, forecast={"points": 3})) == []
     others = again(fresh, selectors={"uot": {"cost_scale": 0.2}})
-    assert [c[2] for c in experiment_runner.todo(others)] == ["uot"], (
+    assert [cell.strategy for _, cell in experiment_runner.todo(others)] == ["uot"], (
         "not the one that selects nothing"
     )
     others = again(fresh, selectors={"uot": {}}, train={"lambda": 0.5})
@@ -299,7 +301,9 @@ def test_cells_are_done_until_what_decides_them_changes(
     )
     assert len(experiment_runner.todo(processes)) == 2
     (uot.folder("models", 0) / "model.json").unlink()
-    assert [c[2] for c in experiment_runner.todo(columns)] == ["uot"], "killed before its end"
+    assert [cell.strategy for _, cell in experiment_runner.todo(columns)] == ["uot"], (
+        "killed before its end"
+    )
 
 
 def test_what_it_takes_is_said_before(fresh: Path, columns: list[experiment_cells.Column]) -> None:

@@ -68,7 +68,7 @@ def test_processes_take_turns(tmp_path: Path) -> None:
     lock, held, release = tmp_path / ".mlflow.lock", Event(), Event()
 
     def hold() -> None:
-        with locks.alone(lock, "busy"):
+        with locks.exclusive(lock, "busy"):
             held.set()
             release.wait(30)
 

@@ -54,7 +54,9 @@ def run(
         name: Stream(IMAGES, np.arange(40) % n, Sampling(name, batch, 0, STILL), place)
         for name, n in (("target", 4), ("source", 5))
     }
-    context = Context(accelerator, **{k: more.pop(k) for k in ("log", "stop") if k in more})
+    context = Context(
+        accelerator, **{k: more.pop(k) for k in ("log", "stop", "progress") if k in more}
+    )
     terms = lambda outputs, labels: joint.terms(outputs, labels, 0.5)  # noqa: E731
     chosen = Recipe.model_validate(recipe | words)
     kept = fit(Task(net or network(), streams, terms, chosen, joint.ROUTES), context, **more)

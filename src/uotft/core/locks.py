@@ -78,7 +78,9 @@ def waiting(path: Path, timeout_s: float) -> Iterator[None]:
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(alone(path, f"{path.name}: still busy after {timeout_s:g} s"))
+                held.enter_context(
+                    exclusive(path, f"{path.name}: still busy after {timeout_s:g} s")
+                )
                 break
             except Busy:
                 if monotonic() > deadline:
@@ -150,6 +152,3 @@ def _named(owner: dict[str, Any] | None) -> str:
     return (
         f"process {owner['pid']} on {owner['host']}, since {owner['started']}: {owner['command']}"
     )
-
-
-alone = exclusive  # the name until every caller uses the new one

@@ -205,7 +205,7 @@ def download(url: str) -> Path:
         raise UserError(f"backbone.weights: {url}: its name does not tell its SHA-256")
     busy = f"backbone.weights: another process is downloading {path}; wait for it"
     try:
-        with locks.alone(path.with_name(f".{path.stem}.lock"), busy):
+        with locks.exclusive(path.with_name(f".{path.stem}.lock"), busy):
             wanted = downloads.sized(Archive(path.name, "", 0, stated[1], (url,)), path.parent)
             return downloads.fetch(wanted, path.parent, track)
     except UserError as error:

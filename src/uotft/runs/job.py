@@ -282,7 +282,7 @@ def owning(ws: Workspace, made: Path) -> Iterator[int]:
     Yields the lock's file descriptor, for workers to inherit: they may outlive this process.
     """
     left = ws.unfinished(made)
-    with locks.alone(left.with_name(f".{left.name}.lock"), f"{made} is being made") as lock:
+    with locks.exclusive(left.with_name(f".{left.name}.lock"), f"{made} is being made") as lock:
         yield lock
 
 

@@ -69,7 +69,7 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
         f"{folder}: another `uotft search` is at work on this study: wait for it, or give this one "
         "a name of its own with --study"
     )
-    with locks.alone(folder.with_name(f".{folder.name}.lock"), busy):
+    with locks.exclusive(folder.with_name(f".{folder.name}.lock"), busy):
         trials = _run_missing(ws, plan, folder, space, default, fleet, say)
     best = study.best(trials)
     storage.write_bytes(output, study.rewritten(text, best.setting).encode())

@@ -237,7 +237,7 @@ class Delivery:
 def send(root: Path, folder: Path) -> str:
     """Send a folder that nobody writes any more, in this process; why that failed, or ""."""
     try:
-        with locks.alone(folder / outbox.SENDER, f"{folder}: another process sends it"):
+        with locks.exclusive(folder / outbox.SENDER, f"{folder}: another process sends it"):
             delivery = Delivery(root, folder)
             try:
                 delivery.finish()
@@ -251,7 +251,7 @@ def send(root: Path, folder: Path) -> str:
 def send_left(root: Path, folder: Path) -> str:
     """Send a folder that an ended process left; a run whose process died is marked KILLED."""
     try:
-        with locks.alone(folder / outbox.OWNER, f"{folder}: its training is under way"):
+        with locks.exclusive(folder / outbox.OWNER, f"{folder}: its training is under way"):
             if not (folder / outbox.RUN).is_file():  # another process has just sent it
                 return ""
             outbox.close(folder)

@@ -105,7 +105,7 @@ def written(root: Path, about: dict[str, str]) -> Iterator[Path]:
     unsent = home(root) / UNSENT
     unsent.mkdir(mode=0o700, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".", dir=unsent))
-    with locks.alone(made / OWNER, f"{made}: it has an owner"):
+    with locks.exclusive(made / OWNER, f"{made}: it has an owner"):
         storage.write_json(made / RUN, about | {"store": environment.tracking_uri()})
         before = [int(path.suffix[1:]) for path in unsent.glob(f"{about['id']}.*")]
         yield made.rename(unsent / f"{about['id']}.{max(before, default=0) + 1}")

@@ -67,5 +67,5 @@ def _try(delivery: Delivery, failed: int) -> int:
 if __name__ == "__main__":
     messages.setup()
     here = Path(sys.argv[2])
-    with locks.alone(here / SENDER, f"{here}: another process sends it"):
+    with locks.exclusive(here / SENDER, f"{here}: another process sends it"):
         sys.exit(main(Path(sys.argv[1]), here))
