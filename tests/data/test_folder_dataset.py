@@ -15,7 +15,7 @@ from support.projects import tiny_params, workspace, write_params
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
 from uotft.data import files
-from uotft.pipeline import prepare as prepare_stage
+from uotft.pipeline import prepare as prepare_stage, readers
 
 
 def quiet(items, label):  # noqa: ANN001, ANN201
@@ -28,7 +28,7 @@ def prepare(root: Path, path: object, **settings: object) -> ImageSet:
     params["datasets"]["birds"] = section
     write_params(root, params)
     prepare_stage.prepare(workspace(root), "birds", progress=quiet)
-    return workspace(root).images("birds")
+    return readers.images(workspace(root), "birds")
 
 
 def wrong(root: Path, path: object, **settings: object) -> str:
@@ -200,7 +200,7 @@ def test_a_file_that_changed_after_it_was_prepared_is_not_used(tmp_path: Path) -
     prepare(tmp_path, "photos")
     shutil.rmtree(tmp_path / "cache" / "birds")
     (folder / "train/lark/0.jpg").write_bytes(official.picture(1, "test"))
-    images = workspace(tmp_path).images("birds")
+    images = readers.images(workspace(tmp_path), "birds")
     with pytest.raises(UserError, match=r"lark/0\.jpg: it changed since"):
         images.images[images.rows("train")]
 

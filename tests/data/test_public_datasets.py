@@ -16,7 +16,7 @@ from support.projects import tiny_params, workspace, write_params
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.pipeline import fetch, prepare as prepare_stage
+from uotft.pipeline import fetch, prepare as prepare_stage, readers
 
 BY_HAND = {"cars", "imagenet"}
 SMALL = {"stored": 16, "size": 16}
@@ -48,7 +48,7 @@ def prepare(
         ws = workspace(root)
         said = [*fetch.fetch(ws, name, given if name in BY_HAND else None, quiet)]
     prepare_stage.prepare(ws, name, progress=quiet)
-    return ws.images(name), said
+    return readers.images(ws, name), said
 
 
 @pytest.mark.parametrize("name", official.NAMES)
@@ -105,7 +105,7 @@ def test_a_folder_that_somebody_unpacked(root: Path, monkeypatch: pytest.MonkeyP
     write_params(root, params)
     assert [*fetch.fetch(workspace(root), "cars", None, quiet)] == [f"cars: unpacked in {unpacked}"]
     prepare_stage.prepare(workspace(root), "cars", progress=quiet)
-    assert np.array_equal(workspace(root).images("cars").splits, images.splits)
+    assert np.array_equal(readers.images(workspace(root), "cars").splits, images.splits)
     assert not list((root / "cache" / "unpacked").iterdir())
 
 
@@ -118,7 +118,7 @@ def test_imagenet_from_a_folder_of_classes(root: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(official.picture(label, part))
     prepare_stage.prepare(workspace(root), "imagenet", progress=quiet)
-    images = workspace(root).images("imagenet")
+    images = readers.images(workspace(root), "imagenet")
     assert images.names == ("n01440764", "n02012849"), "nothing here says their words"
     assert images.labels.tolist() == [0, 0, 1, 1] * 2
 

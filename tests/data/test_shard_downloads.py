@@ -17,7 +17,7 @@ from support.repository import REPOSITORY
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.data import archives
-from uotft.pipeline import datasets, fetch as fetch_stage, prepare
+from uotft.pipeline import datasets, fetch as fetch_stage, prepare, readers
 
 NAMES = ["web-00.tar", "web-01.tar", "web-02.tar"]
 CONTENTS = {
@@ -79,7 +79,7 @@ def test_shards_come_from_their_addresses_once(server: Server, tmp_path: Path) -
     assert whole(root)
     assert listed(root) == SUMS
     prepare.prepare(workspace(root), "web", progress=quiet)
-    images = workspace(root).images("web")
+    images = readers.images(workspace(root), "web")
     assert np.bincount(images.labels).tolist() == [15, 15]
     server.asked.clear()
     assert "0 downloaded" in fetch(root)[1]
@@ -198,7 +198,7 @@ def test_only_the_named_shards_are_read(server: Server, tmp_path: Path) -> None:
     fetch(root)
     section(tmp_path, f"{server.address}/good/web-{{01..02}}.tar")
     prepare.prepare(workspace(root), "web", progress=quiet)
-    files = workspace(root).images("web").files
+    files = readers.images(workspace(root), "web").files
     assert files is not None
     assert set(files.archives.tolist()) == {b"web-01.tar", b"web-02.tar"}
     assert listed(root) == SUMS

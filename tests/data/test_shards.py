@@ -110,7 +110,7 @@ def test_shards_are_the_same_data_set_as_a_folder(tmp_path: Path) -> None:
     made = []
     for name in ("plain", "web"):
         assert "3 classes" in prepare.prepare(ws, name, progress=quiet)
-        made.append(ws.images(name))
+        made.append(readers.images(ws, name))
     for column in ("labels", "splits", "names"):
         assert np.array_equal(getattr(made[0], column), getattr(made[1], column)), column
     for column in ("bytes", "sha256", "sizes"):
@@ -241,7 +241,7 @@ def exported(root: Path, output: Path, per_shard: int = 7) -> str:
 def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> None:
     """Pixels, classes and order; a test image that is in the source is left out."""
     output, ws = tmp_path / "out", workspace(fresh)
-    source, target = ws.images("glyphs"), ws.images("digits")
+    source, target = readers.images(ws, "glyphs"), readers.images(ws, "digits")
     planted = int(source.rows("train")[3])
     source.images[planted] = target.images[target.rows("test")[0]]
     storage.write_images(ws.data("glyphs"), source)
@@ -309,8 +309,8 @@ def test_shards_as_source_from_pretraining_to_an_export(tmp_path: Path) -> None:
     assert back.files is not None
     contents = {back.files.content(row) for row in range(len(back.labels))}
     assert contents < {content for _, _, content in samples}
-    source = ws.images("web")
-    tested = ws.images("birds")
+    source = readers.images(ws, "web")
+    tested = readers.images(ws, "birds")
     assert source.files is not None
     assert tested.files is not None
     secret = {tested.files.content(row) for row in tested.rows("test").tolist()}

@@ -129,7 +129,7 @@ def test_words() -> None:
 def test_a_manifest_is_what_a_seed_trains_on(tiny: Path, tmp_path: Path) -> None:
     ws, output = workspace(tiny), tmp_path / "subset.csv"
     said, again = data_export.write_subset(ws, "digits", "fraction=0.2", 1, output, progress=quiet)
-    images = ws.images("digits")
+    images = readers.images(ws, "digits")
     with output.open(newline="") as file:
         lines = list(csv.DictReader(file))
     pool = images.rows("train")
@@ -200,10 +200,10 @@ def test_what_is_written_is_a_data_set_again(
     params["datasets"]["small"] = section(said)
     write_params(ws.root, params)
     prepare.prepare(workspace(ws.root), "small", progress=quiet)
-    again = workspace(ws.root).images("small")
-    expected = drawn(ws.images(name), Subset(longtail=3), 1)
+    again = readers.images(workspace(ws.root), "small")
+    expected = drawn(readers.images(ws, name), Subset(longtail=3), 1)
     assert drawn(again, Subset(), 0) == expected
-    assert again.names == ws.images(name).names
+    assert again.names == readers.images(ws, name).names
     if again.files is not None and name != "digits":
         assert (again.files.size, again.files.share) == (12, 0.9)
     if output == "small":
@@ -226,7 +226,7 @@ def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
         params["datasets"]["part"] = section(said)
         write_params(tmp_path, params)
         prepare.prepare(workspace(tmp_path), "part", progress=quiet)
-        again = workspace(tmp_path).images("part")
+        again = readers.images(workspace(tmp_path), "part")
         assert (len(again.rows("train")), len(again.rows("test"))) == (6, 0)
 
 
@@ -265,7 +265,7 @@ def test_the_words_of_params_yaml_give_the_same_weights(fresh: Path) -> None:
 
 def test_half_of_the_source(fresh: Path) -> None:
     """Half of every class makes the means and is trained on; pre-training and embed have all."""
-    everything = workspace(fresh).images("glyphs").rows("train")
+    everything = readers.images(workspace(fresh), "glyphs").rows("train")
     write_params(fresh, tiny_params() | {"source_fraction": 0.5})
     ws = workspace(fresh)
     with pytest.raises(UserError, match=r"glyphs\.npz is of 72 images, .* 0.5 means 36: run dvc"):
@@ -275,7 +275,7 @@ def test_half_of_the_source(fresh: Path) -> None:
     units.units(ws)
     forecast.gradient_products(ws, "digits", [0], progress=quiet)
     pool, bank = features.read(ws.features("glyphs")), readers.source_bank(ws)
-    rows = ws.source().rows("train")
+    rows = readers.source(ws).rows("train")
     assert len(rows) == 36
     assert pool["rows"].tolist() == everything.tolist()
     assert bank.counts.tolist() == [3] * 12
@@ -283,8 +283,8 @@ def test_half_of_the_source(fresh: Path) -> None:
     assert bank.means[0] == pytest.approx(pool["features"][first].astype(float).mean(0))
     part = readers.source_part(ws, np.arange(12))
     assert part.rows.tolist() == rows.tolist()
-    assert part.labels.tolist() == ws.images("glyphs").labels[rows].tolist()
-    assert len(ws.images("glyphs").rows("train")) == 72
+    assert part.labels.tolist() == readers.images(ws, "glyphs").labels[rows].tolist()
+    assert len(readers.images(ws, "glyphs").rows("train")) == 72
     assert run_train(fresh)[-1][1]["val/top1"] >= 0
 
 
@@ -294,9 +294,9 @@ def test_images_left_out_of_the_source_decide_nothing(fresh: Path) -> None:
     for value in (None, 99):
         write_params(fresh, params)
         ws = workspace(fresh)
-        images = ws.images("glyphs")
+        images = readers.images(ws, "glyphs")
         if value is not None:
-            others = np.setdiff1d(images.rows("train"), ws.source().rows("train"))
+            others = np.setdiff1d(images.rows("train"), readers.source(ws).rows("train"))
             assert len(others) == 36
             images.images[others] = value
             storage.write_images(ws.data("glyphs"), images)

@@ -20,6 +20,7 @@ from uotft.core import storage
 from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.inputs import to_input
+from uotft.pipeline import readers
 
 CELLS = {f"digits-{strategy}-{seed}" for strategy in ("none", "uot") for seed in (0, 1)}
 
@@ -169,7 +170,7 @@ def test_the_model_loads_and_predicts_as_the_weights_do(project: Path) -> None:
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     assert model.metadata.signature is not None
     ws = workspace(project)
-    images = ws.images("digits").images[:9]
+    images = readers.images(ws, "digits").images[:9]
     answer = model.predict(images)
     network, facts = model_io.read(ws.cell("models", Cell("digits", "uot", 1)))
     import torch

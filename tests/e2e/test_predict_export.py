@@ -17,6 +17,7 @@ from support.stages import run_train
 from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.inputs import to_input
+from uotft.pipeline import readers
 
 CELL = ("--dataset", "digits", "--strategy", "uot", "--seed", "0")
 
@@ -26,7 +27,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one trained model and three of its test images as files."""
     root = Path(shutil.copytree(tiny, tmp_path_factory.mktemp("trained") / "project"))
     run_train(root)
-    images = workspace(root).images("digits")
+    images = readers.images(workspace(root), "digits")
     for row in images.rows("test")[:3]:
         Image.fromarray(images.images[row]).save(root / f"{row}.png")
     return root

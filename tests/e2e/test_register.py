@@ -14,7 +14,7 @@ from PIL import Image
 from support.commands import call
 from support.projects import runs, workspace
 from uotft.core import storage
-from uotft.pipeline import predict_export
+from uotft.pipeline import predict_export, readers
 
 LOAD = """
 import json, sys
@@ -61,7 +61,7 @@ def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_pat
     assert run.data.tags["mlflow.note.content"] in version.description
 
     # with the code, the weights and the settings inside the model
-    images = workspace(project).images("digits").images[:3]
+    images = readers.images(workspace(project), "digits").images[:3]
     np.save(tmp_path / "images.npy", images)
     files = [str(tmp_path / f"{i}.png") for i in range(len(images))]
     for file, pixels in zip(files, images, strict=True):

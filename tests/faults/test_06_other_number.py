@@ -187,7 +187,7 @@ def rows_of(root: Path) -> dict[str, int]:
     ws = workspace(root)
     chosen = readers.read_selection(ws, Cell(*CELL))
     kept = np.array([c["row"] for c in chosen["classes"]])
-    classes = len(ws.images("digits").names)
+    classes = len(readers.images(ws, "digits").names)
     return {
         "target": classes * ws.params.subset.shots,
         "source": len(readers.source_part(ws, kept).rows),

@@ -20,6 +20,7 @@ from support.child_processes import crew, fork, killed
 from support.projects import tiny_params, workspace, write_params
 from support.tiny_training import left, made, train
 from uotft.core.errors import Interrupted
+from uotft.pipeline import readers
 from uotft.training import checkpoints, loop
 from uotft.training.streams import Batch, Stream
 
@@ -34,7 +35,7 @@ def epochs(trainable: Path) -> Path:
     params["train"]["recipe"] |= {"steps": STEPS, "log_every": 1, "checkpoint_every": 2}
     write_params(trainable, params)
     ws = workspace(trainable)
-    assert len(ws.images("digits").names) * ws.params.subset.shots == IMAGES
+    assert len(readers.images(ws, "digits").names) * ws.params.subset.shots == IMAGES
     return trainable
 
 

@@ -123,7 +123,7 @@ def excluded(root: Path, rows: np.ndarray) -> None:
 def without(root: Path, dataset: str, part: str) -> None:
     """The data set with no image in this part: they are in another one."""
     ws = workspace(root)
-    images = ws.images(dataset)
+    images = readers.images(ws, dataset)
     splits = np.where(images.splits == part, "unreadable", images.splits)
     new = ImageSet(images.images, images.labels, splits, images.names)
     storage.write_images(ws.data(dataset), new)
@@ -174,7 +174,7 @@ def test_an_empty_set_is_refused_in_seconds(trainable: Path, what: str, measured
     if part:
         without(trainable, dataset, part)
     else:
-        excluded(trainable, workspace(trainable).images("glyphs").rows("train"))
+        excluded(trainable, readers.images(workspace(trainable), "glyphs").rows("train"))
         message = "every image of the selected source classes is a test image"
 
     def work(rank: int) -> None:

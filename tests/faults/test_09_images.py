@@ -25,7 +25,7 @@ from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.data import files, pixel_cache
-from uotft.pipeline import prepare, pretrain, workspace as workspace_stage
+from uotft.pipeline import prepare, pretrain, readers, workspace as workspace_stage
 from uotft.runs import job
 from uotft.training import runtime
 
@@ -157,7 +157,7 @@ def test_labels_stay_with_their_images(
         ws = project(tmp_path / str(trial), unreadable="skip")
         bad = spoil(ws, np.random.default_rng(trial), 6)
         prepare.prepare(ws, "photos", **QUIET)
-        images = ws.images("photos")
+        images = readers.images(ws, "photos")
         rows = np.flatnonzero(images.splits != "unreadable")
         paths = [str(images.files.path(row)) for row in images.rows("unreadable")]
         assert sorted(paths) == sorted(bad)
@@ -204,7 +204,7 @@ def test_the_run_counts_them(tmp_path: Path, trials: Callable[[int, int], int]) 
     [run] = runs(tmp_path, "photos")
     assert run.data.tags["unreadable.photos"] == "6"
     shutil.rmtree(tmp_path / "cache")
-    path = ws.images("photos").files.path(ws.images("photos").rows("train")[0])
+    path = readers.images(ws, "photos").files.path(readers.images(ws, "photos").rows("train")[0])
     path.write_bytes(BAD["cut.jpg"])
     done = call("uotft", "pretrain", cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
@@ -219,7 +219,7 @@ def test_a_file_that_turns_bad_after_prepare_is_named_by_training(
     monkeypatch.setattr(pixel_cache, "WHOLE", 0)
     ws = project(tmp_path, each=20)
     prepare.prepare(ws, "photos", **QUIET)
-    images = ws.images("photos")
+    images = readers.images(ws, "photos")
     path = images.files.path(images.rows("train")[7])
     path.write_bytes({**BAD, "other": ODD["plain.png"]}.get(kind, b""))
     why = "it changed since `uotft prepare` read it"

@@ -19,6 +19,7 @@ import torch
 from support.commands import call
 from support.projects import runs, tiny_params, workspace, write_params
 from support.watched_commands import MADE, WORDS, change, inside, left, statuses
+from uotft.pipeline import readers
 from uotft.training import checkpoints
 from uotft.training.objectives import pseudo_label
 
@@ -26,8 +27,8 @@ Count = Callable[[int, int], int]
 STEPS = 24
 SPOIL = """\
 import os, sys
-if "uotft.runs.worker" in sys.orig_argv and "uotft.runs.launcher" not in sys.orig_argv:
-    from uotft.objectives import joint
+if "uotft.runs.worker" in sys.orig_argv:
+    from uotft.training.objectives import joint
     terms, calls = joint.terms, []
     at, value = int(os.environ["TEST_STEP"]), float(os.environ["TEST_VALUE"])
     def spoiled(*words, **more):
@@ -52,8 +53,8 @@ def test_all_ranks_stop_within_the_step(
     assert done.returncode == 0, done.stderr[-3000:]
     folder = cell / "models/digits/uot/0"
     whole = [(folder / name).read_bytes() for name in MADE]
-    source = set(workspace(cell).images("glyphs").rows("train").tolist())
-    target = set(workspace(cell).images("digits").rows("train").tolist())
+    source = set(readers.images(workspace(cell), "glyphs").rows("train").tolist())
+    target = set(readers.images(workspace(cell), "digits").rows("train").tolist())
     (cell / "site").mkdir()
     (cell / "site/sitecustomize.py").write_text(SPOIL)
     path = os.pathsep.join([str(cell / "site"), os.environ.get("PYTHONPATH", "")])

@@ -150,7 +150,7 @@ def picture(name: str) -> Change:
         first = next(p for p in sorted((root / name).rglob("*.png")))
         first.write_bytes(pictures.encoded(pictures.scene(3)))
         ws = workspace(root)
-        images = ws.images(name)
+        images = readers.images(ws, name)
         images.files.sha256[0] += 1  # as `prepare` would have seen it
         storage.write_images(ws.data(name), images)
 
@@ -160,7 +160,7 @@ def picture(name: str) -> Change:
 def label(name: str) -> Change:
     def change(root: Path) -> None:
         ws = workspace(root)
-        images = ws.images(name)
+        images = readers.images(ws, name)
         first, last = images.rows("train")[[0, -1]]
         images.labels[first] = images.labels[last]
         storage.write_images(ws.data(name), images)
@@ -341,17 +341,17 @@ def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> No
     """Wherever they are read: units, selecting, training, forecasting."""
     run_train(fresh)
     ws = workspace(fresh)
-    images = ws.images(dataset)
+    images = readers.images(ws, dataset)
     images.images[images.rows("train")[0], 3, 3] ^= 1
     storage.write_images(ws.data(dataset), images)
-    readers = [
+    reading = [
         lambda: select.select(ws, Cell("digits", "uot", 0)),
         lambda: forecast.gradient_products(ws, "digits", [0], progress=lambda items, label: items),
         lambda: run_train_alone(ws),
     ]
     if dataset == "glyphs":
-        readers.append(lambda: units_stage.units(ws))
-    for read in readers:
+        reading.append(lambda: units_stage.units(ws))
+    for read in reading:
         with pytest.raises(UserError, match=rf"is of another .*data/{dataset}\.npz: run dvc repro"):
             read()
     embed.embed(ws, dataset, Context(runtime.start(0, 1), progress=lambda items, label: items))
@@ -389,7 +389,7 @@ def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> Non
     for seed in (0, 1):
         run_train(fresh, seed=seed)
     ws = workspace(fresh)
-    images = ws.images("digits")
+    images = readers.images(ws, "digits")
     images.images[images.rows("test")[0]] = 0
     storage.write_images(ws.data("digits"), images)
     with pytest.raises(UserError, match=r"overlap/digits\.json belongs to another .*digits\.npz"):

@@ -22,7 +22,7 @@ from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
-from uotft.pipeline import overlap, select, train
+from uotft.pipeline import overlap, readers, select, train
 from uotft.training import assembly, runtime
 from uotft.training.streams import Sampling
 
@@ -161,7 +161,7 @@ def test_fifty_planted_files_are_left_out_and_counted(
     ws = workspace(tmp_path)
     result = overlap.overlap("photos", "own", ws.overlap("own"), **QUIET, workspace=lambda: ws)
     hits = {match["source"] for match in result["matches"]}
-    images = ws.images("photos")
+    images = readers.images(ws, "photos")
     names = {images.files.path(row).name for row in hits}
     assert names <= set(copies)
     assert len(names) >= 0.95 * PLANTED
@@ -196,7 +196,7 @@ def test_test_images_in_the_source_are_left_out(fresh: Path, setting: str) -> No
     params["train"]["overlap"] = setting
     write_params(fresh, params)
     ws, made = workspace(fresh), []
-    source = ws.images("glyphs")
+    source = readers.images(ws, "glyphs")
     rows = source.rows("train")[::4]
     assert find_overlap(fresh)["matches"] == []
     for first in (0, 500):
@@ -218,6 +218,6 @@ def test_test_images_in_the_source_are_left_out(fresh: Path, setting: str) -> No
 
 
 def test_a_source_of_test_images_only_is_refused(fresh: Path) -> None:
-    plant(fresh, workspace(fresh).images("glyphs").rows("train"), 0)
+    plant(fresh, readers.images(workspace(fresh), "glyphs").rows("train"), 0)
     with pytest.raises(UserError, match="every image of the selected source classes is a test im"):
         run_train(fresh)

@@ -20,6 +20,7 @@ from uotft.core.context import Context
 from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.inputs import Views
+from uotft.pipeline import readers
 from uotft.training import evaluation, runtime
 
 CLASSES = 10
@@ -38,7 +39,7 @@ def test_every_image_is_answered_once(
     """Fewer images than processes, prime numbers of them, batches of one and of more than all."""
     train(trainable)
     ws = workspace(trainable)
-    images, folder = ws.images("digits"), ws.cell("models", Cell(*CELL))
+    images, folder = readers.images(ws, "digits"), ws.cell("models", Cell(*CELL))
     rows = images.rows("test")[:101]
     cases = [(1, 7), (2, 7), (97, 7), (101, 8), (100, 512)]
     if trials(0, 1):
@@ -83,7 +84,7 @@ def test_validation_in_training_counts_every_image_once(
     params["train"] |= {"target_batch": 12, "source_batch": 12}
     write_params(trainable, params)
     ws = workspace(trainable)
-    images, folder = ws.images("digits"), ws.cell("models", Cell(*CELL))
+    images, folder = readers.images(ws, "digits"), ws.cell("models", Cell(*CELL))
     [*rows] = images.rows("val")
     assert len(rows) == 100, "no multiple of 3 processes, nor of batches of 7"
 

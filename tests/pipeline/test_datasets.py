@@ -20,7 +20,7 @@ from support.repository import REPOSITORY
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.data import archives
-from uotft.pipeline import datasets, fetch, prepare
+from uotft.pipeline import datasets, fetch, prepare, readers
 
 
 def quiet(items, label):  # noqa: ANN001, ANN201
@@ -97,7 +97,7 @@ def verify(root: Path) -> dict[str, str]:
 
 def test_unusual_files_are_good_files(birds: Path) -> None:
     assert verify(birds) == {}
-    images = workspace(birds).images("birds")
+    images = readers.images(workspace(birds), "birds")
     assert images.files is not None
     row = images.files.paths.tolist().index(b"lark/turned.jpg")
     assert images.files.sizes[row].tolist() == [9, 7], "its EXIF mark says that it lies on a side"
@@ -274,7 +274,7 @@ def test_dvc_sees_a_changed_image_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "photos/wren/01.jpg").write_bytes(GOOD["cmyk.jpg"])
     assert ran() == {"prepare@birds"}
     digest = storage.fingerprint(tmp_path / "photos/wren/01.jpg")
-    files = workspace(tmp_path).images("birds").files
+    files = readers.images(workspace(tmp_path), "birds").files
     assert files is not None
     assert digest in {row.tobytes().hex() for row in files.sha256}
     (tmp_path / "other.zip").write_bytes(official.zipped({**members, "a/5.jpg": GOOD["cmyk.jpg"]}))

@@ -28,6 +28,7 @@ from uotft.pipeline import (
     predict_export,
     prepare,
     pretrain,
+    readers,
     select,
     train as train_stage,
 )
@@ -142,7 +143,7 @@ def test_pseudo_labels_with_randaugment(copy: Path) -> None:
 
 def test_a_predicted_file_is_seen_as_test_images_are(made: Path, tmp_path: Path) -> None:
     ws = workspace(made)
-    model, found = ws.cell("models", Cell("mine", "uot", 0)), ws.images("mine")
+    model, found = ws.cell("models", Cell("mine", "uot", 0)), readers.images(ws, "mine")
     rows = found.rows("test")
     paths = [str(found.files.path(row)) for row in rows]
     tests = inputs.Views(found, rows)[:]
@@ -184,7 +185,7 @@ def test_the_report_shows_files(made: Path) -> None:
 
 def test_a_copy_of_a_test_image_is_found_by_its_bytes(copy: Path, made: Path) -> None:
     ws = workspace(made)
-    mine = ws.images("mine")
+    mine = readers.images(ws, "mine")
     row = int(mine.rows("test")[0])
     shutil.copytree(made / "pictures", copy / "both")
     for number in range(5):  # some of them fall into the part that is compared
@@ -194,7 +195,7 @@ def test_a_copy_of_a_test_image_is_found_by_its_bytes(copy: Path, made: Path) ->
     ws = workspace(copy)
     for name in ("things", "mine"):
         prepare.prepare(ws, name, **QUIET)
-    things = ws.images("things")
+    things = readers.images(ws, "things")
     found = overlap.overlap("things", "mine", None, **QUIET, workspace=lambda: ws)
     copies = {r for r in things.rows("train").tolist() if b"/copy" in things.files.paths[r]}
     assert copies
@@ -212,9 +213,9 @@ def test_a_file_that_changes_before_training_is_named(copy: Path, made: Path) ->
     prepare.prepare(ws, "mine", **QUIET)
     assert "40-another" not in [path.name for path in (copy / "cache/mine").iterdir()]
     shutil.rmtree(copy / "cache")
-    ws.images("mine").files.path(0).write_bytes(pictures.encoded(pictures.scene(50)))
+    readers.images(ws, "mine").files.path(0).write_bytes(pictures.encoded(pictures.scene(50)))
     with pytest.raises(UserError, match="it changed since `uotft prepare` read it"):
-        inputs.Views(ws.images("mine"), np.arange(3))[:]
+        inputs.Views(readers.images(ws, "mine"), np.arange(3))[:]
 
 
 def test_a_stop_is_heard_while_files_are_decoded(
@@ -229,7 +230,7 @@ def test_a_stop_is_heard_while_files_are_decoded(
         pretrain.pretrain(
             ws, Context(runtime.start(0, 1), log=lambda *_: None, **QUIET, stop=lambda: True)
         )
-    assert not ws.images("things").images.there.any()
+    assert not readers.images(ws, "things").images.there.any()
 
 
 def test_processes_share_the_decoding(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.models import model_io
-from uotft.pipeline import init, overlap, select, train as train_stage
+from uotft.pipeline import init, overlap, readers, select, train as train_stage
 from uotft.pipeline.init import PRESETS, names, project, render
 from uotft.training import runtime
 
@@ -190,7 +190,7 @@ def test_a_preset_trains(
     train_stage.train(ws, Cell("my-birds", "uot", 0), context)
     forget_accelerator()
     network, facts = model_io.read(ws.cell("models", Cell("my-birds", "uot", 0)))
-    images = len(ws.images("my-birds").rows("train"))
+    images = len(readers.images(ws, "my-birds").rows("train"))
     assert images == 3 * 8, "all of them, without subset"
     assert facts["steps"] == 2 * images // (8 * words.get("accumulate", 1))
     assert facts["image_size"] == [12, 12, 3]

@@ -35,7 +35,7 @@ QUIET = {"progress": lambda items, label: items}
 def paint(root: Path, dataset: str) -> None:
     """Give a prepared grey data set three different channels."""
     ws = workspace(root)
-    images = ws.images(dataset)
+    images = readers.images(ws, dataset)
     grey = images.images
     colour = np.stack([grey, 255 - grey, grey // 2], 3)
     storage.write_images(
@@ -140,7 +140,7 @@ def test_overlap_finds_a_coloured_copy(fresh: Path) -> None:
     paint(fresh, "glyphs")
     paint(fresh, "digits")
     ws = workspace(fresh)
-    source, target = ws.images("glyphs"), ws.images("digits")
+    source, target = readers.images(ws, "glyphs"), readers.images(ws, "digits")
     row, copy = int(source.rows("train")[0]), int(target.rows("test")[0])
     target.images[copy] = source.images[row]
     storage.write_images(ws.data("digits"), target)

@@ -36,7 +36,7 @@ def weights(root: Path, strategy: str = "uot") -> str:
 
 def test_splits_never_meet(tiny: Path) -> None:
     for dataset in ("glyphs", "digits"):
-        images = workspace(tiny).images(dataset)
+        images = readers.images(workspace(tiny), dataset)
         rows = np.concatenate([images.rows(s) for s in ("train", "val", "test")])
         assert sorted(rows) == list(range(len(images.images)))
         assert set(np.unique(images.labels[images.rows("train")])) == set(range(len(images.names)))
@@ -56,7 +56,7 @@ def test_val_and_test_images_decide_nothing(fresh: Path, split: str) -> None:
     run_train(fresh)
     ws, before = workspace(fresh), weights(fresh)
     features = np.array(pools.read(ws.features("digits"))["features"])
-    images = ws.images("digits")
+    images = readers.images(ws, "digits")
     rng = np.random.default_rng(0)
     rows = images.rows(split)
     images.images[rows] = rng.integers(0, 255, images.images[rows].shape)
@@ -77,7 +77,7 @@ def test_undrawn_training_images_decide_nothing_either(fresh: Path) -> None:
     features = np.array(pool["features"])
     features[others] = 7
     np.save(ws.features("digits") / "features.npy", features)
-    images = ws.images("digits")
+    images = readers.images(ws, "digits")
     images.images[pool["rows"][others]] = 99
     put_under_features(ws, "digits", images)
     run_train(fresh)
@@ -151,7 +151,7 @@ def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
     for seed in ("0", "1"):
         assert results[seed]["images"] == 1000 == np.sum(results[seed]["confusion"])
         assert results[seed]["top1"] == pytest.approx(np.trace(results[seed]["confusion"]) / 10)
-    images = ws.images("digits")
+    images = readers.images(ws, "digits")
     for seed, said in storage.read_answers(ws.predictions("digits", "uot")).items():
         assert np.array_equal(said.rows, images.rows("test"))
         assert np.array_equal(said.labels, images.labels[said.rows])
@@ -162,7 +162,7 @@ def test_evaluation_reads_the_test_part_and_counts_it_once(fresh: Path) -> None:
 
 
 def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
-    plant(fresh, workspace(fresh).images("glyphs").rows("train")[:3], 0)
+    plant(fresh, readers.images(workspace(fresh), "glyphs").rows("train")[:3], 0)
     found = find_overlap(fresh)["counts"]["target_images"]
     ws = workspace(fresh)
     for strategy in ("none", "uot"):
@@ -188,7 +188,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(fresh: Path) -> None:
     class Three:
         num_processes, process_index, device = 3, 0, "cpu"
 
-    images = workspace(fresh).images("digits")
+    images = readers.images(workspace(fresh), "digits")
     context, rows = Context(Three()), images.rows("train")
     for batch in (8, 3):  # not divisible; one image for each, of which batch norm knows no variance
         sampling = Sampling("target", batch, 0, workspace(fresh).params.train.augment)
@@ -198,7 +198,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(fresh: Path) -> None:
 
 def test_a_source_without_validation_images_is_refused(fresh: Path) -> None:
     ws, quiet = workspace(fresh), {"log": lambda *_: None, "progress": lambda items, label: items}
-    images = ws.images("glyphs")
+    images = readers.images(ws, "glyphs")
     images.splits[images.rows("val")] = "test"
     storage.write_images(ws.data("glyphs"), images)
     with pytest.raises(

@@ -43,7 +43,7 @@ def test_every_training_image_belongs_to_one_unit(fresh: Path, unit: str) -> Non
     ws = remake(fresh, unit)
     bank, pool = readers.source_bank(ws), pools.read(ws.features("glyphs"))
     assert np.bincount(bank.members, minlength=len(bank.names)).tolist() == bank.counts.tolist()
-    assert bank.counts.sum() == len(ws.images("glyphs").rows("train"))
+    assert bank.counts.sum() == len(readers.images(ws, "glyphs").rows("train"))
     for row in range(len(bank.names)):
         mean = pool["features"][bank.members == row].astype(float).mean(0)
         assert bank.means[row] == pytest.approx(mean, abs=1e-6)
@@ -71,7 +71,7 @@ def test_the_same_clusters_again(fresh: Path) -> None:
 def test_a_kept_class_means_all_its_training_images(fresh: Path) -> None:
     ws = remake(fresh, "class")
     kept = chosen_rows(ws)
-    part, images = readers.source_part(ws, kept), ws.images("glyphs")
+    part, images = readers.source_part(ws, kept), readers.images(ws, "glyphs")
     train = images.rows("train")
     assert part.rows.tolist() == train[np.isin(images.labels[train], kept)].tolist()
     assert kept[part.labels].tolist() == images.labels[part.rows].tolist()
@@ -82,7 +82,7 @@ def test_a_kept_class_means_all_its_training_images(fresh: Path) -> None:
 def test_a_kept_cluster_means_its_images_and_is_their_label(fresh: Path) -> None:
     ws = remake(fresh, "cluster")
     kept, bank = chosen_rows(ws), readers.source_bank(ws)
-    part, train = readers.source_part(ws, kept), ws.images("glyphs").rows("train")
+    part, train = readers.source_part(ws, kept), readers.images(ws, "glyphs").rows("train")
     assert part.rows.tolist() == train[np.isin(bank.members, kept)].tolist()
     cluster = dict(zip(train.tolist(), bank.members.tolist(), strict=True))
     assert kept[part.labels].tolist() == [cluster[row] for row in part.rows.tolist()]
@@ -93,7 +93,7 @@ def test_a_kept_cluster_means_its_images_and_is_their_label(fresh: Path) -> None
 def test_a_kept_image_means_itself_under_its_class(fresh: Path) -> None:
     ws = remake(fresh, "image", top_k=7)
     kept = chosen_rows(ws)
-    part, images = readers.source_part(ws, kept), ws.images("glyphs")
+    part, images = readers.source_part(ws, kept), readers.images(ws, "glyphs")
     assert part.rows.tolist() == sorted(images.rows("train")[kept])
     assert part.classes[part.labels].tolist() == images.labels[part.rows].tolist()
     assert part.names == tuple(images.names[c] for c in part.classes)
@@ -180,7 +180,7 @@ def test_the_contact_sheet_shows_members(fresh: Path, unit: str) -> None:
     ws = remake(fresh, unit)
     kept, bank = chosen_rows(ws), readers.source_bank(ws)
     sheets = WorkspaceImages(ws).examples("digits", [line_of(ws, "digits", "uot")], 12)
-    images = ws.images("glyphs")
+    images = readers.images(ws, "glyphs")
     assert list(sheets) == ["digits", "uot"]
     assert [name for name, _ in sheets["digits"]] == list(map(str, range(10)))
     pixels = images.images[images.rows("train")]

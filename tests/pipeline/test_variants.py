@@ -147,7 +147,7 @@ def test_half_of_the_source_beside_the_whole(fresh: Path) -> None:
     assert readers.source_bank(ws).counts.tolist() == [3] * 12
     assert readers.source_bank(workspace(fresh)).counts.tolist() == [6] * 12
     part = readers.source_part(ws, np.arange(12))
-    assert part.rows.tolist() == ws.source().rows("train").tolist()
+    assert part.rows.tolist() == readers.source(ws).rows("train").tolist()
 
 
 def test_what_a_variants_training_belongs_to_knows_its_units(fresh: Path) -> None:

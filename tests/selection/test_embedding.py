@@ -88,7 +88,7 @@ def dies_at(batch: int) -> Callable:
 def test_each_row_is_the_image_of_its_number(ready: Path) -> None:
     embed(ready)
     ws = workspace(ready)
-    pool, images = pools.read(ws.features("glyphs")), ws.images("glyphs")
+    pool, images = pools.read(ws.features("glyphs")), readers.images(ws, "glyphs")
     network, facts = model_io.read(ws.pretrained())
     assert pool["rows"].tolist() == images.rows("train").tolist()
     assert pool["labels"].tolist() == images.labels[pool["rows"]].tolist()

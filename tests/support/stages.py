@@ -7,6 +7,7 @@ from pathlib import Path
 from support.projects import workspace
 from uotft.core.context import Context
 from uotft.core.records import Cell
+from uotft.pipeline import readers
 
 
 def up_to_units(root: Path) -> None:
@@ -49,7 +50,7 @@ def take_for_embedded(ws, dataset: str) -> None:  # noqa: ANN001
 def plant(root: Path, rows, first: int) -> None:  # noqa: ANN001
     """Put the digits' test images number ``first`` and following into these rows of the source."""
     ws = workspace(root)
-    source, target = ws.images("glyphs"), ws.images("digits")
+    source, target = readers.images(ws, "glyphs"), readers.images(ws, "digits")
     source.images[rows] = target.images[target.rows("test")[first : first + len(rows)]]
     put_under_features(ws, "glyphs", source)
 

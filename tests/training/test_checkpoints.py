@@ -23,7 +23,7 @@ from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import Diverged, Interrupted, UserError
 from uotft.core.records import Cell
-from uotft.pipeline import pretrain, select
+from uotft.pipeline import pretrain, readers, select
 from uotft.training import checkpoints, runtime
 from uotft.training.state import State, restore, write
 
@@ -141,7 +141,7 @@ def test_an_infinite_loss_stops_within_its_step(
         train(trainable, progress=lambda items, label: (ran.append(i) or i for i in items))
     assert f"step {ran[-1]}:" in str(e.value)
     assert len(stepped) == ran[-1], "the optimiser never steps on it"
-    images = workspace(trainable).images("digits")
+    images = readers.images(workspace(trainable), "digits")
     named = [int(n) for n in str(e.value).split("target rows [")[1].split("]")[0].split(",")]
     assert set(named) <= set(images.rows("train").tolist()), "rows of data/digits.npz"
     assert not workspace(trainable).cell("models", Cell(*CELL)).exists()

@@ -21,7 +21,7 @@ from uotft.data.subset import draw
 from uotft.models.backbones import small_resnet
 from uotft.models.inputs import to_input
 from uotft.models.network import Network
-from uotft.pipeline import forecast, select as select_stage, units
+from uotft.pipeline import forecast, readers, select as select_stage, units
 from uotft.training import gradients
 
 LABELS = np.repeat([0, 1, 2, 3], [3, 5, 2, 4])
@@ -170,7 +170,7 @@ def test_only_the_drawn_images_decide(selected: Path) -> None:
     """Scramble validation, test and undrawn training images: the forecast stays the same."""
     before = run_forecast(selected)
     ws = workspace(selected)
-    images = ws.images("digits")
+    images = readers.images(ws, "digits")
     pool = images.rows("train")
     drawn = [pool[draw(images.labels[pool], ws.params.subset, seed)] for seed in (0, 1)]
     others = np.setdiff1d(np.arange(len(images.labels)), np.concatenate(drawn))

@@ -23,7 +23,7 @@ from uotft.data.subset import draw
 from uotft.models import model_io
 from uotft.models.inputs import to_input
 from uotft.models.network import Routes
-from uotft.pipeline import select
+from uotft.pipeline import readers, select
 from uotft.training import objectives
 from uotft.training.objectives import (
     StartingPoint,
@@ -265,7 +265,7 @@ def test_co_tuning_knows_the_drawn_images_alone(fresh: Path) -> None:
     params["train"] |= {"objective": "co_tuning"}
     write_params(fresh, params)
     ws, made = workspace(fresh), []
-    images = ws.images("digits")
+    images = readers.images(ws, "digits")
     pool = images.rows("train")
     drawn = draw(images.labels[pool], ws.params.subset, 0)
     others = np.setdiff1d(pool, pool[drawn])
@@ -320,7 +320,7 @@ def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
     assert all(name.split(".")[-1] in ("running_mean", "running_var", "num_batches_tracked")
                for name in changed)  # fmt: skip
     ws = workspace(fresh)
-    images, pool = ws.images("digits"), ws.images("digits").rows("train")
+    images, pool = readers.images(ws, "digits"), readers.images(ws, "digits").rows("train")
     rows = pool[draw(images.labels[pool], ws.params.subset, 0)]
     network, _ = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))
     with torch.no_grad():

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+FEATURES_INDEX = "index.npz"  # in a folder of features: what belongs to rows and classes
 BASELINES = ("none", "random")  # the strategies that the others are compared with
 Floats = NDArray[np.float64]
 Content = bytes  # `Files` has a column of that name

@@ -13,6 +13,7 @@ from uotft.core.records import Progress
 from uotft.data import archives, files
 from uotft.data.archives import Card
 from uotft.data.pixel_cache import Store
+from uotft.pipeline import readers
 from uotft.pipeline.fetch import card_of, shards_of
 from uotft.pipeline.verify import differences
 from uotft.pipeline.workspace import Workspace
@@ -100,7 +101,7 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
     from uotft.analysis import figures
 
     storage.need(ws.data(name))
-    images = ws.images(name)
+    images = readers.images(ws, name)
     trained = images.rows("train")
     chosen = np.linspace(0, len(images.names) - 1, min(classes, len(images.names)))
     sheets = {}

@@ -9,8 +9,9 @@ import numpy as np
 from uotft.core import disk, storage
 from uotft.core.context import Context
 from uotft.core.errors import Interrupted
-from uotft.pipeline import freshness
-from uotft.pipeline.workspace import Workspace, claim_together
+from uotft.pipeline import freshness, readers
+from uotft.pipeline.freshness import claim_together
+from uotft.pipeline.workspace import Workspace
 from uotft.selection import features
 from uotft.training import checkpoints
 
@@ -25,7 +26,7 @@ def embed(ws: Workspace, dataset: str, context: Context) -> None:
 
     main = context.accelerator.is_main_process
     network, facts = model_io.read(ws.pretrained())
-    images, size = ws.images(dataset), ws.params.embed.batch_size
+    images, size = readers.images(ws, dataset), ws.params.embed.batch_size
     rows, left = ws.rows(dataset, images, "train"), ws.unfinished(ws.features(dataset))
     size_of_one = network.head("target").weight.shape[1] * np.dtype(ws.params.embed.dtype).itemsize
     line = disk.need({"for features and their shards": 2 * len(rows) * size_of_one}, left)

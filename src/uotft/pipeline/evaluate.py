@@ -14,7 +14,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Answers, Cell, Progress
 from uotft.models import model_io
 from uotft.models.inputs import Views
-from uotft.pipeline import freshness
+from uotft.pipeline import freshness, readers
 from uotft.pipeline.readers import read_overlap
 from uotft.pipeline.workspace import Workspace
 from uotft.training import evaluation, metrics, runtime
@@ -36,7 +36,7 @@ def evaluate(
     alone: ``known`` are the results of the others, which are written with them.
     """
     context = Context(runtime.start(0, ws.params.cpu_threads), progress=progress)
-    images = ws.images(target)
+    images = readers.images(ws, target)
     rows, data = ws.rows(target, images, "test"), storage.fingerprint(ws.data(target))
     labels, classes = images.labels[rows], len(images.names)
     clean = ~np.isin(rows, read_overlap(ws, target)["target"])

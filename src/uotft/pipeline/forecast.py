@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from uotft.core import storage
 from uotft.core.records import Cell, Progress, Scores
 from uotft.data import subset
+from uotft.pipeline import readers
 from uotft.pipeline.readers import read_selection, source_bank, source_images, target_bank
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import ranking
@@ -67,7 +68,7 @@ def gradient_products(
     device = runtime.start(0, ws.params.cpu_threads).device
     pretrained, _ = model_io.read(ws.pretrained())
     pretrained = pretrained.to(device)
-    images, settings = ws.images(target), ws.params.train
+    images, settings = readers.images(ws, target), ws.params.train
     pool = images.rows("train")
     targets = []
     for seed in seeds:

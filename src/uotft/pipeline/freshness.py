@@ -14,20 +14,22 @@ it is made from. Three things are done with it, all here:
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uotft.core import config, storage
+from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, ClassBank, ImageSet, SourcePart
+from uotft.pipeline.workspace import Workspace
 from uotft.selection import features
 from uotft.training import checkpoints
 
-if TYPE_CHECKING:
-    from uotft.pipeline.workspace import Workspace
-
 Fingerprint = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 BELONGS = "belongs.json"  # beside a finished model of a variant: its fingerprint, and seconds
 
@@ -139,6 +141,13 @@ def claim(folder: Path, fingerprint: Fingerprint) -> str:
     return (
         f"what is unfinished in {folder} has {fault}: set aside as {aside.name}, and started anew"
     )
+
+
+def claim_together(folder: Path, fingerprint: Fingerprint, context: Context) -> None:
+    """Set unfinished work of something else aside, once for all processes."""
+    if context.accelerator.is_main_process and (aside := claim(folder, fingerprint)):
+        logger.warning(aside)
+    context.accelerator.wait_for_everyone()
 
 
 def begin(folder: Path, fingerprint: Fingerprint) -> None:

@@ -16,6 +16,7 @@ from uotft.core.records import Progress
 from uotft.data import overlap as image_overlap
 from uotft.data.files import SUFFIXES
 from uotft.data.pixel_cache import content_of, picture_of
+from uotft.pipeline import readers
 from uotft.pipeline.workspace import Workspace
 
 
@@ -116,7 +117,7 @@ class _Prepared:
 
     def __init__(self, ws: Workspace, name: str, part: str, progress: Progress) -> None:
         self.path, self.name, self.part, self.progress = ws.data(name), name, part, progress
-        self.images = ws.images(name)
+        self.images = readers.images(ws, name)
         self.rows, self.unreadable = self.images.rows(part), list[str]()
 
     def pictures(self) -> Iterator[image_overlap.Picture]:

@@ -11,8 +11,9 @@ from uotft.models import embedding, model_io
 from uotft.models.inputs import Views
 from uotft.models.network import Network, nearest_mean_rows
 from uotft.models.weights import Pretrained
-from uotft.pipeline import freshness
-from uotft.pipeline.workspace import Workspace, claim_together
+from uotft.pipeline import freshness, readers
+from uotft.pipeline.freshness import claim_together
+from uotft.pipeline.workspace import Workspace
 from uotft.selection import features
 from uotft.training import assembly, session
 from uotft.training.loop import Task
@@ -27,7 +28,7 @@ def pretrain(ws: Workspace, context: Context) -> None:
     """
     fingerprint = freshness.of_pretraining(ws)
     claim_together(ws.unfinished(ws.pretrained()), fingerprint, context)
-    settings, images = ws.params.pretrain, ws.images(ws.params.source)
+    settings, images = ws.params.pretrain, readers.images(ws, ws.params.source)
     with context.accelerator.main_process_first():  # one downloads, the others find the file
         found = model_io.pretrained(ws.params.backbone)
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core import storage
+from uotft.core.errors import UserError
 from uotft.core.records import Cell, ClassBank, ImageSet, SourcePart
+from uotft.core.settings import Subset
 from uotft.data import subset
 from uotft.pipeline import freshness
 from uotft.pipeline.workspace import Workspace
-from uotft.selection import banks, parts
+from uotft.selection import banks, features, parts
+
+
+def images(ws: Workspace, dataset: str) -> ImageSet:
+    """The prepared images of a data set; those of files are decoded when they are asked for."""
+    freshness.check_prepared(ws, dataset)
+    return ws.decoding(dataset, storage.read_images(ws.data(dataset)))
+
+
+def source(ws: Workspace) -> ImageSet:
+    """The source as it is selected from and reused: ``source_fraction`` of a class.
+
+    The rows left out of the training part are in no part.
+    """
+    found = images(ws, ws.params.source)
+    rows, splits = found.rows("train"), found.splits.astype("U10")
+    splits[rows] = "unused"
+    splits[rows[drawn(ws, found.labels[rows])]] = "train"
+    return replace(found, splits=splits)
+
+
+def drawn(ws: Workspace, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the source's training images, of ``labels`` (n,), ``source_fraction`` leaves.
+
+    Ascending. The draw has a seed of its own, 0.
+    """
+    fraction = ws.params.source_fraction
+    if fraction == 1:
+        return np.arange(len(labels))
+    return np.sort(subset.draw(labels, Subset(fraction=fraction), 0))
+
+
+def pool(ws: Workspace, dataset: str, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
+    """The features of a data set, refused when they are not of today's inputs and code."""
+    folder, dtype = ws.features(dataset), ws.params.embed.dtype
+    found = features.read(folder, hashed=hashed)
+    made_of = str(found.get("data", "")), str(found["backbone"])
+    freshness.check_features(ws, dataset, folder, *made_of)
+    if found["features"].dtype != dtype:
+        raise UserError(
+            f"{folder} holds {found['features'].dtype}, embed.dtype is {dtype}: run dvc repro"
+        )
+    return found
 
 
 def source_bank(ws: Workspace) -> ClassBank:
@@ -24,7 +69,7 @@ def source_bank(ws: Workspace) -> ClassBank:
 
 def source_images(ws: Workspace, bank: ClassBank) -> ImageSet:
     """The source whose training images are the bank's, refused when params.yaml means others."""
-    images = ws.source()
+    images = source(ws)
     freshness.check_source(ws, images, bank)
     return images
 
@@ -37,9 +82,9 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     """Class means of the target images that this seed may train on, and of no others."""
-    pool = ws.pool(target)
-    drawn = subset.draw(pool["labels"], ws.params.subset, seed)
-    return parts.target_bank(pool, drawn, str(ws.embedding(target)))
+    found = pool(ws, target)
+    rows = subset.draw(found["labels"], ws.params.subset, seed)
+    return parts.target_bank(found, rows, str(ws.embedding(target)))
 
 
 def read_selection(ws: Workspace, cell: Cell) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from uotft.analysis.trials import Line
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
+from uotft.pipeline import readers
 from uotft.pipeline.readers import source_bank, source_images
 from uotft.pipeline.workspace import Workspace
 
@@ -46,7 +47,7 @@ class WorkspaceImages:
             return Absent(f"the images of {target} are not here")
         if storage.fingerprint(path) != data:
             return Absent(f"{path} is not the one that was tested")
-        return Views(self.ws.images(target), rows)[:]
+        return Views(readers.images(self.ws, target), rows)[:]
 
 
 def _examples(ws: Workspace, target: str, rows: list[Line], most: int) -> dict[str, list[Shown]]:
@@ -54,7 +55,7 @@ def _examples(ws: Workspace, target: str, rows: list[Line], most: int) -> dict[s
     for row in rows:
         if row.first.selection["fingerprints"]["source"] != made:
             raise UserError(f"{row.label} selected from another source than the one that is here")
-    images, bank = ws.images(target), source_bank(ws)
+    images, bank = readers.images(ws, target), source_bank(ws)
     source, names = source_images(ws, bank), bank.labels or bank.names
     labels = images.labels[images.rows("train")]
     classes = np.unique(labels)[:most].tolist()

@@ -12,9 +12,10 @@ from uotft.core.records import Cell, SourcePart
 from uotft.data import subset
 from uotft.models import model_io
 from uotft.models.inputs import Views
-from uotft.pipeline import freshness
+from uotft.pipeline import freshness, readers
+from uotft.pipeline.freshness import claim_together
 from uotft.pipeline.readers import read_overlap, read_selection, source_part, target_bank
-from uotft.pipeline.workspace import Workspace, claim_together
+from uotft.pipeline.workspace import Workspace
 from uotft.training import assembly, session
 from uotft.training.assembly import Material, Objective
 from uotft.training.finish import Finish
@@ -59,7 +60,7 @@ def _read(ws: Workspace, cell: Cell) -> tuple[Material, dict[str, Any]]:
     """What the training is made of, and the facts of the pre-trained network."""
     chosen = read_selection(ws, cell)
     pretrained, facts = model_io.read(ws.pretrained())
-    images = ws.images(cell.target)
+    images = readers.images(ws, cell.target)
     pool = ws.rows(cell.target, images, "train")
     part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
     freshness.check_pretrained(ws, facts, part)

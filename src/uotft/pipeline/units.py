@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from uotft.core import config, storage
 from uotft.core.records import ClassBank
 from uotft.core.settings import Cluster
-from uotft.pipeline import freshness
+from uotft.pipeline import freshness, readers
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, features as pools
 
@@ -60,8 +60,8 @@ def own_units(ws: Workspace) -> str:
 def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
     """The pool of the source; with a ``source_fraction``, of the rows that it leaves."""
     of_index = ws.params.select.unit == "class" and ws.params.source_fraction == 1
-    pool = ws.pool(ws.params.source, hashed=not of_index)
-    rows = ws.drawn(pool["labels"])
+    pool = readers.pool(ws, ws.params.source, hashed=not of_index)
+    rows = readers.drawn(ws, pool["labels"])
     if len(rows) == len(pool["labels"]):
         return pool  # mapped, and its means are taken
     pool["labels"] = pool["labels"][rows]

@@ -13,13 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core import config, storage
-from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.core.records import Cell, ImageSet
-from uotft.core.settings import Params, Subset
-from uotft.data import subset
-from uotft.pipeline import freshness
-from uotft.selection import features as pools
+from uotft.core.records import FEATURES_INDEX, Cell, ImageSet
+from uotft.core.settings import Params
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +90,7 @@ class Workspace:
         """What selection compares: the units of the source, the index of a target's features."""
         if dataset == self.params.source:
             return self.root / self.upstream / "embeddings" / f"{dataset}.npz"
-        return self.features(dataset) / pools.INDEX
+        return self.features(dataset) / FEATURES_INDEX
 
     def overlap(self, target: str) -> Path:
         """Which of the target's test images are in the source too."""
@@ -133,18 +129,6 @@ class Workspace:
             raise UserError(f"{cells}: no model yet; `uotft train --set …` makes them")
         return found
 
-    def pool(self, dataset: str, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
-        """The features of a data set, refused when they are not of today's inputs and code."""
-        folder, dtype = self.features(dataset), self.params.embed.dtype
-        pool = pools.read(folder, hashed=hashed)
-        made_of = str(pool.get("data", "")), str(pool["backbone"])
-        freshness.check_features(self, dataset, folder, *made_of)
-        if pool["features"].dtype != dtype:
-            raise UserError(
-                f"{folder} holds {pool['features'].dtype}, embed.dtype is {dtype}: run dvc repro"
-            )
-        return pool
-
     def rows(self, dataset: str, images: ImageSet, part: str) -> NDArray[np.int64]:
         """The rows of a part of a data set, which must have some."""
         if len(rows := images.rows(part)):
@@ -160,32 +144,6 @@ class Workspace:
         """The settings that decide what a data set is: all of its section, defaults too."""
         module, settings = config.known_dataset(self.params, dataset)
         return {"kind": module.__name__.rpartition(".")[2], **settings.model_dump(mode="json")}
-
-    def images(self, dataset: str) -> ImageSet:
-        """The prepared images of a data set; those of files are decoded when they are asked for."""
-        freshness.check_prepared(self, dataset)
-        return self.decoding(dataset, storage.read_images(self.data(dataset)))
-
-    def source(self) -> ImageSet:
-        """The source as it is selected from and reused: ``source_fraction`` of a class.
-
-        The rows left out of the training part are in no part.
-        """
-        images = self.images(self.params.source)
-        rows, splits = images.rows("train"), images.splits.astype("U10")
-        splits[rows] = "unused"
-        splits[rows[self.drawn(images.labels[rows])]] = "train"
-        return replace(images, splits=splits)
-
-    def drawn(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which of the source's training images, of ``labels`` (n,), ``source_fraction`` leaves.
-
-        Ascending. The draw has a seed of its own, 0.
-        """
-        fraction = self.params.source_fraction
-        if fraction == 1:
-            return np.arange(len(labels))
-        return np.sort(subset.draw(labels, Subset(fraction=fraction), 0))
 
     def decoding(self, dataset: str, images: ImageSet) -> ImageSet:
         """The set whose files, if it is one of files, give pixels; they are kept in cache/."""
@@ -208,10 +166,3 @@ def _folder(words: tuple[str, ...]) -> str:
     if len(name) > LONGEST or "/" in name:
         name = f"{name[:LONGEST].replace('/', '_')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"variants/{name}"
-
-
-def claim_together(unfinished: Path, fingerprint: dict[str, Any], context: Context) -> None:
-    """Set unfinished work of something else aside, once for all processes."""
-    if context.accelerator.is_main_process and (aside := freshness.claim(unfinished, fingerprint)):
-        logger.warning(aside)
-    context.accelerator.wait_for_everyone()

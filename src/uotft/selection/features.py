@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from uotft.core import storage
 from uotft.core.errors import UserError
-from uotft.core.records import Floats
+from uotft.core.records import FEATURES_INDEX, Floats
 
-INDEX = "index.npz"
+INDEX = FEATURES_INDEX
 ARRAYS = ("features", "trunk")
 RECIPE = 1  # raise it when the code gives the same images and weights other features
 BATCHES = 4  # a shard: what a kill costs at most, and a write to disk each
