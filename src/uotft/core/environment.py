@@ -117,3 +117,8 @@ def unlaunched() -> dict[str, str]:
     place = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {name: value for name, value in os.environ.items() if name not in place} | {"PATH": path}
+
+
+def accelerate_uses(way: str) -> bool:
+    """Whether `accelerate config` cuts the network in parts: DEEPSPEED, FSDP or MEGATRON_LM."""
+    return os.environ.get(f"ACCELERATE_USE_{way}", "").lower() == "true"

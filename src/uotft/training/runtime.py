@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 
+from uotft.core import environment
 from uotft.core.errors import UserError
 
 CUT = ("DEEPSPEED", "FSDP", "MEGATRON_LM")  # ways to cut a network in parts
@@ -32,7 +32,7 @@ def start(seed: int, cpu_threads: int, precision: str = "no") -> Accelerator:
     `accelerate config` may say, machines and processes count; precision, accumulation and
     compilation are those of params.yaml.
     """
-    if cut := [way for way in CUT if os.environ.get(f"ACCELERATE_USE_{way}", "").lower() == "true"]:
+    if cut := [way for way in CUT if environment.accelerate_uses(way)]:
         raise UserError(
             f"accelerate config: got {cut[0]}, but every process here holds the whole network: "
             "choose several GPUs without it, or start uotft train --num-processes N"
