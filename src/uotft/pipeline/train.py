@@ -72,6 +72,7 @@ def _read(ws: Workspace, cell: Cell) -> tuple[Material, dict[str, Any]]:
         pool[subset.draw(images.labels[pool], ws.params.subset, cell.seed)],
         part,
         read_overlap(ws, cell.target)["source"],
+        ws.overlap(cell.target),
         lambda: target_bank(ws, cell.target, cell.seed).head_means(),
     )
     return material, facts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -34,8 +35,8 @@ class Material:
     """What one fine-tuning is made of.
 
     ``rows`` (n,) are the seed's labelled images of ``target``, ``part`` the kept source images, and
-    ``copies`` (m,) the source rows that are test images of the target too. ``target_means`` gives
-    the class means (T, D) that the target head can start from.
+    ``copies`` (m,) the source rows that are test images of the target too, from the file
+    ``overlap``. ``target_means`` gives the class means (T, D) that the target head can start from.
     """
 
     params: Params
@@ -45,6 +46,7 @@ class Material:
     rows: NDArray[np.int64]
     part: SourcePart
     copies: NDArray[np.int64]
+    overlap: Path
     target_means: Callable[[], Floats]
 
 
@@ -149,8 +151,8 @@ def _streams(
         keep = ~np.isin(part.rows, material.copies)
     if not keep.any():
         raise UserError(
-            "every image of the selected source classes is a test image of the target too: select "
-            "other classes, or prepare another source"
+            "every image of the selected source classes is a test image of the target too "
+            f"({material.overlap}): select other classes, or prepare another source"
         )
     kept = part.data, part.rows[keep], part.labels[keep]
     of_source = sampling("source", settings.source_batch)
