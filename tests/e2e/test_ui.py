@@ -60,7 +60,7 @@ def test_a_bare_mlflow_ui_shows_the_experiments(project: Path) -> None:
 def test_doctor(project: Path) -> None:
     done = call("uotft", "doctor", cwd=project)
     assert done.returncode == 0, done.stdout
-    for line in ("ok  torch", "ok  gpu", "ok  data digits", "ok  pretrained", "ok  selectors"):
+    for line in ("ok  torch", "ok  gpu", "ok  data digits", "ok  pretrained", "ok  strategies"):
         assert line in done.stdout
     assert "-- " not in done.stdout
 

@@ -1,6 +1,7 @@
-"""The contract of the shelf: every strategy, found unaided, scores every class."""
+"""The contract of strategies: every strategy, found unaided, scores every class."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from uotft.core import registry
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank
+from uotft.core.settings import Select
+from uotft.selection import banks
+from uotft.selection.choosing import Request, choose
 from uotft.selection.ranking import keep
 from uotft.selection.strategies import (
     all as everything,
@@ -190,3 +194,23 @@ def test_bands_that_are_not_there() -> None:
         band.Settings(band=10)
     with pytest.raises(UserError, match=r"selectors\.band\.bands: got 30, .* only 20 .* 1 to 20"):
         band.score(SOURCE, TARGET, band.Settings(bands=30), 0)
+
+
+def test_files_that_settings_name_are_looked_for_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`uotft train --source` works on a project from outside its folder."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/kept.txt").write_text("b\n")
+    means, names = np.eye(3), ("a", "b", "c")
+    np.savez(tmp_path / "bank.npz", means=means, names=np.array(names))
+    bank = banks.read(tmp_path / "bank.npz")
+    settings = registry.load("strategies", "manual", "strategy").Settings(file="kept.txt")
+    uot = registry.load("strategies", "uot", "strategy").Settings()
+    monkeypatch.chdir(tmp_path)
+    request = Request("manual", settings, Select(top_k=1), uot, 0, tmp_path / "project")
+    chosen = choose(bank, bank, request)
+    assert [names[row] for row in chosen.kept] == ["b"]
+    assert chosen.settings["file"] == "kept.txt", "as params.yaml has it"
+    with pytest.raises(UserError, match=r"kept\.txt cannot be read"):
+        choose(bank, bank, replace(request, folder=tmp_path))

@@ -30,7 +30,7 @@ class WorkerFailed(Exception):
     def __init__(self, code: int, process: int = 0) -> None:
         self.code = code if code > 0 else 128 - code
         message = f"the worker ended with exit code {self.code}"
-        if code < 0:  # the code of a launcher is positive: it has named the worker itself
+        if code < 0:  # of several workers the one that failed is named before, by its rank
             message = killed(f"the worker, process {process},", -code)
         super().__init__(message)
 

@@ -16,12 +16,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
-from typing import Any
 
 POLL_S = 0.2
 GRACE_S = 20  # between asking a process to stop, which saves first, and killing it
@@ -106,7 +106,14 @@ def passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[StopRequ
 
 
 @contextmanager
-def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    stdout: int | None = None,
+    preexec_fn: Callable[[], None] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process in a session of its own; at the end it and all its children are stopped.
 
     Ctrl-C reaches them through this process alone. On Linux this process adopts children whose
@@ -114,7 +121,14 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
     """
     _adopt_orphans(True)
     try:
-        process = subprocess.Popen(command, start_new_session=True, **options)
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdout=stdout,
+            preexec_fn=preexec_fn,
+            start_new_session=True,
+        )
         try:
             yield process
         finally:

@@ -29,6 +29,7 @@ def select(ws: Workspace, cell: Cell) -> Selection:
         ws.params.select,
         config.selector_settings(ws.params, "uot"),
         cell.seed,
+        ws.root,
     )
     chosen = choosing.choose(source_bank(ws), target_bank(ws, cell.target, cell.seed), request)
     chosen = replace(chosen, settings={**chosen.settings, "subset": ws.params.subset.words})

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from uotft.core import config, dvc, environment, locks, signals, storage
+from uotft.core import config, dvc, environment, locks, messages, signals, storage
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Progress, Selection
@@ -398,7 +398,8 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
 def _repro(ws: Workspace, wanted: list[str]) -> None:
     """Run DVC; where this process is stopped, DVC and its stages are stopped first."""
     logger.info("bringing up to date: dvc repro %s", " ".join(wanted))
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *wanted]
+    quiet = ["--quiet"] if messages.are_quiet() else []
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *quiet, *wanted]
     with signals.running(command, cwd=ws.root, env=environment.unlaunched()) as process:
         process.wait()
     if process.returncode:

@@ -24,6 +24,7 @@ class Request:
     """How units are selected: by ``strategy`` with its ``settings``, as many as ``select`` says.
 
     With ``top_k: auto`` the plan of the strategy uot, with the settings ``uot``, says how many.
+    Files that the settings name are looked for in ``folder`` first.
     """
 
     strategy: str
@@ -31,6 +32,7 @@ class Request:
     select: Select
     uot: Any
     seed: int
+    folder: Path = Path()
 
 
 def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
@@ -38,7 +40,7 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
     banks.same_backbone(source, target)
     strategy, wanted = request.strategy, request.select
     module = registry.load("strategies", strategy, "strategy")
-    scores = module.score(source, target, request.settings, request.seed)
+    scores = module.score(source, target, _located(request), request.seed)
     top_k, rule = wanted.top_k, {}
     if top_k == "auto" and not scores.exact:
         plan = scores
@@ -76,6 +78,13 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
         },
         labels=source.labels,
     )
+
+
+def _located(request: Request) -> Any:
+    """The settings, with the paths of files that are in the project's folder made whole."""
+    settings = request.settings
+    paths = {n: request.folder / getattr(settings, n) for n in getattr(settings, "FILES", ())}
+    return settings.model_copy(update={n: str(p) for n, p in paths.items() if p.is_file()})
 
 
 def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.int64]:

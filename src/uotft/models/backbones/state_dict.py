@@ -1,4 +1,4 @@
-"""Weights of your own: a local file put into the architecture of another backbone on this shelf.
+"""Weights of your own: a local file put into the architecture of another backbone.
 
     backbone:
       name: state_dict

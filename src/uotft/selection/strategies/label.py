@@ -13,7 +13,7 @@ import csv
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +24,8 @@ from uotft.core.records import ClassBank, Scores, Settings as BaseSettings
 
 class Settings(BaseSettings):
     """Settings of the strategy ``label``."""
+
+    FILES: ClassVar = ("table",)
 
     classes: list[str] = Field(
         ["digit *"], min_length=1, description="names, WordNet ids, concepts, or shell patterns"

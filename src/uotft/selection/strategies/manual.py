@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +19,8 @@ from uotft.core.records import ClassBank, Scores, Settings as BaseSettings
 
 class Settings(BaseSettings):
     """Settings of the strategy ``manual``."""
+
+    FILES: ClassVar = ("file",)
 
     file: str = Field("", description="path of a text file, one class name a line")
 

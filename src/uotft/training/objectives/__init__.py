@@ -1,4 +1,4 @@
-"""The shelf of training objectives: one file each.
+"""Training objectives: one file each.
 
 A module holds ``Settings``; ``ROUTES``, which says what the network is asked for; and either
 
