@@ -109,7 +109,7 @@ def passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[StopRequ
 def running(
     command: Sequence[str],
     *,
-    env: Mapping[str, str],
+    env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdout: int | None = None,
     preexec_fn: Callable[[], None] | None = None,
