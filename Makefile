@@ -41,7 +41,7 @@ check: setup  ## lint, types, structure, spelling
 	ruff format --check .
 	ruff check .
 	mypy
-	lint-imports
+	lint-imports --no-cache  # it missed files that git had changed
 	python .ci/structure.py --check
 	codespell
 
