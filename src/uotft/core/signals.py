@@ -1,4 +1,4 @@
-"""Signals: how a command hears that it shall stop, and how it stops the processes it started.
+"""Signals: how a command is asked to stop, and how it stops the processes that it started.
 
 SIGTERM asks, after at most GRACE_S seconds SIGKILL (from outside) or SIGALRM (from within) follows.
 

@@ -1,7 +1,7 @@
 """The stages with workers, and the tracked ones: under one MLflow run, however many workers.
 
 This process starts the workers, reads what they report, and talks to MLflow. A worker that dies
-leaves a run marked FAILED, an interrupt one marked KILLED, and neither one that runs for ever.
+leaves its run FAILED, an interrupted one leaves it KILLED; no run stays RUNNING.
 Of several machines, only the first one prepares and tracks.
 """
 
@@ -277,9 +277,9 @@ def compare_runs(
 
 @contextmanager
 def owning(ws: Workspace, made: Path) -> Iterator[int]:
-    """Be the one process that makes the folder ``made``; another one is refused, and told of us.
+    """Hold the lock on the folder ``made``; a second process is refused, with the owner's name.
 
-    Yields the lock's file descriptor, for workers to inherit: they may outlive this process.
+    Yields the lock's file descriptor. Workers inherit it, since they may outlive this process.
     """
     left = ws.unfinished(made)
     with locks.exclusive(left.with_name(f".{left.name}.lock"), f"{made} is being made") as lock:
