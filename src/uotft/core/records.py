@@ -117,13 +117,15 @@ class Files:
 @dataclass(frozen=True)
 class ImageSet:
     """Labelled images: ``images`` uint8, grey (n, H, W) or colour (n, H, W, 3), ``labels`` (n,),
-    ``splits`` (n,) of str; ``files`` where the images come from, if they are not held here."""
+    ``splits`` (n,) of str; ``files`` where the images come from, if they are not held here.
+    ``notes`` are lines for the user: what was left out and why, and what looks wrong."""
 
     images: Pixels
     labels: NDArray[np.int64]
     splits: NDArray[np.str_]
     names: tuple[str, ...]
     files: Files | None = None
+    notes: tuple[str, ...] = ()
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """The row numbers of one split (train, val or test), ascending."""

@@ -18,7 +18,7 @@ from string import Template
 from uotft.core import config, environment, storage
 from uotft.core.errors import UserError
 from uotft.data import archives
-from uotft.data.datasets.folder import LISTS
+from uotft.data.lists import LISTS
 
 PRESETS = resources.files("uotft") / "presets"
 ENDINGS = (*archives.SUFFIXES, *LISTS)

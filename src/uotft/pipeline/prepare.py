@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from uotft.data import files
 from uotft.data.pixel_cache import Store
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
@@ -34,12 +37,15 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
     if isinstance(images.images, Store):
         _remove_others(images.images.folder)
     counts = {split: len(images.rows(split)) for split in dict.fromkeys(images.splits.tolist())}
+    for note in images.notes:
+        logger.warning("%s: %s", dataset, note)
     summary = {
         "classes": len(images.names),
         "images": counts,
         "names": list(images.names),
         "settings": ws.prepared_as(dataset),
         **({"unreadable": [*bad.values()]} if bad else {}),
+        **({"notes": [*images.notes]} if images.notes else {}),
     }
     storage.write_json(ws.data(dataset).with_suffix(".json"), summary)
     parts = ", ".join(f"{n} {split}" for split, n in counts.items())

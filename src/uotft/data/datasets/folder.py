@@ -13,23 +13,17 @@ manifest.parquet. A zip or tar of any of these is unpacked once, below cache/. I
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data import archives, files
-
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LISTS = (".csv", ".parquet")
-Rows = list[tuple[bytes, str, str]]  # path, class, part
+from uotft.data import archives, files, lists
+from uotft.data.lists import LISTS, PARTS, Rows
 
 
 class Settings(files.View):
@@ -71,7 +65,7 @@ def found(
         path = _unpacked(path, root / "cache" / "unpacked", progress)
     for listed in (path, *(path / f"manifest{end}" for end in LISTS)):
         if listed.is_file():
-            return listed.parent, _listed(listed)
+            return listed.parent, lists.rows(listed)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder or file (path in the data set's section)")
     return path, _by_folder(path)
@@ -98,51 +92,6 @@ def _by_folder(folder: Path) -> Rows:
 
 def _pieces(path: bytes) -> list[str]:
     return path.decode(errors="backslashreplace").split("/")
-
-
-def _listed(path: Path) -> Rows:
-    """The rows of a list; an error names the row that it is in."""
-    rows: Rows = []
-    parts: dict[str, tuple[str, int]] = {}
-    for number, row in enumerate(_table(path), start=1):
-        cells = [row.get(column) for column in ("path", "label", "split")]
-        image, label, part = ("" if cell is None else str(cell) for cell in cells)
-        if "row" in row and not image:
-            raise UserError(
-                f"{path}: it lists rows of another set and no files; `uotft data subset` with a "
-                "folder as --output writes shards, which can be read again"
-            )
-        if not image or not label or "\0" in image:
-            raise UserError(f"{path}: row {number}: path and label are needed, got {row}")
-        if part and part not in PARTS:
-            raise UserError(
-                f"{path}: row {number}: split: got {part!r}; known are {', '.join(PARTS)}"
-            )
-        part = PARTS.get(part, "train")
-        before, first = parts.setdefault(image, (part, number))
-        if before != part:
-            raise UserError(
-                f"{path}: row {number}: {image} is {part} here, and {before} in row {first}"
-            )
-        rows.append((os.fsencode(image), label, part))
-    if not rows:
-        raise UserError(f"{path}: it lists no image")
-    return rows
-
-
-def _table(path: Path) -> Iterable[dict[str, Any]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        rows: list[dict[str, Any]]
-        rows = (
-            storage.read_csv(path)
-            if path.suffix == ".csv"
-            else parquet.read_table(path).to_pylist()
-        )
-    except (ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: the list cannot be read ({error})") from error
-    return rows
 
 
 def _unpacked(path: Path, cache: Path, progress: Callable[..., Iterable[int]]) -> Path:
