@@ -1,4 +1,4 @@
-"""Every backbone on the shelf keeps the contract; those of others equal the originals' features."""
+"""Every registered backbone keeps the contract; those of others equal the originals' features."""
 
 from __future__ import annotations
 

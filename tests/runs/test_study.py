@@ -97,7 +97,7 @@ def test_without_source_images_nothing_about_them_is_searched() -> None:
 
 def test_words_are_what_yaml_reads_back() -> None:
     setting = {"a": 1e-05, "b": True, "c": "auto", "d": 7, "e": "1e-4"}
-    said = dict(word.split("=") for word in search.words(setting))
+    said = dict(word.split("=") for word in search.overrides(setting))
     assert {name: yaml.safe_load(text) for name, text in said.items()} == setting
 
 

@@ -1,4 +1,4 @@
-"""The contract of the shelf, and each objective against values worked out by hand."""
+"""The contract of the objectives, and each objective against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -339,7 +339,7 @@ def test_two_processes_train_it_to_the_end(fresh: Path, name: str) -> None:
     write_params(fresh, params)
     select.select(workspace(fresh), Cell("digits", "uot", 0))
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    worker = ("-m", "uotft.runs.worker", str(fresh / "journal"), "train", "digits", "uot", "0")
+    worker = ("-m", "uotft.runs.worker", str(fresh / "events"), "train", "digits", "uot", "0")
     done = call(sys.executable, *torchrun, *worker, cwd=fresh)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = history(fresh)

@@ -168,7 +168,7 @@ def subset_settings(text: str) -> Subset:
         wanted = _check(Subset, {name: yaml.safe_load(value)}, "subset")
     except (UserError, yaml.YAMLError) as error:
         raise UserError(f"{wrong}\n{error}") from error
-    if not wanted.words:
+    if not wanted.given:
         raise UserError(wrong)
     return wanted
 

@@ -25,12 +25,12 @@ class Subset(Settings):
 
     @model_validator(mode="after")
     def _one_at_most(self) -> Subset:
-        if len(self.words) > 1:
-            raise ValueError(f"one of {', '.join(self.words)} is needed, or none for all images")
+        if len(self.given) > 1:
+            raise ValueError(f"one of {', '.join(self.given)} is needed, or none for all images")
         return self
 
     @property
-    def words(self) -> dict[str, float]:
+    def given(self) -> dict[str, float]:
         """What is set."""
         return self.model_dump(exclude_none=True)
 

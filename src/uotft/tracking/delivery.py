@@ -266,7 +266,7 @@ def sync(root: Path) -> Iterator[tuple[bool, str]]:
     Repeats while that gets any of them sent, since a child waits for its parent and test metrics
     for their run.
     """
-    folders = (store.home(root) / outbox.UNSENT).glob("*.*")
+    folders = (store.home(root) / outbox.OUTBOX).glob("*.*")
     waiting = sorted(folders, key=lambda path: path.stat().st_mtime)
     while waiting:
         failed = []

@@ -24,7 +24,7 @@ from typing import Any
 from uotft.core import environment, jsonl, locks, storage
 from uotft.tracking.store import home
 
-UNSENT = "unsent"
+OUTBOX = "unsent"  # the folder keeps this name, since projects have it
 RUN, POINTS, EVENTS = "run.json", "points.jsonl", "events.jsonl"
 SENT, REFUSED = "sent.json", "refused.jsonl"
 OWNER = ".owner.lock"  # held by the process that writes the event log
@@ -102,13 +102,13 @@ def written(root: Path, about: dict[str, str]) -> Iterator[Path]:
 
     It appears together with its run.json, or not at all.
     """
-    unsent = home(root) / UNSENT
-    unsent.mkdir(mode=0o700, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".", dir=unsent))
+    folder = home(root) / OUTBOX
+    folder.mkdir(mode=0o700, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     with locks.exclusive(made / OWNER, f"{made}: it has an owner"):
         storage.write_json(made / RUN, about | {"store": environment.tracking_uri()})
-        before = [int(path.suffix[1:]) for path in unsent.glob(f"{about['id']}.*")]
-        yield made.rename(unsent / f"{about['id']}.{max(before, default=0) + 1}")
+        before = [int(path.suffix[1:]) for path in folder.glob(f"{about['id']}.*")]
+        yield made.rename(folder / f"{about['id']}.{max(before, default=0) + 1}")
 
 
 def close(folder: Path) -> None:

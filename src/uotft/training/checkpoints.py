@@ -64,9 +64,9 @@ def tidy(folder: Path, last: Path | None) -> None:
             remove(path)
 
 
-def remember_run(folder: Path, run_id: str, belongs: dict[str, Any]) -> None:
+def remember_run(folder: Path, run_id: str, fingerprint: dict[str, Any]) -> None:
     """Keep the id of the run that tracks this training."""
-    storage.write_sealed(folder / RUN, {"run_id": run_id, "belongs": belongs})
+    storage.write_sealed(folder / RUN, {"run_id": run_id, "belongs": fingerprint})
 
 
 def run_id(folder: Path) -> str:
