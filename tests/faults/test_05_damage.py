@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     train(trainable, progress=count)
     said = capfd.readouterr().err
     lines = [f"{slot}: its rank-0.safetensors is damaged" for slot in slots[-damaged:]]
-    assert said.count("is damaged or missing (SHA-256): not used") == damaged
+    assert said.count("damaged or missing (SHA-256): checkpoint not used") == damaged
     assert all(line in said for line in lines)
     assert ran[0] == {1: 5, 2: 0}[damaged]
     assert made(trainable) == whole

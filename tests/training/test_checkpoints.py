@@ -174,7 +174,7 @@ def test_machines_that_share_no_folder_are_told(trainable: Path) -> None:
     shutil.rmtree(left(elsewhere))
 
     def work(rank: int) -> None:
-        with pytest.raises(UserError, match="step 0 for one process and of step 5 for another"):
+        with pytest.raises(UserError, match="checkpoint of step 0, another one of step 5"):
             train(elsewhere if rank else trainable)
 
     assert not any([killed(pid) for pid in pair(work)])

@@ -185,7 +185,7 @@ def test_both_together_have_the_terms_of_each() -> None:
 
 def test_clusters_are_none_of_the_classifiers_classes() -> None:
     given = replace(context(), classes=np.empty(0, int))
-    with pytest.raises(UserError, match="clusters are none; choose select.unit: class or image"):
+    with pytest.raises(UserError, match="with select.unit: cluster there are none; choose class"):
         joint_co_tuning.prepare(given, joint_co_tuning.Settings())
 
 
