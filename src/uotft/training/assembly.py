@@ -71,7 +71,7 @@ class Objective:
 
 
 def objective_for(params: Params, part: SourcePart) -> Objective:
-    """The objective of params.yaml, or ``plain`` if that one reads source images and none are kept."""
+    """The objective of params.yaml; ``plain`` if it reads source images and none are kept."""
     found = Objective(params.train.objective, *config.objective(params, params.train.objective))
     if "source" in found.parts and not len(part.names):
         return Objective("plain", *config.objective(params, "plain"))

@@ -45,7 +45,7 @@ def complete(folder: Path, step: int, facts: dict[str, Any]) -> None:
 def newest(
     folder: Path, say: Callable[[str], object] = lambda line: None
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The latest complete checkpoint and its facts, or None; ``say`` gets a line per damaged one."""
+    """The latest complete checkpoint and its facts, or None; ``say`` hears of damaged ones."""
     for path in reversed(slots(folder)):
         if not (path / STATE).exists():
             continue  # its writer was stopped before it was complete

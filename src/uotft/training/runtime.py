@@ -20,7 +20,7 @@ HAND_OVER = 0.0002
 
 
 def agreed(stop: Callable[[], bool], accelerator: Accelerator) -> bool:
-    """Whether any process is asked to stop. All processes must call this; all get the same answer."""
+    """Whether any process is asked to stop; all must call this, and all get the same answer."""
     asked = torch.tensor(float(stop()), device=accelerator.device)
     return bool(accelerator.reduce(asked, "sum").item())
 

@@ -171,7 +171,7 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """``value`` in the parameter's memory layout, as the optimiser had it: files have no strides"""
+    """``value`` in the parameter's memory layout, as before saving; files have no strides."""
     if value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
