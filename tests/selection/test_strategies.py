@@ -99,7 +99,7 @@ def test_manual_keeps_the_list_in_its_order(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("digit 2\ndigit22\n", r"mine\.txt, line 2: 'digit22' is not one of the 20.*digit 2"),
-        ("digit 2\ndigit 2\n", r"line 2: 'digit 2' stands there twice"),
+        ("digit 2\ndigit 2\n", r"line 2: 'digit 2' is listed twice"),
         ("# nothing\n", "names no class"),
     ],
 )
