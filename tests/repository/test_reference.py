@@ -7,10 +7,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import reference
 import typer.main
 from pydantic import BaseModel
 
+import reference
 from support.repository import REPOSITORY
 from uotft.cli.app import app
 from uotft.core import registry, settings
