@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -49,7 +50,11 @@ def test_links_lead_somewhere(name: str) -> None:
 
 def test_every_page_is_reached_from_the_index() -> None:
     linked = set()
-    for name in ("docs/index.md", "docs/experiments/index.md", "docs/experiments/cifar100-flowers102.md"):
+    for name in (
+        "docs/index.md",
+        "docs/experiments/index.md",
+        "docs/experiments/cifar100-flowers102.md",
+    ):
         page = REPOSITORY / name
         linked |= {
             (page.parent / link.partition("#")[0]).resolve()
@@ -70,3 +75,31 @@ def test_the_readme_has_110_lines_at_most() -> None:
 @pytest.mark.parametrize("name", [name for name in DOCS if name not in LONG])
 def test_a_page_has_150_lines_at_most(name: str) -> None:
     assert _lines(name) <= 150
+
+
+def _constants() -> str:
+    """Every text in the source, with one line for each."""
+    found = []
+    for name in files():
+        if name.startswith("src/") and name.endswith(".py"):
+            for node in ast.walk(ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code() -> None:
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"(?m)^\| `([^`]+)`", page)
+    assert len(messages) > 40
+    texts = _constants()
+    parts = [part.strip() for message in messages for part in message.split("…")]
+    assert not [part for part in parts if len(part) > 2 and part not in texts]
+
+
+def test_each_row_of_the_reliability_page_names_its_test() -> None:
+    page = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| \[(\d+)\]\(\.\./(tests/faults/test_\d\d_\w+\.py)\) \|", page)
+    there = [name for name in files() if re.match(r"tests/faults/test_\d\d_", name)]
+    assert [name for _, name in rows] == sorted(there)
+    assert all(name.startswith(f"tests/faults/test_{int(number):02}_") for number, name in rows)
