@@ -171,8 +171,8 @@ class Pretrain(Settings):
     head_scale: float = Field(
         10.0, gt=0, description="sharpness of a classifier made of class means"
     )
-    recipe: Recipe
-    augment: Augment = Augment()
+    recipe: Recipe = Field(description="how long and how fast to train")
+    augment: Augment = Field(Augment(), description="distortions of training images")
 
 
 class Train(Settings):
@@ -193,8 +193,8 @@ class Train(Settings):
         description="how the source head starts"
     )
     head_scale: float = Field(10.0, gt=0, description="sharpness of a class_means head")
-    recipe: Recipe
-    augment: Augment = Augment()
+    recipe: Recipe = Field(description="how long and how fast to train")
+    augment: Augment = Field(Augment(), description="distortions of training images")
     strong: Augment = Field(
         Augment(rotation=0.3, shear=0.3, zoom=0.2, shift=0.12, contrast=0.5, cutout=0.4),
         description="the strong view of source images, where the objective reads one",
@@ -241,25 +241,35 @@ class Axis(Settings):
 class Params(Settings):
     """The whole of params.yaml."""
 
-    source: str
+    source: str = Field(description="the old images to reuse: a section of datasets")
     source_fraction: float = Field(
         1.0, gt=0, le=1, description="of each source class, what is selected from and reused"
     )
-    targets: list[str] = Field(min_length=1)
-    strategies: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    targets: list[str] = Field(
+        min_length=1, description="the sets to fine-tune on: sections of datasets"
+    )
+    strategies: list[str] = Field(min_length=1, description="the ways to select source classes")
+    seeds: list[int] = Field(
+        min_length=1, description="each draws labelled images and trains one model a strategy"
+    )
     cpu_threads: int = Field(0, ge=0, description="threads a process on the CPU; 0: torch decides")
-    datasets: dict[str, dict[str, Any]]
-    backbone: dict[str, Any]
-    pretrain: Pretrain
-    embed: Embed = Embed()
-    subset: Subset
-    select: Select
-    cluster: Cluster = Cluster()
-    forecast: Forecast = Forecast()
-    selectors: dict[str, dict[str, Any]]
-    objectives: dict[str, dict[str, Any]] = {}
-    train: Train
+    datasets: dict[str, dict[str, Any]] = Field(
+        description="name of a data set: its kind, and the settings of that kind"
+    )
+    backbone: dict[str, Any] = Field(description="name of the backbone, and its settings")
+    pretrain: Pretrain = Field(description="training of the backbone on the source")
+    embed: Embed = Field(Embed(), description="features of the training images")
+    subset: Subset = Field(description="the labelled target images of a seed; {}: all")
+    select: Select = Field(description="what is selected, and how much of it")
+    cluster: Cluster = Field(Cluster(), description="k-means, where select.unit is cluster")
+    forecast: Forecast = Field(Forecast(), description="the forecast before training")
+    selectors: dict[str, dict[str, Any]] = Field(
+        description="name of a strategy: its settings; without an entry, its defaults"
+    )
+    objectives: dict[str, dict[str, Any]] = Field(
+        {}, description="name of an objective: its settings; without an entry, its defaults"
+    )
+    train: Train = Field(description="fine-tuning")
 
     @field_validator("targets", "strategies", "seeds")
     @classmethod
