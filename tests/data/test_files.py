@@ -16,7 +16,7 @@ from support import pictures
 from support.folder_datasets import load, many, tree
 from uotft.core import storage
 from uotft.core.errors import UserError
-from uotft.data import files
+from uotft.data import files, walk
 
 # ---- which files
 
@@ -25,7 +25,7 @@ def test_images_are_found_in_order_and_hidden_files_are_not(tmp_path: Path) -> N
     names = "b/2.JPG", "b/10.png", "a/x.jpeg", "b/c/1.webp", ".git/1.png", "b/.1.png", "b/1.txt"
     tree(tmp_path, *names)
     (tmp_path / "b" / "folder.png").mkdir()
-    assert [*files.below(tmp_path)] == [b"a/x.jpeg", b"b/10.png", b"b/2.JPG", b"b/c/1.webp"]
+    assert [*walk.below(tmp_path)] == [b"a/x.jpeg", b"b/10.png", b"b/2.JPG", b"b/c/1.webp"]
 
 
 def test_columns_say_what_the_files_are(tmp_path: Path) -> None:

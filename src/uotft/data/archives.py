@@ -32,7 +32,10 @@ BLOCK = 2**12  # bytes that even an empty file is counted as, since a disk needs
 NAME = 2**20  # most bytes of a long name, or of another header record before a member of a tar
 SLACK = 2**26  # bytes that any archive may unpack to: small ones of text compress very well
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)
+BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError,
+    NotImplementedError,  # a compression that zipfile does not know, such as Explorer's Deflate64
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,10 +154,11 @@ def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Pr
     """Unpack (path, folder below, most files) into ``folder``, which gets its name at the end.
 
     Other files, such as lists, are copied. An archive inside an archive is unpacked beside itself,
-    into a folder of its name.
+    into a folder of its name. Of a name that is there twice, the later file is kept (`notes`).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    twice: list[str] = []
     try:
         for path, into, files in archives:
             inner = made / into
@@ -170,9 +174,26 @@ def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Pr
                         pass
             except BROKEN as error:
                 raise UserError(f"{path}: cannot be unpacked into {made}: {error}") from error
+            twice += limit.twice
+        if twice:
+            more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+            line = (
+                f"files of the archive whose name it has twice ({len(twice)}), the later counts: "
+            )
+            _notes(folder).write_text(line + ", ".join(twice[:5]) + more, encoding="utf-8")
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def notes(folder: Path) -> list[str]:
+    """Lines about what ``folder`` was unpacked from."""
+    path = _notes(folder)
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _notes(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.notes.txt")
 
 
 def _place(card: Card, root: Path) -> Path:
@@ -194,10 +215,13 @@ class _Member(tarfile.TarInfo):
 
 
 class _Limit:
-    """How much one archive may still write; refuses members that may not be written."""
+    """How much one archive may still write; refuses members that may not be written.
+
+    ``twice`` are the names that it has more than once.
+    """
 
     def __init__(self, path: Path, files: int, size: int) -> None:
-        self.path, self.files, self.bytes = path, files, size
+        self.path, self.files, self.bytes, self.twice = path, files, size, list[str]()
         self.most = f"{files:,} files and {size:,} bytes, {RATIO} times its own size and some"
 
     def admit(self, name: str, size: int, kind: str) -> None:
@@ -236,6 +260,8 @@ def _extract(file: IO[bytes], folder: Path, stem: str, limit: _Limit, deeper: in
                 base = next(path.name[: -len(s)] for s in SUFFIXES if path.name.lower().endswith(s))
                 yield from _extract(inner, path.parent, base, limit, deeper - 1)
                 continue
+            if path.exists():  # also where the file system takes Cat and cat for the same
+                limit.twice.append(name.encode(errors="replace").decode())
             with path.open("wb") as out:
                 shutil.copyfileobj(inner, out, CHUNK)
         yield name
@@ -252,8 +278,9 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, str, Callable[[], Any]
                 strange = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
                 kind = "link or device" if strange else ""
                 kind = "file with a password" if info.flag_bits & 1 else kind
-                content = None if info.is_dir() else partial(archive.open, info)
-                yield info.filename, info.file_size, kind, content
+                name = info.filename.replace("\\", "/")  # some tools of Windows write a\\b
+                content = None if name.endswith("/") else partial(archive.open, info)
+                yield name, info.file_size, kind, content
         return
     with tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member) as tar:
         while member := tar.next():

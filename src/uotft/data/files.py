@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,7 +25,9 @@ from uotft.data.pixel_cache import in_parts, upright_size
 
 T = TypeVar("T")
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+#: Formats that Pillow knows and that are no pictures for it alone: pages that Ghostscript, an
+#: outside program, would draw, and films.
+NO_PICTURES = {"EPS", "PDF", "MPEG"}
 CHUNK = 1024
 TOLERATED = 0.01  # share of the files that `unreadable: skip` may leave out
 
@@ -56,24 +58,32 @@ class PublicSettings(View):
     seed: int = Field(0, ge=0, description="seed of that cut")
 
 
-def below(folder: Path) -> Iterator[bytes]:
-    """The image files below ``folder``, as paths from it, folder by folder in order of names."""
-    waiting = [b""]
-    while waiting:
-        inner = waiting.pop()
-        here = os.path.join(os.fsencode(folder), inner)
-        try:
-            with os.scandir(here) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"{shown(here).rstrip('/')}: {error.strerror}") from error
-        for entry in entries:
-            if entry.name.startswith(b"."):
-                continue
-            if Path(os.fsdecode(entry.name)).suffix.lower() in SUFFIXES and entry.is_file():
-                yield os.path.join(inner, entry.name)
-        folders = [entry.name for entry in entries if entry.is_dir() and entry.name[:1] != b"."]
-        waiting += [os.path.join(inner, name) for name in reversed(folders)]
+@cache
+def suffixes() -> frozenset[str]:
+    """Endings of the files that the installed Pillow can read as pictures, in lower case."""
+    from PIL import Image, ImageFile
+
+    def reads(form: str) -> bool:
+        opens = Image.OPEN.get(form, (None,))[0]
+        # some formats are only told apart: another library would have to read them
+        is_stub = isinstance(opens, type) and issubclass(opens, ImageFile.StubImageFile)
+        return opens is not None and not is_stub and form not in NO_PICTURES
+
+    known = Image.registered_extensions()
+    # several JPEGs in one file, which Pillow opens as a JPEG
+    return frozenset({".mpo", *(ending for ending, form in known.items() if reads(form))})
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name has the ending of a picture, in any case."""
+    return os.path.splitext(name)[1].lower() in suffixes()
+
+
+def __getattr__(name: str) -> Any:
+    """``SUFFIXES``, made when it is first asked for: Pillow takes a moment to import."""
+    if name == "SUFFIXES":
+        return suffixes()
+    raise AttributeError(name)
 
 
 def image_set(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -44,7 +44,7 @@ def expand(pattern: str) -> list[str]:
     return [f"{head}{i:0{len(first)}}{rest}" for i in numbers for rest in tail]
 
 
-def pictures(path: Path, suffixes: set[str], label: str) -> Iterator[Picture]:
+def pictures(path: Path, suffixes: Collection[str], label: str) -> Iterator[Picture]:
     """The picture of every sample of a shard that has one, with the content of KEY.``label``."""
     with _opened(path) as tar:
         members = (m for m in tar if m.isreg() and not m.issparse() and _key(m.name)[1])

@@ -19,7 +19,7 @@ from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, ImageSet, Progress
 from uotft.data import shards, subset
-from uotft.data.files import SUFFIXES
+from uotft.data.files import is_image
 from uotft.data.pixel_cache import content_of
 from uotft.pipeline.readers import read_overlap, read_selection, source_part
 from uotft.pipeline.workspace import Workspace
@@ -172,7 +172,7 @@ def _members(
         else:
             content = content_of(images.files, row)
             suffix = images.files.path(row).suffix.lower()
-            if suffix not in SUFFIXES:  # named by a list; readers go by the bytes, not the name
+            if not is_image(f"x{suffix}"):  # named by a list; readers go by the bytes, not the name
                 suffix = ".jpg"
         yield f"{key}.cls", str(label).encode()
         yield key + suffix, content

@@ -14,7 +14,7 @@ from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress
 from uotft.data import overlap as image_overlap
-from uotft.data.files import SUFFIXES
+from uotft.data.files import is_image, suffixes
 from uotft.data.pixel_cache import content_of, picture_of
 from uotft.pipeline import readers
 from uotft.pipeline.workspace import Workspace
@@ -160,12 +160,12 @@ class _Folder:
         self.files = sorted(
             str(path.relative_to(self.root))
             for path in within.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file()
+            if is_image(path.name) and path.is_file()
         )
         if not self.files:
             raise UserError(
                 f"{within}: no image in this folder or below; looked for files that end in "
-                f"{', '.join(sorted(SUFFIXES))}"
+                f"{', '.join(sorted(suffixes()))}"
             )
         self.unreadable: list[str] = []
         self.digest = hashlib.sha256()

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import Field
 
 from uotft.core.records import ImageSet
-from uotft.data import archives, files
+from uotft.data import archives, files, walk
 from uotft.data.archives import Archive, Card
 
 CARD = Card(
@@ -55,7 +55,7 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     folder = archives.unpacked(CARD, settings.path, root, progress)
     folder = folder / "caltech-101" / "101_ObjectCategories"
     classes: dict[str, list[str]] = {}
-    for path in map(os.fsdecode, files.below(folder)):
+    for path in map(os.fsdecode, walk.below(folder)):
         classes.setdefault(path.split("/")[0], []).append(path)
     classes.pop("BACKGROUND_Google", None)
     rows: list[tuple[str, str, str]] = []

@@ -3,9 +3,10 @@
     FOLDER/train/CLASS/*.jpg    FOLDER/val/…    FOLDER/test/…
 
 ``train`` alone will do, or the folders of the classes alone: missing parts are then cut from the
-training images, stratified and seeded. Or a CSV or Parquet file lists images, in the columns path
-(from its own folder), label and, optionally, split; in a folder it is named manifest.csv or
-manifest.parquet. A zip or tar of any of these is unpacked once, below cache/. In params.yaml:
+training images, stratified and seeded. `data.folders` has the spellings of parts, and what is left
+out. Or a CSV or Parquet file lists images, in the columns path (from its own folder), label and,
+optionally, split; in a folder it is named manifest.csv or manifest.parquet. A zip or tar of any of
+these is unpacked once, below cache/. In params.yaml:
 ``datasets: {birds: {kind: folder, path: photos/birds}}``.
 
     uotft data prepare birds
@@ -13,8 +14,9 @@ manifest.parquet. A zip or tar of any of these is unpacked once, below cache/. I
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,9 @@ from pydantic import Field
 
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data import archives, files, lists
-from uotft.data.lists import LISTS, PARTS, Rows
+from uotft.data import archives, files, folders, lists, walk
+from uotft.data.folders import Rows, Scan
+from uotft.data.lists import LISTS
 
 
 class Settings(files.View):
@@ -41,7 +44,8 @@ def load(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
 ) -> ImageSet:
     """Find the images, read them, cut the parts. Copies nothing, but unpacks an archive first."""
-    folder, rows = found(settings, progress, root)
+    folder, scan = scanned(settings, progress, root)
+    rows = scan.rows
     classes, splits = [name for _, name, _ in rows], np.array([part for _, _, part in rows], "U5")
     names = tuple(sorted({c for c, s in zip(classes, splits, strict=True) if s == "train"}))
     untrained = sorted(set(classes) - set(names))
@@ -53,55 +57,58 @@ def load(
         if share and part not in splits:
             files.cut(labels, splits, part, share, settings.seed)
     paths = [path for path, _, _ in rows]
-    return files.image_set(folder, paths, labels, splits, names, settings, progress)
+    made = files.image_set(folder, paths, labels, splits, names, settings, progress)
+    return replace(made, notes=(*made.notes, *scan.notes))
 
 
 def found(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path
 ) -> tuple[Path, Rows]:
     """(folder, every image that the set has now); images without a part are in train."""
-    path = root / Path(settings.path).expanduser()
-    if path.is_file() and not path.name.endswith(LISTS):
-        path = _unpacked(path, root / "cache" / "unpacked", progress)
-    for listed in (path, *(path / f"manifest{end}" for end in LISTS)):
-        if listed.is_file():
-            return listed.parent, lists.rows(listed)
-    if not path.is_dir():
+    folder, scan = scanned(settings, progress, root)
+    return folder, scan.rows
+
+
+def scanned(
+    settings: Settings, progress: Callable[..., Iterable[int]], root: Path
+) -> tuple[Path, Scan]:
+    """(folder, every image that the set has now, and what is left out)."""
+    path, notes = root / Path(settings.path).expanduser(), list[str]()
+    if path.is_file() and not path.name.lower().endswith(LISTS):
+        path, notes = _unpacked(path, root / "cache" / "unpacked", progress)
+    if not path.exists():
         raise UserError(f"{path}: no such folder or file (path in the data set's section)")
-    return path, _by_folder(path)
+    if listed := _list(path):
+        return listed.parent, Scan(lists.rows(listed), tuple(notes))
+    scan = folders.scan(path)
+    return path, Scan(scan.rows, (*notes, *scan.notes))
 
 
-def _by_folder(folder: Path) -> Rows:
-    """CLASS/… is train, PART/CLASS/… is that part; images outside such folders are left out."""
-    paths = list(files.below(folder))
-    has_parts = any(p[0] in PARTS and len(p) > 2 for p in map(_pieces, paths))
-    rows: Rows = []
-    for path in paths:
-        first, *rest = _pieces(path)
-        part, below = (PARTS.get(first, ""), rest) if has_parts else ("train", [first, *rest])
-        if part and len(below) > 1:
-            # intern: a million rows share the names of their classes in memory
-            rows.append((path, sys.intern(below[0]), part))
-    if not rows:
-        raise UserError(
-            f"{folder}: no image in a folder named after its class; looked for "
-            f"CLASS/image and train/CLASS/image that end in {', '.join(sorted(files.SUFFIXES))}"
-        )
-    return rows
+def _list(path: Path) -> Path | None:
+    """The list at ``path``, or the manifest in that folder, in any case."""
+    if path.is_file():
+        return path
+    known = {f"manifest{end}" for end in LISTS}
+    try:
+        inside = sorted(entry for entry in path.iterdir() if entry.name.lower() in known)
+    except OSError as error:
+        raise UserError(f"{files.shown(path)}: {error.strerror}") from error
+    if len(inside) > 1:
+        names = ", ".join(entry.name for entry in inside)
+        raise UserError(f"{path}: {len(inside)} lists ({names}); keep one, or name it as path")
+    return inside[0] if inside else None
 
 
-def _pieces(path: bytes) -> list[str]:
-    return path.decode(errors="backslashreplace").split("/")
-
-
-def _unpacked(path: Path, cache: Path, progress: Callable[..., Iterable[int]]) -> Path:
-    """The folder that an archive holds; the same bytes are unpacked once."""
+def _unpacked(
+    path: Path, cache: Path, progress: Callable[..., Iterable[int]]
+) -> tuple[Path, list[str]]:
+    """(folder that an archive holds, lines about it); the same bytes are unpacked once."""
     if not path.name.lower().endswith(archives.SUFFIXES):
         known = ", ".join((*archives.SUFFIXES, *LISTS))
         raise UserError(f"{path}: neither a folder nor a file that ends in {known}")
     place = cache / f"{path.name.split('.')[0]}-{archives.digest(path, 'sha256', progress)[:16]}"
     if not place.is_dir():
         archives.unpack([(path, "", archives.FILES)], place, progress)
-    inside = list(place.iterdir())
-    is_wrapped = len(inside) == 1 and inside[0].is_dir() and inside[0].name not in PARTS
-    return inside[0] if is_wrapped else place
+    inside = [entry for entry in place.iterdir() if not walk.is_junk(os.fsencode(entry.name))]
+    is_wrapped = len(inside) == 1 and inside[0].is_dir() and not folders.part_of(inside[0].name)
+    return inside[0] if is_wrapped else place, archives.notes(place)

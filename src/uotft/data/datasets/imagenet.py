@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import Field
 
 from uotft.core.records import ImageSet
-from uotft.data import archives, files
+from uotft.data import archives, files, walk
 from uotft.data.archives import Archive, Card
 
 KIT = "ILSVRC2012_devkit_t12/data"
@@ -73,7 +73,7 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     rows = []
     for part in ("train", "val"):
         inside = folder / part
-        for path in map(os.fsdecode, files.below(inside) if inside.is_dir() else ()):
+        for path in map(os.fsdecode, walk.below(inside) if inside.is_dir() else ()):
             wnid = path.split("/")[0] if "/" in path else truth.get(path, "")
             rows.append((f"{part}/{path}", wnid, part))
     names = {wnid: f"{wnid} {nouns.get(wnid, '')}".strip() for wnid in wnids}

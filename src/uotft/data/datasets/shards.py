@@ -188,10 +188,10 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 def _index(tar: Path, root: Path, label: str) -> tuple[NDArray[np.generic], ...]:
     """Columns of one shard: names, the shard's own name, offsets, bytes, labels as text."""
     extension, _, field = label.partition(".")
-    found = [*shards.pictures(tar, files.SUFFIXES, extension)]
+    found = [*shards.pictures(tar, files.suffixes(), extension)]
     if not found:
         raise UserError(
-            f"{tar}: no KEY.jpg or another picture of {', '.join(sorted(files.SUFFIXES))}"
+            f"{tar}: no KEY.jpg or another picture of {', '.join(sorted(files.suffixes()))}"
         )
     names, offsets, sizes, labels = zip(*found, strict=True)
     return (
