@@ -22,7 +22,7 @@ from pydantic import Field
 
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data import archives, files, lists
+from uotft.data import archives, duplicates, files, lists
 from uotft.data.lists import LISTS, PARTS, Rows
 
 
@@ -49,11 +49,9 @@ def load(
         raise UserError(f"{folder}: class {untrained[0]!r} has no training image")
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[name] for name in classes], np.int64)
-    for part, share in (("test", settings.test), ("val", settings.val)):
-        if share and part not in splits:
-            files.cut(labels, splits, part, share, settings.seed)
     paths = [path for path, _, _ in rows]
-    return files.image_set(folder, paths, labels, splits, names, settings, progress)
+    images = files.image_set(folder, paths, labels, splits, names, settings, progress)
+    return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
 def found(
