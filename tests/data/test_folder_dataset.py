@@ -39,7 +39,7 @@ def wrong(root: Path, path: object, **settings: object) -> str:
 
 
 MEMBERS = {
-    f"{part}/{name}/{i}.jpg": official.picture(label, part)
+    f"{part}/{name}/{i}.jpg": official.picture(label, part, i)
     for part in official.PARTS
     for label, name in enumerate(("lark", "wren"))
     for i in range(3)
@@ -81,7 +81,7 @@ def test_an_archive_is_unpacked_once_and_another_anew(tmp_path: Path) -> None:
     prepare(tmp_path, "b.zip")
     assert made.stat().st_mtime_ns == before
     archive.write_bytes(
-        official.zipped({**MEMBERS, "train/lark/4.jpg": official.picture(0, "val")})
+        official.zipped({**MEMBERS, "train/lark/4.jpg": official.picture(0, "train", 4)})
     )
     assert len(prepare(tmp_path, "b.zip").labels) == len(MEMBERS) + 1
     assert len(list(place.iterdir())) == 2

@@ -9,6 +9,7 @@ Paths count from the folder of the list. Without the column split, all rows are 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,20 @@ from typing import Any
 from uotft.core import storage
 from uotft.core.errors import UserError
 
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# How people spell the parts; `part_of` ignores case, spaces, "_" and "-".
+PARTS = {
+    **dict.fromkeys(("train", "training", "trainset", "trainingset", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "validset", "validationset"), "val"),
+    **dict.fromkeys(("dev", "devset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "testingset", "tst"), "test"),
+}
 LISTS = (".csv", ".parquet")
 Rows = list[tuple[bytes, str, str]]  # path, class, part
+
+
+def part_of(name: str) -> str | None:
+    """train, val or test for a name that means this part: " Test", TRAIN, Training, val-set."""
+    return PARTS.get(re.sub(r"[\s_-]", "", name).casefold())
 
 
 def rows(path: Path) -> Rows:

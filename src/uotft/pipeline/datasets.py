@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,9 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
             bad_lines.append(f"{ws.data(name)}: made from {images.files.root}, not from {folder}")
         inside = len(images.files.archives) > 0
         known = set((images.files.archives if inside else images.files.paths).tolist())
-        bad_lines += [
-            f"{files.shown(folder / os.fsdecode(path))}: added"
-            for path, _, _ in rows
-            if path not in known
-        ]
+        new = [folder / os.fsdecode(path) for path, _, _ in rows if path not in known]
+        pictures = {digest.tobytes() for digest in images.files.sha256}
+        bad_lines += [f"{files.shown(p)}: added" for p in new if not _is_copy(p, pictures)]
     card, summary = card_of(module), f"{len(images.labels)} files hashed"
     folder, held = ws.root / Path(settings.path).expanduser(), [*card.archives] if card else []
     if getattr(settings, "urls", ""):
@@ -112,6 +111,11 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
     title = f"{name}: {len(sheets)} of {len(images.names)} classes, training images"
     storage.write_bytes(output, figures.classes_picture(title, sheets, columns=SHEET))
     return f"{output}: {title}"
+
+
+def _is_copy(path: Path, pictures: set[bytes]) -> bool:
+    """Whether a file's SHA-256 is among those of a set, which then leaves it out."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).digest() in pictures
 
 
 def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:

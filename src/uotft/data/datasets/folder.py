@@ -24,7 +24,7 @@ from pydantic import Field
 
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data import archives, files, folders, lists, walk
+from uotft.data import archives, duplicates, files, folders, lists, walk
 from uotft.data.folders import Rows, Scan
 from uotft.data.lists import LISTS
 
@@ -53,12 +53,10 @@ def load(
         raise UserError(f"{folder}: class {untrained[0]!r} has no training image")
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[name] for name in classes], np.int64)
-    for part, share in (("test", settings.test), ("val", settings.val)):
-        if share and part not in splits:
-            files.cut(labels, splits, part, share, settings.seed)
     paths = [path for path, _, _ in rows]
-    made = files.image_set(folder, paths, labels, splits, names, settings, progress)
-    return replace(made, notes=(*made.notes, *scan.notes))
+    images = files.image_set(folder, paths, labels, splits, names, settings, progress)
+    images = replace(images, notes=(*images.notes, *scan.notes))
+    return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
 def found(

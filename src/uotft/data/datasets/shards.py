@@ -26,7 +26,7 @@ from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data import files, shards
+from uotft.data import duplicates, files, shards
 
 
 class Settings(files.View):
@@ -101,14 +101,11 @@ def load(
     labels, names = _numbered(texts, splits == "train", folder)
     if settings.names:
         names = _named(names, root / Path(settings.names).expanduser())
-    own = {"val": settings.val_tars, "test": settings.test_tars}
-    for part, share in (("test", settings.test), ("val", settings.val)):
-        if share and not own[part]:
-            files.cut(labels, splits, part, share, settings.seed)
-    return files.image_set(
+    images = files.image_set(
         folder, paths, labels, splits, names, settings, progress,
         archives=archives, offsets=offsets, bytes=sizes,
     )  # fmt: skip
+    return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
 def _expanded(urls: str | list[str]) -> list[str]:
