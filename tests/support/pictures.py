@@ -28,15 +28,15 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def turned(image: Image.Image, orientation: int) -> bytes:
-    """A PNG that a camera held otherwise would write: its EXIF says how to see ``image``."""
+def turned(image: Image.Image, orientation: int, form: str = "PNG", **options: object) -> bytes:
+    """What a camera held otherwise would write: the file's EXIF says how to see ``image``."""
     back = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
             6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
     method = back.get(orientation)
     held = image.transpose(Image.Transpose[method]) if method else image
     exif = image.getexif()
     exif[0x0112] = orientation
-    return encoded(held, exif=exif)
+    return encoded(held, form, exif=exif, **options)
 
 
 def bomb() -> bytes:

@@ -185,7 +185,7 @@ def upright_size(content: bytes) -> tuple[int, int]:
 
     with suppress(*_faults()), Image.open(io.BytesIO(content)) as picture:
         width, height = picture.size
-        turned = _may_turn(content) and _orientation(picture) > 4
+        turned = _may_turn(content) and _turn(picture) > 4
         return (width, height) if turned else (height, width)
     return 1, 1
 
@@ -208,7 +208,7 @@ def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
             if side:
                 file.draft(mode, (side, side))
             file.load()
-            turn, picture = TURNS.get(_orientation(file)), in_mode(file, mode)
+            turn, picture = TURNS.get(_turn(file)), in_mode(file, mode)
             return picture.transpose(Image.Transpose[turn]) if turn else picture
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not an image that Pillow can read") from error
@@ -216,10 +216,14 @@ def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
         raise UserError(f"{path}: {error}") from error
 
 
-def _orientation(picture: Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) if it is missing or unreadable."""
+def _turn(picture: Image) -> int:
+    """The EXIF orientation, 1 to 8, that is still to be undone; 1 if it is missing or unreadable.
+
+    Pillow undoes that of a TIFF itself, in its size when it opens the file, in its pixels later.
+    """
     with suppress(*_faults()):
-        return int(picture.getexif().get(ORIENTATION, 1))
+        if ORIENTATION not in getattr(picture, "tag_v2", ()):
+            return int(picture.getexif().get(ORIENTATION, 1))
     return 1
 
 
