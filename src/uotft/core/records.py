@@ -80,6 +80,8 @@ class Files:
     height and width of the upright picture. A file's pixels are kept as a square of side
     ``stored``, whatever the picture's shape; tests see the centred square that is ``share`` of its
     shorter side, at side ``size``. ``unreadable`` files are an error, or are skipped and counted.
+    ``background`` is the colour behind transparent pixels, or "none" where transparency is ignored,
+    as it was before there was this setting; ``white`` the value of 16-bit grey that is white, or 0.
 
     Files inside uncompressed tar files: ``archives`` (n,) names the tar of each below ``root``,
     ``offsets`` (n,) where its bytes start there; both are empty where files stand alone.
@@ -94,6 +96,8 @@ class Files:
     size: int
     share: float
     unreadable: Literal["error", "skip"] = "error"
+    background: str = "none"
+    white: int = 0
     archives: NDArray[np.bytes_] = field(default_factory=lambda: np.empty(0, "S1"))
     offsets: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 

@@ -74,7 +74,8 @@ def _view(images: ImageSet) -> dict[str, object]:
     if images.files is None:
         side = images.images.shape[1]
         return {"stored": side, "size": side, "share": 1.0}
-    return {name: getattr(images.files, name) for name in ("stored", "size", "share")}
+    names = ("stored", "size", "share", "background", "white")
+    return {name: getattr(images.files, name) for name in names}
 
 
 def _write_list(images: ImageSet, rows: NDArray[np.int64], output: Path) -> None:

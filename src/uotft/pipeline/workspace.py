@@ -154,6 +154,8 @@ class Workspace:
         files = images.files
         held = hashlib.sha256(files.paths.data)
         held.update(files.sha256.data)
+        if (files.background, files.white) != ("none", 0):
+            held.update(f"{files.background} {files.white}".encode())
         folder = self.root / "cache" / dataset / f"{files.stored}-{held.hexdigest()[:16]}"
         return replace(images, images=Store(files, folder))
 
