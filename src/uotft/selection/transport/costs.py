@@ -51,7 +51,7 @@ def check(source: ClassBank, target: ClassBank, metric: Metric) -> None:
     for bank, side in ((source, "source"), (target, "target")):
         where = f"{bank.file or side}: class"
         # a sum tells at once: only bad rows are looked for row by row
-        if not np.isfinite(bank.means.sum()):
+        if not np.isfinite(bank.means.sum(dtype=np.float64)):  # halves end at 65504
             _refuse(bank, where, ~np.asarray(np.isfinite(bank.means).all(1)), "NaN or infinite")
         if metric == "cosine":
             _refuse(
