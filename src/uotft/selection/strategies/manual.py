@@ -9,6 +9,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
+from unicodedata import normalize
 
 import numpy as np
 from pydantic import Field
@@ -36,10 +37,11 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
         )
     path = Path(settings.file)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        text = normalize("NFC", path.read_text(encoding="utf-8-sig"))
+        lines = [line.strip() for line in text.splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"selectors.manual.file: {path} cannot be read ({error})") from error
-    rows = {name: row for row, name in enumerate(source.names)}
+    rows = {normalize("NFC", name): row for row, name in enumerate(source.names)}
     values = np.full(len(source.names), -np.inf)
     wanted = [(n, line) for n, line in enumerate(lines, 1) if line and not line.startswith("#")]
     if not wanted:

@@ -52,7 +52,7 @@ def check(source: ClassBank, target: ClassBank, metric: Metric) -> None:
     for bank, side in ((source, "source"), (target, "target")):
         where = f"{bank.file or side}: class"
         # the sum is a quick test; only if it fails are the rows searched
-        if not np.isfinite(bank.means.sum()):
+        if not np.isfinite(bank.means.sum(dtype=np.float64)):  # halves end at 65504
             _refuse(bank, where, ~np.asarray(np.isfinite(bank.means).all(1)), "NaN or infinite")
         if metric == "cosine":
             _refuse(
