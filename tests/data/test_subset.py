@@ -100,7 +100,7 @@ def test_a_long_tail_takes_no_more_than_is_there() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"shots": 2, "fraction": 0.5}, "one of shots, fraction is needed, or none"),
+        ({"shots": 2, "fraction": 0.5}, "set only one of shots, fraction, or none"),
         ({"fraction": 0.0}, r"subset\.fraction: got 0.0: .* greater than 0"),
         ({"longtail": 0.5}, r"subset\.longtail: got 0.5: .* greater than or equal to 1"),
         ({"share": 0.5}, r"subset\.share: no such setting; known are fraction, longtail, shots"),

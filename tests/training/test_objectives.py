@@ -71,7 +71,7 @@ def test_every_objective_keeps_the_contract(name: str) -> None:
     assert objectives.heads(module) <= {"target", "source"}
     assert ("target", "target") in module.ROUTES.values()
     assert "20" in module.__doc__, "cite the paper"
-    says = "Selected classes have no part in it" in module.__doc__
+    says = "This objective reads no source images" in module.__doc__
     assert says == ("source" not in objectives.parts(module)), "say what selected classes are for"
     given = context()
     terms = objectives.ready(module, module.Settings(), given)
