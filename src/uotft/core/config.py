@@ -34,7 +34,7 @@ def load(root: Path) -> Params:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} is missing; run uotft inside a project (a clone of the repository, or a folder "
+            f"{path} is missing; run uotft inside a project (a clone of the repository or a folder "
             "made by `uotft init`)"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -248,8 +248,8 @@ class Trial:
     """One finished training, read from the pipeline's files or from MLflow.
 
     ``test`` has ``top1`` and ``mean_per_class`` in percent; ``settings`` are the run's parameters,
-    named as in MLflow; ``curve`` validation top-1 by step; ``selection`` the content of selection.json;
-    ``plan_KT`` the transport plan of the kept units, if there is one.
+    named as in MLflow; ``curve`` validation top-1 by step; ``selection`` the content of
+    selection.json; ``plan_KT`` the transport plan of the kept units, if there is one.
     """
 
     target: str
