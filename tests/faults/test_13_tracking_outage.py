@@ -88,7 +88,7 @@ def test_a_store_that_does_not_answer_costs_nothing_that_was_logged(
         if manner == "slow":  # it takes what it gets
             continue
         [folder] = (tmp_path / "unsent").iterdir()
-        assert f"what MLflow does not have yet is in {folder}: `uotft sync` sends" in (
+        assert f"the rest of the run is kept in {folder}: `uotft sync` sends" in (
             capfd.readouterr().err
         )
         # still nothing: it says so, and keeps it
@@ -173,7 +173,7 @@ def test_a_training_without_its_server_ends_well(
     assert sent.returncode == 0, sent.stdout + sent.stderr
     told = sent.stdout.splitlines()
     assert told[0] == "digits-uot-21: sent"
-    assert ["no MLflow run here made these weights; given up" in line for line in told] == [
+    assert ["no MLflow run here made these weights; dropped" in line for line in told] == [
         False, True, True,
     ], "seeds 0 and 1 were trained under another store"  # fmt: skip
     assert not [*(project / "unsent").iterdir()]

@@ -61,8 +61,8 @@ def test_the_shipped_spaces_start_from_params_yaml(name: str) -> None:
     ("text", "said"),
     [
         ("train.lambda: {choices: []}", r"train.lambda:\n  choices: got \[\]"),
-        ("train.lambda: {choices: [1.0, 1.0]}", "choices differ from each other"),
-        ("train.lambda: {low: 1.0}", "choices are needed, or low and high"),
+        ("train.lambda: {choices: [1.0, 1.0]}", "choices must differ from each other"),
+        ("train.lambda: {low: 1.0}", "give either choices, or low and high"),
         ("train.lambda: {low: 1.0, high: 0.1}", "low must be below high"),
         ("train.lambda: {low: 0.0, high: 0.1, log: true}", "log needs a low above 0"),
         ("train.lambda: {points: 3}", "points: no such setting; known are choices, high, log, low"),

@@ -19,7 +19,7 @@ from support.stages import put_under_features, run_train
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
-from uotft.data.subset import draw
+from uotft.data.subset import sample
 from uotft.models import model_io
 from uotft.models.inputs import to_input
 from uotft.models.network import Routes
@@ -71,7 +71,7 @@ def test_every_objective_keeps_the_contract(name: str) -> None:
     assert objectives.heads(module) <= {"target", "source"}
     assert ("target", "target") in module.ROUTES.values()
     assert "20" in module.__doc__, "cite the paper"
-    says = "Selected classes have no part in it" in module.__doc__
+    says = "This objective reads no source images" in module.__doc__
     assert says == ("source" not in objectives.parts(module)), "say what selected classes are for"
     given = context()
     terms = objectives.ready(module, module.Settings(), given)
@@ -267,7 +267,7 @@ def test_co_tuning_knows_the_drawn_images_alone(fresh: Path) -> None:
     ws, made = workspace(fresh), []
     images = readers.images(ws, "digits")
     pool = images.rows("train")
-    drawn = draw(images.labels[pool], ws.params.subset, 0)
+    drawn = sample(images.labels[pool], ws.params.subset, 0)
     others = np.setdiff1d(pool, pool[drawn])
     for rows in (others[:0], others, pool[drawn][:1]):
         images.images[rows] = 99
@@ -321,7 +321,7 @@ def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
                for name in changed)  # fmt: skip
     ws = workspace(fresh)
     images, pool = readers.images(ws, "digits"), readers.images(ws, "digits").rows("train")
-    rows = pool[draw(images.labels[pool], ws.params.subset, 0)]
+    rows = pool[sample(images.labels[pool], ws.params.subset, 0)]
     network, _ = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))
     with torch.no_grad():
         found = network.backbone.layers[0](to_input(torch.as_tensor(images.images[rows])))

@@ -39,7 +39,7 @@ def write_subset(
     """
     wanted, images = config.subset_settings(setting), storage.read_images(ws.data(dataset))
     pool = images.rows("train")
-    train = np.sort(pool[subset.draw(images.labels[pool], wanted, seed)])
+    train = np.sort(pool[subset.sample(images.labels[pool], wanted, seed)])
     parts = {"train": train} | {part: images.rows(part) for part in ("val", "test")}
     section: dict[str, object] = {"path": os.path.relpath(output, ws.root)}
     if output.suffix == ".csv":

@@ -68,7 +68,7 @@ def _read(ws: Workspace, cell: Cell) -> tuple[Material, dict[str, Any]]:
         cell.seed,
         pretrained,
         images,
-        pool[subset.draw(images.labels[pool], ws.params.subset, cell.seed)],
+        pool[subset.sample(images.labels[pool], ws.params.subset, cell.seed)],
         part,
         read_overlap(ws, cell.target)["source"],
         ws.overlap(cell.target),
