@@ -299,10 +299,10 @@ def _left_out(every: list[Place], layout: Layout) -> list[str]:
             known[f"in {'/'.join(place.names[: len(layout.top) + 1] or ['.'])}/"] += place.images
     lines = []
     if loose:
-        lines.append(f"left out {counted(loose, 'image')}, in no folder of a class")
+        lines.append(f"left out {counted(loose, 'image', ' in no folder of a class')}")
     if beside:
-        names = ", ".join(layout.parts or ())
-        lines.append(f"left out {counted(beside, 'image')}, beside the parts {names}")
+        where = f" beside the parts {', '.join(layout.parts or ())}"
+        lines.append(f"left out {counted(beside, 'image', where)}")
     return lines
 
 
