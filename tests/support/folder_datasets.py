@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from support import pictures
@@ -24,5 +25,5 @@ def tree(root: Path, *names: str) -> Path:
     )
 
 
-def many(part: str, classes: str, n: int) -> list[str]:
+def many(part: str, classes: Iterable[str], n: int) -> list[str]:
     return [f"{part}{c}/{i}.png" for c in classes for i in range(n)]

@@ -264,6 +264,14 @@ def _turned(folder: Path, children: dict[str, Counter[Names]]) -> dict[str, str]
 
 def _nested(folder: Path, children: dict[str, Counter[Names]], *, is_part: bool) -> list[str]:
     """A line where no class holds images itself; refuses what looks like sets beside each other."""
+    for name, below in children.items():
+        again = {names[0] for names in below if names} & (children.keys() - {name})
+        if len(again) > 1:
+            raise UserError(
+                f"{folder}: {name} holds folders named like those beside it "
+                f"({some(sorted(again))}), as if it were the set once more; move it elsewhere, or "
+                "name it as path"
+            )
     if len(children) < 2 or any(() in below for below in children.values()):
         return []
     inner = [{names[0] for names in below} for below in children.values()]
@@ -291,10 +299,10 @@ def _left_out(every: list[Place], layout: Layout) -> list[str]:
             known[f"in {'/'.join(place.names[: len(layout.top) + 1] or ['.'])}/"] += place.images
     lines = []
     if loose:
-        lines.append(f"left out {counted(loose, 'image')}, in no folder of a class")
+        lines.append(f"left out {counted(loose, 'image', ' in no folder of a class')}")
     if beside:
-        names = ", ".join(layout.parts or ())
-        lines.append(f"left out {counted(beside, 'image')}, beside the parts {names}")
+        where = f" beside the parts {', '.join(layout.parts or ())}"
+        lines.append(f"left out {counted(beside, 'image', where)}")
     return lines
 
 

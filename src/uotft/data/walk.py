@@ -48,7 +48,7 @@ class Tree:
         if self.other:
             pictures = [f"{end} (convert to .jpg)" for end in self.other if end in CONVERT]
             also = f"; pictures that Pillow cannot read here: {some(pictures)}" if pictures else ""
-            lines.append(f"left out {counted(self.other, 'file')} that are no images{also}")
+            lines.append(f"left out {counted(self.other, 'file', ', no images')}{also}")
         if self.hidden:
             lines.append(f"left out {counted(self.hidden, 'hidden or system file')}")
         if self.linked:
@@ -104,10 +104,11 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(every[:NAMED]) + more
 
 
-def counted(counts: Counter[str], what: str) -> str:
-    """``12 files: 7 .txt, 5 .mat``, the most frequent first."""
+def counted(counts: Counter[str], what: str, after: str = "") -> str:
+    """``12 files AFTER: 7 .txt, 5 .mat``, the most frequent first."""
     each = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return f"{plural(counts.total(), what)}: {some(f'{count} {name}' for name, count in each)}"
+    names = some(f"{count:,} {name}" for name, count in each)
+    return f"{plural(counts.total(), what)}{after}: {names}"
 
 
 def plural(count: int, what: str) -> str:

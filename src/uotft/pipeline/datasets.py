@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from uotft.core import config, disk, registry, storage
-from uotft.core.records import Progress
+from uotft.core.errors import UserError
+from uotft.core.records import Files, Progress
 from uotft.data import archives, files
 from uotft.data.archives import Card
 from uotft.data.pixel_cache import Store
@@ -73,14 +74,7 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
     if isinstance(pixels, Store):
         bad_lines += pixels.fill(images.rows("unreadable"), progress, keep=False).values()
     if hasattr(module, "found"):
-        folder, rows = module.found(settings, progress, ws.root)
-        if str(folder.resolve()) != images.files.root:
-            bad_lines.append(f"{ws.data(name)}: made from {images.files.root}, not from {folder}")
-        inside = len(images.files.archives) > 0
-        known = set((images.files.archives if inside else images.files.paths).tolist())
-        new = [folder / os.fsdecode(path) for path, _, _ in rows if path not in known]
-        pictures = {digest.tobytes() for digest in images.files.sha256}
-        bad_lines += [f"{files.shown(p)}: added" for p in new if not _is_copy(p, pictures)]
+        bad_lines += _added(ws, name, module, settings, images.files, progress)
     card, summary = card_of(module), f"{len(images.labels)} files hashed"
     folder, held = ws.root / Path(settings.path).expanduser(), [*card.archives] if card else []
     if getattr(settings, "urls", ""):
@@ -93,6 +87,24 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
             bad_lines += [f"{path}: {why}"] if why else []
     summary += f", {len(held)} archives" if len(held) >= MANY else ""
     return f"{name}: {summary}", bad_lines
+
+
+def _added(
+    ws: Workspace, name: str, module: Any, settings: Any, known: Files, progress: Progress
+) -> list[str]:
+    """A line for each file that came after the set was prepared, or why it cannot be read now."""
+    try:
+        folder, rows = module.found(settings, progress, ws.root)
+    except UserError as error:
+        return [str(error)]
+    lines = []
+    if str(folder.resolve()) != known.root:
+        lines.append(f"{ws.data(name)}: made from {known.root}, not from {folder}")
+    paths = set((known.archives if len(known.archives) else known.paths).tolist())
+    added = (folder / os.fsdecode(path) for path, _, _ in rows if path not in paths)
+    pictures = {digest.tobytes() for digest in known.sha256}
+    new = (path for path in added if not _is_copy(path, pictures))
+    return [*lines, *(f"{files.shown(path)}: added" for path in new)]
 
 
 def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
