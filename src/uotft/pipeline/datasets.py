@@ -73,7 +73,8 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
     if isinstance(pixels, Store):
         bad_lines += pixels.fill(images.rows("unreadable"), progress, keep=False).values()
     if hasattr(module, "found"):
-        folder, rows = module.found(settings, progress, ws.root)
+        listed = module.found(settings, progress, ws.root)
+        folder, rows = listed.folder, listed.rows
         if str(folder.resolve()) != images.files.root:
             bad_lines.append(f"{ws.data(name)}: made from {images.files.root}, not from {folder}")
         inside = len(images.files.archives) > 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from pydantic import Field
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
 from uotft.data import archives, duplicates, files, lists
-from uotft.data.lists import LISTS, PARTS, Rows
+from uotft.data.lists import LISTS, PARTS, Found, Rows
 
 
 class Settings(files.View):
@@ -41,7 +42,10 @@ def load(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
 ) -> ImageSet:
     """Find the images, read them, cut the parts. Copies nothing, but unpacks an archive first."""
-    folder, rows = found(settings, progress, root)
+    listed = found(settings, progress, root)
+    if settings.unreadable == "error":
+        listed.must_be_there()
+    folder, rows = listed.folder, listed.rows
     classes, splits = [name for _, name, _ in rows], np.array([part for _, _, part in rows], "U5")
     names = tuple(sorted({c for c, s in zip(classes, splits, strict=True) if s == "train"}))
     untrained = sorted(set(classes) - set(names))
@@ -51,22 +55,23 @@ def load(
     labels = np.array([number[name] for name in classes], np.int64)
     paths = [path for path, _, _ in rows]
     images = files.image_set(folder, paths, labels, splits, names, settings, progress)
+    images = replace(images, notes=listed.notes)
     return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
-def found(
-    settings: Settings, progress: Callable[..., Iterable[int]], root: Path
-) -> tuple[Path, Rows]:
-    """(folder, every image that the set has now); images without a part are in train."""
+def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> Found:
+    """Every image that the set has now; images without a part are in train."""
     path = root / Path(settings.path).expanduser()
-    if path.is_file() and not path.name.endswith(LISTS):
+    if path.is_file() and not path.name.lower().endswith(LISTS):
         path = _unpacked(path, root / "cache" / "unpacked", progress)
-    for listed in (path, *(path / f"manifest{end}" for end in LISTS)):
+    manifests = [f"manifest{end}" for end in LISTS]
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    for listed in (path, *(p for p in inside if p.name.lower() in manifests)):
         if listed.is_file():
-            return listed.parent, lists.rows(listed)
+            return lists.read(listed)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder or file (path in the data set's section)")
-    return path, _by_folder(path)
+    return Found(path, _by_folder(path))
 
 
 def _by_folder(folder: Path) -> Rows:
