@@ -132,7 +132,10 @@ def test_images_outside_the_folder_of_their_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,class\na.jpg,lark\n", "row 1: path and label are needed, got {'file': 'a.jpg'"),
+        (
+            "file,class\na.jpg,lark\n",
+            "no column path and no column label; the columns path (from the list's",
+        ),
         ("path,label\na.jpg,\n", "row 1: path and label are needed"),
         ("path,label,split\na.jpg,lark,tests\n", "row 1: split: got 'tests'; known are train, val"),
         ("path,label\n", "it lists no image"),

@@ -94,14 +94,15 @@ def _added(
 ) -> list[str]:
     """A line for each file that came after the set was prepared, or why it cannot be read now."""
     try:
-        folder, rows = module.found(settings, progress, ws.root)
+        listed = module.found(settings, progress, ws.root)
     except UserError as error:
         return [str(error)]
     lines = []
+    folder = listed.folder
     if str(folder.resolve()) != known.root:
         lines.append(f"{ws.data(name)}: made from {known.root}, not from {folder}")
     paths = set((known.archives if len(known.archives) else known.paths).tolist())
-    added = (folder / os.fsdecode(path) for path, _, _ in rows if path not in paths)
+    added = (folder / os.fsdecode(path) for path, _, _ in listed.rows if path not in paths)
     pictures = {digest.tobytes() for digest in known.sha256}
     new = (path for path in added if not _is_copy(path, pictures))
     return [*lines, *(f"{files.shown(path)}: added" for path in new)]
