@@ -76,6 +76,53 @@ def test_predict_answers_for_the_good_files_and_names_the_bad(trained: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+def test_predict_takes_a_folder_and_counts_what_is_no_image(trained: Path, tmp_path: Path) -> None:
+    files = sorted(trained.glob("*.png"))
+    inside = tmp_path / "new images/of May"
+    inside.mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, inside)
+    (inside / "page.png").write_text("<html>")
+    (inside / "notes.txt").write_text("of May")
+    (tmp_path / "new images/README").write_text("images")
+    one = str(files[1])
+    done = call("uotft", "predict", *CELL, "--json", one, f"{tmp_path}/new images", cwd=trained)
+    assert done.returncode == 2
+    said = json.loads(done.stdout)
+    assert [answer["file"] for answer in said] == [one, *(str(inside / f.name) for f in files)]
+    assert said[0]["classes"] == said[2]["classes"], "each file has its own answer"
+    assert "new images: left out 2 files that are no images: 1" in done.stderr.replace("\n", "")
+    assert "1 of 5 files were left out:" in done.stderr
+    assert "page.png: not an image" in done.stderr
+
+
+def test_a_folder_without_an_image_says_what_is_there(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("no image")
+    done = call("uotft", "predict", *CELL, str(tmp_path), cwd=trained)
+    assert done.returncode == 2
+    assert f"{tmp_path}: no image in this folder or below (1 .txt)" in done.stderr.replace("\n", "")
+
+
+def test_a_model_that_is_not_there_names_those_that_are(trained: Path) -> None:
+    """`dvc repro` would make models of the pipeline's strategies and seeds alone."""
+    variant = trained / "variants/train.lambda=0.3/models/digits/uot/0"
+    variant.mkdir(parents=True)
+    (variant / "model.json").write_text("{}")
+    for strategy, seed, advice in (
+        ("label", "0", "the pipeline of params.yaml does not make it, `uotft train --dataset"),
+        ("uot", "7", "the pipeline of params.yaml does not make it, `uotft train --dataset"),
+        ("none", "0", "`dvc repro` makes it"),
+    ):
+        words = ("--dataset", "digits", "--strategy", strategy, "--seed", seed)
+        done = call("uotft", "predict", *words, "a.png", cwd=trained)
+        assert done.returncode == 2
+        said = done.stderr.replace("\n", " ")
+        assert f"models/digits/{strategy}/{seed}/model.json is missing: {advice}" in said
+        assert "--dataset digits --strategy uot --seed 0" in said
+        assert f"--model {variant}" in said
+    shutil.rmtree(trained / "variants")
+
+
 @pytest.mark.parametrize(("form", "name"), [("onnx", "m.onnx"), ("torch", "m.pt2")])
 def test_export_writes_a_file_that_answers_alike(trained: Path, form: str, name: str) -> None:
     done = call("uotft", "export", *CELL, "--format", form, "--output", name, cwd=trained)

@@ -170,6 +170,21 @@ def test_drawings_in_the_alpha_channel_are_seen_and_the_setting_is_not_forgotten
     measured("12 of 12 drawings differ; none is left of another background")
 
 
+def test_twelve_bits_in_sixteen_are_said_before_anything_is_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ws = project(tmp_path, each=4)
+    for path in sorted((tmp_path / "photos").rglob("*.png")):
+        levels = np.asarray(Image.open(path).convert("L"), np.uint16) * 16
+        levels[0, 0] = 4080
+        Image.fromarray(levels).save(path)
+    prepare.prepare(ws, "photos", **QUIET)
+    [note] = storage.read_json(ws.data("photos").with_suffix(".json"))["notes"]
+    assert f"photos: {note}" in caplog.messages
+    assert "12 of 12 pictures" in note
+    assert "16-bit files is 4080: `white: 4095` in datasets.photos" in note
+
+
 # ---- the policy
 
 

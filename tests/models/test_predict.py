@@ -11,6 +11,7 @@ from PIL import Image
 
 from support import pictures
 from uotft.core.errors import UserError
+from uotft.data import pixel_cache
 from uotft.data.datasets import digits
 from uotft.models import predict
 
@@ -108,3 +109,59 @@ def test_bad_files_are_named(tmp_path: Path, content: object, message: str) -> N
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path.name}: .*{message}"):
         predict.read(path, [8, 8])
+
+
+def test_thousands_are_read_a_batch_ahead_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of their names, each with its own answer, whatever cannot be read between."""
+    n, at_once, read, alive = 100, 8, [], []
+    monkeypatch.setattr(predict, "AT_ONCE", at_once)
+    brightness = np.random.default_rng(0).permutation(n)
+
+    def fake(path: Path) -> np.ndarray:
+        number = int(path.stem)
+        read.append(number)
+        if number % 10 == 3:
+            raise UserError(f"{path}: broken")
+        return np.full((2, 2), brightness[number], np.uint8)
+
+    def counted(network: object, pixels: np.ndarray, classes: object, files: list[str]) -> list:
+        alive.append((len(pixels), len(read)))
+        return [
+            predict.Answer(f, ((str(p[0, 0]), 1.0),)) for f, p in zip(files, pixels, strict=True)
+        ]
+
+    monkeypatch.setattr(predict, "best", counted)
+    files = [f"{number}.png" for number in range(n)]
+    bars = []
+    found = list(
+        predict.answers(None, fake, [], files, lambda items, label: bars.append(label) or items)
+    )
+    assert len(found) == n
+    for number, answer in enumerate(found):
+        if number % 10 == 3:
+            assert str(answer) == f"{number}.png: broken"
+        else:
+            assert answer == predict.Answer(files[number], ((str(brightness[number]), 1.0),))
+    for batch, (together, so_far) in enumerate(alive, start=1):
+        assert together <= at_once
+        assert so_far <= (batch + 1) * at_once
+    assert bars == ["predicting"]
+
+
+def test_files_that_cannot_be_read_alone_give_no_answer(tmp_path: Path) -> None:
+    read = predict.reader({"dataset": {"kind": "folder", "path": "x", "stored": 32, "size": 24}})
+    [found] = predict.answers(None, read, [], [str(tmp_path / "gone.png")])
+    assert isinstance(found, UserError)
+    assert "gone.png: No such file" in str(found)
+
+
+def test_many_pictures_are_seen_by_all_threads(tmp_path: Path) -> None:
+    """The pool's threads read whole pictures: none waits for another one of the same pool."""
+    contents = {f"{i}.png": pictures.encoded(pictures.scene(i)) for i in range(20)}
+    pictures.write(tmp_path, contents)
+    read = predict.reader({"dataset": {"kind": "folder", "path": "x", "stored": 32, "size": 24}})
+    paths = [tmp_path / name for name in contents]
+    together = pixel_cache.in_parts(lambda row: read(paths[row]), range(20))
+    assert all(np.array_equal(a, read(b)) for a, b in zip(together, paths, strict=True))

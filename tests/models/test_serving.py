@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from uotft.models import serving
+from uotft.models.predict import AT_ONCE
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def model(tiny: Path) -> serving.Classifier:
 
 
 def test_many_images_and_none(model: serving.Classifier, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (serving.AT_ONCE + 3, 16, 16), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (AT_ONCE + 3, 16, 16), np.uint8)
     together = model.predict(None, images)
     one_by_one = [model.predict(None, images[i : i + 1]).iloc[0] for i in range(len(images))]
     assert together["label"].tolist() == [row["label"] for row in one_by_one]

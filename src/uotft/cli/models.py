@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def predict(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Image files, or folders with images below."),
+    ],
     dataset: ModelTarget = "",
     strategy: Strategy = "uot",
     seed: Seed = 0,
@@ -27,15 +30,17 @@ def predict(
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Say which classes image files show: the five likeliest of each, with probabilities."""
+    from uotft.core.progress import track
     from uotft.pipeline.predict_export import predict
 
-    answers, bad = predict(model_folder("predict", model, dataset, strategy, seed), images)
+    answers, bad = predict(model_folder("predict", model, dataset, strategy, seed), images, track)
     if json_:
         _print_json(answers)
     elif answers:
         _print_answers(answers)
     if bad:
-        raise UserError("these files were left out:\n" + "\n".join(f"  {why}" for why in bad))
+        count = f"{len(bad):,} of {len(bad) + len(answers):,} files"
+        raise UserError(f"{count} were left out:\n" + "\n".join(f"  {why}" for why in bad))
 
 
 def _print_json(answers: list[Answer]) -> None:

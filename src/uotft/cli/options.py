@@ -73,8 +73,9 @@ def model_folder(command: str, model: str, dataset: str, strategy: str, seed: in
     if model:
         return Path(model)
     from uotft.core.records import Cell
+    from uotft.pipeline.predict_export import model_of
 
-    return workspace(dataset, strategy).cell("models", Cell(dataset, strategy, seed))
+    return model_of(workspace(dataset, strategy), Cell(dataset, strategy, seed))
 
 
 def name_and_value(option: str, text: str) -> tuple[str, str]:

@@ -220,7 +220,7 @@ def picture_of(
         with Image.open(io.BytesIO(content)) as file:
             if side:
                 file.draft(mode, (side, side))
-            raw = _raw_mode(file)
+            raw = raw_mode(file)
             if white and ";16" in raw and file.mode[0] != "I":
                 raise ValueError("Pillow keeps 8 of its 16 bits, so `white` does not apply")
             file.load()
@@ -277,7 +277,7 @@ def in_mode(picture: Image, mode: str, background: str = "white", white: int = 0
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _raw_mode(file: Image) -> str:
+def raw_mode(file: Image) -> str:
     """How an opened file stores its pixels, such as RGB;16B; Pillow's mode says less."""
     args = next((tile.args for tile in getattr(file, "tile", ())), "")
     return str(args if isinstance(args, str) else next(iter(args or ()), ""))

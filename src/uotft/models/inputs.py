@@ -119,6 +119,7 @@ def crops(squares: Squares, boxes: Floats, size: int) -> Tensor:
         box = squares[row][top:bottom, left:right].copy()
         crops[row] = scaled(box, size)
 
-    for _ in pool().map(one, range(len(squares))):
+    # one alone is made here: its reader may be a thread of the pool, which would wait for itself
+    for _ in (map if len(squares) == 1 else pool().map)(one, range(len(squares))):
         pass
     return torch.from_numpy(crops)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,17 @@ from numpy.typing import NDArray
 
 from uotft.core import config
 from uotft.core.errors import UserError
-from uotft.data.files import View
-from uotft.data.pixel_cache import NO_BACKGROUND, picture_of, square, upright_size
-from uotft.models.inputs import to_input, views
+from uotft.core.records import Progress, silently
+from uotft.data.files import View, shown
+from uotft.data.pixel_cache import NO_BACKGROUND, in_parts, picture_of, square, upright_size
+from uotft.models.inputs import ahead, to_input, views
 from uotft.models.network import Network
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Pixels = NDArray[np.uint8]
+AT_ONCE = 64  # images that go through the network together
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,38 @@ def best(
         Answer(file, tuple((classes[c], p) for c, p in zip(numbers, shares, strict=True)))
         for file, numbers, shares in rows
     ]
+
+
+def answers(
+    network: Network,
+    read: Callable[[Path], Pixels],
+    classes: list[str],
+    files: Sequence[str],
+    progress: Progress = silently,
+) -> Iterator[Answer | UserError]:
+    """The answer for each file in order, or why it cannot be read; AT_ONCE of them at a time.
+
+    The next files are read while the network answers, so two batches are in memory.
+    """
+
+    def one(row: int) -> tuple[str, Pixels | UserError]:
+        try:
+            return shown(os.fsencode(files[row])), read(Path(files[row]))
+        except UserError as error:
+            return "", error
+
+    def batch(start: int) -> list[tuple[str, Pixels | UserError]]:
+        return in_parts(one, range(len(files))[start : start + AT_ONCE])
+
+    starts: Iterable[int] = range(0, len(files), AT_ONCE)
+    if len(files) > AT_ONCE:
+        starts = progress(starts, "predicting")
+    for found in ahead(batch, starts):
+        good = [(name, pixels) for name, pixels in found if not isinstance(pixels, UserError)]
+        names, images = zip(*good, strict=True) if good else ((), ())
+        made = iter(best(network, np.stack(images), classes, [*names]) if good else ())
+        for _, pixels in found:
+            yield pixels if isinstance(pixels, UserError) else next(made)
 
 
 def reader(facts: dict[str, Any]) -> Callable[[Path], NDArray[np.uint8]]:

@@ -14,8 +14,6 @@ import mlflow
 import numpy as np
 from numpy.typing import NDArray
 
-AT_ONCE = 64  # images that go through the network together
-
 
 class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Predicts the target class of images of the size that the model was trained on."""
@@ -34,7 +32,7 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         import pandas as pd
 
-        from uotft.models.predict import best
+        from uotft.models.predict import AT_ONCE, best
 
         given, rows = np.asarray(model_input), []
         files = given.dtype.kind in "OSTU" and given.size == len(given)

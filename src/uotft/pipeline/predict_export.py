@@ -2,34 +2,94 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shlex
+from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from uotft.core import storage
 from uotft.core.errors import UserError
-from uotft.data.files import View
+from uotft.core.records import Cell, Progress, silently
+from uotft.data.files import View, below
+from uotft.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from uotft.models.predict import Answer
 
+logger = logging.getLogger(__name__)
 
-def predict(model: Path, files: list[str]) -> tuple[list[Answer], list[str]]:
-    """The likeliest classes of each image file, and why the others cannot be read."""
+
+def predict(
+    model: Path, files: list[str], progress: Progress = silently
+) -> tuple[list[Answer], list[str]]:
+    """The likeliest classes of each image file in order, and why the others cannot be read.
+
+    A folder stands for all images below it. What else is there is counted in a warning.
+    """
     from uotft.models import model_io
-    from uotft.models.predict import best, reader
+    from uotft.models.predict import answers, reader
 
+    images = [image for file in files for image in _images_of(file)]
     network, facts = model_io.read(model)
-    read_image, pixels, bad = reader(facts), {}, []
-    for file in files:
-        try:
-            pixels[file] = read_image(Path(file))
-        except UserError as error:
-            bad.append(str(error))
-    if not pixels:
-        return [], bad
-    return best(network, np.stack([*pixels.values()]), facts["classes"], [*pixels]), bad
+    good: list[Answer] = []
+    bad: list[str] = []
+    for answer in answers(network, reader(facts), facts["classes"], images, progress):
+        if isinstance(answer, UserError):
+            bad.append(str(answer))
+        else:
+            good.append(answer)
+    return good, bad
+
+
+def _images_of(file: str) -> list[str]:
+    """The file itself, or the images below a folder, of which there must be some."""
+    folder = Path(file)
+    if not folder.is_dir():
+        return [file]
+    images = [str(folder / os.fsdecode(path)) for path in below(folder)]
+    known = set(images)
+    others = Counter(
+        path.suffix.lower() or "without an ending"
+        for path in folder.rglob("*")
+        if path.is_file() and str(path) not in known
+    )
+    left_out = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
+    if not images:
+        raise UserError(f"{file}: no image in this folder or below ({left_out or 'it is empty'})")
+    if others:
+        logger.warning(
+            "%s: left out %d files that are no images: %s", file, others.total(), left_out
+        )
+    return images
+
+
+def model_of(ws: Workspace, cell: Cell) -> Path:
+    """The folder of a cell's model; without one, an error that names what is trained, and how."""
+    folder = ws.cell("models", cell)
+    if (folder / "model.json").is_file():
+        return folder
+    options = f"--dataset {cell.target} --strategy {cell.strategy} --seed {cell.seed}"
+    makes = f"the pipeline of params.yaml does not make it, `uotft train {options}` does"
+    asked, params = (cell.target, cell.strategy, cell.seed), ws.params
+    if asked in product(params.targets, params.strategies, params.seeds):
+        makes = f"`dvc repro` makes it, or `uotft train {options}`"
+    there = sorted(ws.root.glob(f"models/{cell.target}/*/*/model.json"))
+    there += sorted(ws.root.glob(f"variants/*/models/{cell.target}/*/*/model.json"))
+    lines = [f"  {_named(ws, path.parent)}" for path in there]
+    trained = f"models of {cell.target} that are trained:" if there else "none is trained yet"
+    raise UserError("\n".join([f"{folder}/model.json is missing: {makes}; {trained}", *lines]))
+
+
+def _named(ws: Workspace, folder: Path) -> str:
+    """The options that mean a trained model."""
+    kind, *names = folder.relative_to(ws.root).parts
+    if kind != "models":
+        return f"--model {shlex.quote(str(folder))}"
+    target, strategy, seed = names
+    return f"--dataset {target} --strategy {strategy} --seed {seed}"
 
 
 def export(model: Path, form: str, output: Path) -> dict[str, Any]:

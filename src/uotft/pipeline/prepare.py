@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from uotft.core import config, locks, storage
 from uotft.core.records import Progress
-from uotft.data import duplicates, files
+from uotft.data import appearance, duplicates, files
 from uotft.data.pixel_cache import Store
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
@@ -33,6 +34,8 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
         everything = np.arange(len(images.labels))
         bad = images.images.fill(everything, progress, keep=images.images.is_small)
         images = files.without(images, bad)
+        seen = appearance.looks(images, dataset, progress)
+        images = replace(images, notes=(*images.notes, *seen))
     if images.files is not None:
         images = duplicates.noted(images)
     storage.write_images(ws.data(dataset), images)
