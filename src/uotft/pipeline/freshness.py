@@ -181,6 +181,29 @@ def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None
     return facts if same and not mixed else None
 
 
+def of_finished(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
+    """Of a finished fine-tuning, as its model.json keeps it; what was selected is in its files."""
+    # batch norm takes the statistics of each process's share
+    return {**of_training(ws, cell), "processes": processes}
+
+
+def trained(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None:
+    """The facts of a cell's model, if it is whole and of today's inputs.
+
+    Code is not compared: DVC does that.
+    """
+    folder = ws.cell("models", cell)
+    if ws.unfinished(folder).exists():  # something is still to be done, if only its run
+        return None
+    try:
+        facts: dict[str, Any] = storage.read_json(folder / "model.json")
+        whole = facts["sha256"] == storage.fingerprint(folder / "model.safetensors")
+        same = facts.get("made_of") == of_finished(ws, cell, processes)
+    except (UserError, OSError):
+        return None
+    return facts if whole and same and "processes" not in facts else None
+
+
 def has_units(ws: Workspace) -> bool:
     """Whether a variant's own units are there, and of today's inputs."""
     made, record = ws.embedding(ws.params.source), units_record(ws)

@@ -62,9 +62,8 @@ def pretrained(settings: Settings) -> weight_files.Pretrained | None:
             said = " ".join(str(error).split())[:600]
             raise UserError(f"{path}: not weights of {settings.model}: {said}") from error
         raise UserError(
-            f"backbone.weights: the weights of {settings.model} cannot be downloaded ({error}). "
-            "Without a network, put the model's file (model.safetensors) anywhere and name it: "
-            "backbone.weights: PATH"
+            f"backbone.weights: the weights of {settings.model} cannot be downloaded ({error})"
+            f"\n{weight_files.WITHOUT_NETWORK}"
         ) from error
     head = model.get_classifier()
     rows = (head.weight.detach(), head.bias.detach()) if isinstance(head, nn.Linear) else None
