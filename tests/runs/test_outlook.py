@@ -41,7 +41,7 @@ def test_weights_that_are_given_are_no_steps(ws) -> None:  # noqa: ANN001
 
 
 def locked(root: Path, **stages: dict[str, str]) -> None:
-    """A dvc.lock in which each stage, `train@digits-STRATEGY-SEED`, is of inputs with these MD5s."""
+    """A dvc.lock in which each cell, STRATEGY_SEED, was trained on inputs with these MD5s."""
     found = {}
     for name, deps in stages.items():
         out = f"models/{name}"

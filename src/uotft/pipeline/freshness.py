@@ -31,6 +31,7 @@ Fingerprint = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
+NAMED = 4  # differing settings that a message lists
 BELONGS = "belongs.json"  # beside a finished model of a variant: its fingerprint, and seconds
 
 
@@ -137,7 +138,11 @@ def claim(folder: Path, fingerprint: Fingerprint) -> str:
     if aside.exists():
         checkpoints.remove(aside)
     folder.rename(aside)
-    fault = f"other {', '.join(dict.fromkeys(names))}" if names else f"a damaged {named[0].name}"
+    differing = [*dict.fromkeys(names)]
+    more = f" and {len(differing) - NAMED} more settings" if len(differing) > NAMED else ""
+    fault = f"other {', '.join(differing[:NAMED])}{more}" if names else (
+        f"a damaged {named[0].name}"
+    )
     return (
         f"what is unfinished in {folder} has {fault}: set aside as {aside.name}, and started anew"
     )

@@ -157,7 +157,7 @@ class _Look:
 
     def __str__(self) -> str:
         kind = "grey" if self.grey else "in colour"
-        sides = f"{min(self.sides)} to {max(self.sides)}" if self.sides else "an unknown number of"
+        sides = " to ".join(str(side) for side in sorted({min(self.sides), max(self.sides)}))
         return f"{self.classes} classes, {self.images} images {kind}, {sides} pixels a side"
 
 
@@ -187,7 +187,7 @@ def _look_at(path: Path, progress: Progress) -> _Look | None:
 def _note(looks: list[_Look | None], called: tuple[str, str], params: dict[str, Any]) -> None:
     """Say what the two sets are, how they are shown to the network, and what does not match."""
     for name, look in zip(called, looks, strict=True):
-        if look:
+        if look and look.sides:
             logger.info("%s: %s", name, look)
     sizes = {name: params["datasets"][name]["size"] for name in called}
     logger.info("the network sees each picture at %s pixels a side (datasets.NAME.size), in colour",

@@ -135,8 +135,6 @@ def train(
         if not stage:
             if not current:
                 compatible.check(ws, [cell.target], [cell.strategy])
-                if line := outlook.first(ws, cell.target):
-                    logger.info(line)
                 upstream([ws], [cell.target])
             logger.info("selecting with %s, seed %s", cell.strategy, cell.seed)
             select_stage.select(ws, cell)
@@ -387,6 +385,8 @@ def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
     wanted += [f"embed@{target}" for target in targets]
     wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
     if not _made_already(ws, targets, wanted):
+        for line in filter(None, (outlook.first(ws, target) for target in targets[:1])):
+            logger.info(line)
         _repro(ws, wanted)
     for target in targets:
         if target not in ws.params.targets:  # dvc.yaml has no such stage
