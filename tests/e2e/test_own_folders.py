@@ -40,7 +40,7 @@ def test_two_folders_become_a_project_that_dvc_knows(tmp_path: Path) -> None:
     assert "trained birds-uot-0: validation top-1" in done.stdout
     assert "model: uotft-birds/models/birds/uot/0\nnext, after cd uotft-birds:" in done.stdout
     done = call(*WORDS, cwd=tmp_path)
-    assert done.stdout.startswith("birds-uot-0 is trained already")
+    assert "\nbirds-uot-0 is trained already" in done.stdout
     assert [run.info.run_name for run in runs(project, "birds")] == ["birds-uot-0"]
 
     done = call("dvc", "repro", "evaluate@birds-uot", cwd=project)

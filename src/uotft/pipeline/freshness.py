@@ -140,8 +140,8 @@ def claim(folder: Path, fingerprint: Fingerprint) -> str:
     folder.rename(aside)
     differing = [*dict.fromkeys(names)]
     more = f" and {len(differing) - NAMED} more settings" if len(differing) > NAMED else ""
-    fault = f"other {', '.join(differing[:NAMED])}{more}" if names else (
-        f"a damaged {named[0].name}"
+    fault = (
+        f"other {', '.join(differing[:NAMED])}{more}" if names else (f"a damaged {named[0].name}")
     )
     return (
         f"what is unfinished in {folder} has {fault}: set aside as {aside.name}, and started anew"
