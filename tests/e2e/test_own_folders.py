@@ -38,10 +38,15 @@ def test_two_folders_become_a_project_that_dvc_knows(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"in {project}, with the settings of its params.yaml" in done.stderr
     assert "trained birds-uot-0: validation top-1" in done.stdout
+    assert "model: uotft-birds/models/birds/uot/0\nnext, after cd uotft-birds:" in done.stdout
+    done = call(*WORDS, cwd=tmp_path)
+    assert "\nbirds-uot-0 is trained already" in done.stdout
     assert [run.info.run_name for run in runs(project, "birds")] == ["birds-uot-0"]
 
     done = call("dvc", "repro", "evaluate@birds-uot", cwd=project)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "uotft: cell 1 of 4 (birds/uot/seed 0); trained already: none" in done.stderr
+    assert "; 3 of 4 cells are to come, about " in done.stdout
     assert "Running stage 'prepare@birds'" not in done.stdout, "uotft train has made it"
     [result] = storage.read_json(project / "metrics/birds/uot.json").values()
     assert result["images"] == 6

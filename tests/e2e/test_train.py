@@ -49,8 +49,31 @@ def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
     project = clone(tmp_path)
     done = call("uotft", "train", "--dataset", "digits", cwd=project)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "trained digits-uot-0: validation top-1" in done.stdout
+    first, kept, model, *_ = done.stdout[done.stdout.index("trained digits-uot-0") :].splitlines()
+    assert first.startswith("trained digits-uot-0: validation top-1")
+    assert kept.startswith("kept 5 of 12 of glyphs: ")
+    assert model == "model: models/digits/uot/0"
+    assert (
+        "uotft: to be made once, before the training: prepare@glyphs, prepare@digits, pretrain"
+        in (done.stderr)
+    )
     assert [run.info.run_name for run in runs(project)] == ["digits-uot-0"]
+
+    # what is there stays, with the same lines; other settings or --again train
+    weights = project / "models/digits/uot/0/model.safetensors"
+    before, words = weights.stat().st_mtime_ns, ("uotft", "train", "--dataset", "digits")
+    again = call(*words, cwd=project)
+    assert "\ndigits-uot-0 is trained already, on these images with these" in again.stdout
+    assert f"\n{kept}\n{model}\nnext:\n" in again.stdout
+    assert weights.stat().st_mtime_ns == before
+    assert len(runs(project)) == 1
+    assert "\ntrained digits-uot-0" in call(*words, "--again", cwd=project).stdout
+    assert len(runs(project)) == 2
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["train"]["lambda"] = 0.5
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    assert "\ntrained digits-uot-0" in call(*words, cwd=project).stdout
+    assert len(runs(project)) == 3
 
 
 def test_a_worker_that_dies_leaves_a_failed_run(project: Path) -> None:

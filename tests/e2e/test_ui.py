@@ -65,7 +65,16 @@ def test_doctor(project: Path) -> None:
     assert "-- " not in done.stdout
 
 
-def test_doctor_says_what_is_missing(tmp_path: Path) -> None:
+def test_doctor_helps_outside_a_project_too(tmp_path: Path) -> None:
+    done = call("uotft", "doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "ok  torch" in done.stdout
+    assert "ok  strategies" in done.stdout
+    assert "ok  project        none here: `uotft init` or" in done.stdout
+
+
+def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("source: [")
     done = call("uotft", "doctor", cwd=tmp_path)
     assert done.returncode == 1
     assert "--  params.yaml" in done.stdout

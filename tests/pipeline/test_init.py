@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from support.child_processes import forget_accelerator
 from support.image_folders import pictures, small
@@ -155,6 +158,90 @@ def test_the_project_of_two_folders_is_made_once(
     assert "epochs: 7" in params.read_text(), "settings of one's own stay"
     with pytest.raises(UserError, match="is the project of other images: .*my birds is not the"):
         project(tmp_path, str(birds), str(birds))
+
+
+def test_a_preset_takes_the_place_of_one_that_nobody_has_edited(
+    tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    old, birds = map(str, folders)
+    folder, _ = project(tmp_path, old, birds)
+    params = folder / "params.yaml"
+    assert yaml.safe_load(params.read_text())["backbone"]["name"] == "resnet18"
+    project(tmp_path, old, birds, "small")
+    assert yaml.safe_load(params.read_text())["backbone"]["name"] == "small_resnet"
+    params.write_text(params.read_text().replace("steps: 400 ", "steps: 7 ", 1) + "# mine\n")
+    mine = params.read_text()
+    project(tmp_path, old, birds, "small")
+    assert params.read_text() == mine
+    with pytest.raises(UserError, match="has been edited, and is not of --preset paper: leave"):
+        project(tmp_path, old, birds, "paper")
+    assert params.read_text() == mine
+
+
+def loose(folder: Path) -> Path:
+    """Pictures without folders of classes, as a camera leaves them."""
+    made = pictures(folder, 1, 4)
+    for path in (made / "class 0").iterdir():
+        path.rename(made / path.name)
+    (made / "class 0").rmdir()
+    return made
+
+
+def listed(folder: Path) -> Path:
+    pictures(folder / "photos", 1, 4)
+    lines = ["path,label", *(f"photos/class 0/{n}.png,robin" for n in range(4))]
+    (folder / "birds.csv").write_text("\n".join(lines))
+    return folder / "birds.csv"
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (loose, "no image in a folder named after its class"),
+        (lambda folder: pictures(folder, 1, 4), "all training images are of one class, 'class 0'"),
+        (listed, "birds.csv: all training images are of one class, 'robin'"),
+    ],
+    ids=["loose", "one class", "list"],
+)
+def test_images_that_make_no_set_are_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], Path], message: str, side: str
+) -> None:
+    sides = {"source": pictures(tmp_path / "good", 2, 4), "target": tmp_path / "good"}
+    sides[side] = make(tmp_path / "wrong")
+    with pytest.raises(UserError, match=message):
+        init.init(tmp_path / "new", "small", **{name: str(path) for name, path in sides.items()})
+    assert not (tmp_path / "new").exists()
+
+
+def test_init_says_what_it_sees(
+    tmp_path: Path, folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "uotft.pipeline.init")
+    for path in folders[0].rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    init.init(tmp_path / "new", "paper", *map(str, folders))
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith("old: 6 classes, 72 images grey, 20 to 2")
+    assert said[1].startswith("my-birds: 3 classes, 36 images in colour, 20 to 2")
+    assert said[2].startswith("the network sees each picture at 224 pixels a side")
+    assert said[3].startswith("old is grey and my-birds in colour")
+    assert re.match(r"old: pictures of 2\d pixels a side are blown up to 224; --preset", said[4])
+
+
+def test_init_leaves_the_index_of_git_alone(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    git("init", "--quiet")
+    git("add", "old/class 0")  # what the user has staged stays so
+    before = git("diff", "--cached", "--name-only")
+    project(tmp_path, *map(str, folders))
+    assert (tmp_path / "uotft-my-birds" / ".dvc" / "config").is_file()
+    assert git("diff", "--cached", "--name-only") == before != ""
 
 
 @pytest.mark.parametrize(

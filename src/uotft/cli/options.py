@@ -25,6 +25,10 @@ MachineRank = Annotated[int, typer.Option(min=0, help="This machine; 0 prepares 
 MainIp = Annotated[str, typer.Option(help="The address of machine 0.")]
 MainPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port of machine 0.")]
 Subset = Annotated[str, typer.Option(help="Short for --set subset.…, such as fraction=0.2.")]
+Preset = Annotated[
+    str,
+    typer.Option(help="Settings to start from: paper, or small: few pixels, no weights needed."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

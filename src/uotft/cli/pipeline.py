@@ -48,13 +48,16 @@ def prepare(
 ) -> None:
     """Make the images of a data set: data/DATASET.npz."""
     from uotft.core.progress import track
+    from uotft.pipeline import compatible
     from uotft.pipeline.prepare import prepare
 
     # DVC runs commands through a shell, so the name of a data set comes from DVC_STAGE instead
     dataset = dataset or environment.dvc_stage().rpartition("@")[2]
     if not dataset:
         raise UserError("prepare needs --dataset")
-    typer.echo(prepare(workspace(), dataset, progress=track))
+    ws = workspace()
+    compatible.check(ws, ws.params.targets, ws.params.strategies)  # it is the first stage
+    typer.echo(prepare(ws, dataset, progress=track))
 
 
 def pretrain(
@@ -195,6 +198,10 @@ def train(
     source: Annotated[
         str, typer.Option(help="Old images, a folder or zip; --dataset is one too, then.")
     ] = "",
+    preset: Annotated[
+        str,
+        typer.Option(help="With --source, settings to start from: paper; small needs no weights."),
+    ] = "",
     strategy: Strategy = "uot",
     seed: Seed = 0,
     num_processes: Processes = 1,
@@ -204,6 +211,9 @@ def train(
     main_process_port: MainPort = 29500,
     set_: Overrides = None,
     subset: Subset = "",
+    again: Annotated[
+        bool, typer.Option("--again", help="Train anew what is there with the same settings.")
+    ] = False,
     current: Annotated[
         bool, typer.Option("--current", help="Bring nothing up to date: all is.", hidden=True)
     ] = False,
@@ -219,22 +229,27 @@ def train(
 
     folder = None
     if source:
-        folder, dataset = _project(source, dataset, strategy)
+        folder, dataset = _project(source, dataset, strategy, preset)
+    elif preset:
+        raise UserError("--preset goes with --source: a project that is there has its settings in "
+                        "params.yaml")  # fmt: skip
     ws = workspace(dataset, strategy, start=folder).with_changes(overrides(set_, subset))
     fleet = processes.fleet(
         num_processes, num_machines, machine_rank, main_process_ip, main_process_port
     )
-    if line := job.train(ws, Cell(dataset, strategy, seed), fleet, current=current):
-        typer.echo(line)
+    cell = Cell(dataset, strategy, seed)
+    if lines := job.train(ws, cell, fleet, current=current, again=again):
+        typer.echo(lines)
 
 
-def _project(source: str, target: str, strategy: str) -> tuple[Path, str]:
+def _project(source: str, target: str, strategy: str, preset: str) -> tuple[Path, str]:
     """The project on two sets of images, made if need be, and its name for the target."""
     from uotft.core import registry
+    from uotft.core.progress import track
     from uotft.pipeline.init import project
 
     registry.check("strategies", strategy, "strategy")  # before anything is made
-    folder, name = project(Path.cwd(), source, target)
+    folder, name = project(Path.cwd(), source, target, preset, track)
     logger.info("in %s, with the settings of its params.yaml", folder)
     return folder, name
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from uotft.cli.options import workspace
+from uotft.cli.options import Preset, workspace
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +19,13 @@ logger = logging.getLogger(__name__)
 def init(
     source: Annotated[str, typer.Option(help="Old images, to reuse some of: folder, zip or list.")],
     target: Annotated[str, typer.Option(help="Your labelled images, likewise.")],
-    preset: Annotated[str, typer.Option(help="The settings to start from.")] = "paper",
+    preset: Preset = "paper",
 ) -> None:
     """Make this folder a project of its own, on two sets of images: params.yaml, dvc.yaml."""
+    from uotft.core.progress import track
     from uotft.pipeline.init import init
 
-    name = init(Path.cwd(), preset, source, target)
+    name = init(Path.cwd(), preset, source, target, track)
     typer.echo(f"params.yaml has the settings; next: uotft train --dataset {name}, or dvc repro")
 
 

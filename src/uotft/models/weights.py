@@ -25,6 +25,12 @@ State = dict[str, Tensor]
 
 #: Mean and standard deviation of ImageNet's training pixels: red, green and blue in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What to do where weights cannot be downloaded.
+WITHOUT_NETWORK = (
+    "or put the file anywhere and name it in params.yaml: backbone.weights: PATH\n"
+    "or train without pre-trained weights, on small pictures: a project of --preset small, by "
+    "`uotft init` or `uotft train --source`"
+)
 HASH = re.compile(r"-([0-9a-f]{8,})\.")  # start of the SHA-256, in names of torchvision's files
 
 
@@ -215,4 +221,4 @@ def download(url: str) -> Path:
             wanted = downloads.sized(Archive(path.name, "", 0, stated[1], (url,)), path.parent)
             return downloads.fetch(wanted, path.parent, track)
     except UserError as error:
-        raise UserError(f"{error}\nor set backbone.weights to the path of the file") from error
+        raise UserError(f"{error}\n{WITHOUT_NETWORK}") from error

@@ -31,6 +31,7 @@ Fingerprint = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
+NAMED = 4  # differing settings that a message lists
 # Beside a finished model of a variant: the fingerprint of its inputs, and the seconds it took. The
 # file and its key keep the name "belongs", since projects have them.
 FINGERPRINT = "belongs.json"
@@ -139,7 +140,11 @@ def claim(folder: Path, fingerprint: Fingerprint) -> str:
     if aside.exists():
         checkpoints.remove(aside)
     folder.rename(aside)
-    fault = f"other {', '.join(dict.fromkeys(names))}" if names else f"a damaged {named[0].name}"
+    differing = [*dict.fromkeys(names)]
+    more = f" and {len(differing) - NAMED} more settings" if len(differing) > NAMED else ""
+    fault = (
+        f"other {', '.join(differing[:NAMED])}{more}" if names else (f"a damaged {named[0].name}")
+    )
     return (
         f"what is unfinished in {folder} has {fault}: set aside as {aside.name}, and started anew"
     )
@@ -181,6 +186,29 @@ def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None
     except UserError:
         return None
     return facts if same and not mixed else None
+
+
+def of_finished(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
+    """Of a finished fine-tuning, as its model.json keeps it; what was selected is in its files."""
+    # batch norm takes the statistics of each process's share
+    return {**of_training(ws, cell), "processes": processes}
+
+
+def trained(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None:
+    """The facts of a cell's model, if it is whole and of today's inputs.
+
+    Code is not compared: DVC does that.
+    """
+    folder = ws.cell("models", cell)
+    if ws.unfinished(folder).exists():  # something is still to be done, if only its run
+        return None
+    try:
+        facts: dict[str, Any] = storage.read_json(folder / "model.json")
+        whole = facts["sha256"] == storage.fingerprint(folder / "model.safetensors")
+        same = facts.get("made_of") == of_finished(ws, cell, processes)
+    except (UserError, OSError):
+        return None
+    return facts if whole and same and "processes" not in facts else None
 
 
 def has_units(ws: Workspace) -> bool:

@@ -7,35 +7,56 @@ or lists of images as dependencies in place of the code.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
+
+import yaml
+from PIL import Image
 
 from uotft.core import config, environment, storage
 from uotft.core.errors import UserError
+from uotft.core.records import Progress, silently
 from uotft.data import archives
+from uotft.data.datasets import folder as folder_kind
 from uotft.data.lists import LISTS
 
 PRESETS = resources.files("uotft") / "presets"
 ENDINGS = (*archives.SUFFIXES, *LISTS)
 PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
+SEEN = 20  # pictures of a set whose size and colours init looks at
+GREY = {"1", "L", "LA", "I", "I;16", "F"}  # Pillow's modes without colour
+
+logger = logging.getLogger(__name__)
 
 
-def init(folder: Path, preset: str, source: str, target: str) -> str:
-    """Write params.yaml, dvc.yaml and .gitignore into ``folder``; returns the target's name."""
+def init(folder: Path, preset: str, source: str, target: str, progress: Progress = silently) -> str:
+    """Write params.yaml, dvc.yaml and .gitignore into ``folder``; returns the target's name.
+
+    Looks at the images first: what `uotft prepare` would refuse is refused here.
+    """
     existing = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
     if existing:
         raise UserError(f"{folder / existing[0]} is there already: init wants a folder without it")
     paths = _images(source), _images(target)
     params = render(preset, folder, *paths)
+    looks = [_look_at(path, progress) for path in paths]
+    _note(looks, names(folder, *paths), yaml.safe_load(params))
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # DVC's own message does not say why
         raise UserError(f"{folder}: Permission denied: init wants a folder that may be written")
+    is_new = not (folder / ".dvc").is_dir()
     _init_dvc(folder)
+    if is_new:
+        _unstage(folder)
     ignored = folder / ".gitignore"
     before = ignored.read_text(encoding="utf-8") if ignored.is_file() else ""
     storage.write_bytes(ignored, (before + _ignore()).encode())
@@ -45,15 +66,18 @@ def init(folder: Path, preset: str, source: str, target: str) -> str:
     return names(folder, *paths)[1]
 
 
-def project(here: Path, source: str, target: str) -> tuple[Path, str]:
+def project(
+    here: Path, source: str, target: str, preset: str = "", progress: Progress = silently
+) -> tuple[Path, str]:
     """The project on two sets of images below ``here``; made on the first call.
 
+    A ``preset``, by default the paper's, takes the place of another one that nobody has edited.
     Returns its folder and the target's name.
     """
     paths = _images(source), _images(target)
     folder = here / f"uotft-{_name(here / 'nowhere', paths[1])}"
     if not (folder / "params.yaml").exists():
-        return folder, init(folder, "paper", source, target)
+        return folder, init(folder, preset or "paper", source, target, progress)
     params, wanted = config.load(folder), names(folder, *paths)
     for name, path in zip(wanted, paths, strict=True):
         if params.datasets.get(name, {}).get("path") != _path(folder, path):
@@ -61,14 +85,36 @@ def project(here: Path, source: str, target: str) -> tuple[Path, str]:
                 f"{folder / 'params.yaml'} is the project of other images: {path} is not the path "
                 f"of a data set {name!r} there; remove it, or work inside {folder}"
             )
+    if preset:
+        _choose(preset, folder, *paths)
     return folder, wanted[1]
+
+
+def _choose(preset: str, folder: Path, source: Path, target: Path) -> None:
+    """Give a project the settings of a preset, unless somebody has edited what it has."""
+    file, wanted = folder / "params.yaml", render(preset, folder, source, target)
+    now = file.read_text(encoding="utf-8")
+    if now == wanted:
+        return
+    if now in (render(other, folder, source, target) for other in presets()):
+        storage.write_bytes(file, wanted.encode())
+        logger.info("%s has the settings of --preset %s now", file, preset)
+    elif yaml.safe_load(wanted)["backbone"]["name"] != config.load(folder).backbone["name"]:
+        raise UserError(
+            f"{file} has been edited, and is not of --preset {preset}: leave --preset out to train "
+            f"with its settings, or remove {file} to start from the preset's"
+        )
+
+
+def presets() -> list[str]:
+    """The names that --preset takes."""
+    return sorted(p.name[:-5] for p in PRESETS.iterdir() if p.name.endswith(".yaml"))
 
 
 def render(preset: str, folder: Path, source: Path, target: Path) -> str:
     """The params.yaml of a preset, for two sets of images; paths are from ``folder``."""
-    known = sorted(p.name[:-5] for p in PRESETS.iterdir() if p.name.endswith(".yaml"))
-    if preset not in known:
-        raise UserError(f"--preset: got {preset!r}; known are {', '.join(known)}")
+    if preset not in presets():
+        raise UserError(f"--preset: got {preset!r}; known are {', '.join(presets())}")
     name_of_source, name_of_target = names(folder, source, target)
     values = {
         "source": name_of_source,
@@ -100,6 +146,70 @@ def _images(path: str) -> Path:
     return found
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What a set of images looks like from outside; sides and colours are those of a few."""
+
+    classes: int
+    images: int
+    sides: list[int]
+    grey: bool
+
+    def __str__(self) -> str:
+        kind = "grey" if self.grey else "in colour"
+        sides = " to ".join(str(side) for side in sorted({min(self.sides), max(self.sides)}))
+        return f"{self.classes} classes, {self.images} images {kind}, {sides} pixels a side"
+
+
+def _look_at(path: Path, progress: Progress) -> _Look | None:
+    """Refuse images of which no data set can be made, as `kind: folder` finds them.
+
+    An archive is not unpacked for that: the stage prepare, the first one, says what is wrong there.
+    """
+    if path.is_file() and not path.name.lower().endswith(LISTS):
+        return None
+    settings = folder_kind.Settings(path=str(path.resolve()))
+    listed = folder_kind.found(settings, progress, Path())
+    listed.must_be_there()
+    for note in listed.notes:
+        logger.warning("%s: %s", path, note)
+    folder, rows = listed.folder, listed.rows
+    classes = {name for _, name, part in rows if part == "train"}
+    if len(classes) == 1:
+        raise UserError(
+            f"{path}: all training images are of one class, {min(classes)!r}: a set needs two "
+            "classes at least, each in a folder of its own"
+        )
+    sides, modes = [], set()
+    for image, _, _ in rows[:: max(1, len(rows) // SEEN)]:
+        with suppress(Exception), Image.open(os.fsencode(folder) + b"/" + image) as picture:
+            sides.append(min(picture.size))  # of the file's head: prepare reads, and complains
+            modes.add(picture.mode)
+    return _Look(len(classes), len(rows), sides, bool(modes) and modes <= GREY)
+
+
+def _note(looks: list[_Look | None], called: tuple[str, str], params: dict[str, Any]) -> None:
+    """Say what the two sets are, how they are shown to the network, and what does not match."""
+    for name, look in zip(called, looks, strict=True):
+        if look and look.sides:
+            logger.info("%s: %s", name, look)
+    sizes = {name: params["datasets"][name]["size"] for name in called}
+    logger.info("the network sees each picture at %s pixels a side (datasets.NAME.size), in colour",
+                " and ".join(str(size) for size in dict.fromkeys(sizes.values())))  # fmt: skip
+    source, target = looks
+    if source and target and source.grey != target.grey:
+        grey, colour = called if source.grey else called[::-1]
+        logger.warning("%s is grey and %s in colour: what is learned on one may be of little use "
+                       "on the other", grey, colour)  # fmt: skip
+    for name, look in zip(called, looks, strict=True):
+        if look and look.sides and 2 * max(look.sides) < sizes[name]:
+            logger.warning(
+                "%s: pictures of %d pixels a side are blown up to %d; --preset small is for such, "
+                "or set size and stored in params.yaml, the same in both sets",
+                name, max(look.sides), sizes[name],
+            )  # fmt: skip
+
+
 def _stem(path: Path) -> str:
     """The name of a folder, or of an archive or list without its ending."""
     name = path.resolve().name
@@ -129,6 +239,12 @@ def _classes(path: Path) -> int:
 def _ignore() -> str:
     """The content of .gitignore: all that the pipeline makes."""
     return (PRESETS / "project" / "gitignore").read_text(encoding="utf-8")
+
+
+def _unstage(folder: Path) -> None:
+    """Take what `dvc init` has put into git's index out again: what is committed is the user's."""
+    command = ["git", "reset", "--quiet", "--", ".dvc", ".dvcignore"]
+    subprocess.run(command, cwd=folder, capture_output=True, check=False)  # perhaps without git
 
 
 def _init_dvc(folder: Path) -> None:

@@ -12,7 +12,7 @@ from uotft.core.records import Cell, ImageSet, SourcePart
 from uotft.data import subset
 from uotft.models import model_io
 from uotft.models.inputs import Views
-from uotft.pipeline import freshness, readers
+from uotft.pipeline import compatible, freshness, readers
 from uotft.pipeline.freshness import claim_together
 from uotft.pipeline.readers import read_overlap, read_selection, source_part, target_bank
 from uotft.pipeline.workspace import Workspace
@@ -27,6 +27,8 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
     claim_together(ws.unfinished(folder), fingerprint, context)
     material, facts = _read(ws, cell)
     objective = assembly.objective_for(ws.params, material.part)
+    if "source" in objective.parts:
+        compatible.check_images(ws, cell.target, material.part.data, material.target)
     source_names = _source_names(objective, material.part, facts)
     task, left_out = assembly.assemble(material, objective, source_names, context)
     settings = ws.params.train
@@ -46,6 +48,7 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
             "pretrained": facts["sha256"],
             "selection": storage.fingerprint(ws.cell("selections", cell) / "selection.json"),
             "data": storage.fingerprint(ws.data(cell.target)),
+            "made_of": {**fingerprint, "processes": context.accelerator.num_processes},
             "dataset": _shown(ws, cell.target, material.target),
         },
     )

@@ -40,14 +40,18 @@ def findings() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield free > 1, "disk", f"{free:.1f} GiB free here"
     yield bool(shutil.which("git")), "git", shutil.which("git") or "not found: install git"
+    for kind in registry.PACKAGES:
+        yield True, kind, ", ".join(registry.names(kind))
+    params = Workspace.nearest() / "params.yaml"
+    if not params.is_file():
+        yield True, "project", "none here: `uotft init` or `uotft train --source` makes one"
+        return
     try:
         ws = Workspace.find()
     except UserError as error:
         yield False, "params.yaml", str(error)
         return
-    yield True, "params.yaml", str(ws.root / "params.yaml")
-    for kind in registry.PACKAGES:
-        yield True, kind, ", ".join(registry.names(kind))
+    yield True, "params.yaml", str(params)
     yield from _data(ws)
     waiting = len([*(ws.root / "unsent").glob("*.*")])
     found = f"{waiting} runs are not sent yet: uotft sync" if waiting else "nothing"

@@ -20,10 +20,10 @@ from uotft.core import config, dvc, environment, locks, messages, signals, stora
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Progress, Selection
-from uotft.pipeline import freshness, readers, select as select_stage, units
+from uotft.pipeline import compatible, freshness, readers, select as select_stage, units
 from uotft.pipeline.overlap import overlap
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import processes
+from uotft.runs import outlook, processes
 from uotft.runs.processes import Fleet, Points
 from uotft.tracking import (
     delivery,
@@ -71,6 +71,8 @@ def pretrain(ws: Workspace, fleet: Fleet) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
     if fleet.rank:
         return _join(ws, ["pretrain"], fleet)
+    for note in compatible.notes(ws):
+        logger.warning(note)
     with owning(ws, ws.pretrained()) as lock:
         return _pretrain(ws, fleet, lock)
 
@@ -85,7 +87,9 @@ def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
     with _tracked(ws, training, about) as (run, follow):
         follow(lambda points: None)
         facts = _finish(run, ws.pretrained())
-    return f"pre-trained on {ws.params.source}: {_validation(facts)}"
+    source = ws.params.source
+    line = f"pre-trained on {source}: {outlook.validation(ws, source, facts)}"
+    return "\n".join(filter(None, [line, outlook.chance(ws, source, facts, ws.pretrained())]))
 
 
 def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
@@ -112,23 +116,42 @@ def train(
     fleet: Fleet,
     *,
     current: bool = False,
+    again: bool = False,
     watch: Watch = lambda points: None,
 ) -> str:
-    """Fine-tune one cell under one MLflow run; returns a line for the user.
+    """Fine-tune one cell under one MLflow run; returns lines for the user.
 
     What is missing upstream is brought up to date first, unless the caller says that all is
     ``current``. Inside a DVC stage DVC has just done so, and selected, and holds its own lock.
+    A model of the same inputs that is there stays, unless it is to be trained ``again``: not for
+    such callers, which know what they want, and not where other machines wait for this one.
     ``watch`` gets the points as they are logged; what it raises stops the training.
     """
     if fleet.rank:
         return _join(ws, _arguments(ws, cell), fleet)
+    stage = environment.dvc_stage()
+    by_hand = not (stage or current)
     with owning(ws, ws.cell("models", cell)) as lock:
-        if not environment.dvc_stage():
+        if not stage:
             if not current:
+                compatible.check(ws, [cell.target], [cell.strategy])
                 upstream([ws], [cell.target])
             logger.info("selecting with %s, seed %s", cell.strategy, cell.seed)
             select_stage.select(ws, cell)
-        return _train(ws, cell, fleet, lock, watch)
+        may_stay = by_hand and not again and fleet.machines == 1 and not fleet.launched
+        if facts := freshness.trained(ws, cell, fleet.processes) if may_stay else None:
+            accuracy = outlook.validation(ws, cell.target, facts)
+            line = (
+                f"{_name(ws, cell)} is trained already, on these images with these settings: "
+                f"{accuracy}; --again trains it anew"
+            )
+        else:
+            facts, line = _train(ws, cell, fleet, lock, watch)
+    lines = [line]
+    if by_hand:
+        lines.append(outlook.made(ws, cell, readers.read_selection(ws, cell)))
+    lines.append(outlook.chance(ws, cell.target, facts, ws.cell("models", cell)))
+    return "\n".join(line for line in lines if line)
 
 
 def _arguments(ws: Workspace, cell: Cell) -> list[str]:
@@ -136,9 +159,13 @@ def _arguments(ws: Workspace, cell: Cell) -> list[str]:
     return ["train", cell.target, cell.strategy, str(cell.seed), *ws.overrides]
 
 
-def _train(ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch) -> str:
-    """``train``, in a cell that is ours and has a selection."""
-    chosen = readers.read_selection(ws, cell)
+def _train(
+    ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch
+) -> tuple[dict[str, Any], str]:
+    """``train``, in a cell that is ours and has a selection: the model's facts, and a line."""
+    chosen, stage = readers.read_selection(ws, cell), environment.dvc_stage()
+    if line := outlook.cell_of(ws, stage):
+        logger.info(line)
     about = _about(ws, cell, fleet.processes, chosen)
     start, made = monotonic(), ws.cell("models", cell)
     fingerprint = freshness.of_training(ws, cell)
@@ -150,9 +177,16 @@ def _train(ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch) -> 
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
         follow(watch)
         facts = _finish(run, made)
+    seconds = monotonic() - start
     if ws.overrides:  # DVC keeps the fingerprints of the cells of params.yaml itself
-        freshness.write_finished(ws, cell, finished, monotonic() - start)
-    return f"trained {about.name}: {_validation(facts)}"
+        freshness.write_finished(ws, cell, finished, seconds)
+    accuracy = outlook.validation(ws, cell.target, facts)
+    return facts, f"trained {about.name}: {accuracy}{outlook.to_come(ws, stage, seconds)}"
+
+
+def _name(ws: Workspace, cell: Cell) -> str:
+    """What the run of a cell is called."""
+    return "-".join([str(cell), *Path(ws.variant).parts[1:]])
 
 
 def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) -> Run:
@@ -186,8 +220,7 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
         store.NOTE: run_notes.kept(cell, source, chosen),
         **_left_out(ws, source, cell.target),
     }
-    name = "-".join([str(cell), *Path(ws.variant).parts[1:]])
-    return Run(cell.target, name, params, tags)
+    return Run(cell.target, _name(ws, cell), params, tags)
 
 
 def _join(ws: Workspace, arguments: list[str], fleet: Fleet) -> str:
@@ -342,11 +375,6 @@ def _finish(run: outbox.Run, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _validation(facts: dict[str, Any]) -> str:
-    top1, mean = facts["validation"]["val/top1"], facts["validation"]["val/mean_per_class"]
-    return f"validation top-1 {top1:.2f} %, mean per class {mean:.2f} %"
-
-
 def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
     """Bring units, embeddings and overlaps up to date with DVC, which knows what is stale.
 
@@ -357,6 +385,8 @@ def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
     wanted += [f"embed@{target}" for target in targets]
     wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
     if not _made_already(ws, targets, wanted):
+        for line in filter(None, (outlook.first(ws, target) for target in targets[:1])):
+            logger.info(line)
         _repro(ws, wanted)
     for target in targets:
         if target not in ws.params.targets:  # dvc.yaml has no such stage

@@ -23,3 +23,13 @@ def mean_per_class(confusion: NDArray[np.int64]) -> float:
     """The mean over classes of the share predicted right, in percent; no empty classes."""
     counts = confusion.sum(1)
     return 100 * float((np.diag(confusion)[counts > 0] / counts[counts > 0]).mean())
+
+
+def at_chance(correct: int, n: int, classes: int) -> bool:
+    """Whether ``correct`` of ``n`` answers among ``classes`` cannot be told from guessing.
+
+    One-sided binomial test against 1 / classes, at 5 %.
+    """
+    from scipy.stats import binomtest
+
+    return bool(binomtest(correct, n, 1 / classes, alternative="greater").pvalue > 0.05)

@@ -65,9 +65,8 @@ def pretrained(settings: Settings) -> weight_files.Pretrained | None:
             cause = " ".join(str(error).split())[:600]
             raise UserError(f"{path}: not weights of {settings.model}: {cause}") from error
         raise UserError(
-            f"backbone.weights: the weights of {settings.model} cannot be downloaded ({error}). "
-            "Without a network, set backbone.weights to the path of the model's file "
-            "(model.safetensors)"
+            f"backbone.weights: the weights of {settings.model} cannot be downloaded ({error})"
+            f"\n{weight_files.WITHOUT_NETWORK}"
         ) from error
     head = model.get_classifier()
     rows = (head.weight.detach(), head.bias.detach()) if isinstance(head, nn.Linear) else None

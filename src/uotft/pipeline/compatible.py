@@ -1,0 +1,84 @@
+"""Whether a source and its targets can be trained together, by the settings alone, before a stage.
+
+One batch holds images of both, so they have one size where source images are trained on. Grey and
+colour fit: each set is shown to the network as the backbone sees, in one or three channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from uotft.core import config
+from uotft.core.errors import UserError
+from uotft.core.records import ImageSet
+from uotft.data import files
+from uotft.pipeline.workspace import Workspace
+from uotft.training import objectives
+
+
+def check(ws: Workspace, targets: Sequence[str], strategies: Sequence[str]) -> None:
+    """Refuse targets whose images have another size than the source's, where both make a batch.
+
+    Data sets without a setting ``size`` are compared when they are read: ``check_images``.
+    """
+    source = ws.params.source
+    size = _size(ws, source)
+    others = [t for t in targets if size and _size(ws, t) not in (0, size)]
+    if others and {*strategies} != {"none"} and _reads_source(ws):
+        raise UserError(_misfit(ws, others[0], size, _size(ws, others[0])))
+
+
+def check_images(ws: Workspace, target: str, source: ImageSet, images: ImageSet) -> None:
+    """The same of the images themselves."""
+    here, there = (_side(each) for each in (source, images))
+    if here != there:
+        raise UserError(_misfit(ws, target, here, there))
+
+
+def notes(ws: Workspace) -> list[str]:
+    """Lines on what fits, and is perhaps not meant: colours that the backbone does not see."""
+    _, backbone = config.backbone(ws.params.backbone)
+    coloured = [n for n in (ws.params.source, *ws.params.targets) if _is_of_files(ws, n)]
+    if getattr(backbone, "channels", 3) == 3 or not coloured:
+        return []
+    return [
+        f"the backbone sees grey alone and takes no notice of the colours in "
+        f"{' and '.join(coloured)}; backbone.channels: 3 in params.yaml shows them to it"
+    ]
+
+
+def _settings(ws: Workspace, name: str) -> Any:
+    return config.dataset_settings(ws.params, name)
+
+
+def _size(ws: Workspace, name: str) -> int:
+    """Pixels a side that the network sees of a data set; 0 if its settings do not say."""
+    return int(getattr(_settings(ws, name), "size", 0))
+
+
+def _side(images: ImageSet) -> int:
+    return images.files.size if images.files else int(images.images.shape[1])
+
+
+def _is_of_files(ws: Workspace, name: str) -> bool:
+    """Whether the pictures are read from files, and so in colour."""
+    return isinstance(_settings(ws, name), files.View)
+
+
+def _reads_source(ws: Workspace) -> bool:
+    module, _ = config.objective(ws.params, ws.params.train.objective)
+    return "source" in objectives.parts(module)
+
+
+def _misfit(ws: Workspace, target: str, here: int, there: int) -> str:
+    source, both = ws.params.source, []
+    for role, name, size in (("source", source, here), ("target", target, there)):
+        colours = " in colour" if _is_of_files(ws, name) else ""
+        both.append(f"the {role} {name} has images of {size} x {size} pixels{colours}")
+    return (
+        f"{', '.join(both)}: train.objective: {ws.params.train.objective} trains on both in one "
+        f"batch, which has one size. Set datasets.{source}.size and datasets.{target}.size in "
+        "params.yaml to the same number (and stored, of pictures from files, to at least that), "
+        "or train.objective: plain"
+    )
