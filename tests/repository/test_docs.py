@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from support.repository import REPOSITORY, files
+from uotft.cli.app import app
 
 PAGES = sorted(name for name in files() if name.endswith(".md"))
 DOCS = [name for name in PAGES if name.startswith("docs/")]
@@ -103,3 +106,29 @@ def test_each_row_of_the_reliability_page_names_its_test() -> None:
     there = [name for name in files() if re.match(r"tests/faults/test_\d\d_", name)]
     assert [name for _, name in rows] == sorted(there)
     assert all(name.startswith(f"tests/faults/test_{int(number):02}_") for number, name in rows)
+
+
+def _options(words: list[str]) -> tuple[str, set[str]]:
+    """The command that ``words`` begin with, and the options that it and its parents have."""
+    command: Any = typer.main.get_command(app)
+    path, known = "uotft", {"--help", "-h"}
+    for word in (word for word in words if not word.startswith("-")):
+        known |= {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+        if word not in getattr(command, "commands", {}):
+            break
+        command, path = command.commands[word], f"{path} {word}"
+    return path, known | {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+
+
+@pytest.mark.parametrize("name", ["README.md", *DOCS])
+def test_printed_commands_and_their_options_exist(name: str) -> None:
+    text = (REPOSITORY / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    wrong = []
+    for block in re.findall(r"(?ms)^ *```(?:console|bash)?\n(.*?)^ *```$", text):
+        for line in re.findall(r"(?m)^\s*(?:\$ )?uotft (?!\[|.*\[OPTIONS\])(.*)$", block):
+            words = line.partition("  #")[0].split()
+            path, known = _options(words)
+            given = {word.partition("=")[0] for word in words if word.startswith("-")}
+            if path == "uotft" or given - known - {"--"}:
+                wrong.append(f"uotft {line}: {path} does not know {given - known or words[0]}")
+    assert not wrong
