@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from support.commands import call
-from support.pictures import encoded, scene
+from support.pictures import encoded, scene, stencil
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.data import overlap
@@ -89,7 +89,7 @@ def test_any_other_equal_stem_needs_an_agreeing_picture(pair: Path) -> None:
         lambda image: encoded(image.convert("L")),
         lambda image: encoded(image.convert("RGBA")),
         lambda image: encoded(image.convert("CMYK"), "TIFF"),
-        lambda image: encoded(image.quantize(64), transparency=bytes(range(64))),
+        lambda image: encoded(image.quantize(64), transparency=bytes(range(192, 256))),
         lambda image: encoded(
             Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 200 + 900)
         ),
@@ -101,6 +101,15 @@ def test_the_same_picture_in_another_file(
 ) -> None:
     (pair / "target/bird/copy.png").write_bytes(change(scene(2)))
     assert one(pair) == ("picture", "bird/copy.png", "class/0002.jpg")
+
+
+def test_a_drawing_in_the_alpha_channel_is_compared_as_it_looks(pair: Path) -> None:
+    """Without a background all such drawings are black, and flat pictures match nothing."""
+    drawn = stencil(7)
+    (pair / "target/bird/logo.png").write_bytes(encoded(drawn))
+    on_white = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
+    (pair / "source/class/drawing.jpg").write_bytes(encoded(on_white.convert("RGB"), "JPEG"))
+    assert one(pair) == ("picture", "bird/logo.png", "class/drawing.jpg")
 
 
 def test_flat_pictures_match_nothing(pair: Path) -> None:
