@@ -35,7 +35,7 @@ def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str
         forecast = forecast_evaluation.evaluate(
             target, storage.read_json(ws.forecast(target)), ws.params.strategies, report.top1(rows)
         )
-        made = report.of_target(target, rows, [], images, forecast)
+        made = report.of_target(target, rows, [], images, forecast, about(ws, target))
         for name, png in made.pictures.items():
             storage.write_bytes(folder / "pictures" / f"{name}-{target}.png", png)
         reports.append(made)
@@ -87,6 +87,21 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
     return found
 
 
+def about(ws: Workspace | None, target: str) -> tuple[str, ...]:
+    """What prepare noted of the source and the target, where these are the ones that are here."""
+    files = (
+        {name: ws.data(name).with_suffix(".json") for name in (ws.params.source, target)}
+        if ws
+        else {}
+    )
+    return tuple(
+        f"{name}: {note}"
+        for name, file in files.items()
+        if file.is_file()
+        for note in storage.read_json(file).get("notes", [])
+    )
+
+
 def compare_runs(
     made: list[Trial], by: list[str], output: Path | None, ws: Workspace | None
 ) -> tuple[dict[str, list[Row]], list[str]]:
@@ -109,7 +124,10 @@ def compare_runs(
             for target, rows in found.items()
         }, notes
     images = WorkspaceImages(ws)
-    reports = [report.of_target(target, rows, told, images) for target, rows in found.items()]
+    reports = [
+        report.of_target(target, rows, told, images, about=about(ws, target))
+        for target, rows in found.items()
+    ]
     storage.write_csv(output / "table.csv", report.lines(reports))
     storage.write_bytes(output / "table.md", report.document(reports).encode())
     storage.write_csv(output / "runs.csv", report.named_runs(reports, told))
