@@ -157,7 +157,7 @@ def points(reports: list[Report]) -> list[dict[str, Any]]:
 
 
 def summary(reports: list[Report]) -> dict[str, Any]:
-    """{target: {row: numbers}}, what `dvc metrics show` reads from summary.json."""
+    """{target: {row: numbers}}, what summary.json holds."""
     return {r.target: {row.strategy: _numbers(row) for row in r.table} for r in reports}
 
 

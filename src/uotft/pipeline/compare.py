@@ -6,6 +6,7 @@ trainings, which `uotft compare --experiment …` reads from MLflow.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str, list[Row]]:
     """Read metrics and histories of every target; writes tables and pictures to reports/.
 
+    `dvc metrics show` prints a row for each reports/metrics/TARGET/STRATEGY.json.
+
     ``origins`` {SHA-256 of weights: the run that made them} holds the runs that are known.
     """
     from uotft.analysis import forecast_evaluation, report
@@ -41,7 +44,11 @@ def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str
         reports.append(made)
     storage.write_csv(folder / "runs.csv", report.runs(reports))
     storage.write_csv(folder / "curves.csv", report.points(reports))
-    storage.write_json(folder / "summary.json", report.summary(reports))
+    storage.write_json(folder / "summary.json", (numbers := report.summary(reports)))
+    shutil.rmtree(folder / "metrics", ignore_errors=True)  # of strategies that are no more
+    for target, strategies in numbers.items():
+        for strategy, own in strategies.items():
+            storage.write_json(folder / "metrics" / target / f"{strategy}.json", own)
     storage.write_bytes(folder / "comparison.md", report.document(reports).encode())
     storage.write_bytes(folder / "index.html", report.html(reports).encode())
     return {made.target: made.table for made in reports}

@@ -23,3 +23,28 @@ def mean_per_class(confusion: NDArray[np.int64]) -> float:
     """The mean over classes of the share predicted right, in percent; no empty classes."""
     counts = confusion.sum(1)
     return 100 * float((np.diag(confusion)[counts > 0] / counts[counts > 0]).mean())
+
+
+def at_chance(correct: int, images: int, classes: int) -> bool:
+    """Whether ``correct`` of ``images`` cannot be told from guessing one of ``classes``.
+
+    By a one-sided binomial test at 5 %; of few images a good model cannot be told either.
+    """
+    from scipy.stats import binomtest
+
+    if not images or classes < 2:
+        return False
+    return bool(binomtest(correct, images, 1 / classes, alternative="greater").pvalue > 0.05)
+
+
+def chance_note(top1: float, images: int, classes: int) -> str:
+    """What to look at where validation ends at chance, else ""; ``top1`` is in percent."""
+    correct = round(top1 * images / 100)
+    if not at_chance(correct, images, classes):
+        return ""
+    return (
+        f"validation top-1 {top1:.2f} % ({correct} of {images} images) cannot be told from "
+        f"guessing one of {classes} classes, {100 / classes:.2f} %: look at some images and their "
+        "labels, at the loss in history.csv (does it fall?), at train.recipe.learning_rate and "
+        "steps, and at the size and colour of source and target, which must suit one backbone"
+    )

@@ -120,6 +120,10 @@ def _write(
         "validation": {k: v for k, v in points[-1].items() if k.startswith("val/")},
     }
     model_io.write(output.folder, network, facts)
+    top1, images = facts["validation"].get("val/top1"), len(validation.rows)
+    classes = len(validation.images.names)
+    if top1 is not None and (note := metrics.chance_note(top1, images, classes)):
+        logger.warning(note)
 
 
 def _need_space(task: Task, unfinished: Path, processes: int) -> str:
