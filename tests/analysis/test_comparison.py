@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
+from scipy.stats import binomtest
 
 from support.finished_trials import answers, trial
 from support.projects import tiny_params, workspace, write_params
-from uotft.analysis import comparison, figures, page, prediction_changes, trials
+from uotft.analysis import comparison, figures, markdown, page, prediction_changes, trials
 from uotft.analysis.page import Lead, Picture, Section, Table, Text
 from uotft.analysis.sections import sections
-from uotft.analysis.statistics import Interval
+from uotft.analysis.statistics import Correlation, Interval, wilson
 from uotft.core import storage
-from uotft.core.records import ImageSet, Origin
+from uotft.core.records import ImageSet, Origin, Trial
 from uotft.pipeline import compare
 from uotft.pipeline.report_images import WorkspaceImages
 
@@ -416,3 +420,161 @@ def test_hostile_classes_and_targets_come_out_escaped(tmp_path: Path) -> None:
         "the images of a &amp; b are not here",
     ):
         assert markup in text, markup
+
+
+DOLLARS = ("$5_note ($2 off)", r"US$\frac", "a_{1}$x$^", "$5_$10", "$$", r"\$old_1$")
+
+
+def all_pictures(name: str) -> list[bytes]:
+    """Every kind of picture with ``name`` wherever a picture has a name."""
+    value, image = Interval(80, 1, 3), np.zeros((4, 4), np.uint8)
+    plan, names = np.ones((2, 2)), (name, "other")
+    panel = figures.Panel(name, "top-1", [figures.Point(name, value, line=name, x=1.0)])
+    return [
+        figures.comparison_picture(name, {name: value}, {name: value}),
+        figures.curves_picture(name, {name: {0: value, 5: value}}, {name: {0: value, 5: value}}),
+        figures.forecast_picture(
+            name, [name], {"a": {name: {2: value}}, "b": {name: {2: value}}},
+            {"a": {name: (2, 80)}, "b": {name: (2, 80)}},
+        ),
+        figures.classes_picture(name, {name: [(name, image), (f"\n{name}", image)]}, 4),
+        figures.plan_picture(plan, names, names),
+        figures.wide_plan_picture(name, plan, names, names),
+        figures.square_picture(name, plan, [["a", "b"]] * 2, [*names]),
+        figures.setting_picture(name, name, {name: {1.0: value}, "b": {1.0: value, 90.0: value}}),
+        figures.similarity_picture(np.ones(2), np.arange(2), names),
+        figures.search_picture({0: (80.0, True)}, {name: 0.4}),
+        figures.experiment_picture([panel]),
+        figures.experiment_picture([panel], name),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOLLARS)
+def test_names_with_dollar_signs_are_no_formulas(name: str) -> None:
+    assert all(png.startswith(b"\x89PNG") for png in all_pictures(name))
+    plain, drawn = figures._plain(name), figures._figure(1, 1).text(0, 0, "")
+    assert drawn._preprocess_math(plain) == (name, False), "what is drawn is the name itself"
+
+
+def test_letters_are_drawn_in_a_font_that_has_them(caplog: pytest.LogCaptureFixture) -> None:
+    letter = "\u1d81"  # in STIX, which matplotlib brings, and not in its own default
+    [font, *_] = figures._fonts(frozenset(letter))
+    from matplotlib.font_manager import FontProperties, findfont
+
+    assert ord(letter) in figures._charmap(findfont(FontProperties(font)))
+    figures.similarity_picture(np.ones(2), np.arange(2), (letter, "b"))
+    assert not caplog.records
+
+
+def test_letters_that_no_font_has_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Chinese names gave boxes and twenty warnings."""
+    from matplotlib.font_manager import fontManager
+
+    own = [font for font in fontManager.ttflist if "DejaVu" in font.name]
+    monkeypatch.setattr(fontManager, "ttflist", own)
+    for cached in (figures._fonts, figures._warn):
+        cached.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("\u7fd8\u5934\u526a", "\u6b62\u8840\u94b3", "\u7fd8\u5934\u526a"):
+            all_pictures(name)
+    figures._fonts.cache_clear()
+    [record] = caplog.records
+    assert "boxes for names in CJK letters" in record.message
+    assert "\n" not in record.message
+
+
+def test_names_do_not_break_a_table_in_markdown() -> None:
+    made = markdown.table([("strategy", "p"), ("a|b `c` $x$ <img>\nd", "< 0.001")])
+    assert made.splitlines()[2] == r"| a\|b \`c\` \$x\$ \<img> d | < 0.001 |"
+
+
+def imaged(strategy: str, seed: int, top1: float, images: int, **more: object) -> Trial:
+    numbers = {"top1": top1, "mean_per_class": top1, "images": images}
+    return trial(strategy, seed, top1, test=numbers, **more)
+
+
+def test_few_test_images_and_equal_seeds_are_remarked(tmp_path: Path) -> None:
+    """Thirty images gave 76.67 and an interval of nothing, without a word."""
+    made = [imaged("none", s, 100 * 23 / 30, 30) for s in (0, 1, 2)]
+    _, text = written([*made, *(imaged("uot", s, 80.0, 30) for s in (0, 1))], tmp_path)
+    table = (tmp_path / "out/table.md").read_text()
+    for said in (
+        "\u00b1 0.00 is not certainty",
+        "There are 30 test images, so one is worth 3.33 points",
+        "none 76.67 [59.07, 88.21]",
+    ):
+        assert said in text
+        assert said in table
+    assert "| none | 3 |" in table
+    assert not comparison.notes(
+        trials.results(rows([imaged("a", s, 80 + s, 1000) for s in (0, 1)]))
+    )
+
+
+@given(st.integers(1, 400), st.data())
+def test_the_binomial_interval_is_wilsons(images: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, images))
+    low, high = wilson(100 * right / images, images)
+    expected = binomtest(right, images).proportion_ci(method="wilson")
+    assert low == pytest.approx(100 * expected.low, abs=1e-9)
+    assert high == pytest.approx(100 * expected.high, abs=1e-9)
+
+
+def test_one_seed_prints_no_nan(tmp_path: Path) -> None:
+    plan = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    sides = {"none": answers(1, 1, 1, 1, 2, 2), "uot": answers(0, 1, 1, 1, 2, 0)}
+    made = [
+        imaged(s, 0, 80.0, 6, answers=sides[s], plan_KT=plan if s == "uot" else None) for s in sides
+    ]
+    _, text = written(made, tmp_path)
+    table = (tmp_path / "out/table.md").read_text()
+    assert "| uot | 1 | 2 | 80.00 \u00b1 \u2013 |" in table
+    assert "for want of a second seed: none, uot." in table
+    for said in (text, table, (tmp_path / "out/table.csv").read_text()):
+        # the picture is base64, in which any letters may stand
+        assert not re.search(r"(?<![A-Za-z+/=])[+-]?nan(?![A-Za-z+/=])", said)
+    assert str(Correlation(0.5, float("nan"), float("nan"), 4)) == "+0.50 [too few seeds]"
+
+
+def kept(*names: str) -> dict:
+    classes = [{"rank": i, "name": n, "row": i, "score": -i} for i, n in enumerate(names, 1)]
+    return {"classes": classes, "fingerprints": {"source": "x"}}
+
+
+def test_strategies_that_kept_the_same_are_said_to_be_one_selection(tmp_path: Path) -> None:
+    made = [
+        trial("none"),
+        trial("uot", 0, 80.0, selection=kept("a", "b")),
+        trial("nearest", 0, 87.0, selection=kept("b", "a")),
+        trial("label", 0, 80.0, selection=kept("a", "b")),
+        trial("random", 0, 81.0, selection=kept("a", "c")),
+    ]
+    _, text = written(made, tmp_path)
+    table = (tmp_path / "out/table.md").read_text()
+    swapped = "nearest and uot are one selection: they kept the same units, in another order"
+    for said in (
+        swapped,
+        "(top-1 by 7.00 points at most on one seed)",
+        "label and uot are one selection: they kept the same units, in the same order",
+    ):
+        assert said in text
+        assert said in table
+    assert "random and" not in text
+    assert "and random are" not in text
+
+
+def test_notes_on_the_data_are_shown_if_there_are_any(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params())
+    ws = workspace(tmp_path)
+    assert compare.about(ws, "pets") == ()
+    storage.write_json(ws.data("pets").with_suffix(".json"), {"notes": ["3 files <left> out"]})
+    storage.write_json(ws.data(ws.params.source).with_suffix(".json"), {"classes": 3})
+    compare.compare_runs([trial("none")], [], tmp_path / "out", ws)
+    text = (tmp_path / "out/index.html").read_text()
+    assert "About the data" in Page(text).headings
+    assert "<li>pets: 3 files &lt;left&gt; out</li>" in text
+    table = (tmp_path / "out/table.md").read_text()
+    assert "### About the data\n\n- pets: 3 files \\<left> out\n" in table

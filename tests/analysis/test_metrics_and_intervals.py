@@ -26,6 +26,25 @@ def test_accuracies_against_scikit_learn() -> None:
     assert metrics.mean_per_class(matrix) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("correct", "images", "classes", "chance"),
+    [
+        (3, 30, 10, True),  # 10 %
+        (0, 30, 10, True),
+        (7, 30, 10, False),
+        (510, 1000, 2, True),
+        (540, 1000, 2, False),
+        (20, 20, 2, False),
+        (0, 0, 2, False),  # nothing was asked
+        (9, 9, 1, False),  # and here nothing can be
+    ],
+)
+def test_what_cannot_be_told_from_guessing(
+    correct: int, images: int, classes: int, *, chance: bool
+) -> None:
+    assert metrics.at_chance(correct, images, classes) == chance
+
+
 def test_paired_interval_against_scipy() -> None:
     a, b = {0: 3.0, 1: 5.0, 2: 4.5, 3: 9.0}, {0: 2.0, 1: 4.5, 2: 4.0, 7: 0.0}
     result = paired(a, b)

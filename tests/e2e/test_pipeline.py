@@ -189,6 +189,8 @@ def test_the_report(project: Path) -> None:
         tested = storage.read_json(project / f"metrics/digits/{strategy}.json")
         mean = np.mean([m["top1"] for m in tested.values()])
         assert summary[strategy]["top1"] == pytest.approx(mean, abs=1e-3)
+        own = json.loads((reports / f"metrics/digits/{strategy}.json").read_text())
+        assert own == summary[strategy], "a file each, so that dvc metrics show prints a row each"
         assert f"| {strategy} | 2 |" in table
     assert "minus_none" in summary["uot"]
     page = (reports / "index.html").read_text()

@@ -10,7 +10,7 @@ from itertools import combinations
 from math import isfinite
 from typing import Any
 
-from uotft.analysis.statistics import LEVEL, Interval, holm, interval, paired, resampled
+from uotft.analysis.statistics import LEVEL, Interval, holm, interval, paired, resampled, wilson
 from uotft.core.records import BASELINES
 
 HEADER = (
@@ -18,6 +18,7 @@ HEADER = (
 )  # fmt: skip
 CERTAINTY = ("strategy", "seeds", "Δ none, 95 % t-interval", "p", "p, Holm", "95 % bootstrap")
 STANDING = ("strategy", "win", "tie", "loss")
+FEW = 500  # test images; of fewer, one is worth more than 0.2 points
 LEGEND = (
     "Mean ± 95 % t-interval over seeds. Δ: paired difference in top-1 on the same seeds, in "
     "points; p: of its t-test, corrected after Holm for the rows that have one. "
@@ -181,6 +182,35 @@ def overlap_note(results: dict[str, dict[str, Any]]) -> str:
         for strategy, seeds in results.items()
     )
     return f"{note} Mean top-1 with / without them, %: {', '.join(means)}."
+
+
+def notes(results: Results) -> list[str]:
+    """What the reader of the table must know of its intervals: one seed, equal seeds, few images.
+
+    Seeds answer the same test images, so their interval does not hold what other images would do.
+    """
+    found = {
+        label: interval([m["top1"] for m in seeds.values()]) for label, seeds in results.items()
+    }
+    lines = []
+    if alone := [label for label, value in found.items() if value.n < 2]:
+        lines.append(f"– is no interval, for want of a second seed: {', '.join(alone)}.")
+    if equal := [label for label, value in found.items() if value.half == 0]:
+        lines.append(
+            f"± 0.00 is not certainty: all seeds got the same share of these test images right "
+            f"({', '.join(equal)})."
+        )
+    images = min(m.get("images", FEW) for seeds in results.values() for m in seeds.values())
+    if 0 < images < FEW:
+        shares = ", ".join(
+            "{} {:.2f} [{:.2f}, {:.2f}]".format(label, value.mean, *wilson(value.mean, images))
+            for label, value in found.items()
+        )
+        lines.append(
+            f"There are {images} test images, so one is worth {100 / images:.2f} points. Were "
+            f"others tested, top-1 might lie within (binomial 95 % interval, Wilson): {shares}."
+        )
+    return lines
 
 
 def cells(rows: list[Row]) -> list[tuple[str, ...]]:

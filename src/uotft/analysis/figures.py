@@ -7,8 +7,12 @@ to a strategy: it has the same one in all pictures of a page.
 from __future__ import annotations
 
 import io
+import logging
+import unicodedata
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
 NAMED = 60  # most names along a side of a heat map
 
 
@@ -55,7 +60,8 @@ def comparison_picture(
     left, right = figure.subplots(1, 2, sharey=True)
     order = list(top1)[::-1]
     _dots(left, order, top1)
-    left.set(title=f"{title}: test top-1, %", yticks=range(len(order)), yticklabels=order)
+    left.set(title=_plain(f"{title}: test top-1, %"))
+    left.set(yticks=range(len(order)), yticklabels=[*map(_plain, order)])
     _dots(right, order, against_none)
     right.axvline(0, color="grey", linewidth=1)
     right.set(title="paired difference from none, points")
@@ -70,10 +76,12 @@ def curves_picture(
     left, right = figure.subplots(1, 2)
     for number, (strategy, curve) in enumerate(top1.items()):
         color = f"C{number}"
-        left.plot(list(curve), [v.mean for v in curve.values()], color=color, label=strategy)
+        left.plot(
+            list(curve), [v.mean for v in curve.values()], color=color, label=_plain(strategy)
+        )
         if strategy in against_none:
             _band(right, against_none[strategy], color)
-    left.set(title=f"{title}: validation top-1, %, mean over seeds", xlabel="step")
+    left.set(title=_plain(f"{title}: validation top-1, %, mean over seeds"), xlabel="step")
     left.legend(frameon=False)
     right.axhline(0, color="grey", linewidth=1)
     right.set(title="paired difference from none, points", xlabel="step")
@@ -98,7 +106,7 @@ def forecast_picture(
             color = f"C{strategies.index(strategy)}"
             _band(axes, curve, color, strategy)
             axes.plot(*selected[measure][strategy], "o", color=color)
-        axes.set(title=f"{title}: {measure}", xlabel="K, source classes kept", xscale="log")
+        axes.set(title=_plain(f"{title}: {measure}"), xlabel="K, source classes kept", xscale="log")
     axes.axhline(0, color="grey", linewidth=1)
     figure.axes[0].legend(frameon=False)
     return _png(figure)
@@ -116,15 +124,16 @@ def classes_picture(
     axes = figure.subplots()  # one for all: a pair of axes an image takes ten times as long
     axes.set_axis_off()
     for line, (strategy, classes) in enumerate(sheets.items()):
-        axes.text(-0.2, line + 0.68, strategy, ha="right", va="center")
+        axes.text(-0.2, line + 0.68, _plain(strategy), ha="right", va="center")
         for column, (name, image) in enumerate(classes[:columns]):
             axes.imshow(
                 image, cmap="gray_r", extent=(column, column + 0.9, line + 0.95, line + 0.4)
             )
             caption = name if "\n" in name else "\n".join(name.split()[-2:])[:18]
-            axes.text(column + 0.45, line + 0.38, caption, fontsize=6, ha="center", va="bottom")
+            place = column + 0.45, line + 0.38
+            axes.text(*place, _plain(caption), fontsize=6, ha="center", va="bottom")
     axes.set(xlim=(0, columns), ylim=(len(sheets), 0), aspect="auto")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(_plain(title), fontsize=10)
     return _png(figure)
 
 
@@ -151,7 +160,7 @@ def wide_plan_picture(
     figure = _figure(2 + width, 1.8 + height)
     axes = figure.subplots()
     picture = axes.imshow(plan_KT.T, aspect="auto", cmap="viridis", interpolation="nearest")
-    axes.set(title=title, ylabel="target class", xlabel="source class, best first")
+    axes.set(title=_plain(title), ylabel="target class", xlabel="source class, best first")
     _name_ticks(axes, target, kept, 6)
     figure.colorbar(picture, label="mass")
     return _png(figure)
@@ -167,7 +176,7 @@ def square_picture(title: str, values: Floats, texts: list[list[str]], names: li
     figure = _figure(2 + size, 1.4 + 0.7 * size)
     axes = figure.subplots()
     axes.imshow(values, aspect="auto", cmap="RdBu", vmin=-1.5 * largest, vmax=1.5 * largest)
-    axes.set(title=title)
+    axes.set(title=_plain(title))
     _name_ticks(axes, tuple(names), tuple(names), 8)
     for row, line in enumerate(texts if len(names) <= 20 else []):
         for column, text in enumerate(line):
@@ -186,12 +195,12 @@ def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval
     for number, (label, line) in enumerate(lines.items()):
         if len(line) == 1:
             [value] = line.values()
-            axes.axhline(value.mean, color=f"C{number}", linestyle="--", label=label)
+            axes.axhline(value.mean, color=f"C{number}", linestyle="--", label=_plain(label))
         else:
             _band(axes, line, f"C{number}", label, marker="o")
     values = [x for line in lines.values() for x in line if np.isfinite(x)]
     wide = min(values) > 0 and max(values) >= 20 * min(values)
-    axes.set(title=title, xlabel=name, xscale="log" if wide else "linear")
+    axes.set(title=_plain(title), xlabel=_plain(name), xscale="log" if wide else "linear")
     axes.legend(frameon=False)
     return _png(figure)
 
@@ -220,7 +229,8 @@ def similarity_picture(
     upper.set(xlabel="rank", ylabel=label, title=f"{len(kept)} of {len(scores_S)} kept")
     best = kept[:shown]
     lower.bar(range(len(best)), np.exp(scores_S[best]) if mass else scores_S[best], color="C0")
-    lower.set_xticks(range(len(best)), [names[row][:20] for row in best], rotation=90, fontsize=6)
+    words = [_plain(names[row][:20]) for row in best]
+    lower.set_xticks(range(len(best)), words, rotation=90, fontsize=6)
     lower.set(xlim=(-1, max(len(best), 1)), ylabel="mass sent" if mass else "score")
     if expected is not None:
         lower.set_title("orange names: not among the expected", fontsize=9)
@@ -261,7 +271,7 @@ def search_picture(means: dict[int, tuple[float, bool]], importance: dict[str, f
     axes[0].xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(frameon=False)
     if importance:
-        axes[1].barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
+        axes[1].barh([*map(_plain, importance)][::-1], list(importance.values())[::-1], color="C0")
         axes[1].set(title="share of the variance explained (fANOVA)", xlim=(0, 1))
     return _png(figure)
 
@@ -277,12 +287,12 @@ def experiment_picture(panels: list[Panel], axis: str = "", *, log: bool = False
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if axis:
             _paper_lines(axes, panel.points)
-            axes.set(xlabel=axis, ylabel=panel.label, title=panel.title)
+            axes.set(xlabel=_plain(axis), ylabel=panel.label, title=_plain(panel.title))
             axes.set_xscale("log" if log else "linear")
             axes.legend(frameon=False, fontsize=8)
         else:
             _paper_dots(axes, panel.points)
-            axes.set(xlabel=panel.label, title=panel.title)
+            axes.set(xlabel=panel.label, title=_plain(panel.title))
         axes.grid(alpha=0.3)
     return _png(figure)
 
@@ -294,14 +304,14 @@ def _paper_dots(axes: Axes, points: list[Point]) -> None:
         axes.errorbar(point.value.mean, y, xerr=point.value.half, fmt="o", capsize=3, color=color)
         if point.paper is not None:
             axes.plot(point.paper, y, "x", color=color)
-    axes.set_yticks(range(len(points)), [point.label for point in reversed(points)])
+    axes.set_yticks(range(len(points)), [_plain(point.label) for point in reversed(points)])
 
 
 def _paper_lines(axes: Axes, points: list[Point]) -> None:
     """A line with a band for each ``line`` of the points; those without ``x`` go across."""
     for number, point in enumerate(p for p in points if p.x is None):
         value, color = point.value, f"C{number + 7}"
-        axes.axhline(value.mean, color=color, linestyle="--", label=point.label)
+        axes.axhline(value.mean, color=color, linestyle="--", label=_plain(point.label))
         if value.n > 1:
             axes.axhspan(value.mean - value.half, value.mean + value.half, color=color, alpha=0.12)
     placed = [point for point in points if point.x is not None]
@@ -309,7 +319,7 @@ def _paper_lines(axes: Axes, points: list[Point]) -> None:
         own, color = [point for point in placed if point.line == line], f"C{number}"
         x = np.array([point.x for point in own], float)
         mean, half = np.array([(point.value.mean, point.value.half) for point in own]).T
-        axes.plot(x, mean, "o-", color=color, label=line)
+        axes.plot(x, mean, "o-", color=color, label=_plain(line))
         axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.12)
         known = [np.nan if point.paper is None else point.paper for point in own]
         axes.plot(x, known, "x", color=color)
@@ -330,7 +340,7 @@ def _band(
 ) -> None:
     """A line of means with its intervals as a band."""
     mean, half = np.array([(v.mean, v.half) for v in values.values()]).T
-    axes.plot(list(values), mean, color=color, label=label, marker=marker)
+    axes.plot(list(values), mean, color=color, label=_plain(label), marker=marker)
     axes.fill_between(list(values), mean - half, mean + half, color=color, alpha=0.1)
 
 
@@ -338,7 +348,8 @@ def _name_ticks(axes: Axes, down: tuple[str, ...], across: tuple[str, ...], size
     """Put names along both sides of a heat map; only some of them where there are many."""
     for axis, names in ((axes.yaxis, down), (axes.xaxis, across)):
         step = -(-len(names) // NAMED)
-        axis.set_ticks(range(0, len(names), step), [n[:24] for n in names[::step]], fontsize=size)
+        words = [_plain(n[:24]) for n in names[::step]]
+        axis.set_ticks(range(0, len(names), step), words, fontsize=size)
     axes.tick_params(axis="x", rotation=90)
 
 
@@ -349,6 +360,67 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _png(figure: Figure) -> bytes:
+    """The picture, in fonts that have the letters of all its texts, where such are installed."""
+    from matplotlib.text import Text
+
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    fonts = _fonts(frozenset("".join(text.get_text() for text in texts)))
+    for text in texts if fonts else []:
+        text.set_fontfamily([*text.get_fontfamily(), *fonts])
     file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():  # `_fonts` says once what letters no font has
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def _plain(text: str) -> str:
+    """A text that matplotlib draws as it is: between two dollar signs it would read TeX."""
+    return text.replace("$", r"\$")
+
+
+@cache
+def _fonts(letters: frozenset[str]) -> tuple[str, ...]:
+    """Names of installed fonts for those of ``letters`` that matplotlib's own font lacks.
+
+    Each font is the one that has most of what is still missing.
+    """
+    from matplotlib.font_manager import FontProperties, findfont, fontManager
+
+    wanted = {ord(letter) for letter in letters if letter.isprintable()}
+    missing = wanted - _charmap(findfont(FontProperties()))
+    # Last Resort, which comes with matplotlib, has a box for every letter
+    fonts = [f for f in fontManager.ttflist if (f.style, f.weight) == ("normal", 400)]
+    fonts = [f for f in fonts if not f.name.startswith("Last Resort")] if missing else []
+    installed = {font.name: font.fname for font in sorted(fonts, key=lambda f: f.fname)}
+    found = []
+    while missing:
+        has = {name: missing & _charmap(file) for name, file in installed.items()}
+        best = max(has, key=lambda name: len(has[name]), default="")
+        if not best or not has[best]:
+            break
+        found.append(best)
+        missing -= has[best]
+    if missing:
+        _warn(unicodedata.name(chr(min(missing)), "").split(" ")[0])
+    return tuple(found)
+
+
+@cache
+def _warn(script: str) -> None:
+    """Say once a process and script, however many pictures there are, that letters are boxes."""
+    logger.warning(
+        f"pictures show boxes for names in {script or 'unknown'} letters, since no installed font "
+        "has them; a font of that script (Noto has them all) in ~/.local/share/fonts helps"
+    )
+
+
+@cache
+def _charmap(file: str) -> frozenset[int]:
+    """The letters that a font file has; none where it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(FT2Font(file).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()

@@ -103,7 +103,7 @@ def table(measured: dict[str, Values], gained: list[Values]) -> Rows:
             interval(list(values[strategy].values()))
             for values in (measured["k"], measured["delta2"], measured["cosine"], *gained)
         )
-        forecast = f"{delta2.mean:.4g} ± {delta2.half:.2g}"
+        forecast = f"{delta2.mean:.4g} ± {delta2.width('.2g')}"
         signed = (value.signed() for value in (cosine, *differences))
         rows.append((strategy, f"{k.mean:g}", forecast, *signed))
     return rows

@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.analysis import figures, prediction_changes
-from uotft.analysis.page import Part, Picture, Rows, Section, Table, Text
+from uotft.analysis import figures, prediction_changes, trials
+from uotft.analysis.page import Items, Part, Picture, Rows, Section, Table, Text
 from uotft.analysis.prediction_changes import Changed, Sides
 from uotft.analysis.trials import Line
 
@@ -112,7 +112,10 @@ def common(rows: list[Line]) -> Section:
     texts = [[f"{v:.2f}" if isfinite(v) else "" for v in line] for line in values]
     names = [row.label for row in chosen]
     title = "classes in both / classes in either, mean over seeds"
-    return Section(heading, [Picture(figures.square_picture(title, values, texts, names))])
+    parts: list[Part] = [Picture(figures.square_picture(title, values, texts, names))]
+    if same := trials.same_selections(rows):
+        parts.append(Items(tuple(same)))
+    return Section(heading, parts)
 
 
 def _jaccard(a: Line, b: Line) -> float:

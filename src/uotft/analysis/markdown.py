@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 
 def table(rows: list[tuple[str, ...]]) -> str:
     """A table in Markdown; the first row is its header."""
     lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(map(escaped, line))} |\n" for line in lines)
+
+
+def items(texts: Iterable[str]) -> str:
+    """A list in Markdown."""
+    return "".join(f"- {escaped(text)}\n" for text in texts)
+
+
+def escaped(text: str) -> str:
+    """A text that stays as it is in a table: no cell, code, formula or tag begins in a name."""
+    return re.sub(r"([|`$]|<(?=[A-Za-z/!]))", r"\\\1", " ".join(text.split("\n")))

@@ -44,6 +44,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Items:
+    """A list of sentences."""
+
+    items: tuple[str, ...]
+    kind: ClassVar = "items"
+
+
+@dataclass(frozen=True)
 class Lead:
     """A paragraph that stands out."""
 
@@ -51,7 +59,7 @@ class Lead:
     kind: ClassVar = "lead"
 
 
-Part = Table | Picture | Text | Lead
+Part = Table | Picture | Text | Items | Lead
 
 
 @dataclass(frozen=True)

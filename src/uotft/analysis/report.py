@@ -13,7 +13,7 @@ from uotft.analysis.comparison import Row
 from uotft.analysis.forecast_evaluation import Evaluation, Values
 from uotft.analysis.gallery import Images
 from uotft.analysis.page import Picture, Section, Text
-from uotft.analysis.sections import sections
+from uotft.analysis.sections import ABOUT, sections
 from uotft.analysis.trials import Line
 from uotft.core.records import Trial
 
@@ -46,19 +46,27 @@ def of_target(
     by: list[str],
     images: Images,
     forecast: Evaluation | None = None,
+    about: tuple[str, ...] = (),
 ) -> Report:
-    """Compare the rows of one target; ``by`` are the parameters that tell rows apart."""
+    """Compare the rows of one target; ``by`` are the parameters that tell rows apart.
+
+    ``about`` are notes on the data: what was left out, what looks wrong.
+    """
     results = trials.results(rows)
     table = comparison.table(results, trials.baselines(rows))
     standing = comparison.standing(results, comparison.pairs(results))
-    note = comparison.overlap_note(results)
+    found = comparison.overlap_note(results), *comparison.notes(results)
+    same = trials.same_selections(rows)
     text = (
-        f"## {target}\n\n{markdown.table(comparison.cells(table))}"
-        + (f"\n{note}\n" if note else "")
+        f"## {markdown.escaped(target)}\n\n{markdown.table(comparison.cells(table))}"
+        + "".join(f"\n{markdown.escaped(note)}\n" for note in found if note)
         + f"\n{markdown.table(standing)}"
+        + (f"\n{markdown.items(same)}" if same else "")
         + (forecast.text() if forecast else "")
+        + (f"\n### {ABOUT}\n\n{markdown.items(about)}" if about else "")
     )
-    return Report(target, rows, table, sections(target, rows, by, images, forecast), text)
+    shown = sections(target, rows, by, images, forecast, about)
+    return Report(target, rows, table, shown, text)
 
 
 def top1(rows: list[Line]) -> dict[str, Values]:
@@ -149,7 +157,7 @@ def points(reports: list[Report]) -> list[dict[str, Any]]:
 
 
 def summary(reports: list[Report]) -> dict[str, Any]:
-    """{target: {row: numbers}}, what `dvc metrics show` reads from summary.json."""
+    """{target: {row: numbers}}, what summary.json holds."""
     return {r.target: {row.strategy: _numbers(row) for row in r.table} for r in reports}
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from uotft.analysis import comparison, figures, gallery, trials
 from uotft.analysis.forecast_evaluation import Evaluation
 from uotft.analysis.gallery import Images
-from uotft.analysis.page import Lead, Part, Picture, Rows, Section, Table, Text
+from uotft.analysis.page import Items, Lead, Part, Picture, Rows, Section, Table, Text
 from uotft.analysis.statistics import LEVEL, Interval, interval, paired
 from uotft.analysis.trials import Curve, Line
 
+ABOUT = "About the data"
 COST = ("strategy", "trainings", "images seen", "x none", "seconds", "x none", "timed")
 
 
@@ -27,11 +28,12 @@ def sections(
     by: list[str],
     images: Images,
     forecast: Evaluation | None = None,
+    about: tuple[str, ...] = (),
 ) -> list[Section]:
     """All sections of one target, in the order of the page.
 
     ``by`` are the parameters that tell rows apart, ``images`` gives the pictures of classes and
-    test images.
+    test images, ``about`` are notes on the data.
     """
     results, baselines = trials.results(rows), trials.baselines(rows)
     table = comparison.table(results, baselines)
@@ -40,6 +42,7 @@ def sections(
     return [
         _verdict(target, table),
         _results(results, table),
+        *([Section(ABOUT, [Items(about)])] if about else []),
         Section("How sure the differences are", [Table(certainty)]),
         _standing(results),
         _curves(target, rows, none),
@@ -68,6 +71,7 @@ def _verdict(target: str, table: list[comparison.Row]) -> Section:
 def _results(results: comparison.Results, table: list[comparison.Row]) -> Section:
     """The table of results; also how test images that are in the source change it."""
     parts: list[Part] = [Table(comparison.cells(table)), Text(comparison.LEGEND)]
+    parts += [Text(note) for note in comparison.notes(results)]
     if note := comparison.overlap_note(results):
         parts.append(Text(note))
     return Section("Results", parts)

@@ -27,11 +27,15 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.half:.2f}"
+        return f"{self.mean:.2f} ± {self.width()}"
 
     def signed(self) -> str:
         """With an explicit sign, for differences."""
-        return f"{self.mean:+.2f} ± {self.half:.2f}"
+        return f"{self.mean:+.2f} ± {self.width()}"
+
+    def width(self, digits: str = ".2f") -> str:
+        """The half as text; a dash for one seed, which has no interval."""
+        return format(self.half, digits) if np.isfinite(self.half) else "–"
 
     def p(self) -> float:
         """Two-sided p of the t-test that the mean is zero; NaN for fewer than two seeds."""
@@ -52,6 +56,19 @@ def interval(values: list[float]) -> Interval:
         return Interval(float(np.mean(values)), float("nan"), n)
     half = t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
     return Interval(float(np.mean(values)), float(half), n)
+
+
+def wilson(share: float, images: int) -> tuple[float, float]:
+    """The 95 % interval of a percentage that ``images`` test images measured (Wilson 1927).
+
+    It is what other images of the same kind might give one model; seeds do not enter.
+    """
+    from scipy.stats import norm
+
+    z, p = float(norm.ppf(1 - LEVEL / 2)), share / 100
+    middle = (p + z * z / (2 * images)) / (1 + z * z / images)
+    half = z / (1 + z * z / images) * np.sqrt(p * (1 - p) / images + (z / (2 * images)) ** 2)
+    return 100 * float(max(middle - half, 0)), 100 * float(min(middle + half, 1))
 
 
 def paired(values: dict[int, float], baseline: dict[int, float]) -> Interval:
@@ -104,6 +121,8 @@ class Correlation:
     def __str__(self) -> str:
         if not np.isfinite(self.value):
             return "too few points"
+        if not np.isfinite(self.low):
+            return f"{self.value:+.2f} [too few seeds]"
         return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
     def shown(self) -> bool:

@@ -7,6 +7,7 @@ trainings of a row differ in nothing but the seed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from uotft.analysis.statistics import Interval, interval
@@ -149,6 +150,42 @@ def images_seen(trial: Trial) -> float:
     head = int(settings.get("train.head_steps", 0))
     batches = (max(trial.curve) - head) * int(settings.get("train.recipe.accumulate", 1))
     return float(batches * batch + head * int(settings["train.target_batch"]))
+
+
+def same_selections(rows: list[Line]) -> list[str]:
+    """A sentence for each pair of rows that kept the same units on every seed that both have.
+
+    Streams draw images by seed alone (training/streams.py) and kept classes are numbered by rank
+    (selection/parts.py): so nothing but the numbers of the source head's rows can differ.
+    """
+    lines = []
+    for a, b in combinations([row for row in rows if row.first.kept], 2):
+        seeds = sorted(a.trials.keys() & b.trials.keys())
+        kept = [[[c["name"] for c in row.trials[s].kept] for s in seeds] for row in (a, b)]
+        if not seeds or [*map(sorted, kept[0])] != [*map(sorted, kept[1])] or _trained(a, b):
+            continue
+        apart = max(abs(a.trials[s].test["top1"] - b.trials[s].test["top1"]) for s in seeds)
+        why = (
+            "in the same order: their trainings are the same, and what differs is rounding"
+            if kept[0] == kept[1]
+            else "in another order: they train on the same images in the same order, and a class "
+            "has another row, with another random start, in the source head alone. What differs "
+            "is chance"
+        )
+        lines.append(
+            f"{a.label} and {b.label} are one selection: they kept the same units, {why} "
+            f"(top-1 by {apart:.2f} points at most on one seed)."
+        )
+    return lines
+
+
+def _trained(a: Line, b: Line) -> bool:
+    """Whether rows differ in a setting of the training, not of the selection."""
+    own, other = (
+        {k: v for k, v in row.settings.items() if not k.startswith(("select.", "strategy."))}
+        for row in (a, b)
+    )
+    return own != other
 
 
 def _value(trial: Trial, name: str) -> str:

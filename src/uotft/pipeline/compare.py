@@ -6,6 +6,7 @@ trainings, which `uotft compare --experiment …` reads from MLflow.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str, list[Row]]:
     """Read metrics and histories of every target; writes tables and pictures to reports/.
 
+    `dvc metrics show` prints a row for each reports/metrics/TARGET/STRATEGY.json.
+
     ``origins`` {SHA-256 of weights: the run that made them} holds the runs that are known.
     """
     from uotft.analysis import forecast_evaluation, report
@@ -35,13 +38,17 @@ def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str
         forecast = forecast_evaluation.evaluate(
             target, storage.read_json(ws.forecast(target)), ws.params.strategies, report.top1(rows)
         )
-        made = report.of_target(target, rows, [], images, forecast)
+        made = report.of_target(target, rows, [], images, forecast, about(ws, target))
         for name, png in made.pictures.items():
             storage.write_bytes(folder / "pictures" / f"{name}-{target}.png", png)
         reports.append(made)
     storage.write_csv(folder / "runs.csv", report.runs(reports))
     storage.write_csv(folder / "curves.csv", report.points(reports))
-    storage.write_json(folder / "summary.json", report.summary(reports))
+    storage.write_json(folder / "summary.json", (numbers := report.summary(reports)))
+    shutil.rmtree(folder / "metrics", ignore_errors=True)  # of strategies that are no more
+    for target, strategies in numbers.items():
+        for strategy, own in strategies.items():
+            storage.write_json(folder / "metrics" / target / f"{strategy}.json", own)
     storage.write_bytes(folder / "comparison.md", report.document(reports).encode())
     storage.write_bytes(folder / "index.html", report.html(reports).encode())
     return {made.target: made.table for made in reports}
@@ -87,6 +94,21 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
     return found
 
 
+def about(ws: Workspace | None, target: str) -> tuple[str, ...]:
+    """What prepare noted of the source and the target, where these are the ones that are here."""
+    files = (
+        {name: ws.data(name).with_suffix(".json") for name in (ws.params.source, target)}
+        if ws
+        else {}
+    )
+    return tuple(
+        f"{name}: {note}"
+        for name, file in files.items()
+        if file.is_file()
+        for note in storage.read_json(file).get("notes", [])
+    )
+
+
 def compare_runs(
     made: list[Trial], by: list[str], output: Path | None, ws: Workspace | None
 ) -> tuple[dict[str, list[Row]], list[str]]:
@@ -109,7 +131,10 @@ def compare_runs(
             for target, rows in found.items()
         }, notes
     images = WorkspaceImages(ws)
-    reports = [report.of_target(target, rows, told, images) for target, rows in found.items()]
+    reports = [
+        report.of_target(target, rows, told, images, about=about(ws, target))
+        for target, rows in found.items()
+    ]
     storage.write_csv(output / "table.csv", report.lines(reports))
     storage.write_bytes(output / "table.md", report.document(reports).encode())
     storage.write_csv(output / "runs.csv", report.named_runs(reports, told))

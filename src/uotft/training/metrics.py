@@ -25,11 +25,13 @@ def mean_per_class(confusion: NDArray[np.int64]) -> float:
     return 100 * float((np.diag(confusion)[counts > 0] / counts[counts > 0]).mean())
 
 
-def at_chance(correct: int, n: int, classes: int) -> bool:
-    """Whether ``correct`` of ``n`` answers among ``classes`` cannot be told from guessing.
+def at_chance(correct: int, images: int, classes: int) -> bool:
+    """Whether ``correct`` of ``images`` cannot be told from guessing one of ``classes``.
 
-    One-sided binomial test against 1 / classes, at 5 %.
+    By a one-sided binomial test at 5 %; of few images a good model cannot be told either.
     """
     from scipy.stats import binomtest
 
-    return bool(binomtest(correct, n, 1 / classes, alternative="greater").pvalue > 0.05)
+    if not images or classes < 2:
+        return False
+    return bool(binomtest(correct, images, 1 / classes, alternative="greater").pvalue > 0.05)
