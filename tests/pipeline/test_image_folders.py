@@ -200,9 +200,7 @@ def test_a_copy_of_a_test_image_is_found_by_its_bytes(copy: Path, made: Path) ->
     trained = {things.files.path(r).name: r for r in things.rows("train").tolist()}
     pairs = {(row, trained[f"copy{row}.png"]) for row in rows if f"copy{row}.png" in trained}
     assert pairs
-    assert {(m["target"], m["source"]) for m in found["matches"] if m["reason"] == "bytes"} == (
-        pairs
-    )
+    assert {(m["target"], m["source"]) for m in found["matches"] if m["reason"] == "bytes"} == pairs
 
 
 def test_a_file_that_changes_before_training_is_named(copy: Path, made: Path) -> None:
