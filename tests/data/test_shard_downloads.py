@@ -22,7 +22,7 @@ from uotft.pipeline import datasets, fetch as fetch_stage, prepare, readers
 NAMES = ["web-00.tar", "web-01.tar", "web-02.tar"]
 CONTENTS = {
     name: tar({
-        f"{i}{kind}": picture(i % 2, "train") if kind == ".jpg" else b"%d" % (i % 2)
+        f"{i}{kind}": picture(i % 2, "train", i) if kind == ".jpg" else b"%d" % (i % 2)
         for i in range(10 * n, 10 * n + 10) for kind in (".jpg", ".cls")
     })
     for n, name in enumerate(NAMES)

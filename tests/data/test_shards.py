@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -209,6 +210,87 @@ def test_samples_that_do_not_fit(
     path = tar(tmp_path / "a.tar", members)
     with pytest.raises(UserError, match=message):
         loaded(path=str(path.parent), **settings)
+
+
+def dotted(*names: str) -> list[tuple[str, bytes]]:
+    """Members; each picture another one, each label 0 or 1 in turn."""
+    made = iter(pictures(len(names))[: len(names)])
+    label, members = 0, []
+    for name in names:
+        is_picture = name.lower().endswith(("jpg", "png"))
+        members.append((name, next(made)[2] if is_picture else b"%d" % (label := 1 - label)))
+    return members
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["v_1.5s.jpg", "v_1.5s.cls", "v_2.jpg", "v_2.cls"], ["v_1.5s.jpg", "v_2.jpg"]),
+        (["v.1.jpg", "v.1.cls", "v.2.jpg", "v.2.cls"], ["v.1.jpg", "v.2.jpg"]),  # one KEY for all
+        (["a.left.jpg", "a.cls", "b.jpg", "b.cls"], ["a.left.jpg", "b.jpg"]),
+        (["a.jpg", "a.mask.png", "a.cls", "b.jpg", "b.cls"], ["a.jpg", "b.jpg"]),
+        (["d.d/a.x.y.PNG", "d.d/a.x.y.CLS", "b.jpg", "b.cls"], ["d.d/a.x.y.PNG", "b.jpg"]),
+    ],
+)
+def test_keys_with_dots_are_samples(tmp_path: Path, names: list[str], expected: list[str]) -> None:
+    tar(tmp_path / "a.tar", dotted(*names))
+    images = loaded(path=str(tmp_path), test=0.0, val=0.0)
+    assert images.files is not None
+    assert [os.fsdecode(path) for path in images.files.paths] == expected
+    assert images.labels.tolist() == [1, 0]
+    mask = "more pictures of a sample, without a label of their own in the tar files: 1, left out"
+    assert images.notes == ((mask,) if "a.mask.png" in names else ())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.left.jpg", "a.right.jpg", "a.cls"],
+        ["a.1.jpg", "a.1.cls", "a.2.jpg"],
+        ["a.1.jpg", "a.1.png", "a.1.cls"],
+        ["a.5s.jpg", "a.5s.txt"],
+    ],
+)
+def test_pictures_without_a_certain_label_are_refused(tmp_path: Path, names: list[str]) -> None:
+    tar(tmp_path / "a.tar", dotted(*names))
+    with pytest.raises(UserError, match=r"one picture and a member a\.cls are needed, the sample"):
+        loaded(path=str(tmp_path), test=0.0)
+
+
+def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
+    """Mac files between the members of a sample part nothing."""
+    names = ["._a.jpg", "a.jpg", "._a.cls", "a.cls", "b.cls", "c.txt", "LICENCE"]
+    tar(tmp_path / "a.tar", dotted(*names))
+    images = loaded(path=str(tmp_path), test=0.0, val=0.0)
+    assert len(images.labels) == 1
+    assert images.notes == (
+        "files without an ending or with a dot in front in the tar files: 3, left out",
+        "samples without a picture in the tar files: 2, left out",
+    )
+
+
+def test_a_sample_twice_is_refused(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", dotted("a.jpg", "a.cls", "a.jpg", "a.cls"))
+    with pytest.raises(UserError, match="members of the sample a have the same name"):
+        loaded(path=str(tmp_path), test=0.0)
+
+
+def test_tars_that_are_named_after_tests_are_not_trained_on(tmp_path: Path) -> None:
+    tar(tmp_path / "train-0.tar", dotted("a.jpg", "a.cls"))
+    tar(tmp_path / "Test_0.tar", [("b.png", pictures(2)[1][2]), ("b.cls", b"1")])
+    with pytest.raises(UserError, match=r"Test_0\.tar would be trained on, .* set test_tars"):
+        loaded(path=str(tmp_path), val=0.0)
+    images = loaded(path=str(tmp_path), val=0.0, test_tars="Test*.tar")
+    assert [len(images.rows(part)) for part in ("train", "test")] == [1, 1]
+
+
+def test_one_picture_in_two_shards_is_one_row(tmp_path: Path) -> None:
+    members = dotted("a.jpg", "a.cls", "b.jpg", "b.cls")
+    tar(tmp_path / "0.tar", members)
+    tar(tmp_path / "1.tar", members)
+    images = loaded(path=str(tmp_path), val=0.0, test=0.0)
+    assert len(images.labels) == 2
+    assert "byte for byte, of others there: 2 (1.tar/a.jpg = 0.tar/a.jpg)" in images.notes[0]
 
 
 def test_addresses_and_missing_folders_are_refused(tmp_path: Path) -> None:

@@ -24,13 +24,13 @@ EACH = {"train": 4, "val": 2, "test": 3}  # pictures of a class
 
 
 def picture(label: int, part: str, number: int = 0) -> bytes:
-    """A small JPEG of one colour; another ``number``, another green."""
-    return coloured((20 + 40 * label, 128 + 16 * number, PARTS[part]))
+    """A small JPEG of one colour; another ``number``, other bytes."""
+    return coloured((20 + 40 * label, 128, PARTS[part]), number)
 
 
-def coloured(colour: tuple[int, int, int]) -> bytes:
+def coloured(colour: tuple[int, int, int], number: int = 0) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (24, 18), colour).save(file, "JPEG")
+    Image.new("RGB", (24, 18), colour).save(file, "JPEG", comment=b"%d" % number)
     return file.getvalue()
 
 

@@ -86,10 +86,13 @@ def show(
 
 @app.command()
 def overlap(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="A data set or folder to compare with itself.")
+    ] = "",
     target: Annotated[
         str,
         typer.Option(help="A folder of images (only its test/, if it has one) or a data set."),
-    ],
+    ] = "",
     source: Annotated[
         str,
         typer.Option(help="A folder of images (only its train/, if it has one) or a data set."),
@@ -100,12 +103,23 @@ def overlap(
 ) -> None:
     """Find the target's test images that are in the source too: same file or same picture.
 
+    With a NAME instead, the test images of that set that are in its own train or val.
+
     Cropped, turned and mirrored copies are not found. A folder needs no params.yaml. Without
     --source it is that of params.yaml, and the pairs go into overlap/.
     """
+    from uotft.core.errors import UserError
     from uotft.core.progress import track
-    from uotft.pipeline.overlap import overlap, overlap_lines
+    from uotft.pipeline.overlap import overlap, overlap_lines, within
 
+    if bool(name) == bool(target or source):
+        raise UserError("name one data set, or --target with or without --source")
+    if name:
+        for line in overlap_lines(within(name, output, progress=track)):
+            typer.echo(line)
+        return
+    if not target:
+        raise UserError("--target is needed beside --source")
     if not source:
         ws = workspace(target)
         source, output = ws.params.source, output or ws.overlap(target)

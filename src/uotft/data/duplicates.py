@@ -118,7 +118,7 @@ def _two_labels(images: ImageSet, found: Copies) -> list[str]:
     wrong = images.labels[found.rows] != images.labels[found.kept]
 
     def named(row: int) -> str:
-        return f"{_shown(images, row)} is {images.names[images.labels[row]]!r}"
+        return f"{shown(images, row)} is {images.names[images.labels[row]]!r}"
 
     pairs = zip(found.kept[wrong].tolist(), found.rows[wrong].tolist(), strict=True)
     return [f"{named(kept)}, {named(row)}" for kept, row in pairs]
@@ -133,7 +133,7 @@ def _by_part(images: ImageSet, found: Copies) -> list[tuple[str, str, str]]:
             here &= images.splits[found.kept] == other
             if here.any():
                 row, kept = int(found.rows[here][0]), int(found.kept[here][0])
-                example = f"{_shown(images, row)} = {_shown(images, kept)}"
+                example = f"{shown(images, row)} = {shown(images, kept)}"
                 of = f"files in {other}" if where != other else "others there"
                 what = f"copies in {where}, byte for byte, of {of}: {here.sum()} ({example})"
                 made.append((where, other, what))
@@ -147,7 +147,7 @@ def _of_rows(files: Files, keep: NDArray[np.bool_]) -> Files:
     return Files(**columns)
 
 
-def _shown(images: ImageSet, row: int) -> str:
+def shown(images: ImageSet, row: int) -> str:
     """The path of a row below its set's folder."""
     assert images.files is not None
     path = os.path.relpath(images.files.path(row), images.files.root)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -44,25 +45,68 @@ def expand(pattern: str) -> list[str]:
     return [f"{head}{i:0{len(first)}}{rest}" for i in numbers for rest in tail]
 
 
-def pictures(path: Path, suffixes: Collection[str], label: str) -> Iterator[Picture]:
-    """The picture of every sample of a shard that has one, with the content of KEY.``label``."""
+def pictures(
+    path: Path, suffixes: Collection[str], label: str, left_out: Counter[str]
+) -> Iterator[Picture]:
+    """The picture of every sample of a shard that has one, with the content of KEY.``label``.
+
+    A picture is a member whose last ending is in ``suffixes``. Tools that cut names at the last dot
+    write KEY.5s.jpg and KEY.5s.cls: each such pair is a picture and its label. What is not read is
+    counted in ``left_out``.
+    """
     with _opened(path) as tar:
-        members = (m for m in tar if m.isreg() and not m.issparse() and _key(m.name)[1])
-        for key, group in groupby(members, lambda m: _key(m.name)[0]):
-            sample = {_key(m.name)[1]: m for m in group}
-            found = [m for extension, m in sample.items() if f".{extension}" in suffixes]
-            if not found:
-                continue
-            if len(found) > 1 or label not in sample:
+        for key, group in groupby(_members(tar, left_out), lambda m: _key(m.name)[0]):
+            found = list(group)
+            sample = {_key(m.name)[1]: m for m in found}
+            if len(sample) < len(found):
+                raise UserError(f"{path}: members of the sample {key} have the same name")
+            chosen, others = _pairs(sample, suffixes, label)
+            if not chosen and not others:
+                left_out["samples without a picture"] += 1
+            elif not chosen:
                 raise UserError(
                     f"{path}: one picture and a member {key}.{label} are needed, the sample has "
                     f"{', '.join(sorted(sample))} (a sample's members stand together; `label` in "
                     "the data set's section says which one holds the class)"
                 )
-            text = tar.extractfile(sample[label])
-            assert text is not None  # it is a regular file
-            yield Picture(found[0].name, found[0].offset_data, found[0].size, text.read())
+            else:
+                left_out["more pictures of a sample, without a label of their own"] += others
+            for extension, label_extension in chosen.items():
+                text, member = tar.extractfile(sample[label_extension]), sample[extension]
+                assert text is not None  # it is a regular file
+                yield Picture(member.name, member.offset_data, member.size, text.read())
         _must_end(path, tar)
+
+
+def _members(tar: tarfile.TarFile, left_out: Counter[str]) -> Iterator[tarfile.TarInfo]:
+    """The regular files that have a key and an extension."""
+    for member in tar:
+        if not member.isreg() or member.issparse():
+            left_out["links and special files"] += not member.isdir()
+        elif _key(member.name)[1]:
+            yield member
+        else:
+            left_out["files without an ending or with a dot in front"] += 1
+
+
+def _pairs(
+    sample: Collection[str], suffixes: Collection[str], label: str
+) -> tuple[dict[str, str], int]:
+    """({extension of a picture: that of its label}, pictures that are left out).
+
+    jpg goes with cls, 5s.jpg with 5s.cls, or with cls if it is the only picture. A mask.png beside
+    a jpg is left out. Without a pair for two jpg, or for all, there is no certain reading: {}.
+    """
+    endings = {e: e.rpartition(".")[2] for e in sample}
+    found = [e for e, ending in endings.items() if f".{ending}" in suffixes]
+    own = {e: e.removesuffix(endings[e]) + label for e in found}
+    pairs = {e: other for e, other in own.items() if other in sample}
+    if len(set(pairs.values())) < len(pairs):
+        return {}, len(found)  # a jpg and a png with one label
+    if len(found) == 1 and label in sample:
+        pairs = pairs or {found[0]: label}
+    plain = any("." not in e for e in pairs)
+    return (pairs if plain or len(pairs) == len(found) else {}), len(found) - len(pairs)
 
 
 def write(file: BinaryIO, members: Iterable[tuple[str, bytes]]) -> None:

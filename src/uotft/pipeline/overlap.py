@@ -10,14 +10,41 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress
 from uotft.data import overlap as image_overlap
 from uotft.data.files import is_image, suffixes
+from uotft.data.lists import part_of
 from uotft.data.pixel_cache import content_of, picture_of
 from uotft.pipeline import readers
 from uotft.pipeline.workspace import Workspace
+
+
+def within(
+    name: str,
+    output: Path | None = None,
+    *,
+    progress: Progress,
+    workspace: Callable[[], Workspace] = Workspace.find,
+) -> dict[str, Any]:
+    """Compare the test images of one set, or folder with parts, with its images of train and val.
+
+    The result is that of `overlap`, with the set on both sides.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not (_parts(folder, ("train",)) and _parts(folder, ("test",))):
+        raise UserError(
+            f"{name}: a folder without train/ and test/ has no parts to compare; prepare it as a "
+            "data set, or name two folders as --source and --target"
+        )
+    sides = {
+        "source": _side(name, ("train", "val"), workspace, progress),
+        "target": _side(name, ("test",), workspace, progress),
+    }
+    return _compared(sides, output)
 
 
 def overlap(
@@ -35,12 +62,19 @@ def overlap(
     target's own pictures look alike.
     """
     sides = {
-        "source": _side(source, "train", workspace, progress),
-        "target": _side(target, "test", workspace, progress),
+        "source": _side(source, ("train",), workspace, progress),
+        "target": _side(target, ("test",), workspace, progress),
     }
+    return _compared(sides, output)
+
+
+def _compared(sides: dict[str, _Folder | _Prepared], output: Path | None) -> dict[str, Any]:
+    """The pairs that are in both sides, and what was compared."""
     tested = list(sides["target"].pictures())
     if not tested:
-        raise UserError(f"{target}: none of its images can be read: {sides['target'].unreadable}")
+        side = sides["target"]
+        lost = side.unreadable or f"it has none in {side.part}"
+        raise UserError(f"{side.name}: none of its images can be read: {lost}")
     found = [asdict(match) for match in image_overlap.find(tested, sides["source"].pictures())]
     alike = (
         image_overlap.alike(tested) if any(match["reason"] == "picture" for match in found) else 0.0
@@ -81,8 +115,9 @@ def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:
             more = ", ..." if len(lost) > first else ""
             yield f"{side}: {len(lost)} files cannot be read: {', '.join(lost[:first])}{more}"
     reasons = ", ".join(f"{why} {counts[why]}" for why in ("bytes", "stem", "picture"))
-    found = counts["target_images"]
-    yield f"{found} test images are in the source, {len(matches)} pairs: {reasons}"
+    found, inside = counts["target_images"], result["source"]["name"] == result["target"]["name"]
+    other = result["source"]["part"] if inside else "the source"
+    yield f"{found} test images are in {other}, {len(matches)} pairs: {reasons}"
     if result["doubtful"]:
         yield (
             f"not counted: {len(result['doubtful'])} pairs that look alike, because "
@@ -96,32 +131,39 @@ def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:
 
 
 def _side(
-    name: str, part: str, workspace: Callable[[], Workspace], progress: Progress
+    name: str, parts: tuple[str, ...], workspace: Callable[[], Workspace], progress: Progress
 ) -> _Folder | _Prepared:
     """The folder of this name, or else the prepared data set."""
     if Path(name).is_dir():
-        return _Folder(name, part, progress)
+        return _Folder(name, parts, progress)
     try:
         ws = workspace()
         config.dataset_settings(ws.params, name)
     except UserError as error:
         raise UserError(f"{name!r} is neither a folder nor a prepared data set: {error}") from error
-    return _Prepared(ws, name, part, progress)
+    return _Prepared(ws, name, parts, progress)
+
+
+def _parts(folder: Path, parts: tuple[str, ...]) -> list[Path]:
+    """The folders of these parts, in whatever spelling."""
+    return sorted(p for p in folder.iterdir() if part_of(p.name) in parts and p.is_dir())
 
 
 SMALL = 64  # pixels a side at least, of a JPEG that is decoded smaller than it is
 
 
 class _Prepared:
-    """One part of data/NAME.npz; the key of an image is its row, its bytes are its pixels."""
+    """Some parts of data/NAME.npz; the key of an image is its row, its bytes are its pixels."""
 
-    def __init__(self, ws: Workspace, name: str, part: str, progress: Progress) -> None:
-        self.path, self.name, self.part, self.progress = ws.data(name), name, part, progress
-        self.images = readers.images(ws, name)
-        self.rows, self.unreadable = self.images.rows(part), list[str]()
+    def __init__(
+        self, ws: Workspace, name: str, parts: tuple[str, ...], progress: Progress
+    ) -> None:
+        self.path, self.name, self.progress = ws.data(name), name, progress
+        self.part, self.images = " and ".join(parts), readers.images(ws, name)
+        self.rows, self.unreadable = np.flatnonzero(np.isin(self.images.splits, parts)), list[str]()
 
     def pictures(self) -> Iterator[image_overlap.Picture]:
-        """Every image of the part."""
+        """Every image of the parts."""
         from PIL import Image
 
         for row in self.progress(self.rows.tolist(), f"{self.name}: {self.part}"):
@@ -148,23 +190,24 @@ class _Prepared:
 
 
 class _Folder:
-    """The image files below a folder, or below its sub-folder ``part`` if it has one.
+    """The image files below a folder, or below those of its sub-folders that are ``parts``.
 
     The key of an image is its path from the folder. ``sha256`` is that of all paths and contents.
     """
 
-    def __init__(self, name: str, part: str, progress: Progress) -> None:
-        self.name, self.part, self.progress = name, part, progress
+    def __init__(self, name: str, parts: tuple[str, ...], progress: Progress) -> None:
+        self.name, self.part, self.progress = name, " and ".join(parts), progress
         self.root = Path(name)
-        within = self.root / part if (self.root / part).is_dir() else self.root
+        places = _parts(self.root, parts) or [self.root]
         self.files = sorted(
             str(path.relative_to(self.root))
-            for path in within.rglob("*")
+            for place in places
+            for path in place.rglob("*")
             if is_image(path.name) and path.is_file()
         )
         if not self.files:
             raise UserError(
-                f"{within}: no image in this folder or below; looked for files that end in "
+                f"{places[0]}: no image in this folder or below; looked for files that end in "
                 f"{', '.join(sorted(suffixes()))}"
             )
         self.unreadable: list[str] = []

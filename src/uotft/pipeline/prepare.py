@@ -12,7 +12,7 @@ import numpy as np
 
 from uotft.core import config, locks, storage
 from uotft.core.records import Progress
-from uotft.data import appearance, duplicates, files
+from uotft.data import appearance, checks, duplicates, files
 from uotft.data.pixel_cache import Store
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
@@ -38,6 +38,8 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
         images = replace(images, notes=(*images.notes, *seen))
     if images.files is not None:
         images = duplicates.noted(images)
+    found = [*checks.classes_without(images), *checks.near_copies(images, progress)]
+    images = replace(images, notes=(*images.notes, *found))
     storage.write_images(ws.data(dataset), images)
     if isinstance(images.images, Store):
         _remove_others(images.images.folder)

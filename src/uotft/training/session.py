@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from uotft.training.finish import Finish
 from uotft.training.loop import Task, fit
 from uotft.training.state import Keeper
 from uotft.training.streams import decode
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -26,7 +28,7 @@ from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data import duplicates, files, shards
+from uotft.data import duplicates, files, lists, shards
 from uotft.data.lists import Found
 
 
@@ -91,8 +93,8 @@ def load(
     folder = _folder(settings, root)
     found = _parts(settings, folder)
     tars = sorted(found)
-    steps = progress(range(len(tars)), "indexing shards")
-    indices = [_index(tars[i], folder, settings.label) for i in steps]
+    steps, left_out = progress(range(len(tars)), "indexing shards"), Counter[str]()
+    indices = [_index(tars[i], folder, settings.label, left_out) for i in steps]
     paths, archives, offsets, sizes, texts = (
         np.concatenate(column) for column in zip(*indices, strict=True)
     )
@@ -106,6 +108,8 @@ def load(
         folder, paths, labels, splits, names, settings, progress,
         archives=archives, offsets=offsets, bytes=sizes,
     )  # fmt: skip
+    notes = [f"{what} in the tar files: {n}, left out" for what, n in left_out.items() if n]
+    images = replace(images, notes=(*notes, *lists.differ_in_case(names)))
     return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
@@ -152,6 +156,13 @@ def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
                 found.setdefault(tar, part)
     if not found:
         raise UserError(f"{folder}: no tar file is named (train_tars in the data set's section)")
+    for tar, part in found.items():
+        means = lists.part_of(re.split(r"[\W_\d]", tar.name)[0])
+        if settings.train_tars == "*.tar" and part == "train" and means in ("val", "test"):
+            raise UserError(
+                f"{folder}: {tar.name} would be trained on, and its name says {means}: set "
+                f"{means}_tars in the data set's section, or train_tars to its training files"
+            )
     return found
 
 
@@ -181,10 +192,12 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
     return [tar for tars in found.values() for tar in tars]
 
 
-def _index(tar: Path, root: Path, label: str) -> tuple[NDArray[np.generic], ...]:
+def _index(
+    tar: Path, root: Path, label: str, left_out: Counter[str]
+) -> tuple[NDArray[np.generic], ...]:
     """Columns of one shard: names, the shard's own name, offsets, bytes, labels as text."""
     extension, _, field = label.partition(".")
-    found = [*shards.pictures(tar, files.suffixes(), extension)]
+    found = [*shards.pictures(tar, files.suffixes(), extension, left_out)]
     if not found:
         raise UserError(
             f"{tar}: no KEY.jpg or another picture of {', '.join(sorted(files.suffixes()))}"
@@ -209,8 +222,8 @@ def _label(text: bytes, field: str, tar: Path, name: str) -> str:
         raise UserError(
             f"{tar}: the label of {name} has no {field or 'text'} ({error!r})"
         ) from error
-    if isinstance(value, str | int) and str(value):
-        return str(value)
+    if isinstance(value, str | int) and (text_label := lists.class_name(str(value))):
+        return text_label
     raise UserError(f"{tar}: the label of {name} is {value!r}; a number or a name is needed")
 
 
