@@ -142,7 +142,9 @@ def _children(places: Iterable[Place], at: Names) -> dict[str, Counter[Names]]:
 def _layout(folder: Path, places: list[Place]) -> tuple[Layout, list[str]]:
     """How folders of images are read, and lines about what is unusual."""
     top: Names = ()
-    while (name := _wrapper(_children(places, top))) and not part_of(name):
+    while name := _wrapper(_children(places, top)):
+        if part_of(name) and not _complete(_groups(_children(places, (*top, name)))):
+            break
         top += (name,)
     notes = [_passed(top)] if top else []
     children = _children(places, top)
