@@ -73,17 +73,7 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
     if isinstance(pixels, Store):
         bad_lines += pixels.fill(images.rows("unreadable"), progress, keep=False).values()
     if hasattr(module, "found"):
-        folder, rows, refused = _found(ws, module, settings, images.files, progress)
-        bad_lines += refused
-        if str(folder.resolve()) != images.files.root:
-            bad_lines.append(f"{ws.data(name)}: made from {images.files.root}, not from {folder}")
-        inside = len(images.files.archives) > 0
-        known = set((images.files.archives if inside else images.files.paths).tolist())
-        bad_lines += [
-            f"{files.shown(folder / os.fsdecode(path))}: added"
-            for path, _, _ in rows
-            if path not in known
-        ]
+        bad_lines += _added(ws, name, module, settings, images.files, progress)
     card, summary = card_of(module), f"{len(images.labels)} files hashed"
     folder, held = ws.root / Path(settings.path).expanduser(), [*card.archives] if card else []
     if getattr(settings, "urls", ""):
@@ -98,14 +88,20 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
     return f"{name}: {summary}", bad_lines
 
 
-def _found(
-    ws: Workspace, module: Any, settings: Any, known: Files, progress: Progress
-) -> tuple[Path, list[tuple[bytes, str, str]], list[str]]:
-    """(folder, the images that are there now, why they would be refused now: then none)."""
+def _added(
+    ws: Workspace, name: str, module: Any, settings: Any, known: Files, progress: Progress
+) -> list[str]:
+    """A line for each file that came after the set was prepared, or why it cannot be read now."""
     try:
-        return *module.found(settings, progress, ws.root), []
+        folder, rows = module.found(settings, progress, ws.root)
     except UserError as error:
-        return Path(known.root), [], [str(error)]
+        return [str(error)]
+    lines = []
+    if str(folder.resolve()) != known.root:
+        lines.append(f"{ws.data(name)}: made from {known.root}, not from {folder}")
+    paths = set((known.archives if len(known.archives) else known.paths).tolist())
+    added = (os.fsdecode(path) for path, _, _ in rows if path not in paths)
+    return [*lines, *(f"{files.shown(folder / path)}: added" for path in added)]
 
 
 def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
