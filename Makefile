@@ -10,7 +10,7 @@ export DVC_SITE_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/uotft/dvc
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-.PHONY: help setup format check test faults soak audit repro graph golden lock clean
+.PHONY: help setup format check test faults soak audit repro graph docs golden lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -59,6 +59,9 @@ soak: setup  ## start, kill and resume trainings for MINUTES (60): is all exact,
 
 graph: setup  ## write the code that each stage depends on into dvc.yaml
 	python .ci/stage_code.py
+
+docs: setup  ## write docs/commands.md and docs/parameters.md from the help texts and the settings
+	python .ci/reference.py
 
 golden: setup  ## rewrite the committed numbers; review the diff
 	UOTFT_GOLDEN=write pytest tests/golden

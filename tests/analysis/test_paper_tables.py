@@ -49,11 +49,11 @@ def test_every_definition_is_sound(name: str) -> None:
     assert experiment.baseline in labels
     assert experiment.seeds >= 5
     for variation in experiment.variations:
-        assert variation.words, "the cells of params.yaml itself are DVC's"
+        assert variation.overrides, "the cells of params.yaml itself are DVC's"
         assert not variation.against or variation.against in labels
         assert bool(variation.line) == (variation.x is not None)
         assert variation.x is None or experiment.axis
-        for words in (variation.words, paper_tables.scaled(variation.words, 12, 72)):
+        for words in (variation.overrides, paper_tables.scaled(variation.overrides, 12, 72)):
             changed = ws.with_changes(words)
             config.selector_settings(changed.params, variation.strategy)
             assert (variation.strategy == "none") == (
@@ -329,7 +329,7 @@ def test_the_test_part_is_read_again_for_new_models_alone(
     assert experiment_cells.unmeasured(plain) == ([], found)
     (plain.folder("models", 1).parent / "7").mkdir()  # of a training that was stopped
     assert experiment_cells.unmeasured(plain) == ([], found)
-    facts = plain.folder("models", 0) / freshness.BELONGS
+    facts = plain.folder("models", 0) / freshness.FINGERPRINT
     os.utime(facts, (time.time() + 9, time.time() + 9))  # trained again since
     assert experiment_cells.unmeasured(plain) == ([0], {})
     # metrics of other seeds are kept as they are

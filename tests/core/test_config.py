@@ -27,7 +27,7 @@ def test_a_training_without_a_length_is_refused(tmp_path: Path) -> None:
     params = tiny_params()
     del params["train"]["recipe"]["steps"]
     write_params(tmp_path, params)
-    with pytest.raises(UserError, match=r"recipe\.epochs: got 0: steps or epochs, one of the two"):
+    with pytest.raises(UserError, match=r"recipe\.epochs: got 0: set either steps or epochs"):
         workspace(tmp_path)
 
 

@@ -168,7 +168,7 @@ def test_a_list_that_ends_early_is_seen_in_the_counts(
     path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1]))
     if name == "cub":
         shutil.rmtree(tmp_path / "data")
-        assert "is not in all of images.txt, " in refused(tmp_path, name)
+        assert "is missing from images.txt, " in refused(tmp_path, name)
     else:
         said = prepare.prepare(workspace(tmp_path), name, progress=quiet)
         assert f"its makers count {card.images['train']} train, " in said

@@ -39,7 +39,7 @@ def wrong(root: Path, path: object, **settings: object) -> str:
 
 
 MEMBERS = {
-    f"{part}/{name}/{i}.jpg": official.picture(label, part)
+    f"{part}/{name}/{i}.jpg": official.picture(label, part, i)
     for part in official.PARTS
     for label, name in enumerate(("lark", "wren"))
     for i in range(3)
@@ -81,7 +81,7 @@ def test_an_archive_is_unpacked_once_and_another_anew(tmp_path: Path) -> None:
     prepare(tmp_path, "b.zip")
     assert made.stat().st_mtime_ns == before
     archive.write_bytes(
-        official.zipped({**MEMBERS, "train/lark/4.jpg": official.picture(0, "val")})
+        official.zipped({**MEMBERS, "train/lark/4.jpg": official.picture(0, "train", 4)})
     )
     assert len(prepare(tmp_path, "b.zip").labels) == len(MEMBERS) + 1
     assert len(list(place.iterdir())) == 2
@@ -132,7 +132,10 @@ def test_images_outside_the_folder_of_their_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,class\na.jpg,lark\n", "row 1: path and label are needed, got {'file': 'a.jpg'"),
+        (
+            "file,class\na.jpg,lark\n",
+            "no column path and no column label; the columns path (from the list's",
+        ),
         ("path,label\na.jpg,\n", "row 1: path and label are needed"),
         ("path,label,split\na.jpg,lark,tests\n", "row 1: split: got 'tests'; known are train, val"),
         ("path,label\n", "it lists no image"),

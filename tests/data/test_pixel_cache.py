@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from PIL import Image
 
 from support import pictures
 from support.child_processes import fork
+from uotft.core import storage
+from uotft.core.errors import UserError
 from uotft.data import pixel_cache
 
 SIDE = {"stored": 32, "size": 24}
@@ -88,6 +91,128 @@ def test_the_camera_says_which_side_is_up(orientation: int) -> None:
     found = pixel_cache.square(content, 32, Path("a.png"))
     assert np.abs(found - whole(pictures.scene(0))).max() <= 1, "as Pillow would, but for rounding"
     assert pixel_cache.upright_size(content) == (72, 96)
+
+
+# ---- transparency, and 16 bits of grey
+
+GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "#10c040": (16, 192, 64)}
+
+
+def see_through() -> dict[str, bytes]:
+    """Two pixels in every kind of file that may be transparent: the left one is, of colour 5."""
+    pair = Image.new("RGBA", (2, 1), (5, 5, 5, 0))
+    pair.putpixel((1, 0), (150, 150, 150, 255))
+    palette = Image.new("P", (2, 1), 7)
+    palette.putpalette([5, 5, 5] * 8 + [150, 150, 150] * 8)
+    palette.putpixel((1, 0), 9)
+    row = lambda form, *values: b"\0" + struct.pack(form, *values)  # noqa: E731
+    return {
+        "RGBA": pictures.encoded(pair),
+        "LA": pictures.encoded(pair.convert("LA")),
+        "P, one entry": pictures.encoded(palette, transparency=7),
+        "P, alpha of entries": pictures.encoded(palette, transparency=bytes([9] * 7 + [0])),
+        "GIF": pictures.encoded(palette, "GIF", transparency=7),
+        "TIFF": pictures.encoded(pair, "TIFF"),
+        "TIFF, LA": pictures.encoded(pair.convert("LA"), "TIFF"),
+        "WebP": pictures.encoded(pair, "WEBP", lossless=True, exact=True),
+        "L, key": pictures.png((2, 1), 8, 0, row("2B", 5, 150), row(">H", 5)[1:]),
+        "L, 4 bits, key": pictures.png((2, 1), 4, 0, row("B", 0x09), row(">H", 0)[1:]),
+        "L, 2 bits, key": pictures.png((2, 1), 2, 0, row("B", 0x60), row(">H", 1)[1:]),
+        "L, 16 bits, key": pictures.png((2, 1), 16, 0, row(">2H", 9, 38550), row(">H", 9)[1:]),
+        "LA, 16 bits": pictures.png((2, 1), 16, 4, row(">4H", 9, 0, 38550, 65535)),
+        "RGB, key": pictures.png(
+            (2, 1), 8, 2, row("6B", *[5] * 3, *[150] * 3), row(">3H", *[5] * 3)[1:]
+        ),
+        "RGB, 16 bits, key": pictures.png(
+            (2, 1), 16, 2, row(">6H", *[1285] * 3, *[38550] * 3), row(">3H", *[1285] * 3)[1:]
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize("kind", see_through())
+def test_what_is_transparent_shows_the_background(kind: str, ground: str) -> None:
+    content = see_through()[kind]
+    found = pixel_cache.picture_of(content, Path("a"), "RGB", background=ground)
+    assert found.getpixel((0, 0)) == GROUNDS[ground]
+    assert abs(found.getpixel((1, 0))[0] - 150) < 30, "few bits of grey are coarse"
+    grey = pixel_cache.picture_of(content, Path("a"), "L", background=ground)
+    assert grey.getpixel((0, 0)) == Image.new("RGB", (1, 1), ground).convert("L").getpixel((0, 0))
+
+
+@pytest.mark.parametrize("kind", see_through())
+def test_without_a_background_a_file_shows_the_colours_it_has(kind: str) -> None:
+    """As all files did before there was a background."""
+    found = pixel_cache.picture_of(see_through()[kind], Path("a"), "RGB", background="none")
+    assert max(found.getpixel((0, 0))) <= 85
+
+
+def test_half_transparent_pixels_are_mixed() -> None:
+    content = pictures.encoded(Image.new("RGBA", (1, 1), (255, 0, 0, 51)))
+    found = pixel_cache.picture_of(content, Path("a.png"), "RGB", background="#0000ff")
+    assert np.abs(np.subtract(found.getpixel((0, 0)), (51, 0, 204))).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_picture_without_a_transparent_pixel_stays_as_it_is(mode: str) -> None:
+    image = pictures.scene(0).convert(mode)
+    more = {"transparency": bytes([255] * 256)} if mode == "P" else {}
+    content = pictures.encoded(image, **more)
+    for shape in ("L", "RGB"):
+        on = pixel_cache.picture_of(content, Path("a"), shape)
+        assert np.array_equal(on, pixel_cache.picture_of(content, Path("a"), shape, 0, "none"))
+
+
+def test_a_store_and_its_npz_know_the_background(tmp_path: Path) -> None:
+    contents = {f"{i}.png": pictures.encoded(pictures.stencil(i)) for i in range(3)}
+    seen = {}
+    for ground in ("white", "black", "none"):
+        made = pictures.image_set(tmp_path / "drawn", contents, **SIDE, background=ground)
+        storage.write_images(tmp_path / "a.npz", made)
+        images = pictures.kept(storage.read_images(tmp_path / "a.npz"), tmp_path / ground)
+        assert images.files.background == ground
+        seen[ground] = images.images[np.arange(3)]
+    assert len(np.unique(seen["white"].reshape(3, -1), axis=0)) == 3
+    assert seen["white"].max() == 255
+    assert not seen["black"].any(), "black drawings, as the case has them"
+    assert not seen["none"].any()
+
+
+def test_an_npz_from_before_there_was_a_background_is_read_as_it_was(tmp_path: Path) -> None:
+    made = pictures.image_set(tmp_path / "drawn", {"a.png": pictures.encoded(pictures.stencil())})
+    storage.write_images(tmp_path / "a.npz", made)
+    columns = storage.read_arrays(tmp_path / "a.npz")
+    storage.write_arrays(
+        tmp_path / "a.npz", **{k: v for k, v in columns.items() if k not in ("background", "white")}
+    )
+    files = storage.read_images(tmp_path / "a.npz").files
+    assert (files.background, files.white) == ("none", 0)
+    assert not pixel_cache.Store(files, tmp_path / "store")[np.arange(1)].any()
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_the_white_of_sixteen_bits_is_a_setting(form: str) -> None:
+    levels = np.arange(96, dtype=np.uint16).reshape(8, 12) * 43  # 0 to 4085
+    content = pictures.encoded(Image.fromarray(levels), form)
+    for white, brightest in ((0, 16), (4095, 254), (1023, 255)):
+        found = np.asarray(pixel_cache.picture_of(content, Path("a"), "L", white=white))
+        wanted = (levels / (white or 65535) * 255).clip(0, 255)
+        assert np.abs(found - wanted).max() <= 0.51
+        assert found.max() == brightest
+    plain = pictures.encoded(pictures.scene(0), form)
+    kept = pixel_cache.picture_of(plain, Path("a"), "RGB", white=4095)
+    assert np.array_equal(kept, pictures.scene(0)), "8 bits are what they are"
+
+
+def test_white_of_sixteen_bits_of_colour_is_refused() -> None:
+    """Pillow decodes their upper 8 bits alone."""
+    content = pictures.png((1, 1), 16, 2, b"\0" + struct.pack(">3H", 1000, 2000, 3000))
+    with pytest.raises(UserError, match="a.png: Pillow keeps 8 of its 16 bits, so `white`"):
+        pixel_cache.picture_of(content, Path("a.png"), "RGB", white=4095)
+    assert pixel_cache.picture_of(content, Path("a.png"), "RGB").getpixel((0, 0)) == (3, 7, 11)
+
+
+# ---- stores that are filled by many, or killed
 
 
 def test_processes_may_fill_one_store_at_once(tmp_path: Path) -> None:

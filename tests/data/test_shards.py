@@ -119,9 +119,8 @@ def test_shards_are_the_same_data_set_as_a_folder(tmp_path: Path) -> None:
 
 
 def test_labels_are_read_as_the_section_says(tmp_path: Path) -> None:
-    content = pictures(1)[0][2]
     members = []
-    for i in range(12):
+    for i, (_, _, content) in enumerate(pictures(4)):
         name = CLASSES[i % 3]
         about = json.dumps({"class": {"cat": 10, "dog": 9, "owl": 100}[name]}).encode()
         members += [(f"{i}.png", content), (f"{i}.txt", f"{name}\n".encode()), (f"{i}.json", about)]

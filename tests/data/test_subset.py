@@ -18,7 +18,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Cell, ImageSet
 from uotft.core.settings import Subset
 from uotft.data.datasets import folder
-from uotft.data.subset import draw, longtail, sizes
+from uotft.data.subset import longtail, sample, sizes
 from uotft.pipeline import (
     data_export,
     embed,
@@ -44,16 +44,16 @@ def quiet(items, label):  # noqa: ANN001, ANN201
 
 def test_committed_draws() -> None:
     """What seeds drew when there were shots alone: published results stand on it."""
-    assert draw(np.tile(np.arange(3), 5), Subset(shots=2), 0).tolist() == [6, 12, 13, 4, 2, 8]
+    assert sample(np.tile(np.arange(3), 5), Subset(shots=2), 0).tolist() == [6, 12, 13, 4, 2, 8]
 
 
 def test_nothing_set_is_every_image() -> None:
-    assert sorted(draw(LABELS, Subset(), 3)) == list(range(200))
+    assert sorted(sample(LABELS, Subset(), 3)) == list(range(200))
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
 def test_a_fraction_of_every_class(share: float) -> None:
-    drawn = draw(LABELS, Subset(fraction=share), 0)
+    drawn = sample(LABELS, Subset(fraction=share), 0)
     assert len(set(drawn.tolist())) == len(drawn)
     assert np.bincount(LABELS[drawn]).tolist() == [round(share * n) for n in THERE.tolist()]
 
@@ -68,13 +68,13 @@ def test_smaller_draws_of_a_seed_lie_inside_larger_ones() -> None:
     chains += [[Subset(longtail=10), Subset(shots=int(THERE.min())), Subset()]]
     for seed in (0, 1):
         for chain in chains:
-            drawn = [set(draw(LABELS, subset, seed).tolist()) for subset in chain]
+            drawn = [set(sample(LABELS, subset, seed).tolist()) for subset in chain]
             assert all(a < b for a, b in zip(drawn, drawn[1:], strict=False)), chain
 
 
 def test_seeds_draw_apart() -> None:
     for subset in (Subset(fraction=0.2), Subset(longtail=10)):
-        assert set(draw(LABELS, subset, 0)) != set(draw(LABELS, subset, 1))
+        assert set(sample(LABELS, subset, 0)) != set(sample(LABELS, subset, 1))
     ranks = [np.argsort(longtail(np.full(50, 30), 10, seed)).tolist() for seed in (0, 1)]
     assert ranks[0] != ranks[1], "other classes are the large ones"
 
@@ -100,7 +100,7 @@ def test_a_long_tail_takes_no_more_than_is_there() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"shots": 2, "fraction": 0.5}, "one of shots, fraction is needed, or none"),
+        ({"shots": 2, "fraction": 0.5}, "set only one of shots, fraction, or none"),
         ({"fraction": 0.0}, r"subset\.fraction: got 0.0: .* greater than 0"),
         ({"longtail": 0.5}, r"subset\.longtail: got 0.5: .* greater than or equal to 1"),
         ({"share": 0.5}, r"subset\.share: no such setting; known are fraction, longtail, shots"),
@@ -133,7 +133,7 @@ def test_a_manifest_is_what_a_seed_trains_on(tiny: Path, tmp_path: Path) -> None
     with output.open(newline="") as file:
         lines = list(csv.DictReader(file))
     pool = images.rows("train")
-    drawn = pool[draw(images.labels[pool], Subset(fraction=0.2), 1)]
+    drawn = pool[sample(images.labels[pool], Subset(fraction=0.2), 1)]
     written = {
         s: [int(x["row"]) for x in lines if x["split"] == s] for s in ("train", "val", "test")
     }
@@ -170,7 +170,7 @@ def section(said: list[str]) -> dict:
 def drawn(images: ImageSet, subset: Subset, seed: int) -> dict[str, list[tuple[str, bytes]]]:
     """{part: (class, picture) of each image} of what a seed trains on, and of val and test."""
     pool = images.rows("train")
-    parts = {"train": pool[draw(images.labels[pool], subset, seed)]}
+    parts = {"train": pool[sample(images.labels[pool], subset, seed)]}
     parts |= {part: images.rows(part) for part in ("val", "test")}
     return {
         part: sorted((images.names[images.labels[row]], pixels(images, row)) for row in rows)

@@ -80,14 +80,16 @@ def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_pat
         assert np.allclose(answer["probability"], [a.classes[0][1] for a in expected], atol=1e-6)
 
 
-KNOWN = "no run with a model in the store; known are digits-none-0, digits-none-1, digits-uot-0"
+KNOWN = (
+    "the store has no such run with a model; known are digits-none-0, digits-none-1, digits-uot-0"
+)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("digits-uto-0 --name a", f"RUN: got 'digits-uto-0', {KNOWN}"),
-        ("it's --name a", 'RUN: got "it\'s", no run with a model'),
+        ("it's --name a", 'RUN: got "it\'s", but the store has no such run'),
         ("--name a", "register needs RUN, or --dataset"),
         ("digits-uot-0 --name a/b", "Invalid model name 'a/b'"),
         ("digits-uot-0 --name a --alias latest", "--alias: got 'latest'"),

@@ -94,7 +94,7 @@ def test_a_killed_grid_goes_on_and_no_training_is_repeated(project: Path) -> Non
             [
                 storage.read_json(path)["validation"]["val/top1"]
                 for path in after
-                if tuple(storage.read_json(path.parents[4] / "words.json")["set"])
+                if tuple(storage.read_json(path.parents[4] / "overrides.json")["set"])
                 == workspace(project).with_changes(r["settings"].split()).words
             ]
         )

@@ -102,7 +102,7 @@ def test_nothing_heavy_is_imported(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--top-k", "0"), "top_k: got 0: a whole number of at least 1, or auto"),
+        (("--top-k", "0"), "top_k: got 0: give a whole number of at least 1, or auto"),
         (("--top-k", "31"), "select.top_k: got 31, but the source has only 30 classes"),
         (("--top-k", "many"), "top_k: got 'many'"),
         (("--metric", "euclid"), "strategy uot:|metric: got 'euclid'"),

@@ -160,8 +160,8 @@ def test_accelerate_launch_and_its_config_make_one_run(ready: Path) -> None:
     assert (run.info.status, run.data.params["processes"]) == ("FINISHED", "2")
     assert run.data.params["train.recipe.precision"] == "no"
 
-    worker = ("-m", "uotft.runs.worker", "journal.jsonl", "train", *map(str, CELL))
+    worker = ("-m", "uotft.runs.worker", "events.jsonl", "train", *map(str, CELL))
     said_by([start(ready, *launcher, *worker)], 0)
     assert made(ready) == whole
-    assert (ready / "journal.jsonl").read_text().count('"step": 400,') == 1
+    assert (ready / "events.jsonl").read_text().count('"step": 400,') == 1
     assert len(runs(ready)) == 1, "a worker by hand tracks nothing"

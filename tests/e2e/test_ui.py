@@ -48,7 +48,7 @@ def test_the_page_is_there_when_it_is_said_and_ctrl_c_ends_it_all(project: Path)
 def test_a_store_that_is_a_server_is_not_served_again(project: Path) -> None:
     done = call("uotft", "ui", cwd=project, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert done.returncode == 2
-    assert "http://127.0.0.1:9 is a server already" in done.stderr
+    assert "http://127.0.0.1:9 is already a server" in done.stderr
 
 
 @pytest.mark.slow

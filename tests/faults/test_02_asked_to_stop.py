@@ -222,7 +222,7 @@ def test_a_signal_in_a_destructor_stops_the_workers(tmp_path: Path) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(20)"], start_new_session=True
     )
-    start, crew = time.monotonic(), Crew(0, [worker], tmp_path / "journal.jsonl")
+    start, crew = time.monotonic(), Crew(0, [worker], tmp_path / "events.jsonl")
     with signals.passed_on(crew.workers) as asked:
         Fragile()
         with pytest.raises(KeyboardInterrupt):

@@ -66,8 +66,8 @@ def stopped_by_a_full_disk(said: str, process_code: int, project: Path) -> int:
     assert process_code == 2, said[-3000:]
     assert "Traceback" not in said
     files = rf"{left(project)}/step-0\d+/(rank-\d\.safetensors|state\.json)"
-    journal = rf"{project}/unsent/\w+\.\d/points\.jsonl"  # on a limit on the size of any file
-    assert re.search(rf"uotft: ({files}|{journal}): cannot be written: ", said), said[-3000:]
+    points = rf"{project}/unsent/\w+\.\d/points\.jsonl"  # on a limit on the size of any file
+    assert re.search(rf"uotft: ({files}|{points}): cannot be written: ", said), said[-3000:]
     assert " bytes or more are needed, " in said
     assert " files are free in " in said
     assert not inside(project)

@@ -67,12 +67,12 @@ def shards_of(root: Path) -> tuple[Path, list[range]]:
 def test_every_flip_in_a_checkpoint_is_known(
     trainable: Path, trials: Callable, measured: Callable
 ) -> None:
-    belongs = {"settings": 1}
+    fingerprint = {"settings": 1}
     assert all([
         killed(pid) for pid in pair(lambda rank: train(trainable, progress=dies_at(13)))
     ])  # fmt: skip
     folder = left(trainable)
-    checkpoints.remember_run(folder, "a-run", belongs)
+    checkpoints.remember_run(folder, "a-run", fingerprint)
     before, last = folder / "step-000000005", folder / "step-000000010"
     kinds: Counter[str] = Counter()
     for trial in range(trials(40, 500)):
@@ -103,7 +103,7 @@ def test_every_flip_in_features_is_known(fresh: Path, trials: Callable, measured
     for trial in range(trials(20, 250)):
         path = one_of([*folder.iterdir()])
         content = damage(path, cut=trial % 10 == 9)
-        if path.name == freshness.BELONGS:
+        if path.name == freshness.FINGERPRINT:
             with pytest.raises(UserError, match=r"belongs\.json"):
                 storage.read_sealed(path)
         else:
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     train(trainable, progress=count)
     said = capfd.readouterr().err
     lines = [f"{slot}: its rank-0.safetensors is damaged" for slot in slots[-damaged:]]
-    assert said.count("is damaged or missing (SHA-256): not used") == damaged
+    assert said.count("damaged or missing (SHA-256): checkpoint not used") == damaged
     assert all(line in said for line in lines)
     assert ran[0] == {1: 5, 2: 0}[damaged]
     assert made(trainable) == whole
@@ -267,9 +267,9 @@ def test_damaged_shards_are_made_anew(
     if how == "a damaged shard":
         damage(sorted(folder.glob("shard-*"))[1])
     elif how == "damaged":
-        damage(folder / freshness.BELONGS)
+        damage(folder / freshness.FINGERPRINT)
     else:
-        (folder / freshness.BELONGS).unlink()
+        (folder / freshness.FINGERPRINT).unlink()
     embed(fresh, progress=lambda batches, label: (ran.extend(batches), batches)[1])
     assert len(ran) == (4 if how == "a damaged shard" else 18), "batches of four"
     assert ("has a damaged belongs.json" in capfd.readouterr().err) == (how == "damaged")

@@ -28,8 +28,8 @@ from uotft.training import checkpoints
 from uotft.training.streams import Batch, Sampling, Stream
 
 STOP = 11
-LINE = "the images come in the same order"
-NORM = "with batch norm the weights will be those of neither number"
+LINE = "the order of the images stays the same"
+NORM = "with batch norm the weights will equal those of no uninterrupted"
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +127,7 @@ def test_without_batch_norm_losses_are_those_without_a_stop(
     assert (found[1]["step"], found[1]["processes"]) == (STOP, [first])
     points, before = work(root, then), taken(root, first, STOP)
     said = capfd.readouterr().err
-    assert f"is of {first} processes, and {then} go on with it: {LINE}\n" in said
+    assert f"was saved by {first} processes, and {then} resume from it: {LINE}\n" in said
     after = taken(root, then)
     assert not before.keys() & after.keys()
     assert before | after == order, "the same log of rows"
@@ -150,7 +150,7 @@ def test_with_batch_norm_it_goes_on_and_says_what_that_means(
     points = work(trainable, then)
     order = taken(trainable, first, STOP) | taken(trainable, then)
     said = capfd.readouterr().err
-    assert f"is of {first} processes, and {then} go on with it: {LINE}, but {NORM}" in said
+    assert f"was saved by {first} processes, and {then} resume from it: {LINE}, but {NORM}" in said
     assert "set aside" not in said
     model = workspace(trainable).cell("models", Cell(*CELL)) / "model.json"
     assert storage.read_json(model)["processes"] == [first, then], "not that of one number"

@@ -190,7 +190,7 @@ def test_an_empty_set_is_refused_in_seconds(trainable: Path, what: str, measured
 
 
 def test_an_empty_stream_is_refused() -> None:
-    with pytest.raises(UserError, match="the source images to train on are none at all"):
+    with pytest.raises(UserError, match="there are no source images to train on"):
         Stream(IMAGES[:0], np.arange(0), Sampling("source", 4, 0, Augment()))
 
 

@@ -145,6 +145,31 @@ def test_verify_lists_path_and_reason_of_every_bad_file_and_of_no_other(
     measured(f"{len(BAD)} of {len(BAD)} bad kinds listed, 0 of {len(ODD)} odd ones")
 
 
+# ---- transparency, and 16 bits of grey
+
+
+def test_drawings_in_the_alpha_channel_are_seen_and_the_setting_is_not_forgotten(
+    tmp_path: Path, measured: Callable[[str], None]
+) -> None:
+    """By default on white; pixels prepared on another background are refused, and made anew."""
+    ws = project(tmp_path, each=4)
+    paths = sorted((tmp_path / "photos").rglob("*.png"))
+    for number, path in enumerate(paths):
+        pictures.stencil(number).save(path)
+    prepare.prepare(ws, "photos", **QUIET)
+    seen = readers.images(ws, "photos").images[:]
+    assert len(np.unique(seen.reshape(len(seen), -1), axis=0)) == len(paths) == 12
+
+    changed = tiny_params() | {"source": "photos", "targets": ["photos"]}
+    changed["datasets"] = {"photos": {**ws.params.datasets["photos"], "background": "black"}}
+    write_params(tmp_path, changed)
+    with pytest.raises(UserError, match=r"prepared with other settings .*\(background\)"):
+        readers.images(workspace(tmp_path), "photos")
+    prepare.prepare(workspace(tmp_path), "photos", **QUIET)
+    assert not readers.images(workspace(tmp_path), "photos").images[:].any()
+    measured("12 of 12 drawings differ; none is left of another background")
+
+
 # ---- the policy
 
 

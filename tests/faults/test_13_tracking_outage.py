@@ -16,7 +16,7 @@ from time import monotonic, sleep
 import pytest
 
 from support.commands import call
-from support.unreliable_proxy import MANNERS, Door, door, tracking_server
+from support.unreliable_proxy import MANNERS, Proxy, proxy, tracking_server
 from uotft.core import jsonl, storage
 from uotft.tracking import delivery, session, store
 
@@ -31,9 +31,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture
-def entrance(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
-    """The door to it, by which alone runs get in, with a second's patience."""
-    with door(server) as made:
+def entrance(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The proxy to it, by which alone runs get in, with a second's patience."""
+    with proxy(server) as made:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", made.address)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -74,7 +74,7 @@ def must_be_whole(root: Path, ident: str) -> None:
 
 
 def test_a_store_that_does_not_answer_costs_nothing_that_was_logged(
-    tmp_path: Path, entrance: Door, trials: Callable[[int, int], int],
+    tmp_path: Path, entrance: Proxy, trials: Callable[[int, int], int],
     measured: Callable[[str], None], capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -88,7 +88,7 @@ def test_a_store_that_does_not_answer_costs_nothing_that_was_logged(
         if manner == "slow":  # it takes what it gets
             continue
         [folder] = (tmp_path / "unsent").iterdir()
-        assert f"what MLflow does not have yet is in {folder}: `uotft sync` sends" in (
+        assert f"the rest of the run is kept in {folder}: `uotft sync` sends" in (
             capfd.readouterr().err
         )
         # still nothing: it says so, and keeps it
@@ -102,7 +102,7 @@ def test_a_store_that_does_not_answer_costs_nothing_that_was_logged(
 
 
 def test_a_store_that_comes_back_has_all_without_a_word(
-    tmp_path: Path, entrance: Door, measured: Callable[[str], None]
+    tmp_path: Path, entrance: Proxy, measured: Callable[[str], None]
 ) -> None:
     """It dies in the middle, without an answer to what it took; and comes back before the end."""
 
@@ -120,7 +120,7 @@ def test_a_store_that_comes_back_has_all_without_a_word(
 
 
 def test_a_sender_that_is_killed_anywhere_leaves_its_work_to_the_next(
-    tmp_path: Path, entrance: Door, trials: Callable[[int, int], int],
+    tmp_path: Path, entrance: Proxy, trials: Callable[[int, int], int],
     measured: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """After each of its requests, heard or not: what is sent again makes nothing double."""
@@ -149,7 +149,7 @@ def test_a_sender_that_is_killed_anywhere_leaves_its_work_to_the_next(
 
 
 def test_a_training_without_its_server_ends_well(
-    project: Path, entrance: Door, measured: Callable[[str], None]
+    project: Path, entrance: Proxy, measured: Callable[[str], None]
 ) -> None:
     entrance.manner = "shut"
     words = ("uotft", "train", "--dataset", "digits", "--seed", "21")
@@ -173,7 +173,7 @@ def test_a_training_without_its_server_ends_well(
     assert sent.returncode == 0, sent.stdout + sent.stderr
     told = sent.stdout.splitlines()
     assert told[0] == "digits-uot-21: sent"
-    assert ["no MLflow run here made these weights; given up" in line for line in told] == [
+    assert ["no MLflow run here made these weights; dropped" in line for line in told] == [
         False, True, True,
     ], "seeds 0 and 1 were trained under another store"  # fmt: skip
     assert not [*(project / "unsent").iterdir()]

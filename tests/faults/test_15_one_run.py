@@ -95,7 +95,7 @@ def test_a_killed_run_says_so_and_goes_on_as_the_same(
     process.wait()
     until(lambda: named(endless, name)[0].info.status == "KILLED", "it is still RUNNING")
     [first] = named(endless, name)
-    assert first.data.tags["failure"] == "the process that watched the training was killed"
+    assert first.data.tags["failure"] == "the process that ran the training was killed"
     until(lambda: not [*(endless / "unsent").iterdir()], "not all of it was sent")
 
     # both are killed, as by a power cut: the next command that is asked to says it
@@ -133,7 +133,7 @@ def test_a_run_that_is_being_written_is_left_alone(endless: Path) -> None:
         done = call("uotft", "sync", cwd=endless)
         assert done.returncode == 1
         assert "digits-none-42: " in done.stdout
-        assert "its training is under way" in done.stdout
+        assert "its training is still running" in done.stdout
         assert named(endless, "digits-none-42")[0].info.status == "RUNNING"
     finally:
         process.terminate()

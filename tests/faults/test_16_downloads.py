@@ -79,7 +79,7 @@ def test_another_part_than_the_one_that_was_asked_for_is_not_taken(
     server: Server, tmp_path: Path
 ) -> None:
     (tmp_path / ".a.tar.part").write_bytes(BYTES[:1_000_000])
-    assert "another part came than the one from byte 1000000" in refused(server, tmp_path, "aside")
+    assert "sent another part than the one from byte 1000000" in refused(server, tmp_path, "aside")
     assert (tmp_path / ".a.tar.part").read_bytes() == BYTES[:1_000_000]
 
 
@@ -102,9 +102,9 @@ def test_every_address_and_its_reason_is_named(server: Server, tmp_path: Path) -
     said = refused(server, tmp_path, "gone", "page", "other", "short")
     for manner, why in (
         ("gone", "HTTP Error 404: Not Found"),
-        ("page", "a web page came, not the file"),
+        ("page", "got a web page"),
         ("other", f"is not its SHA-256 {hashlib.sha256(BYTES).hexdigest()}"),
-        ("short", f"{len(BYTES) - 1:,} bytes offered, not {len(BYTES):,}"),
+        ("short", f"offers {len(BYTES) - 1:,} bytes, not {len(BYTES):,}"),
     ):
         assert f"{server.address}/{manner}/a.tar: " in said
         assert why in said
@@ -112,7 +112,7 @@ def test_every_address_and_its_reason_is_named(server: Server, tmp_path: Path) -
 
 
 def test_what_came_is_kept_for_the_next_time(server: Server, tmp_path: Path) -> None:
-    assert "broke off after" in refused(server, tmp_path, "cutwhole")
+    assert "connection lost after" in refused(server, tmp_path, "cutwhole")
     part = (tmp_path / ".a.tar.part").read_bytes()
     assert part == BYTES[: len(part)]
     assert len(part) == len(BYTES) // 2
@@ -214,7 +214,7 @@ def test_weights_that_do_not_come_are_asked_for_again_by_range(
 
 
 def test_weights_whose_name_tells_no_sum_are_refused(server: Server) -> None:
-    with pytest.raises(UserError, match=r"net\.pth: its name does not tell its SHA-256"):
+    with pytest.raises(UserError, match=r"net\.pth: the file name has no SHA-256 to check"):
         weights.download(f"{server.address}/good/net.pth")
 
 

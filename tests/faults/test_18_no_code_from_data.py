@@ -346,7 +346,7 @@ def test_yaml(attack: Attack, tmp_path: Path, tag: str) -> None:
 
 
 def test_names_of_code_in_settings(tiny: Path, tmp_path: Path) -> None:
-    """What is imported is a file on a shelf of this package, whatever params.yaml says."""
+    """What is imported is a file in a registered package, whatever params.yaml says."""
     import yaml
 
     params = yaml.safe_load((tiny / "params.yaml").read_text())

@@ -290,7 +290,7 @@ def test_features_of_other_code_are_refused(
     monkeypatch.setattr(features, "RECIPE", features.RECIPE + 1)
     refusing = (*SOURCE, "compare")
     for stage in refusing:
-        with pytest.raises(UserError, match="-images was made by the code of another version of"):
+        with pytest.raises(UserError, match="-images was made by another version of"):
             STAGES[stage](workspace(copy))
     measured(f"{len(refusing)} of {len(refusing)} stages refuse: {', '.join(refusing)}")
 

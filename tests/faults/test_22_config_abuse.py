@@ -304,17 +304,17 @@ def change(root: Path, path: str, value: object) -> None:
         ("train.batch_norm", False, "train.batch_norm: got False.*'target' or 'mixed'"),
         ("pretrain.recipe.steps", "False", "pretrain.recipe.steps: got 'False'.*integer"),
         ("pretrain.recipe.learning_rate", "1e-4", "got '1e-4'.*write 1.0e-4"),
-        ("train.recipe.epochs", 3, "recipe.epochs: got 3: steps or epochs, one of the two"),
+        ("train.recipe.epochs", 3, "recipe.epochs: got 3: set either steps or epochs"),
         ("train.recipe.warmup", 12, "recipe.warmup: got 12: the warm-up must be shorter than st"),
         ("train.labda", 0.3, "train.labda: no such setting; known are.*lambda"),
         ("train.recipe.step", 3, "train.recipe.step: no such setting; known are.*steps"),
         ("train.lambda", -1.0, "train.lambda: got -1.0.*greater than or equal to 0"),
         ("strategies", ["uot", "uto"], "got 'uto'; known are.*greedy_ot.*uot"),
-        ("strategies", ["uot", "uot"], "strategies: got.*stands there twice"),
+        ("strategies", ["uot", "uot"], "strategies: got.*is listed twice"),
         (
             "targets",
             ["dogz"],
-            "data set 'dogz' has no section under datasets: .*there are digits, glyphs",
+            "data set 'dogz' has no section under datasets: .*known are digits, glyphs",
         ),
         ("backbone.name", "resnet19", "backbone.name: got 'resnet19'; known are moco, resnet18"),
         ("selectors.uot", {"cost_scale": 0.0}, "selectors.uot:\n.*cost_scale: got 0.0"),
@@ -345,5 +345,5 @@ def test_names_of_data_sets_are_plain_words(tmp_path: Path, name: str) -> None:
     params = tiny_params()
     params["datasets"][name] = {"kind": "folder", "path": "x"}
     write_params(tmp_path, params)
-    with pytest.raises(UserError, match="datasets: the name '.*' has not letters, digits"):
+    with pytest.raises(UserError, match="datasets: the name '.*' may have only letters, digits"):
         config.load(tmp_path)

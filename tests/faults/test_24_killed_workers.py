@@ -62,7 +62,7 @@ def test_a_killed_worker_is_named(
         assert not inside(cell)
         assert process.returncode == 128 + signal.SIGKILL, said[-3000:]
         who = "the worker" if world == 1 else f"worker {rank} of them"
-        assert f"uotft: {who}, process {pid}, was ended by SIGKILL: most often that is" in said
+        assert f"uotft: {who}, process {pid}, was ended by SIGKILL: most often memory" in said
         assert "use fewer --num-processes or smaller batches" in said
         assert bool(saved(cell)) == (when == "training"), "what was saved is there"
     assert max(times) < (60 if when == "training" else GRACE_S)

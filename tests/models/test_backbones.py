@@ -1,4 +1,4 @@
-"""Every backbone on the shelf keeps the contract; those of others equal the originals' features."""
+"""Every registered backbone keeps the contract; those of others equal the originals' features."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def test_a_convolutional_model_takes_no_image_size() -> None:
 
 
 def test_an_unknown_timm_name_lists_close_ones() -> None:
-    with pytest.raises(UserError, match=r"got 'resnet19\.tv_in1k'.*close are .*resnet18\.tv_in1k"):
+    with pytest.raises(
+        UserError, match=r"got 'resnet19\.tv_in1k'.*did you mean .*resnet18\.tv_in1k"
+    ):
         model_io.build({"name": "timm", "model": "resnet19.tv_in1k"}, 2)
 
 

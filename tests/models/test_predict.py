@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support import pictures
 from uotft.core.errors import UserError
 from uotft.data.datasets import digits
 from uotft.models import predict
@@ -64,6 +65,26 @@ def test_digits_are_scaled_as_the_data_set_was(tmp_path: Path) -> None:
     resize = partial(digits.from_picture, settings=settings)
     pixels = predict.read(save(tmp_path, raw), [28, 28], resize)
     assert np.array_equal(pixels, made.images[7])
+
+
+@pytest.mark.parametrize(
+    ("section", "level"),
+    [({}, 0), ({"background": "none"}, 0), ({"background": "white"}, 255),
+     ({"background": "#808080"}, 128)],
+)  # fmt: skip
+def test_transparency_is_what_the_model_was_trained_on(
+    tmp_path: Path, section: dict[str, str], level: int
+) -> None:
+    """A model from before there was a background saw the black below a drawing's alpha."""
+    pictures.write(tmp_path, {"a.png": pictures.encoded(pictures.stencil())})
+    facts = {"dataset": {"kind": "folder", "path": "x", "stored": 32, "size": 24, **section}}
+    assert predict.reader(facts)(tmp_path / "a.png").max() == level
+
+
+def test_sixteen_bits_have_the_white_that_the_model_was_trained_with(tmp_path: Path) -> None:
+    path = save(tmp_path, np.full((20, 20), 4095, np.uint16))
+    facts = {"dataset": {"kind": "folder", "path": "x", "stored": 32, "size": 24, "white": 4095}}
+    assert (predict.reader(facts)(path) == 255).all()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_weights_of_another_architecture_name_the_keys(tmp_path: Path) -> None:
 
 def test_a_prefix_that_no_key_has(tmp_path: Path) -> None:
     save_file({"layers.0": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match="no key begins with 'module.'; there are layers.0"):
+    with pytest.raises(UserError, match="no key begins with 'module.'; its keys are layers.0"):
         weights.pretrained(torch.nn.Linear(1, 1), tmp_path / "a.safetensors", prefix="module.")
 
 

@@ -75,7 +75,7 @@ def write(root: Path, members: dict[str, bytes], **settings: object) -> None:
     for i in range(40):
         path = root / "photos" / ("lark", "wren")[i % 2] / f"{i:02d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(Image.new("RGB", (9, 7), (i, 6 * i, 9)), "JPEG"))
+        path.write_bytes(encoded(Image.new("RGB", (9, 7), (i, 6 * i, 9)), "JPEG", quality=100))
     for name, content in members.items():
         (root / "photos" / "lark" / name).write_bytes(content)
 
@@ -111,7 +111,7 @@ def test_everything_that_happens_to_files_is_found(birds: Path) -> None:
     (photos / "wren/03.jpg").unlink()
     (photos / "wren/05.jpg").unlink()
     (photos / "wren/05.jpg").mkdir()
-    (photos / "lark/new.jpg").write_bytes(GOOD["cmyk.jpg"])
+    (photos / "lark/new.jpg").write_bytes(encoded(GREY, "JPEG"))
     assert verify(birds) == {
         "wren/01.jpg": "changed",
         "wren/03.jpg": "missing",
@@ -153,7 +153,8 @@ def test_a_bad_file_is_named_before_and_after_preparing(tmp_path: Path, name: st
         prepare.prepare(workspace(tmp_path), "birds", progress=quiet)
     assert list(verify(tmp_path)) == [f"lark/{name}"]
     assert why in verify(tmp_path)[f"lark/{name}"]
-    write(tmp_path, {f"{i:03d}.jpg": GOOD["cmyk.jpg"] for i in range(60)}, unreadable="skip")
+    more = {f"{i:03d}.png": encoded(Image.new("L", (9, 7), i), "PNG") for i in range(60)}
+    write(tmp_path, more, unreadable="skip")
     prepare.prepare(workspace(tmp_path), "birds", progress=quiet)
     assert list(verify(tmp_path)) == [f"lark/{name}"], "left out, and still not as it should be"
 
@@ -266,7 +267,9 @@ def test_dvc_sees_a_changed_image_and_nothing_else(tmp_path: Path) -> None:
     params |= {"source": "other", "targets": ["birds"]}
     write_params(tmp_path, params)
     members = {
-        f"{n}/{i}.jpg": official.picture(c, "train") for c, n in enumerate("ab") for i in "1234"
+        f"{n}/{i}.jpg": official.picture(c, "train", i)
+        for c, n in enumerate("ab")
+        for i in range(4)
     }
     (tmp_path / "other.zip").write_bytes(official.zipped(members))
     stage = {"stages": {"prepare": committed["stages"]["prepare"]}}

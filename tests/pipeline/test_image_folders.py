@@ -170,6 +170,7 @@ def test_an_export_says_what_part_of_a_picture_it_wants(made: Path, tmp_path: Pa
     about = predict_export.export(model, "torch", tmp_path / "a.pt2")
     assert about["input"]["shape"] == ["images", 32, 32, 3]
     assert about["input"]["share"] == 0.875
+    assert (about["input"]["background"], about["input"]["white"]) == ("white", 0)
     assert about["difference"] <= export.TOLERANCE
 
 
@@ -242,9 +243,9 @@ def test_processes_share_the_decoding(tmp_path: Path) -> None:
     def work(rank: int) -> None:
         decoded, square = [], pixel_cache.square
 
-        def counted(content: bytes, side: int, path: Path) -> np.ndarray:
+        def counted(content: bytes, side: int, path: Path, *how: object) -> np.ndarray:
             decoded.append(path.name)
-            return square(content, side, path)
+            return square(content, side, path, *how)
 
         pixel_cache.pool.cache_clear()  # threads stay behind in a fork
         pixel_cache.square = counted

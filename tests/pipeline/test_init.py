@@ -61,7 +61,7 @@ def _fill(text: str, words: dict[str, str]) -> str:
 
 
 def test_the_paper_says_so(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    """Section 4.1 of Liu et al. (2022), and docs/how-it-works.md."""
+    """Section 4.1 of Liu et al. (2022), and docs/training.md."""
     write_params(tmp_path, raw("paper", tmp_path, folders))
     params = workspace(tmp_path).params
     train, recipe = params.train, params.train.recipe

@@ -12,7 +12,7 @@ from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
-from uotft.data.subset import draw
+from uotft.data.subset import sample
 from uotft.pipeline import (
     compare,
     embed,
@@ -72,7 +72,7 @@ def test_undrawn_training_images_decide_nothing_either(fresh: Path) -> None:
     run_train(fresh)
     ws, before = workspace(fresh), weights(fresh)
     pool = pools.read(ws.features("digits"))
-    drawn = draw(pool["labels"], ws.params.subset, 0)
+    drawn = sample(pool["labels"], ws.params.subset, 0)
     others = np.setdiff1d(np.arange(len(pool["labels"])), drawn)
     features = np.array(pool["features"])
     features[others] = 7

@@ -49,7 +49,7 @@ def test_words_change_the_settings_and_nothing_else(tiny: Path) -> None:
     there["train"]["recipe"]["steps"] = 200
     there["selectors"]["uot"]["cost_scale"] = 0.1
     assert here == there
-    assert "train.lambda=0.3" in changed.words
+    assert "train.lambda=0.3" in changed.overrides
     assert ws.with_changes([]) is ws
     assert ws.params.train.source_weight == 1.0, "the words of a variant stay its own"
 
@@ -62,7 +62,7 @@ def test_a_variant_has_one_folder_however_it_is_spelled(tiny: Path) -> None:
     assert ws.with_changes(["subset.longtail=10.0"]).variant == "variants/subset.longtail=10"
     # a worker is given the words in this spelling
     again = ws.with_changes(["train.recipe.drops=[0.5,0.9]", "train.reestimate_norm=true"])
-    assert ws.with_changes(again.words) == again
+    assert ws.with_changes(again.overrides) == again
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_words_that_are_no_folders_name_get_a_short_one(fresh: Path, word: str) 
     ws = workspace(fresh).with_changes([word])
     assert len(Path(ws.variant).parts) == 2
     assert len(Path(ws.variant).name) < 120
-    ws.note_words()
-    found = json.loads((fresh / ws.variant / "words.json").read_text())["set"]
+    ws.note_overrides()
+    found = json.loads((fresh / ws.variant / "overrides.json").read_text())["set"]
     assert workspace(fresh).with_changes(found) == ws
 
 
@@ -90,13 +90,16 @@ def test_words_that_are_no_folders_name_get_a_short_one(fresh: Path, word: str) 
         ),
         (["train.lambda=-1"], r"--set train\.lambda=-1:\n  train\.lambda: got -1: .* greater"),
         (["train.recipe.steps=1.5"], r"train\.recipe\.steps: got 1.5: .* integer"),
-        (["source=digits"], "--set source: only settings of source_fraction, .*params.yaml, in a"),
-        (["lambda=1"], "--set lambda: only settings of"),
-        (["train={lambda: 1}"], "--set train: the name of one setting is needed"),
-        (["source_fraction.x=1"], "--set source_fraction.x: the name of one setting"),
-        (["train.lambda"], "--set: got 'train.lambda'; NAME=VALUE is needed"),
+        (
+            ["source=digits"],
+            "--set source: --set changes only source_fraction, .*params.yaml, in a",
+        ),
+        (["lambda=1"], "--set lambda: --set changes only"),
+        (["train={lambda: 1}"], "--set train: name one setting"),
+        (["source_fraction.x=1"], "--set source_fraction.x: name one setting"),
+        (["train.lambda"], "--set: got 'train.lambda'; write NAME=VALUE"),
         (["train.lambda=[1"], r"--set train\.lambda: got '\[1', which is not YAML"),
-        (["train.lambda=1", "train.lambda=2"], "--set train.lambda=2: train.lambda stands there"),
+        (["train.lambda=1", "train.lambda=2"], "--set train.lambda=2: train.lambda is given twice"),
         (["subset.shots=1", "subset.fraction=0.5"], "one of shots, fraction is needed"),
         (["selectors.uot.eps=1"], r"--set selectors\.uot\.eps=1: selectors\.uot:\n  eps: no such"),
         (["selectors.teleport.a=1"], "selectors: got 'teleport'; known are all, "),
@@ -125,7 +128,10 @@ def test_units_of_a_variant_are_made_once_and_again_when_their_inputs_change(fre
     assert "6 x cluster of 72" in units_stage.own_units(ws)
     assert units_stage.own_units(ws) == ""
     # one that differs downstream shares them
-    assert units_stage.own_units(workspace(fresh).with_changes([*ws.words, "train.lambda=2"])) == ""
+    assert (
+        units_stage.own_units(workspace(fresh).with_changes([*ws.overrides, "train.lambda=2"]))
+        == ""
+    )
     record = ws.embedding("glyphs").with_suffix(".json")
     assert json.loads(record.read_text())["unit"] == "cluster"
     assert units_stage.own_units(workspace(fresh)) == "", "params.yaml's own are DVC's"
@@ -133,7 +139,7 @@ def test_units_of_a_variant_are_made_once_and_again_when_their_inputs_change(fre
     params = yaml.safe_load((fresh / "params.yaml").read_text())
     params["cluster"]["seed"] = 5  # not among the words, but it decides
     write_params(fresh, params)
-    ws = workspace(fresh).with_changes(ws.words)
+    ws = workspace(fresh).with_changes(ws.overrides)
     assert "6 x cluster" in units_stage.own_units(ws)
     assert len(readers.source_bank(ws).names) == 6
     ws.embedding("glyphs").unlink()
@@ -150,14 +156,16 @@ def test_half_of_the_source_beside_the_whole(fresh: Path) -> None:
     assert part.rows.tolist() == readers.source(ws).rows("train").tolist()
 
 
-def test_what_a_variants_training_belongs_to_knows_its_units(fresh: Path) -> None:
+def test_the_fingerprint_of_a_variants_training_knows_its_units(fresh: Path) -> None:
     """Clusters of another seed: no setting of the training says so, the units' fingerprint does."""
     found = []
     for seed in (0, 1):
         ws = workspace(fresh).with_changes(["select.unit=cluster", f"cluster.seed={seed}"])
         units_stage.own_units(ws)
         select.select(ws, Cell("digits", "uot", 0))
-        belongs = freshness.of_training(ws, Cell("digits", "uot", 0))
-        [units] = [v for k, v in belongs["files"].items() if k.endswith("embeddings/glyphs.npz")]
+        fingerprint = freshness.of_training(ws, Cell("digits", "uot", 0))
+        [units] = [
+            v for k, v in fingerprint["files"].items() if k.endswith("embeddings/glyphs.npz")
+        ]
         found.append(units)
     assert found[0] != found[1]

@@ -109,7 +109,7 @@ SLEEPS = "import time; time.sleep(60)"
 
 
 def crew_of(folder: Path, *codes: str, first: int = 0) -> Crew:
-    return Crew(first, [child(code) for code in codes], folder / "journal.jsonl")
+    return Crew(first, [child(code) for code in codes], folder / "events.jsonl")
 
 
 @pytest.mark.parametrize(

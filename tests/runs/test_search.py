@@ -28,7 +28,7 @@ CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
         (CHOICES.replace("0.3", "-1"), {}, r"space.yaml: .*\n  train.lambda: got -1: .*greater"),
         (CHOICES.replace("lambda", "mu"), {}, "train.mu has no single value in params.yaml"),
         ("seeds: {choices: [1, 2]}\n", {}, "seeds has no single value"),
-        ("pretrain.seed: {choices: [1, 2]}\n", {}, "pretrain.seed: only settings of source_f"),
+        ("pretrain.seed: {choices: [1, 2]}\n", {}, "pretrain.seed: --set changes only source_f"),
         ("train.lambda: {low: 0.1, high: 1.0}\n", {}, "give it choices, or take --sampler tpe"),
     ],
 )  # fmt: skip

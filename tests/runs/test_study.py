@@ -61,8 +61,8 @@ def test_the_shipped_spaces_start_from_params_yaml(name: str) -> None:
     ("text", "said"),
     [
         ("train.lambda: {choices: []}", r"train.lambda:\n  choices: got \[\]"),
-        ("train.lambda: {choices: [1.0, 1.0]}", "choices differ from each other"),
-        ("train.lambda: {low: 1.0}", "choices are needed, or low and high"),
+        ("train.lambda: {choices: [1.0, 1.0]}", "choices must differ from each other"),
+        ("train.lambda: {low: 1.0}", "give either choices, or low and high"),
         ("train.lambda: {low: 1.0, high: 0.1}", "low must be below high"),
         ("train.lambda: {low: 0.0, high: 0.1, log: true}", "log needs a low above 0"),
         ("train.lambda: {points: 3}", "points: no such setting; known are choices, high, log, low"),
@@ -97,7 +97,7 @@ def test_without_source_images_nothing_about_them_is_searched() -> None:
 
 def test_words_are_what_yaml_reads_back() -> None:
     setting = {"a": 1e-05, "b": True, "c": "auto", "d": 7, "e": "1e-4"}
-    said = dict(word.split("=") for word in search.words(setting))
+    said = dict(word.split("=") for word in search.overrides(setting))
     assert {name: yaml.safe_load(text) for name, text in said.items()} == setting
 
 

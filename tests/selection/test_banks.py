@@ -1,12 +1,16 @@
 """Files of class means that a user brings: what is taken, and what is refused by name and row."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from uotft.core.errors import UserError
 from uotft.core.records import ClassBank
-from uotft.selection import banks
+from uotft.selection import banks, transport
 
 MEANS = np.arange(1.0, 7).reshape(3, 2)
 
@@ -43,6 +47,76 @@ def test_whole_numbers_become_real_ones(tmp_path: Path) -> None:
     assert banks.read(tmp_path / "s.npz").means.dtype == np.float64
 
 
+UMLAUT = "K\u00e4se"
+LATIN = np.array([f"{UMLAUT}{i}".encode("latin-1") for i in range(3)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.astype(">f4"),
+        lambda m: m.astype(">f8"),
+        lambda m: m.astype(np.float16),
+        lambda m: m.astype(np.longdouble),
+        lambda m: m.astype(np.uint8),
+        np.asfortranarray,
+    ],
+)
+def test_numbers_as_other_tools_write_them(tmp_path: Path, change: Callable) -> None:
+    """Torch takes neither the other byte order nor a long double."""
+    np.savez(tmp_path / "s.npz", means=change(MEANS))
+    np.save(tmp_path / "s.npy", change(MEANS))
+    for name in ("s.npz", "s.npy"):
+        means = banks.read(tmp_path / name).means
+        assert np.array_equal(means, MEANS)
+        assert means.dtype.isnative
+        assert means.itemsize <= 8
+        assert torch.as_tensor(np.array(means)).shape == (3, 2)
+
+
+def test_halves_whose_sum_overflows_are_finite(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", means=np.full((9, 4), 60000, np.float16))
+    bank = banks.read(tmp_path / "s.npz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(transport.cost(bank, bank, "cosine")).all()
+
+
+def test_names_as_bytes_are_read_as_utf8(tmp_path: Path) -> None:
+    names = np.array([f"{UMLAUT}{i}".encode() for i in range(3)])
+    np.savez(tmp_path / "s.npz", means=MEANS, names=names, backbone=np.array(b"r18"))
+    bank = banks.read(tmp_path / "s.npz")
+    assert bank.names == tuple(f"{UMLAUT}{i}" for i in range(3))
+    assert bank.backbone == "r18"
+
+
+def test_what_another_tool_calls_features_and_data_is_not_read(tmp_path: Path) -> None:
+    others = {"features": np.ones((50, 2), np.float32), "data": np.ones(7)}
+    np.savez(tmp_path / "s.npz", means=MEANS, **others)
+    bank = banks.read(tmp_path / "s.npz")
+    assert (bank.features, bank.data) == ("", "")
+
+
+def test_rows_with_a_class_but_no_name_are_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", means=MEANS, labels=np.array([7, 8, 7]))
+    bank = banks.read(tmp_path / "s.npz")
+    assert (bank.unit, bank.labels) == ("image", ("7", "8", "7"))
+    np.savez(tmp_path / "s.npz", means=MEANS, labels=np.array([7, 8, 7]), names=np.array([*"abc"]))
+    assert banks.read(tmp_path / "s.npz").unit == "class"
+
+
+def test_a_file_that_is_no_bank_by_ending_and_bytes(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "s.csv", MEANS, delimiter=",")
+    with pytest.raises(banks.BadBank, match=r"s\.csv: neither npz nor npy.*np\.savez"):
+        banks.brought(str(tmp_path / "s.csv"))
+
+
+def test_an_array_of_objects_is_refused_by_its_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", means=MEANS, names=np.array([*"abc"], dtype=object))
+    with pytest.raises(UserError, match=r"names holds Python objects.*dtype=str"):
+        banks.read(tmp_path / "s.npz")
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -54,6 +128,19 @@ def test_whole_numbers_become_real_ones(tmp_path: Path) -> None:
         ({"means": MEANS, "names": np.array(["a", "b", "a"])}, r"'a'.*twice \(rows 0 and 2\)"),
         ({"means": MEANS, "names": np.array(["a"])}, r"names has shape \(1,\) for 3 rows"),
         ({"means": MEANS, "counts": np.ones(4)}, r"counts has shape \(4,\) for 3 rows"),
+        ({"arr_0": MEANS}, r"it holds arr_0; np\.savez\(FILE, means="),
+        ({"means": MEANS, "names": np.array([*"ab"])}, r"shape \(3, 2\) look transposed"),
+        ({"means": MEANS, "names": np.array([["a"], ["b"], ["c"]])}, r"names has shape \(3, 1\)"),
+        ({"means": MEANS, "names": np.ones(3)}, "names is an array of type float64"),
+        ({"means": MEANS, "names": LATIN}, r"names holds bytes that are no UTF-8 \(row 0: b'K"),
+        ({"means": MEANS, "labels": np.arange(50)}, r"labels has shape \(50,\) for 3 rows"),
+        ({"means": MEANS, "labels": np.ones(3)}, "labels is an array of type float64"),
+        ({"means": MEANS, "labels": np.ones((3, 2), int)}, r"labels has shape \(3, 2\)"),
+        ({"means": MEANS, "members": np.ones(5)}, "members, an array of shape .* float64"),
+        ({"means": MEANS, "members": np.array([0, 3])}, "members.*below 3"),
+        ({"means": MEANS, "trunk": np.ones((2, 9))}, r"trunk, an array of shape \(2, 9\)"),
+        ({"means": MEANS, "unit": np.array("photo")}, "unit is 'photo'; class, cluster or image"),
+        ({"means": MEANS, "backbone": np.ones(2)}, r"backbone is an array of shape \(2,\)"),
     ],
 )
 def test_refused_with_the_file_and_the_row(tmp_path: Path, arrays: dict, message: str) -> None:

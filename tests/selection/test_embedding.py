@@ -276,8 +276,8 @@ def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
 
 def test_features_too_large_for_float16_are_refused(tmp_path: Path) -> None:
     features = np.array([[1.0, -70000.0]], np.float32)
-    with pytest.raises(UserError, match=r"embed\.dtype: got 'float16', which ends at 65504, but .*"
-                                        "reach 70000: choose float32"):  # fmt: skip
+    message = r"embed\.dtype: got 'float16', whose largest value is 65504, but .*reach 70000"
+    with pytest.raises(UserError, match=f"{message}: choose float32"):
         pools.keep(tmp_path, range(1), {"features": features}, "float16")
     assert not any(tmp_path.iterdir())
     pools.keep(tmp_path, range(1), {"features": features}, "float32")

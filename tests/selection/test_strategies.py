@@ -12,7 +12,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import ClassBank
 from uotft.core.settings import Select
 from uotft.selection import banks
-from uotft.selection.choosing import Request, choose
+from uotft.selection.choosing import Request, choose, expected
 from uotft.selection.ranking import keep
 from uotft.selection.strategies import (
     all as everything,
@@ -73,9 +73,46 @@ def test_label_takes_names_and_patterns() -> None:
 
 def test_label_takes_the_class_names_of_images() -> None:
     names = tuple(f"image {i:02}" for i in range(20))
-    images = ClassBank(SOURCE.means, names, SOURCE.counts, "net", "image", labels=SOURCE.names)
+    images = ClassBank(SOURCE.means, names, SOURCE.counts, unit="image", labels=SOURCE.names)
     scores = label.score(images, TARGET, label.Settings(classes=["digit 3"]), 0).values
     assert np.flatnonzero(np.isfinite(scores)).tolist() == [3]
+
+
+BRACKETS = ClassBank(np.eye(4), ("dog [black]", "dog b", "Kaese", "K\u00e4se"), np.ones(4, int))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept"),
+    [
+        ("dog [black]", [0]),
+        ("dog [[]black]", [0]),  # brackets in a pattern
+        ("dog [bc]", [1]),
+        ("dog*", [0, 1]),
+        ("Ka\u0308se", [3]),  # NFD, as macOS types it
+    ],
+)
+def test_names_are_equal_before_they_are_patterns(
+    wanted: str, kept: list[int], tmp_path: Path
+) -> None:
+    scores = label.score(BRACKETS, TARGET, label.Settings(classes=[wanted]), 0).values
+    assert np.flatnonzero(scores > -np.inf).tolist() == kept
+    assert expected(BRACKETS, [wanted], "").tolist() == kept
+    if wanted in ("dog [black]", "Ka\u0308se"):
+        (tmp_path / "kept.txt").write_text(f"{wanted}\n", encoding="utf-8")
+        scores = manual.score(
+            BRACKETS, TARGET, manual.Settings(file=str(tmp_path / "kept.txt")), 0
+        ).values
+        assert np.flatnonzero(scores > -np.inf).tolist() == kept
+
+
+def test_label_does_not_take_ids_for_names() -> None:
+    """An array labels of another tool: numbers of classes, beside the names."""
+    ids = tuple(str(100 + row) for row in range(4))
+    bank = ClassBank(BRACKETS.means, BRACKETS.names, BRACKETS.counts, labels=ids)
+    scores = label.score(bank, TARGET, label.Settings(classes=["dog b"]), 0).values
+    assert np.flatnonzero(scores > -np.inf).tolist() == [1]
+    with pytest.raises(UserError, match=r"'102' matches none of the 4 .* dog \[black\], dog b"):
+        label.score(bank, TARGET, label.Settings(classes=["102"]), 0)
 
 
 def test_label_refuses_a_name_that_matches_nothing() -> None:
@@ -99,7 +136,7 @@ def test_manual_keeps_the_list_in_its_order(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("digit 2\ndigit22\n", r"mine\.txt, line 2: 'digit22' is not one of the 20.*digit 2"),
-        ("digit 2\ndigit 2\n", r"line 2: 'digit 2' stands there twice"),
+        ("digit 2\ndigit 2\n", r"line 2: 'digit 2' is listed twice"),
         ("# nothing\n", "names no class"),
     ],
 )

@@ -23,9 +23,9 @@ CLUTTER = (255, 255, 255)  # images that are in an archive and in no list
 EACH = {"train": 4, "val": 2, "test": 3}  # pictures of a class
 
 
-def picture(label: int, part: str) -> bytes:
-    """A small JPEG of one colour."""
-    return coloured((20 + 40 * label, 128, PARTS[part]))
+def picture(label: int, part: str, number: int = 0) -> bytes:
+    """A small JPEG of one colour; another ``number``, another green."""
+    return coloured((20 + 40 * label, 128 + 16 * number, PARTS[part]))
 
 
 def coloured(colour: tuple[int, int, int]) -> bytes:

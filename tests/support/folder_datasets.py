@@ -20,7 +20,9 @@ def load(root: Path, **settings: object) -> object:
 
 
 def tree(root: Path, *names: str) -> Path:
-    return pictures.write(root, {n: pictures.encoded(pictures.scene(0)) for n in names})
+    return pictures.write(
+        root, {n: pictures.encoded(pictures.scene(i)) for i, n in enumerate(names)}
+    )
 
 
 def many(part: str, classes: Iterable[str], n: int) -> list[str]:

@@ -28,28 +28,41 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def turned(image: Image.Image, orientation: int) -> bytes:
-    """A PNG that a camera held otherwise would write: its EXIF says how to see ``image``."""
+def turned(image: Image.Image, orientation: int, form: str = "PNG", **options: object) -> bytes:
+    """What a camera held otherwise would write: the file's EXIF says how to see ``image``."""
     back = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
             6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
     method = back.get(orientation)
     held = image.transpose(Image.Transpose[method]) if method else image
     exif = image.getexif()
     exif[0x0112] = orientation
-    return encoded(held, exif=exif)
+    return encoded(held, form, exif=exif, **options)
 
 
-def bomb() -> bytes:
-    """A PNG of a few bytes that says it is 30,000 x 30,000."""
+def png(size: tuple[int, int], bits: int, kind: int, rows: bytes, key: bytes = b"") -> bytes:
+    """A PNG from its parts: ``kind`` as in its head, packed rows, and a transparent value."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         )
 
-    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)
+    body = chunk(b"IHDR", head) + (chunk(b"tRNS", key) if key else b"")
+    body += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it is 30,000 x 30,000."""
+    return png((30_000, 30_000), 8, 2, b"")
+
+
+def stencil(seed: int = 0, size: tuple[int, int] = (96, 72)) -> Image.Image:
+    """A drawing that is in the alpha channel alone: all of its colours are black."""
+    image = Image.new("RGBA", size)
+    image.putalpha(scene(seed, size).convert("L").point(lambda level: 255 * (level > 127)))
+    return image
 
 
 def bad_files() -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""A door in front of a server on this machine: open, shut, slow, broken, or losing answers."""
+"""A proxy in front of a server on this machine: open, shut, slow, broken, or losing answers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PATIENCE_S = 150
 OURS = ("host", "transfer-encoding", "content-length", "connection")
 
 
-class Door(ThreadingHTTPServer):
+class Proxy(ThreadingHTTPServer):
     """Passes requests on to ``port``, in its ``manner``.
 
-    lost: the server answers and nobody hears it; hang: never an answer, until the door closes;
+    lost: the server answers and nobody hears it; hang: never an answer, until the proxy closes;
     broken: 500; shut: the connection is cut; slow: a second more; open: as it is, and like lost
     from the request number ``last`` on.
     """
@@ -45,7 +45,7 @@ class Door(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Door
+    server: Proxy
 
     def _any(self) -> None:
         self.server.asked += 1
@@ -95,9 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def door(port: int) -> Iterator[Door]:
-    """A door in a thread, as long as the block runs."""
-    with in_a_thread(Door(port)) as made:
+def proxy(port: int) -> Iterator[Proxy]:
+    """A proxy in a thread, as long as the block runs."""
+    with in_a_thread(Proxy(port)) as made:
         try:
             yield made
         finally:

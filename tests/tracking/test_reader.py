@@ -79,7 +79,7 @@ def test_what_cannot_be_compared_is_left_out_and_counted(tmp_path: Path) -> None
     made, out = reader.trials(tmp_path, [], "", {})
     assert sorted(t.seed for t in made) == [0, 1, 2]
     assert reader.left_out(out) == (
-        "1 no trainings, 1 not finished, 1 without test numbers (`uotft evaluate` adds them)"
+        "1 not finished, 1 not trainings, 1 without test metrics (`uotft evaluate` adds them)"
     )
 
 
@@ -104,7 +104,7 @@ def test_mistakes_are_said_with_what_is_there(tmp_path: Path) -> None:
         reader.trials(tmp_path, ["cars"], "", {})
     with pytest.raises(UserError, match="--filter: got 'nonsense'"):
         reader.trials(tmp_path, [], "nonsense", {})
-    message = r"left out: 1 without test numbers .* has Default \(0 runs\), pets \(1 runs\)"
+    message = r"left out: 1 without test metrics .* has Default \(0 runs\), pets \(1 runs\)"
     with pytest.raises(UserError, match=message):
         reader.trials(tmp_path, ["pets"], "", {})
     log(tmp_path, seed=1)

@@ -160,7 +160,7 @@ def test_a_database_that_is_none_is_said_and_stops_no_run(
     [folder] = (tmp_path / "unsent").iterdir()
     said = capsys.readouterr().err
     assert "not a database" in said
-    assert f"what MLflow does not have yet is in {folder}: `uotft sync` sends it" in said
+    assert f"the rest of the run is kept in {folder}: `uotft sync` sends it" in said
 
     (tmp_path / "mlflow.db").unlink()
     write_params(tmp_path, tiny_params())
@@ -187,4 +187,4 @@ def test_what_mlflow_never_takes_is_kept_with_its_reason_and_holds_up_nothing(
     assert found.data.metrics == {"loss": 1.0}
     [(sent, said)] = delivery.sync(tmp_path)
     assert not sent
-    assert "MLflow refused some of it" in said
+    assert "MLflow refused a part of the run" in said

@@ -174,7 +174,7 @@ def test_machines_that_share_no_folder_are_told(trainable: Path) -> None:
     shutil.rmtree(left(elsewhere))
 
     def work(rank: int) -> None:
-        with pytest.raises(UserError, match="step 0 for one process and of step 5 for another"):
+        with pytest.raises(UserError, match="checkpoint of step 0, another one of step 5"):
             train(elsewhere if rank else trainable)
 
     assert not any([killed(pid) for pid in pair(work)])
@@ -216,9 +216,9 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(trainable: Path) ->
 def test_workers_whose_launcher_is_killed_save_and_leave(trainable: Path) -> None:
     """Another one, which knows nothing of uotft: the workers ask the kernel themselves."""
     change(trainable, steps=100_000, checkpoint_every=0)
-    journal = trainable / "journal.jsonl"
-    journal.touch()
-    words = ["--standalone", "--nproc-per-node", "2", "-m", "uotft.runs.worker", str(journal)]
+    events = trainable / "events.jsonl"
+    events.touch()
+    words = ["--standalone", "--nproc-per-node", "2", "-m", "uotft.runs.worker", str(events)]
     launcher = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *words, "train", *map(str, CELL)],
         cwd=trainable,
@@ -226,7 +226,7 @@ def test_workers_whose_launcher_is_killed_save_and_leave(trainable: Path) -> Non
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait(lambda: '"step": 3,' in journal.read_text() or launcher.poll() is not None)
+    wait(lambda: '"step": 3,' in events.read_text() or launcher.poll() is not None)
     found = subprocess.run(
         ["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True
     )

@@ -17,7 +17,7 @@ from uotft.analysis import forecast_evaluation
 from uotft.analysis.page import Picture, Table, Text
 from uotft.core import storage
 from uotft.core.records import Cell
-from uotft.data.subset import draw
+from uotft.data.subset import sample
 from uotft.models.backbones import small_resnet
 from uotft.models.inputs import to_input
 from uotft.models.network import Network
@@ -172,7 +172,7 @@ def test_only_the_drawn_images_decide(selected: Path) -> None:
     ws = workspace(selected)
     images = readers.images(ws, "digits")
     pool = images.rows("train")
-    drawn = [pool[draw(images.labels[pool], ws.params.subset, seed)] for seed in (0, 1)]
+    drawn = [pool[sample(images.labels[pool], ws.params.subset, seed)] for seed in (0, 1)]
     others = np.setdiff1d(np.arange(len(images.labels)), np.concatenate(drawn))
     images.images[others] = 99
     put_under_features(ws, "digits", images)

@@ -1,4 +1,4 @@
-"""The contract of the shelf, and each objective against values worked out by hand."""
+"""The contract of the objectives, and each objective against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.stages import put_under_features, run_train
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
-from uotft.data.subset import draw
+from uotft.data.subset import sample
 from uotft.models import model_io
 from uotft.models.inputs import to_input
 from uotft.models.network import Routes
@@ -71,7 +71,7 @@ def test_every_objective_keeps_the_contract(name: str) -> None:
     assert objectives.heads(module) <= {"target", "source"}
     assert ("target", "target") in module.ROUTES.values()
     assert "20" in module.__doc__, "cite the paper"
-    says = "Selected classes have no part in it" in module.__doc__
+    says = "This objective reads no source images" in module.__doc__
     assert says == ("source" not in objectives.parts(module)), "say what selected classes are for"
     given = context()
     terms = objectives.ready(module, module.Settings(), given)
@@ -185,7 +185,7 @@ def test_both_together_have_the_terms_of_each() -> None:
 
 def test_clusters_are_none_of_the_classifiers_classes() -> None:
     given = replace(context(), classes=np.empty(0, int))
-    with pytest.raises(UserError, match="clusters are none; choose select.unit: class or image"):
+    with pytest.raises(UserError, match="with select.unit: cluster there are none; choose class"):
         joint_co_tuning.prepare(given, joint_co_tuning.Settings())
 
 
@@ -267,7 +267,7 @@ def test_co_tuning_knows_the_drawn_images_alone(fresh: Path) -> None:
     ws, made = workspace(fresh), []
     images = readers.images(ws, "digits")
     pool = images.rows("train")
-    drawn = draw(images.labels[pool], ws.params.subset, 0)
+    drawn = sample(images.labels[pool], ws.params.subset, 0)
     others = np.setdiff1d(pool, pool[drawn])
     for rows in (others[:0], others, pool[drawn][:1]):
         images.images[rows] = 99
@@ -321,7 +321,7 @@ def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
                for name in changed)  # fmt: skip
     ws = workspace(fresh)
     images, pool = readers.images(ws, "digits"), readers.images(ws, "digits").rows("train")
-    rows = pool[draw(images.labels[pool], ws.params.subset, 0)]
+    rows = pool[sample(images.labels[pool], ws.params.subset, 0)]
     network, _ = model_io.read(ws.cell("models", Cell("digits", "uot", 0)))
     with torch.no_grad():
         found = network.backbone.layers[0](to_input(torch.as_tensor(images.images[rows])))
@@ -339,7 +339,7 @@ def test_two_processes_train_it_to_the_end(fresh: Path, name: str) -> None:
     write_params(fresh, params)
     select.select(workspace(fresh), Cell("digits", "uot", 0))
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    worker = ("-m", "uotft.runs.worker", str(fresh / "journal"), "train", "digits", "uot", "0")
+    worker = ("-m", "uotft.runs.worker", str(fresh / "events"), "train", "digits", "uot", "0")
     done = call(sys.executable, *torchrun, *worker, cwd=fresh)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = history(fresh)

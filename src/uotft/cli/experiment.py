@@ -41,7 +41,7 @@ def show(name: Annotated[str, typer.Argument(help="One of the list.")]) -> None:
     typer.echo(f"backbone: {shown.backbone}\ntargets: {', '.join(shown.targets) or 'all'}")
     typer.echo(f"seeds: {shown.seeds}\n")
     for variation in shown.variations:
-        typer.echo(f"{variation.label:<18} {variation.strategy} {' '.join(variation.words)}")
+        typer.echo(f"{variation.label:<18} {variation.strategy} {' '.join(variation.overrides)}")
     for numbers, kind in ((shown.paper, ""), (shown.recalls, ", recall")):
         for target, values in numbers.items():
             line = ", ".join(f"{label} {value:.2f}" for label, value in values.items())

@@ -1,4 +1,4 @@
-"""params.yaml -> settings, checked; a bad value stops the run at once and names what it got."""
+"""params.yaml -> checked settings; a bad value is an error at once, which names the value."""
 
 from __future__ import annotations
 
@@ -17,34 +17,39 @@ from uotft.core.settings import Axis, Cluster, Params, Select, Subset
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# what --set may change: results of all other settings have one place on the disk in a project
+# --set may change these sections: variants of them have folders of their own. The results of other
+# settings have only one place in a project.
 CHANGEABLE = (
     "source_fraction", "subset", "select", "cluster", "selectors", "objectives", "train"
 )  # fmt: skip
 
 
 def load(root: Path) -> Params:
-    """Read and check ``root``/params.yaml, with the sections of data sets and strategies."""
+    """Read and check ``root``/params.yaml, with the sections of data sets and strategies.
+
+    A missing file and any bad value are a ``UserError``.
+    """
     path = root / "params.yaml"
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} is missing; run uotft inside a project: a clone, or a folder of `uotft init`"
+            f"{path} is missing; run uotft inside a project (a clone of the repository or a folder "
+            "made by `uotft init`)"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     params = _check(Params, raw, str(path))
-    for name in params.datasets:  # it names files, and stands in the commands of dvc.yaml
+    for name in params.datasets:  # these names become file names, and names of DVC's stages
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
             raise UserError(
-                f"{path}: datasets: the name {name!r} has not letters, digits, - and _ alone"
+                f"{path}: datasets: the name {name!r} may have only letters, digits, - and _"
             )
     for name in (params.source, *params.targets):
         dataset_settings(params, name)
     for name in params.strategies:
         selector_settings(params, name)
-    # by name only: the modules of these two kinds import torch, which most commands do without
+    # names only: loading these modules would import torch, which most commands do not need
     registry.check("backbones", params.backbone.get("name"), f"{path}: backbone.name")
     registry.check("objectives", params.train.objective, f"{path}: train.objective")
     for name in params.objectives:
@@ -53,7 +58,7 @@ def load(root: Path) -> Params:
 
 
 def changed(params: Params, overrides: Sequence[str]) -> tuple[Params, tuple[str, ...]]:
-    """``params`` with other settings, SETTING=VALUE each; also these, sorted, in one spelling.
+    """``params`` with ``overrides`` (SETTING=VALUE) applied; and the overrides, sorted, normalised.
 
     A setting of ``subset`` replaces the others, since they exclude each other.
     """
@@ -73,14 +78,14 @@ def changed(params: Params, overrides: Sequence[str]) -> tuple[Params, tuple[str
 
 
 def parsed(overrides: Sequence[str]) -> dict[str, Any]:
-    """["tau_target=10"] -> {"tau_target": 10}; values are YAML."""
+    """["tau_target=10"] -> {"tau_target": 10}; values are parsed as YAML."""
     values: dict[str, Any] = {}
     for override in overrides:
         name, equals, value = override.partition("=")
         if not (name and equals):
-            raise UserError(f"--set: got {override!r}; NAME=VALUE is needed")
+            raise UserError(f"--set: got {override!r}; write NAME=VALUE")
         if name in values:
-            raise UserError(f"--set {override}: {name} stands there twice")
+            raise UserError(f"--set {override}: {name} is given twice")
         try:
             values[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -89,24 +94,24 @@ def parsed(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _put(raw: dict[str, Any], name: str, value: Any) -> None:
-    """Set one setting, by its dotted name, in the sections of params.yaml."""
+    """Set one setting of params.yaml, by its dotted name, in ``raw``."""
     *parents, last = name.split(".")
     first = (*parents, last)[0]
     if first not in CHANGEABLE:
         raise UserError(
-            f"--set {name}: only settings of {', '.join(CHANGEABLE)} can be changed here; for "
-            "others change params.yaml, in a project of its own"
+            f"--set {name}: --set changes only {', '.join(CHANGEABLE)}; change "
+            "others in params.yaml, in a project of their own"
         )
     section: Any = raw
     for parent in parents:
         section = section.setdefault(parent, {}) if isinstance(section, dict) else None
     if not isinstance(section, dict) or isinstance(section.get(last), dict):
-        raise UserError(f"--set {name}: the name of one setting is needed, SECTION.SETTING=VALUE")
+        raise UserError(f"--set {name}: name one setting: SECTION.SETTING=VALUE")
     section[last] = value
 
 
 def _spelled(value: Any) -> str:
-    """The one spelling of a value that YAML reads back; 10.0 becomes 10."""
+    """The normalised YAML of a value; 10.0 becomes 10."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9)
@@ -119,56 +124,56 @@ def dataset_settings(params: Params, name: str) -> Any:
 
 
 def dataset(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """The module and the settings of a data set: of its ``kind``, which by default is its name."""
+    """The module and settings of a data set; its ``kind`` is by default its name."""
     if name not in params.datasets:
         raise UserError(
             f"data set {name!r} has no section under datasets: in params.yaml; "
-            f"there are {', '.join(sorted(params.datasets))}"
+            f"known are {', '.join(sorted(params.datasets))}"
         )
     return dataset_section({"kind": name, **params.datasets[name]}, f"datasets.{name}")
 
 
 def known_dataset(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """As ``dataset``, but a registered data set needs no section: it then has its defaults."""
+    """As ``dataset``; but a registered data set without a section gets its defaults."""
     if name in params.datasets or name not in registry.names("datasets"):
         return dataset(params, name)
     return dataset_section({"kind": name}, f"datasets.{name}")
 
 
 def dataset_section(section: dict[str, Any], where: str) -> tuple[ModuleType, Any]:
-    """The module of the ``kind`` that a section names, and its settings."""
+    """The module of a section's ``kind``, and its settings; ``where`` names the section."""
     settings = dict(section)
     module = registry.load("datasets", settings.pop("kind"), f"params.yaml: {where}.kind")
     return module, _check(module.Settings, settings, f"params.yaml: {where}")
 
 
 def selector_settings(params: Params, name: str) -> Any:
-    """The settings of one strategy; without a section, its defaults."""
+    """The settings of one strategy; its defaults if it has no section."""
     return strategy_settings(name, params.selectors.get(name, {}), f"params.yaml: selectors.{name}")
 
 
 def strategy_settings(name: str, raw: dict[str, Any], where: str = "") -> Any:
-    """The settings of a strategy from a section; the error begins with ``where`` it stands."""
+    """The settings of a strategy from a raw section; errors begin with ``where``."""
     module = registry.load("strategies", name, "strategy")
     return _check(module.Settings, raw, where or f"strategy {name}")
 
 
 def objective(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """The module and the settings of an objective; without a section, its defaults."""
+    """The module and settings of an objective; its defaults if it has no section."""
     module = registry.load("objectives", name, "train.objective")
     raw = params.objectives.get(name, {})
     return module, _check(module.Settings, raw, f"params.yaml: objectives.{name}")
 
 
 def subset_settings(text: str) -> Subset:
-    """A subset from one of its settings: NAME=VALUE."""
+    """NAME=VALUE -> a subset with that one setting."""
     name, _, value = text.partition("=")
-    wrong = f"--subset: got {text!r}; shots=N, fraction=SHARE or longtail=IMBALANCE is needed"
+    wrong = f"--subset: got {text!r}; write shots=N, fraction=SHARE or longtail=IMBALANCE"
     try:
         wanted = _check(Subset, {name: yaml.safe_load(value)}, "subset")
     except (UserError, yaml.YAMLError) as error:
         raise UserError(f"{wrong}\n{error}") from error
-    if not wanted.words:
+    if not wanted.given:
         raise UserError(wrong)
     return wanted
 
@@ -184,23 +189,23 @@ def select_settings(raw: dict[str, Any]) -> Select:
 
 
 def space(raw: Any, where: str) -> dict[str, Axis]:
-    """{setting: what a search tries}, from the content of the file ``where``."""
+    """{setting: values that a search tries}, from ``raw``, the content of the file ``where``."""
     if not isinstance(raw, dict) or not raw:
         raise UserError(
-            f"{where}: got {raw!r}; lines like `train.lambda: {{choices: [0.3, 1.0]}}` are needed"
+            f"{where}: got {raw!r}; write lines like `train.lambda: {{choices: [0.3, 1.0]}}`"
         )
     return {str(name): _check(Axis, axis, f"{where}: {name}") for name, axis in raw.items()}
 
 
 def backbone(section: dict[str, Any]) -> tuple[ModuleType, Any]:
-    """The module and the settings that a ``backbone`` section names."""
+    """The module and settings of a ``backbone`` section."""
     settings = dict(section)
     module = registry.load("backbones", settings.pop("name"), "backbone.name")
     return module, _check(module.Settings, settings, "backbone")
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, as MLflow's compare page wants parameters."""
+    """{"a": {"b": 1}} -> {"a.b": 1}: MLflow's compare page needs flat parameters."""
     found: dict[str, Any] = {}
     for key, item in value.items():
         found |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
@@ -216,7 +221,7 @@ def _check(model: type[Model], raw: Any, where: str) -> Model:
 
 
 def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:
-    """One line: the setting, the value it got, what was expected, and what is known."""
+    """One line: the setting, the value it got, and what was expected or is known."""
     setting = ".".join(map(str, error["loc"])) or "(the whole section)"
     if error["type"] == "extra_forbidden":
         return f"{setting}: no such setting; known are {', '.join(_known(model, error['loc']))}"
@@ -229,7 +234,7 @@ def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:
 
 
 def _known(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """The settings that a section of ``model`` has."""
+    """The names of the settings at ``location`` in ``model``."""
     for part in location[:-1]:
         fields = {f.alias or name: f for name, f in model.model_fields.items()}
         model = fields[part].annotation

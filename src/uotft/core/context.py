@@ -1,4 +1,4 @@
-"""What the work of one process is done with: its accelerator, and whom it tells."""
+"""The context of one process's work: its accelerator, and the callbacks that it reports to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """The ``accelerator`` of this process, and whom it tells.
+    """The ``accelerator`` of this process, and its callbacks.
 
-    ``log`` gets each step's numbers, ``progress`` shows a bar, ``stop`` says whether the work is to
-    end: it then saves what it has and raises ``Interrupted``.
+    ``log`` receives the numbers of a step, ``progress`` shows a bar, ``stop`` returns whether the
+    work should end; it then saves its state and raises ``Interrupted``.
     """
 
     accelerator: Accelerator

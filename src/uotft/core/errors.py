@@ -1,4 +1,4 @@
-"""The errors that the command line turns into one message and an exit code."""
+"""Errors that the command line turns into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A loss or the weights are no longer finite; the last good checkpoint is left alone."""
+    """A loss or the weights are no longer finite; the last good checkpoint is kept."""
 
 
 class Interrupted(Exception):
@@ -18,19 +18,19 @@ class Interrupted(Exception):
 
 
 class Pruned(Exception):
-    """A search stopped a training that fell behind; its workers are gone, its run is KILLED."""
+    """A search stopped a training that fell behind; its workers have stopped, its run is KILLED."""
 
 
 class WorkerFailed(Exception):
     """A worker ended with an error, which it has printed, or was killed by a signal.
 
-    ``code`` is its exit code as a shell has it: 128 and the signal's number for a signal.
+    ``code`` is its exit code as in a shell: for a signal, 128 plus its number.
     """
 
     def __init__(self, code: int, process: int = 0) -> None:
         self.code = code if code > 0 else 128 - code
         message = f"the worker ended with exit code {self.code}"
-        if code < 0:  # of several workers the one that failed is named before, by its rank
+        if code < 0:  # with several workers, an earlier message names the one that failed
             message = killed(f"the worker, process {process},", -code)
         super().__init__(message)
 
@@ -38,9 +38,9 @@ class WorkerFailed(Exception):
 def killed(who: str, number: int) -> str:
     """The message about a process that a signal ended: which process, why, and what to do."""
     advice = {
-        signal.SIGKILL: "most often that is the kernel, or a container's limit, for want of memory "
-        "(`dmesg` says so): use fewer --num-processes or smaller batches in params.yaml",
-        signal.SIGBUS: "most often a full disk, or /dev/shm, under a file mapped into memory",
-        signal.SIGALRM: "it could not finish its step and save in time after it was asked to stop",
-    }.get(signal.Signals(number), "that is a fault of the program or of a library")
+        signal.SIGKILL: "most often memory ran out, and the kernel or the container killed it "
+        "(see `dmesg`): use fewer --num-processes or smaller batches in params.yaml",
+        signal.SIGBUS: "most often a disk or /dev/shm is full, under a memory-mapped file",
+        signal.SIGALRM: "after it was asked to stop, it could not finish its step and save in time",
+    }.get(signal.Signals(number), "a bug in the program or a library")
     return f"{who} was ended by {signal.Signals(number).name}: {advice}"

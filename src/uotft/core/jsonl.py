@@ -1,4 +1,4 @@
-"""JSON lines that one process writes and another one reads meanwhile, whoever is killed when."""
+"""JSON lines: one process appends while another reads, and a kill of either breaks nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Line = dict[str, Any]
 
 
 def append(path: Path, value: Line) -> None:
-    """One more line, with the time it was said at, in ms.
+    """Append one line, with the current time ``at`` in ms.
 
-    After a line that a kill has cut, on a line of its own. Raises a UserError on a full disk.
+    If a kill cut off the last line, starts a new one. Raises a UserError on a full disk.
     """
     line = json.dumps({"at": int(time() * 1000), **value}).encode() + b"\n"
     try:
@@ -31,9 +31,9 @@ def append(path: Path, value: Line) -> None:
 
 
 def read(path: Path, start: int = 0) -> tuple[list[Line], int]:
-    """The whole lines of a file from byte ``start`` on, and the byte where the next ones begin.
+    """The complete lines of a file from byte ``start`` on, and the byte after the last of them.
 
-    What a kill has cut is left out: whoever goes on with the work says it again.
+    Skips lines that a kill cut off: the process that resumes the work writes them again.
     """
     found: list[Line] = []
     if not path.is_file():
@@ -41,7 +41,7 @@ def read(path: Path, start: int = 0) -> tuple[list[Line], int]:
     with path.open("rb") as file:
         file.seek(start)
         for line in file:
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n"):  # the writer has not finished it yet
                 break
             start += len(line)
             try:

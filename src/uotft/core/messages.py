@@ -1,8 +1,8 @@
-"""What uotft says while it works: one line a message on standard error, as loud as the user wants.
+"""Logging: one line per message on standard error; -v and -q choose the level.
 
-Modules log with ``logging.getLogger(__name__)``: ``debug`` for details, ``info`` for what is going
-on, ``warning`` for what the user should know. The command line chooses the level (-v, -q), and the
-processes that it starts take it from their environment.
+Modules log with ``logging.getLogger(__name__)``: ``debug`` for details, ``info`` for progress,
+``warning`` for what the user should know. The command line sets the level; the processes that it
+starts inherit it through their environment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class _StandardError(logging.Handler):
-    """Writes to whatever ``sys.stderr`` is at that moment, with the command's name in front."""
+    """Writes to the current ``sys.stderr``, which tests and progress bars replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
@@ -25,9 +25,9 @@ class _StandardError(logging.Handler):
 
 
 def setup(level: str = "") -> None:
-    """Show messages of ``level`` and above (one of LEVELS), here and in processes started later.
+    """Show messages of ``level`` (one of LEVELS) and above, here and in processes started later.
 
-    Without a level: that of the process which started this one, or else INFO. May be called again.
+    Without a level, uses the parent process's, or else INFO. May be called again.
     """
     level = level or environment.log_level() or "INFO"
     if level not in LEVELS:
@@ -38,10 +38,10 @@ def setup(level: str = "") -> None:
         handler = _StandardError()
         handler.setFormatter(logging.Formatter("uotft: %(message)s"))
         logger.addHandler(handler)
-    logger.propagate = False  # MLflow and DVC put handlers of their own on the root logger
+    logger.propagate = False  # MLflow and DVC add handlers to the root logger
     logger.setLevel(level)
 
 
 def are_quiet() -> bool:
-    """Whether the user wants warnings and errors alone (-q)."""
+    """Whether only warnings and errors are shown (-q)."""
     return logging.getLogger("uotft").level > logging.INFO

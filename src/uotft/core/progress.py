@@ -1,4 +1,4 @@
-"""A progress bar on standard error for everything that takes more than a moment."""
+"""A progress bar on standard error, for work that takes more than a moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], label: str) -> Iterable[T]:
-    """``items``, with a bar named ``label`` while they are used up; without a bar under -q."""
+    """``items``, with a progress bar named ``label`` while they are consumed; no bar with -q."""
     if messages.are_quiet():
         return items
     from rich.console import Console

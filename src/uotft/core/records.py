@@ -15,19 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-FEATURES_INDEX = "index.npz"  # in a folder of features: what belongs to rows and classes
+FEATURES_INDEX = "index.npz"  # in a folder of features: labels, names and means of its rows
 BASELINES = ("none", "random")  # the strategies that the others are compared with
 Floats = NDArray[np.float64]
-Content = bytes  # `Files` has a column of that name
+Content = bytes  # inside `Files`, the name `bytes` is a column
 
-
-Log = Callable[[int, dict[str, float]], None]  # a step and its numbers
-Progress = Callable[..., Any]  # (items, label) -> the items, with a bar while they are used up
-Stop = Callable[[], bool]  # whether somebody wants the work to end
+Log = Callable[[int, dict[str, float]], None]  # (step, {name: number})
+Progress = Callable[..., Any]  # (items, label) -> the items, with a bar while they are consumed
+Stop = Callable[[], bool]  # whether the work should end
 
 
 def never() -> bool:
-    """Nobody wants the work to end."""
+    """Never stop."""
     return False
 
 
@@ -42,7 +41,7 @@ def silently(items: Any, label: str) -> Any:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a comparison: a target, how its source classes are selected, and a seed."""
+    """One training of a comparison: a target, a selection strategy and a seed."""
 
     target: str
     strategy: str
@@ -53,13 +52,13 @@ class Cell:
 
 
 class Settings(BaseModel):
-    """A section of params.yaml: unknown keys and wrong types are refused, nothing is coerced."""
+    """A section of params.yaml. Unknown keys and wrong types are errors; no value is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Pixels(Protocol):
-    """What gives uint8 images by their row numbers: an array, or files that are decoded on demand.
+    """uint8 images, indexed by row: an array, or files that are decoded on demand.
 
     ``shape`` is (n, H, W) or (n, H, W, 3).
     """
@@ -74,15 +73,18 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files below the folder ``root``, and how their pixels are kept and seen.
+    """Image files below the folder ``root``, and how their pixels are stored and cropped.
 
-    ``paths`` (n,) as the file system has them, ``bytes`` (n,), ``sha256`` (n, 32), ``sizes`` (n, 2)
-    height and width of the upright picture. A file's pixels are kept as a square of side
-    ``stored``, whatever the picture's shape; tests see the centred square that is ``share`` of its
-    shorter side, at side ``size``. ``unreadable`` files are an error, or are skipped and counted.
+    ``paths`` (n,) are as in the file system, ``bytes`` (n,) and ``sha256`` (n, 32) of the files,
+    ``sizes`` (n, 2) height and width of the upright pictures. Whatever a picture's shape, its
+    pixels are stored as a square of side ``stored``. Tests use the centred square whose side is
+    ``share`` of the shorter side, scaled to ``size``. ``unreadable`` files are an error, or are
+    skipped and counted.
+    ``background`` is the colour behind transparent pixels, or "none": transparency is then ignored,
+    as in sets prepared before this setting. ``white`` is the value of white in 16-bit grey, or 0.
 
-    Files inside uncompressed tar files: ``archives`` (n,) names the tar of each below ``root``,
-    ``offsets`` (n,) where its bytes start there; both are empty where files stand alone.
+    For files inside uncompressed tar files, ``archives`` (n,) are the tars' paths below ``root``
+    and ``offsets`` (n,) the positions of the files' first bytes; else both are empty.
     """
 
     root: str
@@ -94,18 +96,20 @@ class Files:
     size: int
     share: float
     unreadable: Literal["error", "skip"] = "error"
+    background: str = "none"
+    white: int = 0
     archives: NDArray[np.bytes_] = field(default_factory=lambda: np.empty(0, "S1"))
     offsets: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def path(self, row: int) -> Path:
-        """The file of a row; inside a tar, which it then names as if it were a folder."""
+        """The file of a row; for one inside a tar, TAR/FILE."""
         name = os.fsdecode(self.paths[row])
         if not len(self.archives):
             return Path(self.root, name)
         return Path(self.root, os.fsdecode(self.archives[row]), name.lstrip("/"))
 
     def content(self, row: int) -> Content:
-        """The bytes of a row's file; a Path would take half as long again, of a small one."""
+        """The bytes of a row's file. Uses no Path: that would make small files 50 % slower."""
         inside = len(self.archives) > 0
         name = self.archives[row] if inside else self.paths[row]
         with open(os.path.join(os.fsencode(self.root), name), "rb", buffering=0) as file:
@@ -116,9 +120,12 @@ class Files:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images: ``images`` uint8, grey (n, H, W) or colour (n, H, W, 3), ``labels`` (n,),
-    ``splits`` (n,) of str; ``files`` where the images come from, if they are not held here.
-    ``notes`` are lines for the user: what was left out and why, and what looks wrong."""
+    """Labelled images.
+
+    ``images`` are uint8, grey (n, H, W) or colour (n, H, W, 3); ``labels`` (n,); ``splits`` (n,) of
+    train, val and test; ``files`` if the images are files on disk. ``notes`` are lines for the
+    user: what was left out and why, and what looks wrong.
+    """
 
     images: Pixels
     labels: NDArray[np.int64]
@@ -128,22 +135,22 @@ class ImageSet:
     notes: tuple[str, ...] = ()
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """The row numbers of one split (train, val or test), ascending."""
+        """The rows of one split (train, val or test), in ascending order."""
         return np.flatnonzero(self.splits == split)
 
 
 @dataclass(frozen=True)
 class ClassBank:
-    """Class means: ``means`` (classes, D), one ``names`` and ``counts`` entry a row.
+    """Class means: ``means`` (classes, D), with one entry of ``names`` and ``counts`` per row.
 
-    ``backbone`` is the fingerprint of the network that made them, ``data`` that of data/NAME.npz
-    whose images they are of, ``features`` that of the index of those images' features, ``file``
-    where they were read from; all are empty where nobody knows.
+    Fingerprints: ``backbone`` of the network that made the features, ``data`` of data/NAME.npz with
+    the images, ``features`` of the index of the features. ``file`` is where the bank was read from.
+    Each is empty if unknown.
 
-    A row of the source may also be a cluster or one image, as ``unit`` says. ``members`` (n,) is
-    the row of each training image; ``labels`` names the class of each row that is an image.
-    ``trunk`` (classes, D') are the means in the features that heads see, where a backbone selects
-    by others (``project`` in docs/extending.md); empty where they are the same.
+    A row of a source may also be a cluster or a single image, as ``unit`` says. ``members`` (n,) is
+    the row of each training image. If rows are images, ``labels`` are the names of their classes.
+    ``trunk`` (classes, D') are means of the features that heads read, if selection compares others
+    (``project`` in docs/extending.md); else it is empty.
     """
 
     means: Floats
@@ -165,11 +172,11 @@ class ClassBank:
 
 @dataclass(frozen=True)
 class SourcePart:
-    """The source images that a selection means: ``rows`` of ``data``, with ``labels`` 0..k-1.
+    """The source images of a selection: ``rows`` of ``data``, with ``labels`` 0..k-1.
 
-    ``names`` (k,) and ``classes`` (k,), the label's row among the source classes; where labels are
-    clusters, ``classes`` is empty. ``means`` (k, D) are those that a head can start from,
-    ``backbone`` the fingerprint of the network that made the features.
+    Label i has the name ``names[i]`` and is source class ``classes[i]``; with clusters, ``classes``
+    is empty. A head can start from ``means`` (k, D). ``backbone`` is the fingerprint of the network
+    that made the features.
     """
 
     data: ImageSet
@@ -183,10 +190,10 @@ class SourcePart:
 
 @dataclass(frozen=True)
 class Scores:
-    """One score per source class, higher is nearer; -inf is never kept.
+    """One score per source class: higher is better, and a class with -inf is never kept.
 
-    ``log_plan`` gives log P (rows, T) of some source rows, where the strategy has a plan.
-    ``exact``: the strategy itself says which classes are kept, and K does not apply.
+    ``log_plan`` returns log P (rows, T) of some source rows; None if the strategy has no plan. With
+    ``exact`` the strategy itself decides which classes are kept, and K does not apply.
     """
 
     values: Floats
@@ -197,9 +204,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Selection:
-    """The source classes kept, in order of rank, and the scores of all.
+    """The kept source classes, best first, and the scores of all.
 
-    ``labels`` names the class of each row where rows are images.
+    If rows are images, ``labels`` are the names of their classes.
     """
 
     strategy: str
@@ -214,8 +221,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model said of test images: ``rows`` (n,) in data/NAME.npz, ``labels`` (n,) and
-    ``predicted`` (n,), numbers of the classes ``names``; ``data`` is the SHA-256 of that file."""
+    """The predictions of one model on test images.
+
+    ``rows`` (n,) are rows of data/NAME.npz, whose SHA-256 is ``data``. ``labels`` (n,) and
+    ``predicted`` (n,) are indices into ``names``.
+    """
 
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -226,10 +236,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Origin:
-    """The MLflow run that made a model: its id, its start (ms), how long it took, its versions.
+    """The MLflow run that made a model: its id, start (ms since 1970), duration and versions.
 
-    ``seconds`` are those of the whole run, any interruption included; ``versions`` are its tags
-    git.* and dvc.*.
+    ``seconds`` includes interruptions; ``versions`` are the run's tags git.* and dvc.*.
     """
 
     run: str = ""
@@ -240,11 +249,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Trial:
-    """One finished training, read from the pipeline's files or from MLflow alike.
+    """One finished training, read from the pipeline's files or from MLflow.
 
-    ``test`` holds ``top1`` and ``mean_per_class`` in percent, ``settings`` every parameter of the
-    run by its name in MLflow, ``curve`` validation top-1 by step, ``selection`` what
-    selection.json holds, ``plan_KT`` the plan of the kept units, where there is one.
+    ``test`` has ``top1`` and ``mean_per_class`` in percent; ``settings`` are the run's parameters,
+    named as in MLflow; ``curve`` validation top-1 by step; ``selection`` the content of
+    selection.json; ``plan_KT`` the transport plan of the kept units, if there is one.
     """
 
     target: str
@@ -260,5 +269,5 @@ class Trial:
 
     @property
     def kept(self) -> list[dict[str, Any]]:
-        """The units kept, best first: rank, name, row, score."""
+        """The kept units, best first: rank, name, row, score."""
         return list(self.selection.get("classes", []))

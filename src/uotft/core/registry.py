@@ -1,6 +1,6 @@
-"""Kind and name -> the module of a variant.
+"""Kind and name -> the module of a variant: a data set, backbone, strategy, objective, experiment.
 
-A variant is one file, and the file's name is its registered name, so no name can be taken twice.
+Each variant is one file, and its name is the file's name. So no name can be registered twice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import ModuleType
 
 from uotft.core.errors import UserError
 
-#: {kind: the package whose files are its variants}; looked up by name, so nothing is imported here.
+#: {kind: the package with its variants}; names only, so this module imports none of them.
 PACKAGES = {
     "datasets": "uotft.data.datasets",
     "backbones": "uotft.models.backbones",
@@ -27,12 +27,12 @@ def names(kind: str) -> list[str]:
 
 
 def check(kind: str, name: object, setting: str) -> None:
-    """Refuse a name that has no file; ``setting`` says in the error where the name came from."""
+    """A ``UserError`` for an unknown name; it begins with ``setting``, where the name came from."""
     if name not in names(kind):
         raise UserError(f"{setting}: got {name!r}; known are {', '.join(names(kind))}")
 
 
 def load(kind: str, name: str, setting: str) -> ModuleType:
-    """The module ``name`` of a kind."""
+    """The module of the variant ``name``; a ``UserError`` if there is none."""
     check(kind, name, setting)
     return import_module(f"{PACKAGES[kind]}.{name}")

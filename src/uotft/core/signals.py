@@ -1,8 +1,9 @@
 """Signals: how a command is asked to stop, and how it stops the processes that it started.
 
-SIGTERM asks, after at most GRACE_S seconds SIGKILL (from outside) or SIGALRM (from within) follows.
+SIGTERM asks a process to stop. If it has not after GRACE_S seconds, it is ended by SIGKILL (sent by
+its parent) or SIGALRM (its own timer).
 
-| who | hears SIGTERM as |
+| process | treats SIGTERM as |
 |---|---|
 | a command without workers | Ctrl-C: KeyboardInterrupt (``install_as_ctrl_c``) |
 | a command with workers | a request that it passes on to them (``passed_on``) |
@@ -24,8 +25,8 @@ from time import monotonic, sleep
 from types import FrameType
 
 POLL_S = 0.2
-GRACE_S = 20  # between asking a process to stop, which saves first, and killing it
-INTERRUPTED = 130  # the exit code of a process that stopped because it was asked to
+GRACE_S = 20  # time for a process to save its state between SIGTERM and being killed
+INTERRUPTED = 130  # exit code of a process that was asked to stop and did
 
 # Linux: include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -34,10 +35,11 @@ PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass
 class StopRequest:
-    """How often this process was asked to stop; true once it was.
+    """The number of times this process was asked to stop; true after the first.
 
-    Signal handlers only count here, and the code looks where it can stop: an exception from a
-    handler comes anywhere, and was lost in destructors of MLflow's database.
+    Signal handlers only count, and the code checks the count at points where it can stop. An
+    exception from a handler could be raised anywhere, even in a destructor, which would swallow it
+    (MLflow's database did).
     """
 
     count: int = 0
@@ -46,10 +48,10 @@ class StopRequest:
         return self.count > 0
 
     def listen(self) -> None:
-        """Count each SIGTERM; GRACE_S after the first one SIGALRM ends this process."""
+        """Count each SIGTERM; GRACE_S after the first, SIGALRM ends this process."""
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if not self:  # a second one gives no more time
+            if not self:  # only the first request starts the timer
                 signal.alarm(GRACE_S)
             self.count += 1
 
@@ -57,9 +59,9 @@ class StopRequest:
 
 
 def install_as_ctrl_c() -> None:
-    """SIGTERM ends this command as Ctrl-C does, by an exception that lets it tidy up.
+    """Make SIGTERM end this command as Ctrl-C does: by an exception, so that it can clean up.
 
-    SIGALRM ends one that does not notice: in C code, or in a destructor.
+    If the exception is lost (in C code or a destructor), SIGALRM ends the process.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -71,7 +73,7 @@ def install_as_ctrl_c() -> None:
 
 @contextmanager
 def as_ctrl_c() -> Iterator[None]:
-    """The same for a block; afterwards the handler is the one before, and no alarm is set."""
+    """The same within a block; restores the previous handler afterwards and clears the timer."""
     before = signal.getsignal(signal.SIGTERM)
     install_as_ctrl_c()
     try:
@@ -83,9 +85,10 @@ def as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[StopRequest]:
-    """Pass Ctrl-C and SIGTERM on to ``processes``, and count them; the second one interrupts here.
+    """Pass Ctrl-C and SIGTERM on to ``processes`` as SIGTERM, and count them.
 
-    The block must look at the request that it gets, and stop after the first signal itself.
+    The block gets the count, and must stop by itself after the first signal. The second raises
+    KeyboardInterrupt.
     """
     stop = StopRequest()
 
@@ -114,10 +117,10 @@ def running(
     stdout: int | None = None,
     preexec_fn: Callable[[], None] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process in a session of its own; at the end it and all its children are stopped.
+    """Start a process in its own session; stops it and all its children when the block ends.
 
-    Ctrl-C reaches them through this process alone. On Linux this process adopts children whose
-    parent was killed, so that it can wait for them, too.
+    Ctrl-C reaches them only through this process. On Linux this process adopts their orphans, so
+    that it can wait for those too.
     """
     _adopt_orphans(True)
     try:
@@ -138,9 +141,9 @@ def running(
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]], grace_s: float = GRACE_S) -> None:
-    """End processes that lead a session each, and their groups: SIGTERM, later SIGKILL.
+    """Stop processes, each the leader of a session, with their groups: SIGTERM, later SIGKILL.
 
-    Returns when all have ended. A command's own alarm is switched off: this wait ends by itself.
+    Returns when all have ended. Switches this process's own timer off, since the wait is bounded.
     """
     signal.alarm(0)
     patience, number = monotonic() + grace_s, signal.SIGTERM
@@ -155,10 +158,10 @@ def stop(processes: Sequence[subprocess.Popen[bytes]], grace_s: float = GRACE_S)
 
 
 def _lives(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process lives, or a child of its group that this process has adopted."""
+    """Whether a process is alive, or a child of its group that this process has adopted."""
     if process.poll() is None:
         return True
-    with suppress(ChildProcessError):  # the group has no child of ours any more
+    with suppress(ChildProcessError):  # no child of ours is left in the group
         while True:
             found, _ = os.waitpid(-process.pid, os.WNOHANG)
             if not found:
@@ -167,18 +170,18 @@ def _lives(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _send(process: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to the group of a process that leads one."""
+    """Send a signal to the process group that ``process`` leads."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
 
 def die_with_parent() -> None:
-    """Have the kernel send SIGTERM when the process that started this one is gone; Linux only."""
+    """Have the kernel send SIGTERM to this process when its parent ends; Linux only."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _adopt_orphans(wanted: bool) -> None:
-    """Let orphans below this process become its children, not those of process 1; Linux only."""
+    """Make orphans below this process its children, instead of process 1's; Linux only."""
     _prctl(PR_SET_CHILD_SUBREAPER, int(wanted))
 
 

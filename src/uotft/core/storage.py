@@ -167,7 +167,15 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def _array(archive: ZipFile, name: str) -> NDArray[Any]:
     with archive.open(name) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
+        try:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            if "Object arrays" not in str(error):
+                raise
+            raise ValueError(
+                f"{name.removesuffix('.npy')} holds Python objects, which are code to unpickle; "
+                "save text as np.array(..., dtype=str), numbers as np.array(..., dtype=float)"
+            ) from error
         if file.read(1):
             raise ValueError(f"{name} holds more than its head says")
     return np.asarray(array)

@@ -1,8 +1,8 @@
-"""Download an archive of a data set from the first of its addresses that gives the right bytes.
+"""Downloads an archive of a data set, from the first address that delivers the right bytes.
 
-A broken download goes on where it stopped, also on another day. The file is a hidden .part until
-its size and checksum are those that the data set's module states. Where no size is stated, the
-server is asked for it before anything is fetched.
+A broken download resumes where it stopped, even on another day. The file is a hidden .part until
+its size and checksum are those in the data set's module. If the module has no size, `sized` asks
+the server first.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from urllib.request import Request, urlopen
 from uotft.core.errors import UserError
 from uotft.data.archives import Archive, Progress
 
-CHUNK = 2**20  # bytes that are read at a time
-PATIENCE = 60.0  # seconds; a slower answer, or a chunk that takes longer, counts as broken off
+CHUNK = 2**20  # bytes per read
+PATIENCE = 60.0  # seconds; a slower answer, or a slower chunk, counts as a broken connection
 
 logger = logging.getLogger(__name__)
 
 
 def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
-    """Download an archive into ``folder``, from the first address that gives the right bytes."""
+    """Download an archive to ``folder``, from the first address that delivers the right bytes.
+
+    Retries an address as long as that makes progress. If all fail, a ``UserError`` lists why.
+    """
     path, part, tried = folder / archive.name, folder / f".{archive.name}.part", []
     folder.mkdir(parents=True, exist_ok=True)
     for url in archive.urls:
@@ -47,19 +50,19 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
                 tried.append(f"{url}: {error or type(error).__name__}")
             logger.debug("%s", tried[-1])
             if not _size(part) >= before + CHUNK and not (before and not _size(part)):
-                break  # less than a chunk came, and no wrong part of an earlier day was removed
+                break  # no progress: less than a chunk came, and no wrong old .part was removed
     raise _failed(archive, folder, tried)
 
 
 def sized(archive: Archive, folder: Path) -> Archive:
-    """The archive with its size, from the first address that states one; fetches nothing."""
+    """The archive with its size, from the first address that states one; downloads nothing."""
     tried = []
     for url in archive.urls:
         try:
             with _answer(url) as answer:
                 if answer.length is not None:
                     return replace(archive, bytes=answer.length)
-            tried.append(f"{url}: it does not say how large the file is")
+            tried.append(f"{url}: the server does not state the file's size")
         except (OSError, HTTPException) as error:
             tried.append(f"{url}: {error or type(error).__name__}")
     raise _failed(archive, folder, tried)
@@ -69,12 +72,12 @@ def _failed(archive: Archive, folder: Path, tried: list[str]) -> UserError:
     return UserError(
         f"{archive.name} could not be downloaded:\n  "
         + "\n  ".join(tried)
-        + f"\nfetch it by other means, put it into {folder}, and give the same command again"
+        + f"\ndownload it by other means to {folder}, and run the same command again"
     )
 
 
 def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
-    """Fetch what is missing of ``part``; also from a server that sends all of it again."""
+    """Download the missing bytes of ``part``; or all, if the server cannot resume."""
     start = _size(part)
     if start >= archive.bytes:
         return
@@ -82,36 +85,40 @@ def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
         if answer.status != 206:
             start = 0
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise ConnectionError(f"another part came than the one from byte {start}")
+            raise ConnectionError(f"the server sent another part than the one from byte {start}")
         elif not (archive.sha256 or archive.md5) and _newer(answer, part):
-            part.unlink()  # without a checksum, nothing would show that the halves do not fit
-            raise ConnectionError("the file there changed after its first part came")
+            part.unlink()  # without a checksum, a mix of two versions would go unnoticed
+            raise ConnectionError("the file on the server changed since its first part was fetched")
         if answer.length is not None and start + answer.length != archive.bytes:
-            raise ConnectionError(f"{start + answer.length:,} bytes offered, not {archive.bytes:,}")
+            offered = start + answer.length
+            raise ConnectionError(f"the server offers {offered:,} bytes, not {archive.bytes:,}")
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             for at in progress(range(start, archive.bytes, CHUNK), f"downloading {archive.name}"):
                 size = min(CHUNK, archive.bytes - at)
                 file.write(block := _block(answer, size))
                 if len(block) < size:
-                    raise ConnectionError(f"broke off after {at + len(block):,} bytes")
+                    raise ConnectionError(f"connection lost after {at + len(block):,} bytes")
             file.flush()
             os.fsync(file.fileno())
 
 
 @contextmanager
 def _answer(url: str, start: int = 0) -> Iterator[HTTPResponse]:
-    """The answer of an address from byte ``start`` on; a web page is an error."""
+    """The response of an address from byte ``start`` on; a web page is an error."""
     headers = {"User-Agent": "uotft", **({"Range": f"bytes={start}-"} if start else {})}
     logger.debug("asking %s from byte %d on", url, start)
     with _opened(Request(url, headers=headers)) as answer:
         if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise ConnectionError("a web page came, not the file: a login, a warning or a limit")
+            raise ConnectionError("got a web page (a login, warning or limit?) instead of the file")
         yield answer
 
 
 def _opened(request: Request) -> HTTPResponse:
-    """The answer with its headers, within PATIENCE; urlopen's timeout restarts with every byte."""
+    """The response with its headers, within PATIENCE seconds.
+
+    It runs in a thread because urlopen's own timeout restarts with each byte.
+    """
     found: SimpleQueue[HTTPResponse | Exception] = SimpleQueue()
 
     def ask() -> None:
@@ -120,7 +127,7 @@ def _opened(request: Request) -> HTTPResponse:
         except Exception as error:  # noqa: BLE001  raised again in the waiting thread
             found.put(error)
 
-    Thread(target=ask, daemon=True).start()  # a daemon may hang at the end
+    Thread(target=ask, daemon=True).start()  # daemon: a hanging one does not block the exit
     try:
         answer = found.get(timeout=PATIENCE)
     except Empty as error:
@@ -133,7 +140,7 @@ def _opened(request: Request) -> HTTPResponse:
 
 
 def _newer(answer: HTTPResponse, part: Path) -> bool:
-    """Whether the server says that the file changed after ``part`` of it was fetched."""
+    """Whether, according to the server, the file changed after ``part`` of it was fetched."""
     try:
         changed = parsedate_to_datetime(answer.headers["Last-Modified"])
     except (TypeError, ValueError):

@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
 from uotft.core.records import Files, ImageSet, Settings
-from uotft.data.pixel_cache import in_parts, upright_size
+from uotft.data.pixel_cache import NO_BACKGROUND, in_parts, upright_size
 
 T = TypeVar("T")
 
@@ -43,6 +43,21 @@ class View(Settings):
     unreadable: Literal["error", "skip"] = Field(
         "error", description="files that cannot be read: an error, or left out and counted"
     )
+    background: str = Field(
+        "white", description="colour behind transparent pixels: black, '#808080', ...; none: as is"
+    )
+    white: int = Field(
+        0, ge=0, lt=2**16, description="value of 16-bit grey files that is white; 0: 65535"
+    )
+
+    @field_validator("background")
+    @classmethod
+    def _colour(cls, name: str) -> str:
+        from PIL import ImageColor
+
+        if name != NO_BACKGROUND and len(ImageColor.getrgb(name)) > 3:
+            raise ValueError("a background is not transparent itself")
+        return name
 
 
 class PublicSettings(View):

@@ -3,64 +3,292 @@
     path,label,split
     photos/1.jpg,robin,train
 
-Paths count from the folder of the list. Without the column split, all rows are in train.
+Paths count from the folder of the list. Without the column split, all rows are in train. The names
+of the columns are found in any case; a CSV may be written with commas, semicolons or tabs, in UTF-8
+or UTF-16. What could be the column of the parts and is not understood is refused: a new cut would
+train on test images.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from uotft.core import storage
 from uotft.core.errors import UserError
 
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# How people spell the parts; `part_of` ignores case, spaces, "_" and "-".
+PARTS = {
+    **dict.fromkeys(("train", "training", "trainset", "trainingset", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "validset", "validationset"), "val"),
+    **dict.fromkeys(("dev", "devset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "testingset", "tst"), "test"),
+}
 LISTS = (".csv", ".parquet")
+COLUMNS = ("path", "label", "split")
+# Columns that may say which rows are tests, if there is no `split`.
+LIKE_SPLIT = ("set", "subset", "part", "partition", "fold", "usage", "phase", "datasplit")
+INDEX = ("", "unnamed: 0", "__index_level_0__")  # a column that pandas adds
+MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+FEW = 5  # examples in a message
+
 Rows = list[tuple[bytes, str, str]]  # path, class, part
 
 
-def rows(path: Path) -> Rows:
-    """The rows of a list; an error names the row that it is in."""
-    found: Rows = []
-    parts: dict[str, tuple[str, int]] = {}
-    for number, row in enumerate(_table(path), start=1):
-        cells = [row.get(column) for column in ("path", "label", "split")]
-        image, label, part = ("" if cell is None else str(cell) for cell in cells)
-        if "row" in row and not image:
+class Found(NamedTuple):
+    """The images of a set below ``folder``, lines for the user, and listed files that are absent.
+
+    The rows include those that are absent.
+    """
+
+    folder: Path
+    rows: Rows
+    notes: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    def must_be_there(self) -> None:
+        """Raise `UserError` if listed files are absent; it counts them and names the first."""
+        if self.absent:
+            first = self.folder / self.absent[0]
+            alike = sorted(p.name for p in first.parent.glob("*") if p.stem == first.name)
+            hint = f"; {alike[0]} is there: names need their ending" if alike else ""
             raise UserError(
-                f"{path}: it lists rows of another set and no files; `uotft data subset` with a "
-                "folder as --output writes shards, which can be read again"
+                f"{self.folder}: {len(self.absent)} of {len(self.rows)} files that the list names "
+                f"are absent, first {self.absent[0]}: No such file{hint}"
             )
-        if not image or not label or "\0" in image:
-            raise UserError(f"{path}: row {number}: path and label are needed, got {row}")
-        if part and part not in PARTS:
+
+
+def part_of(name: str) -> str | None:
+    """train, val or test for a name that means this part: " Test", TRAIN, Training, val-set."""
+    return PARTS.get(_bare(name))
+
+
+def class_name(text: str) -> str:
+    """The name of a class as it is compared: without spaces around it, in Unicode's form NFC."""
+    return unicodedata.normalize("NFC", text.strip())
+
+
+def differ_in_case(names: Iterable[str]) -> tuple[str, ...]:
+    """A note for classes whose names differ in case only; empty if none do."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        alike.setdefault(name.casefold(), []).append(name)
+    groups = [" and ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
+    more = f" and {len(groups) - FEW} more" if len(groups) > FEW else ""
+    return (
+        (f"classes whose names differ in case only: {', '.join(groups[:FEW])}{more}",)
+        if groups
+        else ()
+    )
+
+
+def read(path: Path) -> Found:
+    """The rows of a list, each picture once; an error names the row that it is in."""
+    header, cells = _table(path)
+    columns, notes = _columns(path, header, cells)
+    rows: Rows = []
+    seen: dict[str, tuple[str, str, int]] = {}
+    again, changed, absent, partless = 0, dict[str, str](), list[str](), 0
+    for number, row in enumerate(cells, start=1):
+        image, given, split = (_text(path, number, row, columns.get(c)) for c in COLUMNS)
+        label, part = class_name(given), part_of(split) if split.strip() else "train"
+        image = image.strip()
+        if not image or not label or {"\0", "\n"} & {*image, *label}:
+            shown = dict(zip(header, row, strict=False))
+            raise UserError(f"{path}: row {number}: path and label are needed, got {shown}")
+        if part is None:
             raise UserError(
-                f"{path}: row {number}: split: got {part!r}; known are {', '.join(PARTS)}"
+                f"{path}: row {number}: split: got {split!r}; known are train, val, test and their "
+                "usual spellings"
             )
-        part = PARTS.get(part, "train")
-        before, first = parts.setdefault(image, (part, number))
-        if before != part:
-            raise UserError(
-                f"{path}: row {number}: {image} is {part} here, and {before} in row {first}"
-            )
-        found.append((os.fsencode(image), label, part))
-    if not found:
+        partless += "split" in columns and not split.strip()
+        image, is_there = _file(path.parent, image)
+        place = os.path.normpath(os.path.join(path.parent, image))
+        if place in seen:
+            _must_agree(path, f"row {number}: {image}", (label, part), seen[place])
+            again += 1
+            continue
+        seen[place] = (label, part, number)
+        if label != given:
+            changed[given] = label
+        if not is_there:
+            absent.append(image)
+        rows.append((os.fsencode(image), label, part))
+    if not rows:
         raise UserError(f"{path}: it lists no image")
-    return found
+    notes += _rows_notes(again, partless, changed)
+    notes += differ_in_case(label for _, label, _ in rows)
+    return Found(path.parent, rows, tuple(notes), tuple(absent))
 
 
-def _table(path: Path) -> Iterable[dict[str, Any]]:
+def _must_agree(
+    path: Path, where: str, here: tuple[str, str], before: tuple[str, str, int]
+) -> None:
+    """Refuse a picture that two rows give another label or another part."""
+    for mine, other in zip(here, before[:2], strict=True):
+        if mine != other:
+            raise UserError(f"{path}: {where} is {mine} here, and {other} in row {before[2]}")
+
+
+def _rows_notes(again: int, partless: int, changed: dict[str, str]) -> list[str]:
+    notes = []
+    if again:
+        notes.append(f"rows of the list that repeat an earlier one: {again}; one of each is kept")
+    if partless:
+        notes.append(f"rows of the list with an empty split: {partless}; they are in train")
+    if changed:
+        given, label = next(iter(changed.items()))
+        notes.append(
+            f"labels with spaces around them or another form of Unicode: {len(changed)}; "
+            f"{given!r} is the class {label!r}"
+        )
+    return notes
+
+
+def _file(folder: Path, image: str) -> tuple[str, bool]:
+    """(path, whether it is a file); backslashes separate folders where only that is a file."""
+    if os.path.isfile(os.path.join(folder, image)):
+        return image, True
+    turned = image.replace("\\", "/")
+    if turned != image and os.path.isfile(os.path.join(folder, turned)):
+        return turned, True
+    return image, False
+
+
+def _text(path: Path, number: int, row: Sequence[Any], column: int | None) -> str:
+    """A cell as text, empty where there is none."""
+    cell = row[column] if column is not None and column < len(row) else None
+    if cell is None or cell != cell:  # not a number, as pandas leaves it
+        return ""
+    if not isinstance(cell, str | int | float):
+        raise UserError(
+            f"{path}: row {number}: a cell of {type(cell).__name__}; path, label and split are text"
+        )
+    return str(cell)
+
+
+# ---- columns
+
+
+def _bare(name: str) -> str:
+    """A name without case, spaces, "_" and "-"."""
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def _named(header: Sequence[str]) -> dict[str, int]:
+    """{known column: its place}."""
+    return {c: i for i, name in enumerate(header) if (c := name.strip().casefold()) in COLUMNS}
+
+
+def _columns(
+    path: Path, header: Sequence[str], cells: Sequence[Sequence[Any]]
+) -> tuple[dict[str, int], list[str]]:
+    """({known column: its place}, notes); raises `UserError` if one is missing or uncertain."""
+    plain = [name.strip().casefold() for name in header]
+    found, notes = _named(header), list[str]()
+    shown = ", ".join(map(repr, header))
+    if twice := [c for c in found if plain.count(c) > 1]:
+        raise UserError(f"{path}: two columns are called {twice[0]}: {shown}")
+    if "row" in plain and "path" not in found:
+        raise UserError(
+            f"{path}: it lists rows of another set and no files; `uotft data subset` with a "
+            "folder as --output writes shards, which can be read again"
+        )
+    if missing := [c for c in ("path", "label") if c not in found]:
+        raise UserError(
+            f"{path}: no column {' and no column '.join(missing)}; the columns path (from the "
+            f"list's folder, with its ending) and label are needed, split may be there; got {shown}"
+        )
+    others = [i for i, name in enumerate(plain) if name not in COLUMNS and name not in INDEX]
+    if "split" not in found:
+        guess = _guessed_split(path, header, cells, others)
+        if guess is not None:
+            found["split"] = guess
+            notes.append(f"the column {header[guess]!r} of the list says the parts")
+            others.remove(guess)
+    if others:
+        unused = ", ".join(repr(header[i]) for i in others[: 2 * FEW])
+        notes.append(f"columns of the list that are not used: {unused}")
+    return found, notes
+
+
+def _guessed_split(
+    path: Path, header: Sequence[str], cells: Sequence[Sequence[Any]], others: Sequence[int]
+) -> int | None:
+    """The one column whose every value is a part; None if no column looks like that of the parts.
+
+    Raises `UserError` for a column whose name means parts and whose values do not, and for two.
+    """
+    full, named = list[int](), list[tuple[int, list[str]]]()
+    for i in others:
+        found = [row[i] for row in cells if i < len(row)]
+        values = {str(cell).strip() for cell in found if cell is not None and cell == cell} - {""}
+        bare = _bare(header[i])
+        if values and all(map(part_of, values)):
+            full.append(i)
+        elif bare in LIKE_SPLIT or part_of(bare) or part_of(bare.removeprefix("is")):
+            named.append((i, sorted(values)))
+    if len(full) == 1 and not named:
+        return full[0]
+    if not full and not named:
+        return None
+    i, examples = named[0] if named else (full[1], [])
+    got = f" with {', '.join(map(repr, examples[:FEW]))}" if examples else ""
+    raise UserError(
+        f"{path}: the column {header[i]!r}{got} may say which rows are tests: write a column split "
+        "with train, val and test, or remove this one"
+    )
+
+
+# ---- files
+
+
+def _table(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
+    """(names of the columns, the cells of each row)."""
     from pyarrow import ArrowException, parquet
 
     try:
-        rows: list[dict[str, Any]]
-        rows = (
-            storage.read_csv(path)
-            if path.suffix == ".csv"
-            else parquet.read_table(path).to_pylist()
-        )
+        if path.suffix.lower() == ".csv":
+            return _csv(path)
+        table = parquet.read_table(path)
+        columns = [column.to_pylist() for column in table.columns]
+        return list(table.column_names), list(zip(*columns, strict=True))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: the list cannot be read ({error}); save it as CSV in UTF-8"
+        ) from error
     except (ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: the list cannot be read ({error})") from error
-    return rows
+
+
+def _csv(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
+    """A CSV of any separator and encoding, if only one reading has the columns path and label."""
+    content = path.read_bytes()
+    encoding = next((e for mark, e in MARKS.items() if content.startswith(mark)), "utf-8")
+    text = content.decode(encoding)
+    first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    heads = {d: next(iter(csv.reader([first], delimiter=d)), []) for d in ",;\t"}
+    # the separator that finds most of the known columns, or else most columns
+    delimiter = max(heads, key=lambda d: (len(_named(heads[d])), len(heads[d])))
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
+    header, rows = [], list[Sequence[Any]]()
+    try:
+        header = next(reader, [])
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+            if len(row) > len(header) and any(row[len(header) :]):
+                raise UserError(
+                    f"{path}: row {len(rows)} has {len(row)} cells, the header {len(header)}: "
+                    f"write names that hold {delimiter!r} in quotes"
+                )
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}") from error
+    return header, rows

@@ -38,6 +38,9 @@ Uint8 = NDArray[np.uint8]
 T = TypeVar("T")
 Bar = Callable[..., Iterable[int]]
 
+NO_BACKGROUND = "none"  # transparency is ignored
+WHITE = 2**16 - 1  # of 16 bits of grey
+
 CHUNK = 48 * 2**20  # bytes of pixels that are decoded, written and marked as kept together
 WHOLE = 16 * 2**30  # bytes up to which all pixels of a data set are kept, not only those selected
 
@@ -107,8 +110,9 @@ class Store:
 
         def one(row: int) -> Uint8 | str:
             try:
-                content = content_of(self.files, row)
-                return square(content, self.files.stored, self.files.path(row))
+                files, content = self.files, content_of(self.files, row)
+                side, path = files.stored, files.path(row)
+                return square(content, side, path, files.background, files.white)
             except UserError as error:
                 return str(error)
 
@@ -158,9 +162,11 @@ def content_of(files: Files, row: int) -> bytes:
     return content
 
 
-def square(content: bytes, side: int, path: Path) -> Uint8:
+def square(
+    content: bytes, side: int, path: Path, background: str = "white", white: int = 0
+) -> Uint8:
     """An encoded picture, upright, as uint8 (side, side, 3), stretched to fill it."""
-    pixels = np.array(picture_of(content, path, "RGB", side))
+    pixels = np.array(picture_of(content, path, "RGB", side, background, white))
     # scaling would not change a picture of that size, and torch takes seconds to import
     return pixels if pixels.shape == (side, side, 3) else scaled(pixels, side)
 
@@ -185,7 +191,7 @@ def upright_size(content: bytes) -> tuple[int, int]:
 
     with suppress(*_faults()), Image.open(io.BytesIO(content)) as picture:
         width, height = picture.size
-        turned = _may_turn(content) and _orientation(picture) > 4
+        turned = _may_turn(content) and _turn(picture) > 4
         return (width, height) if turned else (height, width)
     return 1, 1
 
@@ -195,11 +201,18 @@ def _may_turn(content: bytes) -> bool:
     return content[:4] != b"\x89PNG" or any(word in content for word in TURNING)
 
 
-def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
+def picture_of(
+    content: bytes,
+    path: Path,
+    mode: str,
+    side: int = 0,
+    background: str = "white",
+    white: int = 0,
+) -> Image:
     """An encoded picture, upright, in the mode L or RGB; the first frame of an animated one.
 
     With ``side``, a JPEG may be decoded at a smaller scale, but at least that large. The error for
-    an unreadable one begins with ``path``.
+    an unreadable one begins with ``path``. ``background`` and ``white``: see `in_mode`.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -207,8 +220,12 @@ def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
         with Image.open(io.BytesIO(content)) as file:
             if side:
                 file.draft(mode, (side, side))
+            raw = _raw_mode(file)
+            if white and ";16" in raw and file.mode[0] != "I":
+                raise ValueError("Pillow keeps 8 of its 16 bits, so `white` does not apply")
             file.load()
-            turn, picture = TURNS.get(_orientation(file)), in_mode(file, mode)
+            _scale_key(file, raw)
+            turn, picture = TURNS.get(_turn(file)), in_mode(file, mode, background, white)
             return picture.transpose(Image.Transpose[turn]) if turn else picture
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not an image that Pillow can read") from error
@@ -216,10 +233,14 @@ def picture_of(content: bytes, path: Path, mode: str, side: int = 0) -> Image:
         raise UserError(f"{path}: {error}") from error
 
 
-def _orientation(picture: Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) if it is missing or unreadable."""
+def _turn(picture: Image) -> int:
+    """The EXIF orientation, 1 to 8, that is still to be undone; 1 if it is missing or unreadable.
+
+    Pillow undoes that of a TIFF itself, in its size when it opens the file, in its pixels later.
+    """
     with suppress(*_faults()):
-        return int(picture.getexif().get(ORIENTATION, 1))
+        if ORIENTATION not in getattr(picture, "tag_v2", ()):
+            return int(picture.getexif().get(ORIENTATION, 1))
     return 1
 
 
@@ -231,18 +252,47 @@ def _faults() -> tuple[type[Exception], ...]:
     return OSError, SyntaxError, ValueError, *corners, Image.DecompressionBombError
 
 
-def in_mode(picture: Image, mode: str) -> Image:
-    """The picture with 8 bits of grey (L) or colour (RGB); of 16 bits, the upper 8."""
+def in_mode(picture: Image, mode: str, background: str = "white", white: int = 0) -> Image:
+    """The picture with 8 bits of grey (L) or colour (RGB).
+
+    ``background`` is the colour behind transparent pixels; "none" ignores transparency, and shows
+    the colours that a file has there. ``white`` is the value of 16 bits of grey that becomes 255;
+    0 stands for 65535.
+    """
     from PIL import Image as pillow
 
     if picture.mode[0] == "F":
         raise ValueError("floating point pixels have no known white")
     if picture.mode[0] == "I":
-        pixels = np.asarray(picture, np.float64) / 257
-        picture = pillow.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+        values, key = np.asarray(picture, np.float64), picture.info.get("transparency")
+        scaled_down = (values / ((white or WHITE) / 255)).clip(0, 255).round()
+        picture = pillow.fromarray(scaled_down.astype(np.uint8))
+        if key is not None:
+            picture.putalpha(pillow.fromarray((values != key) * np.uint8(255)))
+    if background != NO_BACKGROUND and picture.has_transparency_data:
+        ground = pillow.new("RGBA", picture.size, background)
+        picture = pillow.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
     if picture.mode == "P":  # Pillow warns when transparency becomes grey without its colours
         picture = picture.convert("RGBA")
     return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _raw_mode(file: Image) -> str:
+    """How an opened file stores its pixels, such as RGB;16B; Pillow's mode says less."""
+    args = next((tile.args for tile in getattr(file, "tile", ())), "")
+    return str(args if isinstance(args, str) else next(iter(args or ()), ""))
+
+
+def _scale_key(file: Image, raw: str) -> None:
+    """Give the transparent grey or colour of a PNG the bits of its pixels, which Pillow does not.
+
+    In the file it has 2 or 4 bits where those are scaled to 8, and 16 where 8 are kept.
+    """
+    key = file.info.get("transparency")
+    if isinstance(key, int) and raw in ("L;2", "L;4"):
+        file.info["transparency"] = key * {"L;2": 85, "L;4": 17}[raw]
+    if isinstance(key, tuple) and ";16" in raw:
+        file.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 @cache

@@ -1,11 +1,11 @@
-"""The labelled images that one seed may train on: some of each class, sampled with the seed.
+"""The labelled images that a seed trains on: some of each class, sampled with the seed.
 
-    shots: 5         5 images of every class
-    fraction: 0.2    of every class (section 4.3 of Liu et al. 2022: 20, 40, 60 and 80 %)
-    longtail: 10     Pareto-shaped classes, the largest 10 times the smallest (section 4.3)
+    shots: 5         5 images of each class
+    fraction: 0.2    20 % of each class (Liu et al. 2022, section 4.3: 20, 40, 60 and 80 %)
+    longtail: 10     Pareto-distributed classes, the largest 10 times the smallest (section 4.3)
 
-The seed alone decides the order of a class's images, and the first ones are taken. So with one
-seed a smaller subset lies inside a larger one, whatever kinds the two are.
+The seed alone decides the order of a class's images, and a subset takes the first. So with one seed
+a smaller subset lies inside a larger one, even if the two are of different kinds.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from uotft.core.settings import Subset
 Rows = NDArray[np.int64]
 
 
-def draw(labels: Rows, subset: Subset, seed: int) -> Rows:
-    """The rows of ``subset`` among images with ``labels`` (n,), class by class."""
+def sample(labels: Rows, subset: Subset, seed: int) -> Rows:
+    """The rows of ``subset`` among images with ``labels`` (n,), class by class.
+
+    More shots than a class has images is a ``UserError``.
+    """
     available = np.bincount(labels)
     wanted = sizes(available, subset, seed)
     if (wanted > available).any():
         label = int(np.argmax(wanted > available))
         raise UserError(
-            f"subset.shots: got {subset.shots}, but class {label} has {available[label]} "
-            "training images"
+            f"subset.shots: got {subset.shots}, but class {label} has only {available[label]} "
+            f"training images; choose at most {available.min()}"
         )
     rng = np.random.default_rng(seed)
     classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(available)[:-1])
@@ -38,7 +41,7 @@ def draw(labels: Rows, subset: Subset, seed: int) -> Rows:
 
 
 def sizes(available: Rows, subset: Subset, seed: int) -> Rows:
-    """How many images of each class to take out of ``available`` (C,); all, if nothing is set."""
+    """The number of images to take of each class (C,), out of ``available`` (C,)."""
     if subset.shots is not None:
         return np.full(len(available), subset.shots)
     if subset.fraction is not None:
@@ -49,11 +52,12 @@ def sizes(available: Rows, subset: Subset, seed: int) -> Rows:
 
 
 def longtail(available: Rows, imbalance: float, seed: int) -> Rows:
-    """How many images of each class to take, Pareto-distributed, after section 4.3.
+    """The number of images to take of each class, (C,): Pareto-distributed, as in section 4.3.
 
-    By rank, sizes from a Pareto distribution fall as a power: n_r = n_1 r^-a, Zipf's law (Newman
-    2005). ``a`` is such that n_1 / n_C = ``imbalance``, and n_1 is the size of the smallest class,
-    so that every class has enough. The seed gives each class its rank. Rounded; at least one image.
+    Sizes from a Pareto distribution, sorted, fall as a power of the rank r: n_r = n_1 r^-a, Zipf's
+    law (Newman 2005). Here a is such that n_1 / n_C = ``imbalance``, and n_1 is the size of the
+    smallest class, so that each class has enough images. The seed assigns the ranks. Numbers are
+    rounded, to one at least.
     """
     ranks = 1 + np.random.default_rng((seed, 1)).permutation(len(available))
     power = np.log(imbalance) / np.log(max(len(available), 2))
@@ -61,6 +65,6 @@ def longtail(available: Rows, imbalance: float, seed: int) -> Rows:
 
 
 def _some(wanted: NDArray[np.floating[Any]], available: Rows) -> Rows:
-    """Rounded; at least one image of each class, and at most all."""
+    """``wanted`` (C,), rounded; at least one image of each class, and at most all."""
     taken: Rows = np.minimum(np.maximum(np.rint(wanted).astype(np.int64), 1), available)
     return taken

@@ -1,10 +1,10 @@
-"""A backbone with two heads, and batch norm that can keep two domains apart.
+"""A backbone with two heads, and batch norm that can separate two domains.
 
-Equation (6) trains one backbone under a target head and a source head. One forward pass takes the
-concatenated batch, target images first; an objective's routes say which head sees which part. With
-``target`` batch norm every norm layer treats target rows and all others as batches of their own and
-its running statistics, the ones used at test time, come from target images alone
-(docs/decisions/0003-batch-norm.md).
+Equation (6) of Liu et al. (2022) trains one backbone with a target head and a source head. One
+forward pass takes the concatenated batch, target images first; the objective's routes say which
+head sees which part. With ``batch_norm: target`` each norm layer treats the target rows and all
+other rows as two batches. Its running statistics, used at test time, come from the target rows
+alone (docs/decisions/0003-batch-norm.md).
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from torch.nn import functional
 
 from uotft.core.errors import UserError
 
-HEAD_STD = sqrt(2 / 2048)  # of the paper's scripts, for every backbone
+HEAD_STD = sqrt(2 / 2048)  # as in the paper's scripts, for every backbone
 
-# {output: (part of the batch, head)}. Parts: target; source, the kept source images; strong, the
-# same source images under a strong distortion. Heads: target; source, over the kept source classes
-# or, for an objective that reads no source images, over all classes of the pre-trained classifier.
+# {output: (part of the batch, head)}
+# Parts: target; source, the kept source images; strong, the same images with strong distortions.
+# Heads: target; source, over the kept source classes. If the objective reads no source images, the
+# source head is over all classes of the pre-trained classifier.
 Routes = dict[str, tuple[str, str]]
 TARGET: Routes = {"target": ("target", "target")}
 
 
 class TargetBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that normalises target and source rows apart and remembers the target only."""
+    """Batch norm that normalises target and other rows separately, with running statistics of the
+    target rows alone. ``n_target`` is the number of target rows in the next batch."""
 
     n_target: int = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, C, H, W) with the target's rows first."""
+        """Normalise (n, C, H, W), whose first ``n_target`` rows are the target's."""
         if not self.training or self.n_target >= len(x):
             return super().forward(x)
         target = super().forward(x[: self.n_target])
@@ -54,7 +56,7 @@ def separate_norms(module: nn.Module) -> None:
         elif isinstance(child, nn.BatchNorm2d) and not isinstance(child, TargetBatchNorm2d):
             raise UserError(
                 "train.batch_norm: got 'target', but this backbone's norm layers are "
-                f"{type(child).__name__}, which cannot keep two domains apart: choose mixed"
+                f"{type(child).__name__}, which cannot separate two domains: choose mixed"
             )
         else:
             separate_norms(child)
@@ -75,9 +77,10 @@ class Network(nn.Module):
     def forward(
         self, images: Tensor, sizes: dict[str, int] | None = None, routes: Routes = TARGET
     ) -> dict[str, Tensor]:
-        """Rows are cut into parts of ``sizes``, the target's first; by default all are its own.
+        """Images (n, C, H, W) -> {output: logits (rows of its part, classes of its head)}.
 
-        ``routes`` names every output with the part and the head that make it.
+        ``sizes`` are the numbers of rows of each part, target first; by default all rows are the
+        target's. ``routes`` names the part and the head of each output.
         """
         sizes = sizes or {"target": len(images)}
         for module in self.modules():
@@ -89,7 +92,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def start_head(self, head: str, weight: Tensor, bias: Tensor) -> None:
-        """Start a head from given rows: ``weight`` (classes, D), ``bias`` (classes,)."""
+        """Set a head's weights: ``weight`` (classes, D), ``bias`` (classes,)."""
         linear = self.head(head)
         linear.weight.copy_(weight)
         linear.bias.copy_(bias)
@@ -102,9 +105,9 @@ class Network(nn.Module):
 
 
 def random_rows(head: str, shape: torch.Size, seed: int) -> tuple[Tensor, Tensor]:
-    """Weights from N(0, HEAD_STD^2) and no bias, as the paper's scripts start their heads.
+    """Weights from N(0, HEAD_STD^2) and zero bias, as in the paper's scripts.
 
-    ``shape`` is (classes, D). Another ``head`` or seed draws anew; nothing else decides.
+    ``shape`` is (classes, D). The numbers depend on ``head``, ``seed`` and the shape alone.
     """
     rng = np.random.default_rng((seed, crc32(f"{head} head".encode())))
     weight = torch.as_tensor(rng.normal(0, HEAD_STD, shape), dtype=torch.float32)
@@ -114,10 +117,12 @@ def random_rows(head: str, shape: torch.Size, seed: int) -> tuple[Tensor, Tensor
 def nearest_mean_rows(means: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """A linear head that ranks classes by distance to their means (T, D): weight and bias.
 
-    scale * (m.f - |m|^2 / 2) orders classes as -|f - m|^2 does: the imprinted weights of Qi et
-    al. (2018) without the normalisation. The common mean is taken out first, which changes no
-    ranking; ``scale`` is in units of one over the mean squared distance between class means.
+    scale * (m.f - |m|^2 / 2) orders classes as -|f - m|^2 does. These are the imprinted weights of
+    Qi et al. (2018) without their normalisation. The common mean is subtracted first, which changes
+    no ranking. ``scale`` is in units of 1 / (mean squared distance of a class mean to the common
+    mean).
     """
     centred = means - means.mean(0)
-    unit = scale / centred.square().sum(1).mean().clamp(min=1e-12)  # a single mean is its centre
+    # the clamp is for a single class, whose mean is the common mean
+    unit = scale / centred.square().sum(1).mean().clamp(min=1e-12)
     return unit * centred, -unit * (centred * (means + means.mean(0))).sum(1) / 2

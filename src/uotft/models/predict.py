@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from uotft.core import config
 from uotft.core.errors import UserError
 from uotft.data.files import View
-from uotft.data.pixel_cache import picture_of, square, upright_size
+from uotft.data.pixel_cache import NO_BACKGROUND, picture_of, square, upright_size
 from uotft.models.inputs import to_input, views
 from uotft.models.network import Network
 
@@ -54,7 +54,8 @@ def read(path: Path, shape: list[int], resize: Callable[[Image], Pixels] | None 
 def see(path: Path, view: View) -> Pixels:
     """An image file as tests see it in a data set of files: (size, size, 3)."""
     content = _content(path)
-    kept, size = square(content, view.stored, path), np.array([upright_size(content)])
+    kept = square(content, view.stored, path, view.background, view.white)
+    size = np.array([upright_size(content)])
     pixels: Pixels = views([kept], size, view.share, view.size)[0]
     return pixels
 
@@ -94,7 +95,13 @@ def reader(facts: dict[str, Any]) -> Callable[[Path], NDArray[np.uint8]]:
 
 
 def dataset_of(facts: dict[str, Any]) -> tuple[ModuleType | None, Any]:
-    """The module and the settings of the data set that a model was trained on, if it says so."""
+    """The module and the settings of the data set that a model was trained on, if it says so.
+
+    A model from before there was ``background`` was trained on pixels without their transparency.
+    """
     if "dataset" not in facts:
         return None, None
-    return config.dataset_section(facts["dataset"], "the model's data set")
+    module, settings = config.dataset_section(facts["dataset"], "the model's data set")
+    if isinstance(settings, View) and "background" not in facts["dataset"]:
+        settings = settings.model_copy(update={"background": NO_BACKGROUND})
+    return module, settings

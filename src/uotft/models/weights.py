@@ -1,4 +1,4 @@
-"""Files of pre-trained weights -> tensors -> a backbone. Nothing in a file is executed."""
+"""Files of pre-trained weights -> tensors -> a backbone. No code in a file is executed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from uotft.data.archives import Archive
 
 State = dict[str, Tensor]
 
-#: Of ImageNet's training images, red, green and blue in [0, 1].
+#: Mean and standard deviation of ImageNet's training pixels: red, green and blue in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HASH = re.compile(r"-([0-9a-f]{8,})\.")  # in the names of torchvision's files
+HASH = re.compile(r"-([0-9a-f]{8,})\.")  # start of the SHA-256, in names of torchvision's files
 
 
 class Trunk(nn.Module):
-    """A network of others behind this project's images: (n, C, H, W) in [-1, 1] -> (n, D).
+    """Adapts another project's network to images in [-1, 1]: (n, C, H, W) -> (n, D).
 
-    ``trunk`` was trained on pixels in [0, 1] from which ``mean`` was taken, divided by ``std``.
-    ``size`` is (H, W) where it sees no other.
+    ``trunk`` was trained on pixels in [0, 1], normalised as (pixel - mean) / std. ``size`` is its
+    image size (H, W), if it accepts only one.
     """
 
     scale: Tensor
@@ -58,8 +58,8 @@ class Trunk(nn.Module):
         if self.size and tuple(images.shape[2:]) != self.size:
             (height, width), (h, w) = self.size, images.shape[2:]
             raise UserError(
-                f"backbone: this network sees {height} x {width} pixels only, the images have "
-                f"{h} x {w}: set backbone.image_size: {h} in params.yaml"
+                f"backbone: this network takes only images of {height} x {width} pixels, but these "
+                f"have {h} x {w}: set backbone.image_size: {h} in params.yaml"
             )
         features: Tensor = self.trunk(images * self.scale + self.shift)
         return features
@@ -67,8 +67,11 @@ class Trunk(nn.Module):
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A backbone with its weights; ``classifier`` is weight (classes, D) and bias, if they have
-    one; ``origin`` says where they come from."""
+    """A backbone with pre-trained weights.
+
+    ``classifier`` is weight (classes, D) and bias (classes,), or None if the file has none;
+    ``origin`` names the file.
+    """
 
     backbone: nn.Module
     classifier: tuple[Tensor, Tensor] | None
@@ -78,32 +81,33 @@ class Pretrained:
 def pretrained(
     backbone: nn.Module, path: Path, *, prefix: str = "", classifier: str = ""
 ) -> Pretrained:
-    """Put a file's weights into ``backbone``, every one of them.
+    """Load a file's weights into ``backbone``; each weight must be in the file.
 
-    Keys that do not begin with ``prefix`` are left alone; the linear layer ``classifier`` (its full
-    name in the file) is kept apart, and may be missing.
+    Ignores keys that do not begin with ``prefix``. Returns the linear layer ``classifier`` (its
+    full name in the file) separately; it may be missing. A file that does not fit is a
+    ``UserError``.
     """
     state = read(path)
     rows = take_linear(state, classifier)
     chosen = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not chosen:
-        raise UserError(f"{path}: no key begins with {prefix!r}; there are {few(state)}")
+        raise UserError(f"{path}: no key begins with {prefix!r}; its keys are {few(state)}")
     fit(backbone.trunk if isinstance(backbone, Trunk) else backbone, chosen, path)
     return Pretrained(backbone, rows, origin(path))
 
 
 class ImageNet(Settings):
-    """Settings of a network that torchvision has ImageNet weights for."""
+    """Settings of a network for which torchvision has ImageNet weights."""
 
     weights: str = Field(
         "download",
-        description="download: torchvision's IMAGENET1K_V1; a file of the same format; or none: "
-        "the stage pretrain trains",
+        description="download: torchvision's IMAGENET1K_V1; or the path of a file of that format; "
+        "or none: random weights, which the stage pretrain trains",
     )
 
 
 def imagenet_trunk(name: str) -> Trunk:
-    """torchvision's residual network ``name`` without its classifier, with random weights."""
+    """torchvision's residual network ``name``, without its classifier and with random weights."""
     from torchvision import models
 
     network = models.get_model(name)
@@ -113,7 +117,7 @@ def imagenet_trunk(name: str) -> Trunk:
 
 
 def imagenet(name: str, settings: ImageNet) -> Pretrained | None:
-    """The same with its weights, or None where it is to be trained."""
+    """The same with its weights; None if the stage pretrain is to train it."""
     from torchvision import models
 
     if settings.weights == "none":
@@ -126,13 +130,13 @@ def imagenet(name: str, settings: ImageNet) -> Pretrained | None:
 
 
 def origin(path: Path) -> dict[str, str]:
-    """The file's name and SHA-256."""
+    """The path and SHA-256 of a file."""
     with path.open("rb") as file:
         return {"file": str(path), "sha256": file_digest(file, "sha256").hexdigest()}
 
 
 def take_linear(state: State, name: str) -> tuple[Tensor, Tensor] | None:
-    """Take the linear layer ``name`` out of ``state``: weight and bias (zeros if it has none)."""
+    """Remove the linear layer ``name`` from ``state``; returns weight and bias (or zeros)."""
     if f"{name}.weight" not in state:
         return None
     weight = state.pop(f"{name}.weight")
@@ -140,9 +144,10 @@ def take_linear(state: State, name: str) -> tuple[Tensor, Tensor] | None:
 
 
 def read(path: Path) -> State:
-    """The tensors of a safetensors file, or of a .pt or .pth file that holds nothing else to run.
+    """The named tensors of a safetensors file, or of a .pt or .pth file.
 
-    Of a whole checkpoint its ``state_dict`` or ``model``.
+    From a checkpoint with more in it, takes its ``state_dict`` or ``model``. A pickle with anything
+    but tensors is a ``UserError``.
     """
     if not path.is_file():
         raise UserError(f"backbone.weights: {path}: no such file")
@@ -152,13 +157,13 @@ def read(path: Path) -> State:
         else:
             held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  a foreign file may fail in any way
-        # torch's own words advise to run what is inside; the cause stands last but one
-        words = [part.strip() for part in str(error).split("\n\n") if part.strip()]
-        cause = words[-2] if len(words) > 1 else (words or [type(error).__name__])[0]
+        # torch's message advises to run the file's code; the last paragraph but one is the cause
+        paragraphs = [part.strip() for part in str(error).split("\n\n") if part.strip()]
+        cause = paragraphs[-2] if len(paragraphs) > 1 else (paragraphs or [type(error).__name__])[0]
         raise UserError(
-            f"{path}: not a readable file of weights ({cause.splitlines()[0][:200]}); a "
-            "safetensors file is needed, or a .pt or .pth file of plain tensors: nothing else in "
-            "a pickle is run"
+            f"{path}: not a readable file of weights ({cause.splitlines()[0][:200]}); give a "
+            "safetensors file, or a .pt or .pth file of plain tensors: uotft runs no code from a "
+            "pickle"
         ) from error
     for name in ("state_dict", "model"):
         if isinstance(held, dict) and isinstance(held.get(name), dict):
@@ -169,9 +174,9 @@ def read(path: Path) -> State:
 
 
 def fit(network: nn.Module, state: State, path: Path) -> None:
-    """Load ``state`` into ``network``; names and shapes must be the same."""
+    """Load ``state`` into ``network``; a ``UserError`` if names or shapes differ."""
     own = network.state_dict()
-    # files from before 2018 do not count batches
+    # files from before 2018 have no num_batches_tracked
     missing = [k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")]
     wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     found = {
@@ -180,35 +185,34 @@ def fit(network: nn.Module, state: State, path: Path) -> None:
         "of another shape": [f"{k} {(*state[k].shape,)} for {(*own[k].shape,)}" for k in wrong],
     }
     if any(found.values()):
-        said = "; ".join(f"{what}: {few(names)}" for what, names in found.items() if names)
-        raise UserError(f"{path}: these weights are not of this backbone's architecture; {said}")
+        differences = "; ".join(f"{what}: {few(names)}" for what, names in found.items() if names)
+        raise UserError(f"{path}: these weights do not fit this backbone; {differences}")
     network.load_state_dict(state, strict=False)
 
 
 def few(names: Iterable[str], most: int = 4) -> str:
-    """The first names in order, and how many more there are."""
+    """The first names in alphabetical order, and the number of the others."""
     ordered = sorted(names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return ", ".join(ordered[:most]) + more
 
 
 def download(url: str) -> Path:
-    """The file behind torchvision's address: from torch's cache, or fetched, its hash checked.
+    """The file at torchvision's address ``url``, from torch's cache or downloaded.
 
-    The name ends with the beginning of the file's SHA-256. A download goes on where it broke off.
+    Checks a download against the start of its SHA-256, which is part of the file name. A broken
+    download resumes. If it fails, a ``UserError`` says how to use a file from elsewhere.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.is_file():
         return path
     stated = HASH.search(path.name)
     if stated is None:
-        raise UserError(f"backbone.weights: {url}: its name does not tell its SHA-256")
+        raise UserError(f"backbone.weights: {url}: the file name has no SHA-256 to check")
     busy = f"backbone.weights: another process is downloading {path}; wait for it"
     try:
         with locks.exclusive(path.with_name(f".{path.stem}.lock"), busy):
             wanted = downloads.sized(Archive(path.name, "", 0, stated[1], (url,)), path.parent)
             return downloads.fetch(wanted, path.parent, track)
     except UserError as error:
-        raise UserError(
-            f"{error}\nor put the file anywhere and name it: backbone.weights: PATH"
-        ) from error
+        raise UserError(f"{error}\nor set backbone.weights to the path of the file") from error

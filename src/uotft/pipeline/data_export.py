@@ -39,7 +39,7 @@ def write_subset(
     """
     wanted, images = config.subset_settings(setting), storage.read_images(ws.data(dataset))
     pool = images.rows("train")
-    train = np.sort(pool[subset.draw(images.labels[pool], wanted, seed)])
+    train = np.sort(pool[subset.sample(images.labels[pool], wanted, seed)])
     parts = {"train": train} | {part: images.rows(part) for part in ("val", "test")}
     section: dict[str, object] = {"path": os.path.relpath(output, ws.root)}
     if output.suffix == ".csv":
@@ -74,7 +74,8 @@ def _view(images: ImageSet) -> dict[str, object]:
     if images.files is None:
         side = images.images.shape[1]
         return {"stored": side, "size": side, "share": 1.0}
-    return {name: getattr(images.files, name) for name in ("stored", "size", "share")}
+    names = ("stored", "size", "share", "background", "white")
+    return {name: getattr(images.files, name) for name in names}
 
 
 def _write_list(images: ImageSet, rows: NDArray[np.int64], output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,18 @@ def _added(
 ) -> list[str]:
     """A line for each file that came after the set was prepared, or why it cannot be read now."""
     try:
-        folder, rows = module.found(settings, progress, ws.root)
+        listed = module.found(settings, progress, ws.root)
     except UserError as error:
         return [str(error)]
     lines = []
+    folder = listed.folder
     if str(folder.resolve()) != known.root:
         lines.append(f"{ws.data(name)}: made from {known.root}, not from {folder}")
     paths = set((known.archives if len(known.archives) else known.paths).tolist())
-    added = (os.fsdecode(path) for path, _, _ in rows if path not in paths)
-    return [*lines, *(f"{files.shown(folder / path)}: added" for path in added)]
+    added = (folder / os.fsdecode(path) for path, _, _ in listed.rows if path not in paths)
+    pictures = {digest.tobytes() for digest in known.sha256}
+    new = (path for path in added if not _is_copy(path, pictures))
+    return [*lines, *(f"{files.shown(path)}: added" for path in new)]
 
 
 def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
@@ -120,6 +124,11 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
     title = f"{name}: {len(sheets)} of {len(images.names)} classes, training images"
     storage.write_bytes(output, figures.classes_picture(title, sheets, columns=SHEET))
     return f"{output}: {title}"
+
+
+def _is_copy(path: Path, pictures: set[bytes]) -> bool:
+    """Whether a file's SHA-256 is among those of a set, which then leaves it out."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).digest() in pictures
 
 
 def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:

@@ -89,7 +89,7 @@ def columns(
     size = summary["classes"], summary["images"]["train"]
     found = []
     for variation in experiment.variations:
-        overrides = paper_tables.scaled(variation.words, *size)
+        overrides = paper_tables.scaled(variation.overrides, *size)
         if variation.strategy == "label":
             if not expect:
                 continue
@@ -136,7 +136,7 @@ def unmeasured(column: Column) -> tuple[list[int], dict[str, Any]]:
     they are of the model on disk and not older: a model that was trained again after its test may
     have been tested on other images.
     """
-    made = column.folder("models", 0).parent.glob(f"*/{freshness.BELONGS}")
+    made = column.folder("models", 0).parent.glob(f"*/{freshness.FINGERPRINT}")
     seeds = sorted(int(path.parent.name) for path in made)
     done = [seed for seed in seeds if column.finished(seed)]
     written = storage.read_json(column.metrics) if column.metrics.is_file() else {}
@@ -144,9 +144,7 @@ def unmeasured(column: Column) -> tuple[list[int], dict[str, Any]]:
     for seed in map(str, done):
         folder = column.folder("models", int(seed))
         model = storage.read_json(folder / "model.json")["sha256"]
-        newer = (
-            _modified(column.metrics) >= _modified(folder / freshness.BELONGS) if written else False
-        )
+        newer = written and _modified(column.metrics) >= _modified(folder / freshness.FINGERPRINT)
         if newer and written.get(seed, {}).get("model") == model:
             known[seed] = written[seed]
     return [seed for seed in done if str(seed) not in known], known
@@ -205,7 +203,7 @@ def bank_results(
 
 def _kept(variation: Variation, source: ClassBank, target: ClassBank) -> Any:
     """The rows that a variation keeps of a source, best first."""
-    overrides = config.parsed(paper_tables.scaled(variation.words, len(source.names), IMAGES))
+    overrides = config.parsed(paper_tables.scaled(variation.overrides, len(source.names), IMAGES))
     own = {
         name.rpartition(".")[2]: value
         for name, value in overrides.items()

@@ -79,7 +79,7 @@ def gradient_products(
         else:
             start = random_rows("target", network.head("target").weight.shape, seed)
         network.start_head("target", *start)
-        rows = pool[subset.draw(images.labels[pool], ws.params.subset, seed)]
+        rows = pool[subset.sample(images.labels[pool], ws.params.subset, seed)]
         found = gradients.gradients(
             network.backbone, network.head("target"), Views(images, rows), images.labels[rows]
         )

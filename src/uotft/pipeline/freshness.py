@@ -31,7 +31,9 @@ Fingerprint = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
-BELONGS = "belongs.json"  # beside a finished model of a variant: its fingerprint, and seconds
+# Beside a finished model of a variant: the fingerprint of its inputs, and the seconds it took. The
+# file and its key keep the name "belongs", since projects have them.
+FINGERPRINT = "belongs.json"
 
 
 # ---- fingerprints
@@ -78,7 +80,7 @@ def of_training(ws: Workspace, cell: Cell) -> Fingerprint:
     files += [ws.embedding(ws.params.source), ws.embedding(cell.target)]
     return {
         "backbone": ws.params.backbone,
-        "subset": ws.params.subset.words,
+        "subset": ws.params.subset.given,
         "train": _deciding(ws.params.train.model_dump(by_alias=True)),
         "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         "files": of_files(ws, [*files, ws.pretrained() / "model.json"]),
@@ -127,7 +129,7 @@ def claim(folder: Path, fingerprint: Fingerprint) -> str:
 
     Also if its record is damaged, and nothing else says what it is of.
     """
-    named = [path for path in (folder / checkpoints.RUN, folder / BELONGS) if path.exists()]
+    named = [path for path in (folder / checkpoints.RUN, folder / FINGERPRINT) if path.exists()]
     states = [slot / checkpoints.STATE for slot in checkpoints.slots(folder)]
     known = [checkpoints.record(path) for path in (*named, *states)]
     names = [n for facts in known if facts for n in differences(facts["belongs"], fingerprint)]
@@ -155,9 +157,9 @@ def begin(folder: Path, fingerprint: Fingerprint) -> None:
 
     Removes leftovers without such a record: nothing says what they are of.
     """
-    if not (folder / BELONGS).exists():
+    if not (folder / FINGERPRINT).exists():
         shutil.rmtree(folder, ignore_errors=True)
-    storage.write_sealed(folder / BELONGS, {"belongs": fingerprint})
+    storage.write_sealed(folder / FINGERPRINT, {"belongs": fingerprint})
 
 
 # ---- finished work that DVC does not know
@@ -166,14 +168,14 @@ def begin(folder: Path, fingerprint: Fingerprint) -> None:
 def write_finished(ws: Workspace, cell: Cell, fingerprint: Fingerprint, seconds: float) -> None:
     """Record what a variant's finished model is of, and how long it took."""
     whole = {"belongs": fingerprint, "seconds": round(seconds, 3)}
-    storage.write_json(ws.cell("models", cell) / BELONGS, whole)
+    storage.write_json(ws.cell("models", cell) / FINGERPRINT, whole)
 
 
 def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None:
     """The record of a variant's finished model, with its ``seconds``, if of today's inputs."""
     folder = ws.cell("models", cell)
     try:
-        facts: dict[str, Any] = storage.read_json(folder / BELONGS)
+        facts: dict[str, Any] = storage.read_json(folder / FINGERPRINT)
         same = facts["belongs"] == of_cell(ws, cell, processes)
         mixed = "processes" in storage.read_json(folder / "model.json")
     except UserError:
@@ -269,7 +271,7 @@ def check_selection(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> None:
     now = {
         **ws.params.select.model_dump(),
         **config.selector_settings(ws.params, cell.strategy).model_dump(),
-        "subset": ws.params.subset.words,
+        "subset": ws.params.subset.given,
     }
     then = chosen["settings"]
     if now["top_k"] == "auto" or then["top_k"] is None:  # K was found, or does not apply

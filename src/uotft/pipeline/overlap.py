@@ -130,11 +130,11 @@ class _Prepared:
                 digest = hashlib.sha256(pixels.tobytes()).hexdigest()
                 yield image_overlap.picture(Image.fromarray(pixels), row, digest)
                 continue
-            path, content = self.images.files.path(row), content_of(self.images.files, row)
-            digest = self.images.files.sha256[row].tobytes().hex()  # which content_of has checked
-            yield image_overlap.picture(
-                picture_of(content, path, "L", SMALL), row, digest, path.stem
-            )
+            files, path = self.images.files, self.images.files.path(row)
+            content = content_of(files, row)
+            digest = files.sha256[row].tobytes().hex()  # which content_of has checked
+            image = picture_of(content, path, "L", SMALL, files.background, files.white)
+            yield image_overlap.picture(image, row, digest, path.stem)
 
     def facts(self) -> dict[str, Any]:
         """What was compared."""

@@ -44,7 +44,8 @@ def export(model: Path, form: str, output: Path) -> dict[str, Any]:
     content, difference = export(network, facts["image_size"], form)
     _, settings = dataset_of(facts)
     # a model of image files saw, in tests, the centred square of this share of the shorter side
-    seen = {"share": settings.share} if isinstance(settings, View) else {}
+    names = {"share", "background", "white"}
+    seen = settings.model_dump(include=names) if isinstance(settings, View) else {}
     about = {
         "format": form,
         "input": {"pixels": "uint8", "shape": ["images", *facts["image_size"]], **seen},

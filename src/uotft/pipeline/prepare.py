@@ -11,7 +11,7 @@ import numpy as np
 
 from uotft.core import config, locks, storage
 from uotft.core.records import Progress
-from uotft.data import files
+from uotft.data import duplicates, files
 from uotft.data.pixel_cache import Store
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
@@ -33,6 +33,8 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
         everything = np.arange(len(images.labels))
         bad = images.images.fill(everything, progress, keep=images.images.is_small)
         images = files.without(images, bad)
+    if images.files is not None:
+        images = duplicates.noted(images)
     storage.write_images(ws.data(dataset), images)
     if isinstance(images.images, Store):
         _remove_others(images.images.folder)

@@ -44,7 +44,7 @@ def drawn(ws: Workspace, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     fraction = ws.params.source_fraction
     if fraction == 1:
         return np.arange(len(labels))
-    return np.sort(subset.draw(labels, Subset(fraction=fraction), 0))
+    return np.sort(subset.sample(labels, Subset(fraction=fraction), 0))
 
 
 def pool(ws: Workspace, dataset: str, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
@@ -83,7 +83,7 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     """Class means of the target images that this seed may train on, and of no others."""
     found = pool(ws, target)
-    rows = subset.draw(found["labels"], ws.params.subset, seed)
+    rows = subset.sample(found["labels"], ws.params.subset, seed)
     return parts.target_bank(found, rows, str(ws.embedding(target)))
 
 

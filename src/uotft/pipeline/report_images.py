@@ -56,7 +56,8 @@ def _examples(ws: Workspace, target: str, rows: list[Line], most: int) -> dict[s
         if row.first.selection["fingerprints"]["source"] != made:
             raise UserError(f"{row.label} selected from another source than the one that is here")
     images, bank = readers.images(ws, target), source_bank(ws)
-    source, names = source_images(ws, bank), bank.labels or bank.names
+    source = source_images(ws, bank)
+    names = bank.labels if bank.unit == "image" else bank.names
     labels = images.labels[images.rows("train")]
     classes = np.unique(labels)[:most].tolist()
     found = {target: _first(images, labels, classes, images.names)}

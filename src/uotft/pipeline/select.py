@@ -32,10 +32,10 @@ def select(ws: Workspace, cell: Cell) -> Selection:
         ws.root,
     )
     chosen = choosing.choose(source_bank(ws), target_bank(ws, cell.target, cell.seed), request)
-    chosen = replace(chosen, settings={**chosen.settings, "subset": ws.params.subset.words})
+    chosen = replace(chosen, settings={**chosen.settings, "subset": ws.params.subset.given})
     folder = ws.cell("selections", cell)
-    if ws.words:
-        ws.note_words()
+    if ws.overrides:
+        ws.note_overrides()
     if chosen.scores.log_plan is not None:
         plan_KT = np.exp(chosen.scores.log_plan(chosen.kept)).astype(np.float32)
         storage.write_arrays(folder / "plan.npz", plan=plan_KT, kept=chosen.kept)

@@ -8,7 +8,7 @@ import numpy as np
 
 from uotft.core import storage
 from uotft.core.context import Context
-from uotft.core.records import Cell, SourcePart
+from uotft.core.records import Cell, ImageSet, SourcePart
 from uotft.data import subset
 from uotft.models import model_io
 from uotft.models.inputs import Views
@@ -46,8 +46,7 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
             "pretrained": facts["sha256"],
             "selection": storage.fingerprint(ws.cell("selections", cell) / "selection.json"),
             "data": storage.fingerprint(ws.data(cell.target)),
-            # how pictures become images of this set
-            "dataset": {"kind": cell.target, **ws.params.datasets[cell.target]},
+            "dataset": _shown(ws, cell.target, material.target),
         },
     )
     labelled = Views(material.target, material.rows)
@@ -69,13 +68,21 @@ def _read(ws: Workspace, cell: Cell) -> tuple[Material, dict[str, Any]]:
         cell.seed,
         pretrained,
         images,
-        pool[subset.draw(images.labels[pool], ws.params.subset, cell.seed)],
+        pool[subset.sample(images.labels[pool], ws.params.subset, cell.seed)],
         part,
         read_overlap(ws, cell.target)["source"],
         ws.overlap(cell.target),
         lambda: target_bank(ws, cell.target, cell.seed).head_means(),
     )
     return material, facts
+
+
+def _shown(ws: Workspace, target: str, images: ImageSet) -> dict[str, Any]:
+    """How pictures become images of a set: its section, and how they were decoded."""
+    section = {"kind": target, **ws.params.datasets[target]}
+    if images.files is None:
+        return section
+    return {**section, "background": images.files.background, "white": images.files.white}
 
 
 def _source_names(

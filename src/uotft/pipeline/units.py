@@ -46,7 +46,7 @@ def units(ws: Workspace) -> str:
     bank = replace(bank, data=str(pool.get("data", "")), features=index)
     banks.write(ws.embedding(ws.params.source), bank)
     if ws.upstream:
-        ws.note_words()
+        ws.note_overrides()
         storage.write_json(record, freshness.of_units(ws))
     made = f"{len(bank.names)} x {unit} of {len(features)} training images"
     return f"{ws.params.source}: {made}{note}"

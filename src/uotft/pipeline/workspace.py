@@ -29,7 +29,7 @@ class Workspace:
 
     root: Path
     params: Params
-    words: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
     @classmethod
     def find(cls, start: Path | None = None) -> Workspace:
@@ -44,30 +44,30 @@ class Workspace:
         found = (folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file())
         return next(found, here)
 
-    def with_changes(self, words: Sequence[str]) -> Workspace:
-        """The same with other settings, SETTING=VALUE each; without words, itself.
+    def with_changes(self, overrides: Sequence[str]) -> Workspace:
+        """The same with other settings, SETTING=VALUE each; without overrides, itself.
 
-        Its cells lie in variants/WORDS/, since those of params.yaml are DVC's.
+        Its cells lie in variants/OVERRIDES/, since those of params.yaml are DVC's.
         """
-        if not words:
+        if not overrides:
             return self
-        params, spelled = config.changed(self.params, words)
-        return replace(self, params=params, words=spelled)
+        params, spelled = config.changed(self.params, overrides)
+        return replace(self, params=params, overrides=spelled)
 
     @property
     def variant(self) -> str:
         """The folder of the cells with other settings than those of params.yaml, or ""."""
-        return _folder(self.words)
+        return _folder(self.overrides)
 
-    def note_words(self) -> None:
-        """Say in a variant's folder which words it belongs to: its name may be cut."""
+    def note_overrides(self) -> None:
+        """Say in a variant's folder which overrides it was made with: its name may be cut."""
         for folder in {self.variant, self.upstream} - {""}:
-            words = self.words if folder == self.variant else self._above
-            storage.write_json(self.root / folder / "words.json", {"set": [*words]})
+            overrides = self.overrides if folder == self.variant else self._above
+            storage.write_json(self.root / folder / "overrides.json", {"set": [*overrides]})
 
     @property
     def _above(self) -> tuple[str, ...]:
-        return tuple(word for word in self.words if word.startswith(UPSTREAM))
+        return tuple(text for text in self.overrides if text.startswith(UPSTREAM))
 
     @property
     def upstream(self) -> str:
@@ -154,15 +154,17 @@ class Workspace:
         files = images.files
         held = hashlib.sha256(files.paths.data)
         held.update(files.sha256.data)
+        if (files.background, files.white) != ("none", 0):
+            held.update(f"{files.background} {files.white}".encode())
         folder = self.root / "cache" / dataset / f"{files.stored}-{held.hexdigest()[:16]}"
         return replace(images, images=Store(files, folder))
 
 
-def _folder(words: tuple[str, ...]) -> str:
-    """variants/WORDS, cut and with a digest where that is no name of a folder; "" without words."""
-    if not words:
+def _folder(overrides: tuple[str, ...]) -> str:
+    """variants/OVERRIDES, cut and with a digest where that is no folder's name; "" without any."""
+    if not overrides:
         return ""
-    name = ",".join(words)
+    name = ",".join(overrides)
     if len(name) > LONGEST or "/" in name:
         name = f"{name[:LONGEST].replace('/', '_')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"variants/{name}"

@@ -50,7 +50,8 @@ def findings() -> Iterator[Finding]:
         yield True, kind, ", ".join(registry.names(kind))
     yield from _data(ws)
     waiting = len([*(ws.root / "unsent").glob("*.*")])
-    yield not waiting, "unsent", f"{waiting} journals wait: uotft sync" if waiting else "nothing"
+    found = f"{waiting} runs are not sent yet: uotft sync" if waiting else "nothing"
+    yield not waiting, "outbox", found
 
 
 def _faiss() -> Iterator[Finding]:

@@ -104,7 +104,7 @@ def forecast(columns: Sequence[Column], jobs: int) -> Iterator[str]:
         done += len(facts)
         yield (
             f"{column.target}: {column.variation.label}: {len(facts)} done, {left} to do, "
-            f"{column.cost:,} images each: {column.strategy} {' '.join(column.ws.words)}"
+            f"{column.cost:,} images each: {column.strategy} {' '.join(column.ws.overrides)}"
         )
     cells = len(todo(columns))
     time = "unknown, since no cell of it is finished here"
@@ -157,7 +157,7 @@ def _start(each: Job, num_processes: int, log: Path) -> subprocess.Popen[bytes]:
     options = ["--dataset", cell.target, "--strategy", cell.strategy, "--seed", str(cell.seed)]
     options.append("--current")
     options += ["--num-processes", str(num_processes)]
-    options += [part for change in ws.words for part in ("--set", change)]
+    options += [part for change in ws.overrides for part in ("--set", change)]
     with log.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "uotft", "train", *options],
@@ -180,4 +180,4 @@ def _measure(column: Column) -> None:
 
 def _name(each: Job) -> str:
     ws, cell = each
-    return f"{cell} {' '.join(ws.words)}"
+    return f"{cell} {' '.join(ws.overrides)}"

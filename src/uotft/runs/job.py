@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 class Training:
     """One training as processes: what it makes, and of which inputs.
 
-    ``made`` is the folder that it writes, ``belongs`` the fingerprint of its inputs, ``lock`` what
+    ``made`` is the folder that it writes, ``fingerprint`` that of its inputs, ``lock`` what
     this process holds meanwhile, and the workers of ``fleet`` inherit; ``arguments`` are theirs.
     """
 
@@ -54,7 +54,7 @@ class Training:
     fleet: Fleet
     lock: int
     made: Path
-    belongs: dict[str, Any]
+    fingerprint: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
     params = config.flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
-    belongs = freshness.of_pretraining(ws)
-    training = Training(["pretrain"], fleet, lock, ws.pretrained(), belongs)
+    fingerprint = freshness.of_pretraining(ws)
+    training = Training(["pretrain"], fleet, lock, ws.pretrained(), fingerprint)
     about = Run(ws.params.source, name, params, tags)
     with _tracked(ws, training, about) as (run, follow):
         follow(lambda points: None)
@@ -133,7 +133,7 @@ def train(
 
 def _arguments(ws: Workspace, cell: Cell) -> list[str]:
     """What a worker is told to train one cell."""
-    return ["train", cell.target, cell.strategy, str(cell.seed), *ws.words]
+    return ["train", cell.target, cell.strategy, str(cell.seed), *ws.overrides]
 
 
 def _train(ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch) -> str:
@@ -141,16 +141,16 @@ def _train(ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch) -> 
     chosen = readers.read_selection(ws, cell)
     about = _about(ws, cell, fleet.processes, chosen)
     start, made = monotonic(), ws.cell("models", cell)
-    belongs = freshness.of_training(ws, cell)
-    training = Training(_arguments(ws, cell), fleet, lock, made, belongs)
+    fingerprint = freshness.of_training(ws, cell)
+    training = Training(_arguments(ws, cell), fleet, lock, made, fingerprint)
     finished = freshness.of_cell(ws, cell, fleet.processes)
-    (made / freshness.BELONGS).unlink(missing_ok=True)
+    (made / freshness.FINGERPRINT).unlink(missing_ok=True)
     with _tracked(ws, training, about) as (run, follow):
         run.files(ws.cell("selections", cell), "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
         follow(watch)
         facts = _finish(run, made)
-    if ws.words:  # DVC keeps the fingerprints of the cells of params.yaml itself
+    if ws.overrides:  # DVC keeps the fingerprints of the cells of params.yaml itself
         freshness.write_finished(ws, cell, finished, monotonic() - start)
     return f"trained {about.name}: {_validation(facts)}"
 
@@ -167,7 +167,7 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
             "processes": processes,
             "backbone": ws.params.backbone,
             "source_fraction": ws.params.source_fraction,
-            "subset": ws.params.subset.words,
+            "subset": ws.params.subset.given,
             "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
             "select": ws.params.select.model_dump(),
             "strategy.kept": len(chosen["classes"]),
@@ -297,15 +297,15 @@ def _tracked(
     ws: Workspace, training: Training, about: Run
 ) -> Iterator[tuple[outbox.Run, processes.Follow]]:
     """Start workers, or go on with what they left, and the run that tracks them."""
-    left, belongs = ws.unfinished(training.made), training.belongs
+    left, fingerprint = ws.unfinished(training.made), training.fingerprint
     with (
-        _resumable(left, belongs) as run_id,
+        _resumable(left, fingerprint) as run_id,
         session.run(ws.root, about.experiment, about.name, run_id=run_id, watched=True) as run,
         processes.workers(
             training.arguments, training.fleet, ws.root, [training.lock, *run.open], run.points
         ) as follow,
     ):
-        checkpoints.remember_run(left, run.id, belongs)
+        checkpoints.remember_run(left, run.id, fingerprint)
         # the versions take a second to read: workers have started by then
         roles = ("target", "source")
         data = {role: about.tags[role] for role in roles if role in about.tags}
@@ -314,12 +314,12 @@ def _tracked(
 
 
 @contextmanager
-def _resumable(left: Path, belongs: dict[str, Any]) -> Iterator[str]:
+def _resumable(left: Path, fingerprint: dict[str, Any]) -> Iterator[str]:
     """Yields the run that a training with the unfinished folder ``left`` goes on with, or "".
 
     The folder goes when the training has finished, and stays on any exception.
     """
-    if aside := freshness.claim(left, belongs):
+    if aside := freshness.claim(left, fingerprint):
         logger.warning(aside)
     if found := checkpoints.newest(left):
         step = found[1]["step"]

@@ -1,6 +1,6 @@
 """Worker processes: start one or N, follow the points they report, stop them all.
 
-The workers append to a journal, a file of JSON lines {"at", "step", "numbers"}. They are children
+The workers append to an event log: JSON lines {"at", "step", "numbers"}. They are children
 of this process, one a rank. On several machines each has this process and its share of the ranks;
 so has each process that another launcher started, `accelerate launch -m uotft train …`, and its
 share is one worker.
@@ -114,11 +114,11 @@ def fleet(
 
 @dataclass(frozen=True)
 class Crew:
-    """The workers of this machine, ``first`` the rank of the first one, and their journal."""
+    """The workers of this machine, ``first`` the rank of the first one, and their event log."""
 
     first: int
     workers: list[Worker]
-    journal: Path
+    events: Path
 
     def living(self) -> list[Worker]:
         """Those that have not ended."""
@@ -150,18 +150,18 @@ def workers(
     fleet: Fleet,
     root: Path,
     held: Sequence[int] = (),
-    journal: Path | None = None,
+    events: Path | None = None,
 ) -> Iterator[Follow]:
     """Start the workers; the block gets ``follow(send)``, which returns when they have finished.
 
     They work on the project in ``root`` and inherit the file descriptors ``held``, which last as
     long as they do: locks, and what says to others that somebody is at work. What they report is
-    left in ``journal``.
+    left in ``events``.
     """
     with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
-        journal = journal or Path(folder) / "journal.jsonl"
-        command = [sys.executable, "-m", "uotft.runs.worker", str(journal), *arguments]
-        crew = Crew(fleet.first, [], journal)
+        events = events or Path(folder) / "events.jsonl"
+        command = [sys.executable, "-m", "uotft.runs.worker", str(events), *arguments]
+        crew = Crew(fleet.first, [], events)
         try:
             with signals.passed_on(crew.workers) as asked:
                 for place in fleet.ranks(Path(folder) / "meeting"):
@@ -186,8 +186,8 @@ def follow(crew: Crew, send: Callable[[Points], None], asked: StopRequest) -> No
     place = 0
     while True:
         living, failed = crew.living(), crew.failed()
-        # read after that look: the journal has all that those wrote which have ended
-        found, place = jsonl.read(crew.journal, place)
+        # read after that look: the event log has all that those wrote which have ended
+        found, place = jsonl.read(crew.events, place)
         if points := [(line["step"], line["numbers"]) for line in found if "numbers" in line]:
             send(points)
         if failed or not living:

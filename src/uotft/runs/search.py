@@ -84,13 +84,13 @@ def _run_missing(
 ) -> list[Trial]:
     """Run the trials that the study in ``folder`` lacks, under its MLflow run; returns all."""
     job.upstream([ws], [plan.target])
-    belongs = _belongs(ws, plan, space)
-    if aside := freshness.claim(folder, belongs):
+    fingerprint = _fingerprint(ws, plan, space)
+    if aside := freshness.claim(folder, fingerprint):
         logger.warning(aside)
     before = checkpoints.run_id(folder)
     about = ws.root, plan.target, f"search-{folder.name}"
     with session.run(*about, run_id=before, watched=True) as run:
-        checkpoints.remember_run(folder, run.id, belongs)
+        checkpoints.remember_run(folder, run.id, fingerprint)
         start = {f"default.{name}": value for name, value in default.items()}
         run.begin({**_described(plan, space), **start}, _tags(ws, plan) | store.versions(ws.root))
         record = Study(folder / "study.db", space, default, tpe=plan.tpe)
@@ -127,14 +127,14 @@ def _check(ws: Workspace, plan: Plan, space: Space, fleet: Fleet) -> None:
     for name, axis in space.items():
         for value in axis.ends:
             try:
-                ws.with_changes(study.words({name: value}))
+                ws.with_changes(study.overrides({name: value}))
             except UserError as error:
                 raise UserError(f"--space {plan.space}: {error}") from error
     if not plan.tpe:
         study.grid(space)
 
 
-def _belongs(ws: Workspace, plan: Plan, space: Space) -> dict[str, Any]:
+def _fingerprint(ws: Workspace, plan: Plan, space: Space) -> dict[str, Any]:
     """The inputs of a study: settings, and fingerprints of what its trainings read."""
     names = ws.params.source, plan.target
     files = [path(name) for path in (ws.data, ws.embedding) for name in names]
@@ -175,7 +175,7 @@ def _tags(ws: Workspace, plan: Plan) -> dict[str, str]:
 
 def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, fleet: Fleet) -> Trial:
     """Train the seeds of a trial that are missing, until it is complete, pruned or failed."""
-    there = ws.with_changes(study.words(trial.setting))
+    there = ws.with_changes(study.overrides(trial.setting))
     if message := units.own_units(there):
         logger.info(message)
     for place, seed in enumerate(plan.seeds):
@@ -227,7 +227,7 @@ def _drop(
 
 def _line(trial: Trial) -> str:
     """One trial as a line for the user."""
-    line = f"trial {trial.number}, {' '.join(study.words(trial.setting))}: {trial.state}"
+    line = f"trial {trial.number}, {' '.join(study.overrides(trial.setting))}: {trial.state}"
     if not trial.values:
         return line
     return f"{line}, validation top-1 {interval(list(trial.values.values()))} %"

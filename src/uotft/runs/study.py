@@ -71,7 +71,7 @@ def grid(space: Space) -> list[Setting]:
     return [dict(zip(space, point, strict=True)) for point in product(*values)]
 
 
-def words(setting: Setting) -> list[str]:
+def overrides(setting: Setting) -> list[str]:
     """{"train.lambda": 0.3} -> ["train.lambda=0.3"], as YAML reads it."""
     return [f"{name}={yaml.safe_dump(value).splitlines()[0]}" for name, value in setting.items()]
 
@@ -85,7 +85,8 @@ def rewritten(params: str, setting: Setting) -> str:
     """The text of a params.yaml with other values in their places; the rest is as it was."""
     for name, value in setting.items():
         _, start, end = _node(params, name)
-        params = params[:start] + words({name: value})[0].removeprefix(f"{name}=") + params[end:]
+        text = overrides({name: value})[0].removeprefix(f"{name}=")
+        params = params[:start] + text + params[end:]
     return params
 
 
@@ -310,7 +311,12 @@ def table(trials: list[Trial]) -> list[tuple[str, ...]]:
 
 
 def _names(trial: Trial) -> tuple[str, ...]:
-    return str(trial.number), " ".join(words(trial.setting)), trial.state, str(len(trial.values))
+    return (
+        str(trial.number),
+        " ".join(overrides(trial.setting)),
+        trial.state,
+        str(len(trial.values)),
+    )
 
 
 def gain(trials: list[Trial]) -> Interval:
@@ -325,7 +331,7 @@ def verdict(trials: list[Trial]) -> str:
         return f"nothing better than params.yaml in {len(trials)} trials"
     shown = "" if found.mean - found.half > 0 else "; the interval holds 0: not shown to be better"
     return (
-        f"best is trial {chosen.number}: {' '.join(words(chosen.setting))}; {found.signed()} "
+        f"best is trial {chosen.number}: {' '.join(overrides(chosen.setting))}; {found.signed()} "
         f"points of validation top-1 over params.yaml, paired over {found.n} seeds{shown}. It is "
         f"the best of {len(trials)} on these seeds, so less of it will be seen on others."
     )

@@ -1,8 +1,8 @@
 """One worker process; `uotft.runs.processes` starts it.
 
-python -m uotft.runs.worker JOURNAL embed DATASET
-python -m uotft.runs.worker JOURNAL pretrain
-python -m uotft.runs.worker JOURNAL train TARGET STRATEGY SEED [SETTING=VALUE …]
+python -m uotft.runs.worker EVENTS embed DATASET
+python -m uotft.runs.worker EVENTS pretrain
+python -m uotft.runs.worker EVENTS train TARGET STRATEGY SEED [SETTING=VALUE …]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     """Embed or train; returns the exit code, and says on standard error why it is not 0."""
     signals.die_with_parent()
     messages.setup()
-    journal, stop = Path(arguments[0]), StopRequest()
+    events, stop = Path(arguments[0]), StopRequest()
     try:
         work(arguments, stop)
     except Interrupted:  # the process that asked for it says so
@@ -37,13 +37,13 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         # of Diverged all processes have the same message
         if not isinstance(error, Diverged) or environment.rank() == 0:
-            _note(journal, error)
+            _note(events, error)
             logger.error(error)
         return 2
     except Exception as error:
         if _for_want_of_another(error, stop):
             return INTERRUPTED
-        _note(journal, error)
+        _note(events, error)
         if _for_want_of_memory(error):
             advice = "use fewer --num-processes or smaller batches in params.yaml"
             logger.error(f"out of memory: {error}; {advice}")
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 
 def work(arguments: list[str], stop: StopRequest) -> None:
-    """The same; raises what went wrong. Only the first rank writes the journal and shows progress.
+    """The same; raises what went wrong. Only rank 0 writes the event log and shows progress.
 
     Until the training begins SIGTERM ends this process: it has nothing to save.
     """
@@ -68,7 +68,7 @@ def work(arguments: list[str], stop: StopRequest) -> None:
     from uotft.runs import meeting
     from uotft.training import runtime
 
-    journal, stage, *cell = arguments
+    events, stage, *cell = arguments
     ws = Workspace.find().with_changes(cell[3:])
     seed, precision = 0, "no"
     if stage == "train":
@@ -85,7 +85,7 @@ def work(arguments: list[str], stop: StopRequest) -> None:
 
     def log(step: int, numbers: dict[str, float]) -> None:
         if main_process:
-            jsonl.append(Path(journal), {"step": step, "numbers": numbers})
+            jsonl.append(Path(events), {"step": step, "numbers": numbers})
 
     def asked() -> bool:
         return bool(stop)
@@ -119,11 +119,11 @@ def _for_want_of_another(error: BaseException, stop: StopRequest) -> bool:
     return lost and bool(stop)
 
 
-def _note(journal: Path, error: Exception) -> None:
+def _note(events: Path, error: Exception) -> None:
     """Tell the run why it fails; of several workers the last one counts."""
     message = str(error) if isinstance(error, UserError) else repr(error)
     with suppress(UserError, OSError):  # what has failed is perhaps the disk
-        jsonl.append(journal, {"tags": {"failure": message}})
+        jsonl.append(events, {"tags": {"failure": message}})
 
 
 if __name__ == "__main__":

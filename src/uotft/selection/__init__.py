@@ -1,1 +1,1 @@
-"""Class means of source and target -> the source classes to reuse."""
+"""Selection: class means of source and target -> the source classes to reuse."""

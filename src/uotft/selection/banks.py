@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core import storage
 from uotft.core.errors import UserError
-from uotft.core.records import ClassBank
+from uotft.core.records import ClassBank, Floats
 
 
 class BadBank(UserError):
@@ -49,40 +50,34 @@ def read(path: Path) -> ClassBank:
     """A bank, checked: two axes, real numbers, at least one row, no name twice.
 
     Without names a row's name is its number, without counts its count is one. Whether the means
-    are finite is asked where a cost is made of them.
+    are finite is asked where a cost is made of them. Names as bytes are read as UTF-8. Any array
+    that selection reads fits the rows of means, or is refused by its name.
     """
-    arrays = {"means": storage.mapped(path)} if path.suffix == ".npy" else storage.read_arrays(path)
-    if "means" not in arrays:
-        held = ", ".join(arrays) or "nothing"
-        raise BadBank(f"{path}: no array 'means' (classes x features); it holds {held}")
-    means = arrays["means"]
-    if means.ndim != 2 or means.dtype.kind not in "fiu":
-        raise BadBank(
-            f"{path}: means is an array of shape {means.shape} and type {means.dtype}; "
-            "(classes, features) of real numbers is needed"
-        )
-    if not means.size:
-        raise BadBank(f"{path}: the bank is empty, its means have shape {means.shape}")
-    if means.dtype.kind != "f":
-        means = means.astype(np.float64)
+    arrays = _arrays(path)
+    means = _means(path, arrays)
     classes = len(means)
     counts = _column(path, arrays, "counts", classes, np.ones(classes, np.int64))
     if counts.dtype.kind not in "fiu":
         raise BadBank(f"{path}: counts is an array of type {counts.dtype}; numbers are needed")
-    names = _column(path, arrays, "names", classes, np.arange(classes)).astype(np.str_)
+    names = _texts(path, arrays, "names", classes, np.arange(classes))
     _no_twins(path, names)
+    labels = () if not arrays.get("labels", np.empty(0)).size else ("labels",)
+    unit = _word(path, arrays, "unit")
+    if unit not in ("", "class", "cluster", "image"):
+        raise BadBank(f"{path}: unit is {unit!r}; class, cluster or image is needed")
     return ClassBank(
         means=means,
-        names=tuple(names.tolist()),
+        names=tuple(names),
         counts=counts,
-        backbone=str(arrays.get("backbone", "")),
+        backbone=_word(path, arrays, "backbone"),
         file=str(path),
-        unit=str(arrays.get("unit", "class")),
-        members=arrays.get("members", np.empty(0, np.int64)),
-        labels=tuple(np.asarray(arrays.get("labels", ()), np.str_).tolist()),
-        trunk=arrays.get("trunk", np.empty((0, 0))),
-        data=str(arrays.get("data", "")),
-        features=str(arrays.get("features", "")),
+        # rows without names of their own, but each with its class, are images
+        unit=unit or ("image" if labels and "names" not in arrays else "class"),
+        members=_members(path, arrays, classes),
+        labels=tuple(label for name in labels for label in _texts(path, arrays, name, classes)),
+        trunk=_trunk(path, arrays, classes),
+        data=_own_word(arrays, "data"),
+        features=_own_word(arrays, "features"),
     )
 
 
@@ -95,21 +90,126 @@ def same_backbone(source: ClassBank, target: ClassBank) -> None:
         )
 
 
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by name; an npy is one array of means."""
+    if path.suffix == ".npy":
+        return {"means": storage.mapped(path)}
+    if path.suffix != ".npz" and path.is_file() and not is_zipfile(path):
+        raise BadBank(
+            f"{path}: neither npz nor npy, by its ending and its bytes; write an npz with "
+            "np.savez(FILE, means=..., names=...), means of shape (classes, features)"
+        )
+    return storage.read_arrays(path)
+
+
+def _means(path: Path, arrays: dict[str, NDArray[Any]]) -> Floats:
+    """The means as real numbers that every solver takes: native order, eight bytes at most."""
+    if "means" not in arrays:
+        held = ", ".join(arrays) or "nothing"
+        raise BadBank(
+            f"{path}: no array 'means' (classes x features); it holds {held}; "
+            "np.savez(FILE, means=...) gives an array its name"
+        )
+    means = arrays["means"]
+    if means.ndim != 2 or means.dtype.kind not in "fiu":
+        raise BadBank(
+            f"{path}: means is an array of shape {means.shape} and type {means.dtype}; "
+            "(classes, features) of real numbers is needed"
+        )
+    if not means.size:
+        raise BadBank(f"{path}: the bank is empty, its means have shape {means.shape}")
+    if means.dtype.kind != "f" or means.itemsize > 8:
+        return means.astype(np.float64)
+    return means.astype(means.dtype.newbyteorder("="), copy=False)
+
+
 def _column(
     path: Path, arrays: dict[str, NDArray[Any]], name: str, rows: int, default: NDArray[Any]
 ) -> NDArray[Any]:
-    column = arrays.get(name, default)
+    column, means = arrays.get(name, default), arrays["means"]
     if column.shape != (rows,):
-        raise BadBank(f"{path}: {name} has shape {column.shape} for {rows} rows of means")
+        turned = column.shape == means.shape[1:]
+        raise BadBank(
+            f"{path}: {name} has shape {column.shape} for {rows} rows of means"
+            + (f"; means of shape {means.shape} look transposed" if turned else "")
+            + ("" if turned else f"; ({rows},), one entry a row, is needed")
+        )
     return column
 
 
-def _no_twins(path: Path, names: NDArray[np.str_]) -> None:
-    found, counts = np.unique(names, return_counts=True)
-    if (counts > 1).any():
-        twin = int(np.flatnonzero(counts > 1)[0])
-        rows = np.flatnonzero(names == found[twin])
+def _texts(
+    path: Path,
+    arrays: dict[str, NDArray[Any]],
+    name: str,
+    rows: int,
+    default: NDArray[Any] | None = None,
+) -> list[str]:
+    """An array of one text a row: text, bytes in UTF-8, or whole numbers."""
+    column = _column(path, arrays, name, rows, np.empty(0) if default is None else default)
+    if column.dtype.kind in "Uiu":
+        return [*map(str, column.tolist())]
+    if column.dtype.kind != "S":
         raise BadBank(
-            f"{path}: the class name {str(found[twin])!r} stands there twice (rows {rows[0]} and "
-            f"{rows[1]}); names tell classes apart"
+            f"{path}: {name} is an array of type {column.dtype}; text or whole numbers are needed"
         )
+    texts = []
+    for row, raw in enumerate(column.tolist()):
+        try:
+            texts.append(raw.decode())
+        except UnicodeDecodeError as error:
+            raise BadBank(
+                f"{path}: {name} holds bytes that are no UTF-8 (row {row}: {raw!r}); decode them "
+                f"before they are saved: np.char.decode({name}, 'latin-1'), or as they were encoded"
+            ) from error
+    return texts
+
+
+def _word(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> str:
+    """One text, or "" where there is none."""
+    held = arrays.get(name, np.array(""))
+    if held.size != 1 or held.dtype.kind not in "US":
+        raise BadBank(
+            f"{path}: {name} is an array of shape {held.shape} and type {held.dtype}; one text is "
+            "needed, or none"
+        )
+    held = held.ravel()
+    return _texts(path, {name: held, "means": held}, name, 1)[0]
+
+
+def _own_word(arrays: dict[str, NDArray[Any]], name: str) -> str:
+    """A fingerprint that the pipeline wrote; other tools use these names for what is not read."""
+    held = arrays.get(name, np.array(""))
+    return str(held) if held.ndim == 0 and held.dtype.kind == "U" else ""
+
+
+def _members(path: Path, arrays: dict[str, NDArray[Any]], rows: int) -> NDArray[np.int64]:
+    """The row of each training image."""
+    held = arrays.get("members", np.empty(0, np.int64))
+    fits = held.ndim == 1 and (not held.size or held.dtype.kind in "iu")
+    if not fits or (held.size and not -1 <= held.min() <= held.max() < rows):
+        raise BadBank(
+            f"{path}: members, an array of shape {held.shape} and type {held.dtype}, is not the "
+            f"number of a row of means, below {rows}, for each training image; leave it out"
+        )
+    return held
+
+
+def _trunk(path: Path, arrays: dict[str, NDArray[Any]], rows: int) -> Floats:
+    """The means in the features that heads see."""
+    held = arrays.get("trunk", np.empty((0, 0)))
+    if held.size and (held.ndim != 2 or len(held) != rows or held.dtype.kind not in "fiu"):
+        raise BadBank(
+            f"{path}: trunk, an array of shape {held.shape} and type {held.dtype}, is not one row "
+            f"of real numbers for each of {rows} rows of means; leave it out"
+        )
+    return held
+
+
+def _no_twins(path: Path, names: list[str]) -> None:
+    first: dict[str, int] = {}
+    for row, name in enumerate(names):
+        if first.setdefault(name, row) != row:
+            raise BadBank(
+                f"{path}: the class name {name!r} stands there twice (rows {first[name]} and "
+                f"{row}); names tell classes apart"
+            )

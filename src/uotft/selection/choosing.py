@@ -1,4 +1,6 @@
-"""Class means of source and target -> the units kept, with the reason: scoring, K, keeping.
+"""Selection: scores the source units, chooses K, keeps the best, and records why.
+
+Units are classes, clusters or single images (``select.unit``).
 
 uotft select --source-bank S.npz --target-bank T.npz --output selection.json
 """
@@ -21,10 +23,10 @@ from uotft.selection import banks, ranking
 
 @dataclass(frozen=True)
 class Request:
-    """How units are selected: by ``strategy`` with its ``settings``, as many as ``select`` says.
+    """A request for a selection: ``strategy`` with its ``settings``; ``select`` says how many.
 
-    With ``top_k: auto`` the plan of the strategy uot, with the settings ``uot``, says how many.
-    Files that the settings name are looked for in ``folder`` first.
+    With ``top_k: auto`` K comes from the plan of the strategy uot, with the settings ``uot``. Paths
+    in the settings are looked up in ``folder`` first.
     """
 
     strategy: str
@@ -36,7 +38,11 @@ class Request:
 
 
 def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
-    """Score the units of ``source`` and keep the best."""
+    """Score the units of ``source`` and keep the best.
+
+    A ``UserError`` if the banks are of different backbones, if ``max_per_class`` has no labels to
+    count by, or if no unit is kept.
+    """
     banks.same_backbone(source, target)
     strategy, wanted = request.strategy, request.select
     module = registry.load("strategies", strategy, "strategy")
@@ -44,7 +50,7 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
     top_k, rule = wanted.top_k, {}
     if top_k == "auto" and not scores.exact:
         plan = scores
-        if strategy != "uot":
+        if strategy != "uot":  # other strategies have no plan, so they take K from uot's
             uot = registry.load("strategies", "uot", "strategy")
             plan = uot.score(source, target, request.uot, request.seed)
         top_k = ranking.carriers(plan, source.names, wanted.mass_share)
@@ -53,12 +59,15 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
     if wanted.max_per_class and len(groups) != len(source.names):
         raise UserError(
             f"select.max_per_class: got {wanted.max_per_class}, but {source.file or 'the source'} "
-            "has no array 'labels' that names the class of each row"
+            "has no array 'labels' with the class of each row: add it, or drop max_per_class"
         )
     most = len(source.names) if scores.exact else int(top_k)
     kept = ranking.keep(scores, source.names, most, groups, wanted.max_per_class)
     if not len(kept) and strategy != "none":
-        raise UserError(f"the strategy {strategy!r} keeps no class at all")
+        raise UserError(
+            f"the strategy {strategy!r} keeps no class: check its settings under selectors: in "
+            "params.yaml"
+        )
     return Selection(
         strategy=strategy,
         kept=kept,
@@ -81,14 +90,14 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
 
 
 def _located(request: Request) -> Any:
-    """The settings, with the paths of files that are in the project's folder made whole."""
+    """The settings, with paths joined to ``request.folder`` where such a file exists."""
     settings = request.settings
     paths = {n: request.folder / getattr(settings, n) for n in getattr(settings, "FILES", ())}
     return settings.model_copy(update={n: str(p) for n, p in paths.items() if p.is_file()})
 
 
 def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.int64]:
-    """Rows of the source classes that ``patterns`` name, matched as by the strategy label."""
+    """Rows of the source classes that match ``patterns``, by the rules of the strategy label."""
     if not patterns:
         return np.empty(0, np.int64)
     label = registry.load("strategies", "label", "strategy")
@@ -103,7 +112,7 @@ def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.i
 def recall_curve(
     source: ClassBank, target: ClassBank, uot: Any, found: NDArray[np.int64], top_k: int
 ) -> dict[float, float]:
-    """{cost scale: percent of ``found`` among the best K}: figure 4a of the paper."""
+    """{cost scale: percent of ``found`` among the best K}: figure 4a of Liu et al. (2022)."""
     module = registry.load("strategies", "uot", "strategy")
     curve = {}
     for scale in np.geomspace(1e-4, 10, 16).tolist():

@@ -1,9 +1,9 @@
-"""Features -> groups of images: clusters found by k-means (FAISS).
+"""Features -> clusters of images, by k-means (FAISS).
 
-Spherical k-means: points and centroids have length one, and nearness is the cosine. FAISS would
-train on 256 points a centroid, from random ones; here every pass reads all of them, and the first
-centroids are drawn by greedy k-means++ (Arthur and Vassilvitskii 2007), which counts for more:
-docs/benchmarks.md. One float32 copy of the points is made and nothing else grows with n * D. The
+Spherical k-means: points and centroids have length one, and similarity is the cosine. By default
+FAISS starts from random points and trains on 256 points per centroid. Here each pass reads all
+points, and greedy k-means++ (Arthur and Vassilvitskii 2007) chooses the first centroids; the second
+matters more (docs/benchmarks.md). Memory beyond the features is one float32 copy of the points. The
 same seed gives the same bytes on the same machine.
 """
 
@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 from uotft.core.errors import UserError
 from uotft.core.settings import Cluster
 
-DRAWN = 10  # points a cluster among which k-means++ draws
-STILL = 1e-4  # of the objective: an iteration that adds less is the last
-LONG = 100_000_000  # points times clusters from which FAISS prints its iterations: some seconds
+SAMPLED = 10  # points per cluster that k-means++ chooses from
+STILL = 1e-4  # share of the objective: k-means stops when an iteration adds less
+LONG = 100_000_000  # points x clusters (some seconds) above which FAISS prints its iterations
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """k <= K clusters, each with points: unit ``centroids`` (k, D), ``labels`` (n,), ``counts``.
+    """k <= K non-empty clusters: unit ``centroids`` (k, D), ``labels`` (n,), ``counts`` (k,).
 
-    ``objective`` is the mean cosine of a point to its centroid, the nearest one; ``history`` is
-    the same at the start of each iteration.
+    ``objective`` is the mean cosine between a point and its centroid; ``history`` holds the same at
+    the start of each iteration.
     """
 
     centroids: NDArray[np.float32]
@@ -44,20 +44,21 @@ class Clusters:
 
     @property
     def iterations(self) -> int:
-        """Passes over the points; FAISS stops early where nothing moves any more."""
+        """Passes over the points; FAISS stops early once the objective hardly grows (STILL)."""
         return len(self.history)
 
     @property
     def gain(self) -> float:
-        """What the last iteration still added to the objective: near 0 once converged."""
+        """The growth of the objective in the last iteration: near 0 once converged."""
         return self.objective - self.history[-1]
 
 
 def kmeans(features: NDArray[np.floating[Any]], settings: Cluster) -> Clusters:
-    """Cluster the directions of ``features`` (n, D), which must not be zero.
+    """Cluster the directions of ``features`` (n, D).
 
-    FAISS refills a centroid without points by splitting a large cluster. Where points coincide
-    there may be nothing to split: what is still empty at the end is left out, so k < K.
+    FAISS refills an empty centroid by splitting a large cluster. If points coincide there may be
+    nothing to split; clusters that stay empty are left out, so k < K. More clusters than points, or
+    a row that is zero or not finite, is a ``UserError``.
     """
     n, dimensions = features.shape
     if settings.clusters > n:
@@ -92,18 +93,18 @@ def kmeans(features: NDArray[np.floating[Any]], settings: Cluster) -> Clusters:
 
 
 def _starts(points: NDArray[np.float32], settings: Cluster) -> NDArray[np.float32]:
-    """The first centroids (K, D): points far from each other, from a sample of all."""
+    """The first centroids (K, D), by greedy k-means++ on a sample of the points."""
     from sklearn.cluster import kmeans_plusplus
 
     rng = np.random.default_rng(settings.seed)
-    size = min(len(points), DRAWN * settings.clusters)
+    size = min(len(points), SAMPLED * settings.clusters)
     sample = points[np.sort(rng.choice(len(points), size, replace=False))]
     found = kmeans_plusplus(sample, settings.clusters, random_state=settings.seed)
     return np.asarray(found[0], np.float32)
 
 
 def unit_rows(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """A copy (n, D) whose rows have length one; a row without a direction is refused."""
+    """A copy (n, D) with rows of length one; a zero or non-finite row is a ``UserError``."""
     points = np.array(features, np.float32, order="C")
     squares = np.einsum("ij,ij->i", points, points)
     wrong = np.flatnonzero(~np.isfinite(squares) | (squares == 0))
@@ -111,7 +112,7 @@ def unit_rows(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         what = "zero" if squares[wrong[0]] == 0 else "not finite"
         raise UserError(
             f"row {wrong[0]} of the features is {what} ({len(wrong)} such rows of {len(squares)}): "
-            "the cosine needs a direction; look at the backbone that made them"
+            "the cosine needs a direction; check the weights of the backbone that made them"
         )
     points /= np.sqrt(squares, dtype=np.float32)[:, None]
     return points
@@ -119,7 +120,7 @@ def unit_rows(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 @contextmanager
 def _stdout_as_stderr() -> Iterator[None]:
-    """FAISS prints its iterations to the C library's stdout, which belongs to our results."""
+    """Send the C library's stdout to stderr: FAISS prints its iterations there, among results."""
     sys.stdout.flush()
     ours = os.dup(1)
     os.dup2(2, 1)
@@ -137,6 +138,6 @@ def _faiss() -> Any:
     except ImportError as error:
         raise UserError(
             "select.unit: cluster needs FAISS, which is not installed: install uotft[cpu], or "
-            "uotft[gpu] where there is a CUDA device, or choose unit: class"
+            "uotft[gpu] on a machine with a CUDA GPU, or choose unit: class"
         ) from error
     return faiss

@@ -1,12 +1,12 @@
-"""A pool: the features of all training images of a data set <-> a folder, made of shards.
+"""A pool: the features of all training images of a data set <-> a folder, joined from shards.
 
-    FOLDER/features.npy   (n, D): what selection compares
-    FOLDER/trunk.npy      (n, D'): what heads see, where a backbone selects by others (``project``)
-    FOLDER/index.npz      what belongs to rows and classes: labels, names, class means, fingerprints
+    FOLDER/features.npy   (n, D): the features that selection compares
+    FOLDER/trunk.npy      (n, D'): the features that heads read, if they are others (``project``)
+    FOLDER/index.npz      of rows and classes: labels, names, class means, fingerprints
 
-An npy can be mapped into memory. However many processes make a pool, they write shards of some
-batches. These are put together one after the other, and class means are taken on the way: never
-more than one shard is in memory, and sums have the bits of one pass over all images in order.
+The arrays are npy files because these can be memory-mapped. Processes write shards of a few batches
+each. `join` then copies one shard after the other and sums class means on the way. So only one
+shard is in memory, and the sums are bitwise those of one pass over all images in order.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from uotft.core.records import FEATURES_INDEX, Floats
 
 INDEX = FEATURES_INDEX
 ARRAYS = ("features", "trunk")
-RECIPE = 1  # raise it when the code gives the same images and weights other features
-BATCHES = 4  # a shard: what a kill costs at most, and a write to disk each
+RECIPE = 1  # increase it when new code gives other features for the same images and weights
+BATCHES = 4  # per shard: more mean fewer files, but a kill loses up to one shard per process
 
 
 def cut(images: int, batch_size: int) -> list[range]:
-    """The rows of every shard: whole batches, whatever the number of processes."""
+    """The rows of each shard: whole batches, independent of the number of processes."""
     size = BATCHES * batch_size
     return [range(start, min(start + size, images)) for start in range(0, images, size)]
 
 
 def missing(folder: Path, shards: list[range]) -> list[range]:
-    """Those of ``shards`` that are not in ``folder``, or damaged."""
+    """The ``shards`` that are missing from ``folder`` or damaged."""
 
     def whole(path: Path) -> bool:
         return path.is_file() and path.stem.endswith(storage.fingerprint(path))
@@ -49,13 +49,14 @@ def missing(folder: Path, shards: list[range]) -> list[range]:
 def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtype: str) -> None:
     """Write a shard as ``dtype``: ``features`` (m, D) and perhaps ``trunk`` (m, D') of m rows.
 
-    Its name ends with its SHA-256.
+    Its file name ends with its SHA-256, by which `missing` finds damage. A feature too large for
+    ``dtype`` is a ``UserError``.
     """
     rounded: dict[str, Any] = {name: _rounded(array, dtype) for name, array in arrays.items()}
     made = io.BytesIO()
     np.savez(made, **rounded)
     content = made.getvalue()
-    _shard(folder, rows).unlink(missing_ok=True)  # one that is damaged
+    _shard(folder, rows).unlink(missing_ok=True)  # a damaged one
     digest = hashlib.sha256(content).hexdigest()
     storage.write_bytes(folder / f"{_start(rows)}-{digest}.npz", content)
 
@@ -63,14 +64,14 @@ def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtyp
 def join(
     folder: Path, shards: list[range], made: Path, labels: NDArray[np.int64], **index: Any
 ) -> None:
-    """Put all ``shards``, which are in ``folder``, together as the pool ``made``, or do nothing.
+    """Join all ``shards`` in ``folder`` to the pool ``made``; an error leaves ``made`` as it was.
 
-    ``labels`` (n,) and what else goes into the index: ``rows`` of the data set, ``names`` of its
+    ``labels`` (n,) and ``index`` go into the index: ``rows`` of the data set, ``names`` of its
     classes, ``backbone``.
     """
     files = [_shard(folder, rows) for rows in shards]
     new = made.with_name(f".{made.name}.tmp")
-    shutil.rmtree(new, ignore_errors=True)  # of somebody who was killed here
+    shutil.rmtree(new, ignore_errors=True)  # left by a process that was killed here
     try:
         for name in storage.read_arrays(files[0]):
             path = new / f"{name}.npy"
@@ -80,15 +81,16 @@ def join(
         if made.exists():
             shutil.rmtree(made)
         new.rename(made)
-        storage.sync(made.parent)  # the shards go next
+        storage.sync(made.parent)  # the caller deletes the shards next
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def read(folder: Path, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
-    """The index of a pool and its arrays, which are mapped, once their bytes have been hashed.
+    """The index of a pool, and its arrays as memory maps.
 
-    Who reads the index alone may do without the hashing, which reads every byte.
+    With ``hashed``, reads each array once to compare its SHA-256 with the index; a difference is a
+    ``UserError``.
     """
     index = read_index(folder)
     held = {name: folder / f"{name}.npy" for name in ARRAYS if f"{name}_sha256" in index}
@@ -102,11 +104,11 @@ def read(folder: Path, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
 
 
 def read_index(folder: Path) -> dict[str, NDArray[Any]]:
-    """The index of a pool, refused when the code of another version made it."""
+    """The index of a pool; a ``UserError`` if another version's code made it (RECIPE)."""
     index = storage.read_arrays(folder / INDEX)
     if (made := int(index.get("recipe", 1))) != RECIPE:
         raise UserError(
-            f"{folder} was made by the code of another version of uotft (recipe {made}, here "
+            f"{folder} was made by another version of uotft (recipe {made}; this version has "
             f"{RECIPE}): run dvc repro --force"
         )
     return index
@@ -115,16 +117,16 @@ def read_index(folder: Path) -> dict[str, NDArray[Any]]:
 def class_means(
     parts: Iterable[NDArray[Any]], labels: NDArray[np.int64], classes: int
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Means (classes, D) in float64 and the number of images (classes,), in one pass.
+    """Means (classes, D) in float64 and numbers of images (classes,), in one pass.
 
-    ``parts`` are features of the images in their order, some at a time, and ``labels`` (n,) theirs.
+    ``parts`` are consecutive blocks of the images' features, and ``labels`` (n,) their labels.
     """
     counts, sums, start = np.bincount(labels, minlength=classes), np.zeros((classes, 1)), 0
     for part in parts:
         if not start:
             sums = np.zeros((classes, part.shape[1]))
         own = labels[start : start + len(part)].tolist()
-        for label, row in zip(own, part, strict=True):  # np.add.at takes ten times as long
+        for label, row in zip(own, part, strict=True):  # np.add.at is ten times slower
             sums[label] += row
         start += len(part)
     return sums / np.maximum(counts, 1)[:, None], counts
@@ -133,7 +135,7 @@ def class_means(
 def _join(
     files: list[Path], name: str, path: Path, labels: NDArray[np.int64], classes: int
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Write one array of all shards as the npy ``path``; returns its class means, and counts."""
+    """Write one array of all shards to the npy ``path``; returns its class means and counts."""
     found = []
 
     def copied(file: BinaryIO) -> Iterator[NDArray[Any]]:
@@ -153,7 +155,7 @@ def _join(
 
 
 def _shard(folder: Path, rows: range) -> Path:
-    """The file of a shard, or a name that no file has."""
+    """The file of a shard, or a path that does not exist."""
     found = folder.glob(f"{_start(rows)}-*.npz")
     return next(found, folder / f"{_start(rows)}.npz")
 
@@ -168,6 +170,6 @@ def _rounded(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
             return array.astype(dtype)
     except FloatingPointError as error:
         raise UserError(
-            f"params.yaml: embed.dtype: got {dtype!r}, which ends at {np.finfo(dtype).max:g}, but "
-            f"features reach {np.abs(array).max():g}: choose float32"
+            f"params.yaml: embed.dtype: got {dtype!r}, whose largest value is "
+            f"{np.finfo(dtype).max:g}, but features reach {np.abs(array).max():g}: choose float32"
         ) from error

@@ -1,4 +1,4 @@
-"""The images that units and seeds mean: the part of the source that is kept, a target's means."""
+"""Kept units -> the source images to train on; a seed's target images -> their class means."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from uotft.core.records import ClassBank, Floats, ImageSet, SourcePart
 
 
 def part_of(bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]) -> SourcePart:
-    """The training ``images`` of the units kept: a label is a class, but for clusters a cluster.
+    """The training images of the ``kept`` units (k,), with labels for the source head.
 
-    Kept classes and clusters are numbered by rank, the classes of kept images in their own order.
+    The label is the image's class, or with clusters its cluster. Kept classes and clusters are
+    numbered by rank; with single images, their classes are numbered in the source's order.
     """
     number = np.full(len(bank.names), -1)
     number[kept] = np.arange(len(kept))
@@ -24,20 +25,20 @@ def part_of(bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]) -> Sourc
     if bank.unit == "image":
         classes, labels = np.unique(images.labels[rows], return_inverse=True)
         names = tuple(images.names[c] for c in classes)
-        points = bank.head_means()[np.sort(kept)]  # a row an image, in the order of ``rows``
+        points = bank.head_means()[np.sort(kept)]  # one row per image, in the order of ``rows``
         means = np.array([points[labels == c].mean(0) for c in range(len(classes))])
     elif bank.unit == "cluster":
         classes = kept[:0]
     return SourcePart(images, rows, labels, names, classes, means, bank.backbone)
 
 
-def target_bank(pool: dict[str, NDArray[Any]], drawn: NDArray[np.int64], file: str) -> ClassBank:
-    """Class means of the ``drawn`` rows of a target's features, which come from ``file``."""
-    labels, names = pool["labels"][drawn], tuple(pool["names"].tolist())
+def target_bank(pool: dict[str, NDArray[Any]], sampled: NDArray[np.int64], file: str) -> ClassBank:
+    """Class means of the ``sampled`` rows (n,) of a target's features, read from ``file``."""
+    labels, names = pool["labels"][sampled], tuple(pool["names"].tolist())
     counts = np.bincount(labels, minlength=len(names))
 
     def means(array: NDArray[Any]) -> Floats:
-        points = array[drawn].astype(np.float32)
+        points = array[sampled].astype(np.float32)
         parts = [points[labels == c].mean(0) for c in range(len(names))]
         return np.stack(parts).astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""Scores -> the K classes, clusters or images kept, ties stable."""
+"""Scores -> the K kept classes, clusters or images; the order of ties is stable."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from uotft.core.errors import UserError
 from uotft.core.records import Scores, Selection
 
-DIGITS = 10  # scores that agree to this many decimals are ties: below that is rounding
-SERVED = 5  # target classes named for each kept class
+DIGITS = 10  # scores equal to this many decimals are ties; smaller differences are rounding errors
+SERVED = 5  # target classes listed for each kept class
 
 
 def order(scores: Scores, names: tuple[str, ...]) -> NDArray[np.int64]:
-    """Row numbers of all classes that can be kept, best first; equal scores go by name.
+    """Rows of all classes that can be kept, best first; equal scores are ordered by name.
 
-    Names that are numbers go by value. Classes scored -inf are never kept.
+    Names are ordered by value if all are numbers. Classes scored -inf are never kept.
     """
     if np.isnan(scores.values).any():
         raise UserError(
             f"the score of class {names[int(np.isnan(scores.values).argmax())]!r} is NaN"
         )
-    words = np.array(names)
-    ties = words.astype(np.int64) if np.char.isdecimal(words).all() else words
+    labels = np.array(names)
+    ties = labels.astype(np.int64) if np.char.isdecimal(labels).all() else labels
     rows = np.lexsort((ties, -np.round(scores.values, DIGITS)))
     return rows[scores.values[rows] > -np.inf]
 
@@ -37,10 +37,10 @@ def keep(
     groups: tuple[str, ...] = (),
     most: int = 0,
 ) -> NDArray[np.int64]:
-    """Row numbers of the ``top_k`` best classes, best first; of all that count if K does not apply.
+    """Rows of the ``top_k`` best classes, best first; with ``scores.exact`` of all above -inf.
 
-    Fewer than ``top_k`` may come back; so they may with ``most`` > 0, which keeps at most so many
-    of each of the ``groups``, one entry a row.
+    Fewer than ``top_k`` if more classes score -inf, or with ``most`` > 0: at most that many rows of
+    each group are kept, where ``groups`` has one entry per row.
     """
     if top_k < 1 or top_k > len(names):
         raise UserError(
@@ -54,28 +54,29 @@ def keep(
 
 
 def carriers(scores: Scores, names: tuple[str, ...], mass_share: float) -> int:
-    """K chosen from the plan: the fewest classes that carry ``mass_share`` of the mass sum P1.
+    """K from the plan: the fewest classes that carry ``mass_share`` of the mass sum(P 1).
 
-    Theorem 1 bounds the target's risk with delta^2, a maximum over the source samples in use: a
-    class that serves no target class can only raise it. The target's own marginal binds, so the
-    mass that is transported is the cover of the target, and classes beyond those that carry all of
-    it but 1 - ``mass_share`` add nothing to that cover. ``scores`` are log P1.
+    ``scores`` are log P 1. Why: theorem 1 (Liu et al. 2022) bounds the target's risk with delta^2,
+    a maximum over the source samples in use, so a class that serves no target class can only raise
+    it. The target marginal binds, so the transported mass measures how well the target is covered;
+    the classes beyond ``mass_share`` add at most 1 - ``mass_share`` to that.
     """
     log_mass = scores.values[order(scores, names)]
     mass = np.exp(log_mass - log_mass[0])
-    # a rounding error must not cost a class when the share is 1
+    # with a share of 1, a rounding error must not add or drop a class
     return int(np.searchsorted(mass.cumsum(), mass_share * mass.sum() * (1 - 1e-12))) + 1
 
 
 def recall(kept: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
-    """Percent of the expected rows that are among the kept ones."""
+    """Percentage of the ``expected`` rows that are among the ``kept`` ones."""
     return 100 * len(np.intersect1d(kept, expected)) / len(expected)
 
 
 def serves(selection: Selection, most: int = SERVED) -> list[list[dict[str, Any]]]:
-    """For each kept class, the target classes that take its mass, most first.
+    """For each kept class, the ``most`` target classes that get its mass, largest share first.
 
-    ``share`` is the part of the class's own mass, ``log_mass`` the logarithm of the mass itself.
+    ``share`` is the share of the class's own mass; ``log_mass`` is the logarithm of the mass. A
+    strategy without a transport plan is a ``UserError``.
     """
     if selection.scores.log_plan is None:
         raise UserError(
@@ -108,7 +109,7 @@ def _capped(rows: NDArray[np.int64], groups: tuple[str, ...], most: int) -> NDAr
 
 
 def to_json(selection: Selection) -> dict[str, Any]:
-    """What selection.json holds: kept classes in order, all scores, settings, fingerprints."""
+    """The content of selection.json: kept classes in order, all scores, settings, fingerprints."""
     scores = selection.scores.values
     return {
         "strategy": selection.strategy,

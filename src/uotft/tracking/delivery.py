@@ -1,8 +1,8 @@
-"""Outbox -> MLflow: everything once, however often sending starts and whichever process is killed.
+"""Outbox -> MLflow: sends everything exactly once, however often it starts or is killed.
 
-A run is looked up by the tag with our own id before it is created. A metric is sent with the time
-at which it was measured, and MLflow keeps one of the same name, step, time and value. So sending
-again what MLflow took without answering makes nothing double.
+Before creating a run, it looks for one by the tag with our own id. A metric is sent with the time
+of its measurement, and MLflow keeps only one of the same name, step, time and value. So sending
+again, after MLflow took something without answering, creates no duplicates.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from uotft.tracking import outbox, store
 
 PACKAGE = Path(__file__).parents[1]
 PARENT = "mlflow.parentRunId"  # the tag that makes a run a child of another one
-METRICS, WORDS = 1000, 100  # metrics, and parameters or tags, that one request takes
-# retrying cannot help: MLflow does not take the value, or somebody has deleted the run
+METRICS, TEXTS = 1000, 100  # MLflow's limits per request: metrics; parameters or tags
+# errors that retrying cannot mend: MLflow refuses the value, or the run was deleted
 FINAL = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
 NO_RUN = "no MLflow run here made these weights"
 
 
 class Early(Exception):
-    """Something that must be in the store before this folder is not there yet."""
+    """This folder has to wait: something else must be in the store first."""
 
 
 class Delivery:
-    """Sends one folder of the outbox; after an exception it continues with what is left."""
+    """Sends one folder of the outbox; the call after an exception resumes where that stopped."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder, self.about = root, folder, storage.read_json(folder / outbox.RUN)
         self.mlflow: Any = None
         self.client: Any = None
-        self.run_id, self.place, self.done = "", 0, 0  # done: events that are sent
+        self.run_id, self.place, self.done = "", 0, 0  # done: number of events sent
         self.seen: set[tuple[str, int]] = set()  # (name, step) of metrics that MLflow has
 
     def send_new(self) -> None:
-        """Send what was written since the last call; raises what MLflow raises."""
+        """Send what was written since the last call; MLflow's exceptions pass through."""
         events, _ = jsonl.read(self.folder / outbox.EVENTS)
-        if not events or events[0]["do"] == "end":  # it ended before it began
+        if not events or events[0]["do"] == "end":  # the run failed before `begin`
             return
         if not self.run_id:
             self._send_earlier()
@@ -58,7 +58,7 @@ class Delivery:
         self._points()
         for event in events[self.done :]:
             if event["do"] == "end":
-                self._points()  # the last ones: their writers have ended before
+                self._points()  # all metrics are written by now, since the workers have ended
             fields = {k: v for k, v in event.items() if k not in ("at", "do")}
             with self._refused(event):
                 getattr(self, f"_{event['do']}")(event["at"], **fields)
@@ -66,17 +66,20 @@ class Delivery:
             self._note_progress()
 
     def finish(self) -> None:
-        """Send the rest of a folder that nobody writes any more, and remove it."""
+        """Send the rest of a folder that no process writes any more, and remove the folder.
+
+        If MLflow refused a part for good, raises a ``UserError`` and keeps the folder.
+        """
         self.send_new()
         if (self.folder / outbox.REFUSED).exists():
             raise UserError(
-                f"MLflow refused some of it, {self.folder / outbox.REFUSED} says what and why; all "
-                "else is sent: delete the folder to forget it"
+                f"MLflow refused a part of the run, see {self.folder / outbox.REFUSED}; the rest "
+                f"is sent. To drop that part, delete {self.folder}"
             )
         shutil.rmtree(self.folder)
 
     def why(self, error: BaseException) -> str:
-        """What has failed, in one line."""
+        """The failure, in one line."""
         if isinstance(error, Early | UserError):
             return str(error)
         return f"MLflow at {store.store_uri(self.root, self.about['store'])}: {store.brief(error)}"
@@ -93,7 +96,7 @@ class Delivery:
                 raise Early(why)
 
     def _run(self, began: int) -> str:
-        """MLflow's id of the run: of the one in the store, with the points it has, or a new one."""
+        """MLflow's id of the run, which is created if the store does not have it."""
         if weights := self.about.get("weights"):
             run = store.newest(self.mlflow, store.made(weights))
         else:
@@ -116,15 +119,15 @@ class Delivery:
         return str(run.info.run_id)
 
     def _parent(self) -> dict[str, str]:
-        """The tag of a child, whose parent must be in the store."""
+        """The tag that names the parent run; ``Early`` if the parent is not in the store yet."""
         if not self.about["parent"]:
             return {}
         if parent := store.find(self.mlflow, self.about["parent"]):
             return {PARENT: parent.info.run_id}
-        raise Early(f"{self.folder}: the run around it is not in MLflow yet")
+        raise Early(f"{self.folder}: its parent run is not in MLflow yet")
 
     def _points(self) -> None:
-        """Send new metrics, and tags that workers leave; the first of a name and step counts."""
+        """Send the workers' new metrics and tags; the first value of a name and step counts."""
         from mlflow.entities import Metric
 
         found, place = jsonl.read(self.folder / outbox.POINTS, self.place)
@@ -147,7 +150,7 @@ class Delivery:
 
     @contextmanager
     def _refused(self, what: dict[str, Any]) -> Iterator[None]:
-        """Record what MLflow refuses for good, and continue."""
+        """Record what MLflow refuses for good in refused.jsonl, and continue."""
         try:
             yield
         except self.mlflow.exceptions.MlflowException as error:
@@ -155,7 +158,7 @@ class Delivery:
                 raise
             jsonl.append(self.folder / outbox.REFUSED, {"why": store.brief(error), "refused": what})
 
-    # One method for each event, named after it: (time in ms, fields of the event).
+    # One method per event, with the event's name: (time in ms, fields of the event).
 
     def _begin(
         self, at: int, params: dict[str, str], tags: dict[str, str], data: list[dict[str, str]]
@@ -164,7 +167,7 @@ class Delivery:
 
         self.client.update_run(self.run_id, status="RUNNING")
         known = self.client.get_run(self.run_id).data.params
-        for part in _batches([Param(k, v) for k, v in params.items() if k not in known], WORDS):
+        for part in _batches([Param(k, v) for k, v in params.items() if k not in known], TEXTS):
             self.client.log_batch(self.run_id, params=part)
         self._tag(at, tags)
         inputs = [
@@ -180,18 +183,19 @@ class Delivery:
     def _tag(self, at: int, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        for part in _batches([RunTag(k, v) for k, v in tags.items()], WORDS):
+        for part in _batches([RunTag(k, v) for k, v in tags.items()], TEXTS):
             self.client.log_batch(self.run_id, tags=part)
 
     def _table(self, at: int, columns: dict[str, list[Any]], name: str) -> None:
-        if name not in [f.path for f in self.client.list_artifacts(self.run_id)]:  # log_table adds
+        # log_table appends to an existing table
+        if name not in [f.path for f in self.client.list_artifacts(self.run_id)]:
             self.client.log_table(self.run_id, columns, name)
 
     def _files(self, at: int, kept: str, name: str | None) -> None:
         self.client.log_artifacts(self.run_id, str(self.folder / kept), name)
 
     def _test(self, at: int, numbers: dict[str, float], kept: str) -> None:
-        """Test metrics and answers, unless the run has the same already."""
+        """Send test metrics and predictions, unless the run already has the same."""
         from mlflow.entities import Metric
 
         has = self.client.get_run(self.run_id).data.metrics
@@ -203,9 +207,10 @@ class Delivery:
         self._files(at, kept, "test")
 
     def _model(self, at: int, kept: str) -> None:
-        """A folder's weights as a pyfunc model: safetensors and a script, no pickle.
+        """Log a folder's weights as a pyfunc model: safetensors and a script, no pickle.
 
-        It takes images or paths of files. A signature can have only one of them, so it has neither.
+        The model accepts images or file paths. A signature can state only one input type, so this
+        one states none.
         """
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema
@@ -216,8 +221,8 @@ class Delivery:
         answer = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
         self.mlflow.start_run(self.run_id)
         try:
-            # MLflow recommends type hints and an input example on standard error, whatever the
-            # warnings filter. The signature suffices; an example would be run, and import torch.
+            # MLflow prints advice on type hints and input examples to standard error, past the
+            # warnings filter. The signature is enough; an example would be run, and import torch.
             with redirect_stderr(io.StringIO()):
                 self.mlflow.pyfunc.log_model(
                     name="model",
@@ -235,13 +240,13 @@ class Delivery:
 
 
 def send(root: Path, folder: Path) -> str:
-    """Send a folder that nobody writes any more, in this process; why that failed, or ""."""
+    """Send a folder that no process writes any more; returns why that failed, or ""."""
     try:
-        with locks.exclusive(folder / outbox.SENDER, f"{folder}: another process sends it"):
+        with locks.exclusive(folder / outbox.SENDER, f"{folder}: another process is sending it"):
             delivery = Delivery(root, folder)
             try:
                 delivery.finish()
-            except Exception as error:  # noqa: BLE001  any failure of a store leaves the folder
+            except Exception as error:  # noqa: BLE001  the folder stays, however the store fails
                 return delivery.why(error)
     except UserError as error:
         return str(error)
@@ -249,9 +254,9 @@ def send(root: Path, folder: Path) -> str:
 
 
 def send_left(root: Path, folder: Path) -> str:
-    """Send a folder that an ended process left; a run whose process died is marked KILLED."""
+    """Send a folder whose process has ended; a run whose process died is marked KILLED."""
     try:
-        with locks.exclusive(folder / outbox.OWNER, f"{folder}: its training is under way"):
+        with locks.exclusive(folder / outbox.OWNER, f"{folder}: its training is still running"):
             if not (folder / outbox.RUN).is_file():  # another process has just sent it
                 return ""
             outbox.close(folder)
@@ -261,12 +266,12 @@ def send_left(root: Path, folder: Path) -> str:
 
 
 def sync(root: Path) -> Iterator[tuple[bool, str]]:
-    """Send every folder of the outbox; yields, for each, whether it is gone now and a message.
+    """Send each folder of the outbox; yields, for each, whether it is gone and a message.
 
-    Repeats while that gets any of them sent, since a child waits for its parent and test metrics
-    for their run.
+    Repeats as long as a round sends at least one, because a child run has to wait for its parent,
+    and test metrics for their run.
     """
-    folders = (store.home(root) / outbox.UNSENT).glob("*.*")
+    folders = (store.home(root) / outbox.OUTBOX).glob("*.*")
     waiting = sorted(folders, key=lambda path: path.stat().st_mtime)
     while waiting:
         failed = []
@@ -278,13 +283,13 @@ def sync(root: Path) -> Iterator[tuple[bool, str]]:
                 failed.append((folder, f"{name}: {why}"))
             else:
                 yield True, f"{name}: sent"
-        if len(failed) == len(waiting):  # none has made way for another
-            # only test metrics are left, and no run is left that they could belong to
+        if len(failed) == len(waiting):  # this round sent none, so another would not either
+            # if only test metrics are left, their runs do not exist any more: drop them
             hopeless = all(why.endswith(NO_RUN) for _, why in failed)
             for folder, why in failed:
                 if hopeless:
                     shutil.rmtree(folder)
-                yield hopeless, f"{why}{'; given up' if hopeless else ''}"
+                yield hopeless, f"{why}{'; dropped' if hopeless else ''}"
             return
         waiting = [folder for folder, _ in failed]
 
@@ -300,15 +305,15 @@ def log_test(
     """Add test metrics to the newest run that made the weights ``model`` (SHA-256).
 
     The ``answers`` (of one seed) and the confusion matrix become artifacts in test/. Returns why
-    that failed, or "". The run may be missing, since DVC takes stages from its cache without
-    executing them; if it is still in the outbox, `uotft sync` adds the metrics later.
+    that failed, or "". There may be no such run, because DVC can restore a stage from its cache
+    without running it. If the run is still in the outbox, `uotft sync` adds the metrics later.
     """
-    (said,) = answers.values()
+    (own,) = answers.values()
     name = f"test of {model[:12]}"
     about = {"id": f"test-{model}", "experiment": experiment, "name": name, "weights": model}
     with outbox.written(root, about) as folder, TemporaryDirectory(prefix="uotft-") as kept:
         storage.write_answers(Path(kept) / "predictions.npz", answers)
-        confused = {"classes": said.names, "confusion": confusion}
+        confused = {"classes": own.names, "confusion": confusion}
         storage.write_json(Path(kept) / "confusion.json", confused)
         outbox.Run(folder).test(numbers, Path(kept))
         why = send(root, folder)
@@ -323,7 +328,7 @@ def _requirements(folder: Path) -> list[str]:
     needed = ["accelerate", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml"]
     needed += ["safetensors", "torch", "torchvision"]
     backbone = storage.read_json(folder / "model.json")["backbone"]
-    if "'timm'" in str(backbone):  # a state_dict backbone may name it further inside
+    if "'timm'" in str(backbone):  # also finds it in the architecture of a state_dict backbone
         needed.append("timm")
     return [f"{name}=={version(name)}" for name in needed]
 

@@ -1,9 +1,9 @@
-"""MLflow's server behind two limits that it lacks: `mlflow server --app-name uotft`.
+"""Two limits that MLflow's server lacks, in front of it: `mlflow server --app-name uotft`.
 
-1. MLflow reads a request's body into memory before it checks it; the guard counts bytes first.
-   Uploads of artifacts are the exception: MLflow writes them to disk as they arrive.
-2. MLflow lets any client choose the folder on this machine in which an experiment's artifacts lie;
-   behind the guard only the server chooses.
+1. MLflow reads a request's body into memory before it checks it. The guard refuses large bodies
+   first; except uploads of artifacts, which MLflow writes to disk as they arrive.
+2. MLflow lets any client choose a folder on this machine for an experiment's artifacts. The guard
+   refuses such requests, so the server chooses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-MOST = 2**24  # bytes; MLflow's own client sends a megabyte at most
+MOST = 2**24  # bytes of a request's body; MLflow's own client sends at most 2**20
 STREAMED = re.compile(r"/(ajax-)?api/2\.0/mlflow-artifacts/artifacts/")
 
 Message = MutableMapping[str, Any]
@@ -22,9 +22,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Guard:
-    """An ASGI application that calls MLflow's once the body is known to be small.
+    """An ASGI application that passes a request on to MLflow's if its body is small.
 
-    An object, since MLflow would take a function for a factory of applications.
+    It is an object because MLflow would call a function as an application factory.
     """
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -47,7 +47,7 @@ class Guard:
             await _refuse(send, 413, f"the body is larger than {MOST} bytes")
             return
         if scope["path"].endswith("/experiments/create") and _places(bytes(body)):
-            await _refuse(send, 403, "artifact_location: the server chooses where artifacts lie")
+            await _refuse(send, 403, "artifact_location: only the server chooses this folder")
             return
         whole = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
 
@@ -57,19 +57,19 @@ class Guard:
         await mlflow(scope, again, send)
 
 
-async def _refuse(send: Send, status: int, words: str) -> None:
+async def _refuse(send: Send, status: int, message: str) -> None:
     head = [(b"content-type", b"text/plain"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": words.encode()})
+    await send({"type": "http.response.body", "body": message.encode()})
 
 
 def _places(body: bytes) -> bool:
-    """Whether a request names a folder for artifacts, read as MLflow would read it."""
+    """Whether a request chooses a folder for artifacts; parsed as MLflow parses it."""
     try:
         asked = json.loads(body)
-        asked = json.loads(asked) if isinstance(asked, str) else asked  # as old clients send it
+        asked = json.loads(asked) if isinstance(asked, str) else asked  # old clients encode twice
     except ValueError:
-        return False  # MLflow refuses it
+        return False  # MLflow will refuse it
     return isinstance(asked, dict) and bool(
         asked.keys() & {"artifact_location", "artifactLocation"}
     )

@@ -1,4 +1,4 @@
-"""MLflow's model registry: registers the model of a run, and the same weights only once."""
+"""MLflow's model registry: registers the model of a run, but the same weights only once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from uotft.core.errors import UserError
 from uotft.tracking.store import NOTE, WEIGHTS, existing, made, newest, open_store
 
-ALIAS = r"(?!latest$|v\d+$)[\w-]+"  # MLflow's own rule, checked before anything is registered
-ACCURACIES = ("val/", "test/")  # prefixes of the metrics that are accuracies
+ALIAS = r"(?!latest$|v\d+$)[\w-]+"  # MLflow's rule, checked here before anything is registered
+ACCURACIES = ("val/", "test/")  # prefixes of the accuracies among the metrics
 
 
 def register(root: Path, name: str, alias: str, *, run: str = "", weights: str = "") -> str:
     """Register the model of a run, or of the newest run that made ``weights`` (SHA-256).
 
-    ``run`` is an id or a name; of several runs with one name the newest counts. The version gets
-    the run's tags and accuracies as tags, and its description. Returns a message for the user.
+    ``run`` is an id or a name; of several runs with that name, the newest is used. The new version
+    gets the run's tags, accuracies (as tags) and description. Returns a message for the user.
     """
     if alias and not re.fullmatch(ALIAS, alias, re.IGNORECASE):
-        raise UserError(f"--alias: got {alias!r}; letters, digits, _ and - are known, but neither "
-                        "latest nor v1, which mean something to MLflow")  # fmt: skip
+        raise UserError(f"--alias: got {alias!r}; use letters, digits, _ and -, but not latest or "
+                        "v1, which MLflow reserves")  # fmt: skip
     mlflow = open_store(root)
     found = _run(mlflow, run) if run else newest(mlflow, made(weights), everywhere=True)
     if found is None:
-        raise UserError(f"no run here made the weights {weights[:12]}…: train them again")
+        raise UserError(f"no run in the store made the weights {weights[:12]}…: train them again")
     client, facts = mlflow.MlflowClient(), found.data
     accuracies = {k: v for k, v in facts.metrics.items() if k.startswith(ACCURACIES)}
     tags = {k: v for k, v in facts.tags.items() if not k.startswith("mlflow.")} | accuracies
@@ -35,20 +35,20 @@ def register(root: Path, name: str, alias: str, *, run: str = "", weights: str =
     description = f"{measured}\n\n{facts.tags.get(NOTE, '')}".strip()
     try:
         number, new = _version(mlflow, name, found)
-        for key, value in tags.items():  # a known version may have been evaluated since
+        for key, value in tags.items():  # again, since a known version may have new test metrics
             client.set_model_version_tag(name, number, key, value)
         client.update_model_version(name, number, description)
         if alias:
             client.set_registered_model_alias(name, alias, number)
     except mlflow.exceptions.MlflowException as error:
         raise UserError(f"--name {name}, run {found.info.run_id}: {error.message}") from error
-    said = f"models:/{name}/{number}" + (f", models:/{name}@{alias}" if alias else "")
+    uris = f"models:/{name}/{number}" + (f", models:/{name}@{alias}" if alias else "")
     which = f"run {found.info.run_name} ({found.info.run_id})"
-    return f"{said}: {which}" if new else f"{said}: registered before, with the weights of {which}"
+    return f"{uris}: {which}" if new else f"{uris}: registered before, with the weights of {which}"
 
 
 def _run(mlflow: Any, wanted: str) -> Any:
-    """The run with this id, or the newest run with this name, that has a model."""
+    """The run with the id ``wanted``, or the newest of that name; it must have a model."""
     has_model = f"tags.`{WEIGHTS}` != ''"
     found = existing(mlflow, wanted)
     if (
@@ -61,8 +61,8 @@ def _run(mlflow: Any, wanted: str) -> Any:
         )
         known = sorted({run.info.run_name for run in runs})
         raise UserError(
-            f"RUN: got {wanted!r}, no run with a model in the store; known are "
-            f"{', '.join(known) or 'none: `uotft train` makes them'}"
+            f"RUN: got {wanted!r}, but the store has no such run with a model; known are "
+            f"{', '.join(known) or 'none: `uotft train` makes some'}"
         )
     return found
 

@@ -1,14 +1,14 @@
-"""The outbox: a run's files on disk until MLflow has them, so that no training waits for a server.
+"""The outbox: keeps a run on disk until MLflow has it, so that no training waits for a server.
 
     unsent/ID.N/run.json       the run: id, experiment, name, parent, store
     unsent/ID.N/points.jsonl   metrics by step; the workers write it
     unsent/ID.N/events.jsonl   the event log: begin, tag, table, files, model, test, end
-    unsent/ID.N/files/         artifacts, as hard links: replacing a file later leaves these alone
+    unsent/ID.N/files/         artifacts, as hard links: these stay when the originals are replaced
     unsent/ID.N/sent.json      progress of the sender
-    unsent/ID.N/refused.jsonl  what MLflow refused for good; the folder then stays
+    unsent/ID.N/refused.jsonl  parts that MLflow refused for good; the folder then stays
 
-ID is our own id of the run, since MLflow numbers its runs itself. N counts how often the run was
-begun or resumed. `session` writes such a folder, `delivery` sends and removes it.
+ID is our own id of the run, because MLflow assigns its ids only later. N counts how often the run
+was started or resumed. `session` writes such a folder; `delivery` sends and removes it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from typing import Any
 from uotft.core import environment, jsonl, locks, storage
 from uotft.tracking.store import home
 
-UNSENT = "unsent"
+OUTBOX = "unsent"  # the folder keeps this name, since projects have it
 RUN, POINTS, EVENTS = "run.json", "points.jsonl", "events.jsonl"
 SENT, REFUSED = "sent.json", "refused.jsonl"
 OWNER = ".owner.lock"  # held by the process that writes the event log
 SENDER = ".sender.lock"  # held by the process that sends the folder
-FAILURE = "failure"  # the tag that says why a run has failed
+FAILURE = "failure"  # the tag with the reason why a run failed
 
 
 class Run:
-    """One run; each method appends to its folder, and MLflow receives it later.
+    """One run; each method appends to its folder, and the sender passes that on to MLflow.
 
-    ``open`` are file descriptors that workers inherit: while one is open, the sender expects more.
+    ``open`` are file descriptors that workers inherit: while one is open, the sender waits on.
     """
 
     def __init__(self, folder: Path, ident: str = "", held: Sequence[int] = ()) -> None:
@@ -45,9 +45,9 @@ class Run:
     def begin(
         self, params: dict[str, Any], tags: dict[str, str], data: dict[str, str] | None = None
     ) -> None:
-        """Record settings, tags and the data sets that the run reads, {role: name}.
+        """Record settings, tags and ``data``, {role: name} of the data sets that the run reads.
 
-        A data set is recorded if ``tags`` has its version.
+        A data set is recorded only if ``tags`` has its version.
         """
         inputs = [
             {"name": name, "path": path, "md5": tags[f"dvc.{path}"], "role": role}
@@ -57,7 +57,7 @@ class Run:
         self._event("begin", params={k: str(v) for k, v in params.items()}, tags=tags, data=inputs)
 
     def log(self, points: Sequence[tuple[int, dict[str, float]]]) -> None:
-        """Metrics as (step, {name: value}); the first value of a name and step counts."""
+        """Record metrics, (step, {name: value}); the first value of a name and step counts."""
         for step, numbers in points:
             jsonl.append(self.points, {"step": step, "numbers": numbers})
 
@@ -66,30 +66,30 @@ class Run:
         self._event("tag", tags=tags)
 
     def table(self, rows: list[dict[str, Any]], columns: tuple[str, ...], name: str) -> None:
-        """A table artifact, which the MLflow page shows as one; an existing table stays."""
+        """Record ``rows`` as a table, which MLflow's page displays; an existing table stays."""
         self._event("table", columns={c: [row[c] for row in rows] for c in columns}, name=name)
 
     def files(self, folder: Path, name: str | None = None) -> None:
-        """Every file of a folder as an artifact."""
+        """Record each file of a folder as an artifact."""
         self._event("files", kept=self._keep(folder), name=name)
 
     def model(self, folder: Path) -> None:
-        """The folder's weights as a model that MLflow loads."""
+        """Record the folder's weights as a model that MLflow can load."""
         self._event("model", kept=self._keep(folder))
 
     def test(self, numbers: dict[str, float], folder: Path) -> None:
-        """Test metrics and the files that belong to them."""
+        """Record test metrics, and the files of ``folder`` with them."""
         self._event("test", numbers=numbers, kept=self._keep(folder))
 
     def end(self, status: str) -> None:
-        """The run is over: FINISHED, FAILED or KILLED."""
+        """Record the end of the run: FINISHED, FAILED or KILLED."""
         self._event("end", status=status)
 
     def _event(self, do: str, **fields: Any) -> None:
         jsonl.append(self.folder / EVENTS, {"do": do, **fields})
 
     def _keep(self, folder: Path) -> str:
-        """Keep the files of a folder as they are now; costs nothing where hard links work."""
+        """Keep a folder's files as they are now, by hard links; copies where links do not work."""
         self.kept += 1
         name = f"files/{self.kept}"
         shutil.copytree(folder, self.folder / name, copy_function=_link)
@@ -98,30 +98,30 @@ class Run:
 
 @contextmanager
 def written(root: Path, about: dict[str, str]) -> Iterator[Path]:
-    """A new folder in the outbox, owned by this process during the block.
+    """Make a folder in the outbox, which this process owns during the block.
 
-    It appears together with its run.json, or not at all.
+    The folder appears together with its run.json, so no reader finds one without it.
     """
-    unsent = home(root) / UNSENT
-    unsent.mkdir(mode=0o700, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".", dir=unsent))
-    with locks.exclusive(made / OWNER, f"{made}: it has an owner"):
+    folder = home(root) / OUTBOX
+    folder.mkdir(mode=0o700, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+    with locks.exclusive(made / OWNER, f"{made}: another process owns it"):
         storage.write_json(made / RUN, about | {"store": environment.tracking_uri()})
-        before = [int(path.suffix[1:]) for path in unsent.glob(f"{about['id']}.*")]
-        yield made.rename(unsent / f"{about['id']}.{max(before, default=0) + 1}")
+        before = [int(path.suffix[1:]) for path in folder.glob(f"{about['id']}.*")]
+        yield made.rename(folder / f"{about['id']}.{max(before, default=0) + 1}")
 
 
 def close(folder: Path) -> None:
-    """Mark a run KILLED if its processes are gone and its event log has no end."""
+    """Mark a run KILLED if its event log has no end; call this once its processes are gone."""
     events, _ = jsonl.read(folder / EVENTS)
     if events and events[-1]["do"] not in ("end", "test"):
         run = Run(folder)
-        run.tag({FAILURE: "the process that watched the training was killed"})
+        run.tag({FAILURE: "the process that ran the training was killed"})
         run.end("KILLED")
 
 
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without hard links
+    except OSError:  # the folders are on two disks, or the disk has no hard links
         shutil.copy2(source, target)

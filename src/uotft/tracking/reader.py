@@ -1,4 +1,4 @@
-"""MLflow runs -> finished trainings, as the same records that the pipeline's files give."""
+"""MLflow runs -> finished trainings, as the same records as from the pipeline's files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Answers, Floats, Origin, Trial
 from uotft.tracking.store import WEIGHTS, is_there, open_store, store_uri
 
-PAGE = 200  # runs in one request
+PAGE = 200  # runs per request
 
 
 def trials(
@@ -20,7 +20,8 @@ def trials(
 ) -> tuple[list[Trial], Counter[str]]:
     """The finished trainings among the matching runs, and {reason: number of runs left out}.
 
-    No ``experiments`` means all. ``filter_string`` is MLflow's; every one of ``tags`` must match.
+    Without ``experiments``, searches all. ``filter_string`` is in MLflow's syntax; all ``tags``
+    must match. If no training is found, a ``UserError`` says what the store has.
     """
     mlflow = reader(root)
     made: list[Trial] = []
@@ -36,7 +37,7 @@ def trials(
 
 
 def origins(root: Path, experiments: list[str]) -> dict[str, Origin]:
-    """{SHA-256 of weights: the newest finished run that made them} in these experiments."""
+    """{SHA-256 of weights: the newest finished run that made them}, in these experiments."""
     mlflow = reader(root)
     known = {e.name for e in mlflow.search_experiments()}
     names = [name for name in experiments if name in known]
@@ -46,17 +47,17 @@ def origins(root: Path, experiments: list[str]) -> dict[str, Origin]:
 
 
 def reader(root: Path) -> Any:
-    """The mlflow module, pointed at a store that exists; creates nothing."""
+    """The mlflow module, connected to an existing store; a ``UserError`` if there is none."""
     if not is_there(root):
         raise UserError(
-            f"{root / 'mlflow.db'} is missing, so there are no runs: `uotft train` makes some, and "
-            "MLFLOW_TRACKING_URI names another store"
+            f"{root / 'mlflow.db'} is missing, so there are no runs: run `uotft train`, or set "
+            "MLFLOW_TRACKING_URI to another store"
         )
     return open_store(root)
 
 
 def _search(mlflow: Any, experiments: list[str], filter_string: str) -> list[Any]:
-    """All runs of the experiments that the filter finds, page after page."""
+    """All runs of the experiments that match the filter, requested page by page."""
     known = {e.name: e.experiment_id for e in mlflow.search_experiments()}
     for name in experiments:
         if name not in known:
@@ -81,11 +82,11 @@ def _lacks(run: Any, tags: dict[str, str]) -> str:
     if any(run.data.tags.get(name) != value for name, value in tags.items()):
         return "with other tags"
     if not {"strategy", "seed"} <= run.data.params.keys():
-        return "no trainings"
+        return "not trainings"
     if run.info.status != "FINISHED":
         return "not finished"
     if not {"test/top1", "test/mean_per_class"} <= run.data.metrics.keys():
-        return "without test numbers (`uotft evaluate` adds them)"
+        return "without test metrics (`uotft evaluate` adds them)"
     return ""
 
 
@@ -93,7 +94,7 @@ def _nothing(
     mlflow: Any, root: Path, experiments: list[str], filter_string: str, tags: dict[str, str],
     out: Counter[str],
 ) -> str:  # fmt: skip
-    """The message where no run can be compared."""
+    """The message if no run can be compared."""
     counts = {e.name: len(_search(mlflow, [e.name], "")) for e in mlflow.search_experiments()}
     there = ", ".join(f"{name} ({count} runs)" for name, count in sorted(counts.items()))
     wanted = [f"experiments {', '.join(experiments)}"] if experiments else []
@@ -101,13 +102,13 @@ def _nothing(
     wanted += [f"--tag {name}={value}" for name, value in tags.items()]
     left = f"; left out: {left_out(out)}" if out else ""
     return (
-        f"{store_uri(root)}: no finished training with test numbers"
+        f"{store_uri(root)}: no finished training with test metrics"
         f"{' for ' + ', '.join(wanted) if wanted else ''}{left}. The store has {there}"
     )
 
 
 def left_out(out: Counter[str]) -> str:
-    """The counts as a message."""
+    """{reason: number of runs} as a message."""
     return ", ".join(f"{count} {why}" for why, count in sorted(out.items()))
 
 
@@ -118,7 +119,7 @@ def _origin(run: Any) -> Origin:
 
 
 def _trial(mlflow: Any, run: Any) -> Trial:
-    """One run's metrics, with its small artifacts if it has them."""
+    """A run as a Trial: its metrics, and its small artifacts if it has them."""
     client, params, tags = mlflow.MlflowClient(), run.data.params, run.data.tags
     history = client.get_metric_history(run.info.run_id, "val/top1")
     target = tags.get("target") or client.get_experiment(run.info.experiment_id).name
@@ -138,7 +139,7 @@ def _trial(mlflow: Any, run: Any) -> Trial:
 
 
 def _artifacts(client: Any, run: str) -> tuple[dict[str, Any], Floats | None, Answers | None]:
-    """Selection, plan and answers of a run; empty or None where it has none."""
+    """Selection, plan and predictions of a run; empty or None if it has none."""
     have = {a.path for a in client.list_artifacts(run)}
     selection: dict[str, Any] = {}
     plan_KT, answers = None, None

@@ -1,7 +1,7 @@
-"""MLflow's own page on a project's runs: one server process, until the user ends it.
+"""Serves MLflow's page on a project's runs, in one process, until the user stops it.
 
-MLflow checks the Host and the Origin of every request, asks for no password, and lets whoever it
-answers read and change everything. So it listens on this machine alone unless it is told otherwise.
+MLflow checks the Host and Origin of a request but has no passwords: each client that it answers can
+read and change everything. So by default it listens only on this machine.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ from uotft.core.errors import UserError
 from uotft.tracking.store import home, make_store, store_uri
 
 POLL_S = 0.2
-AT_ONCE = 64  # connections; more are told to come again, so that their bodies fit into memory
+AT_ONCE = 64  # connections; others get "try again", so that all request bodies fit into memory
 HERE = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
 QUIET = {
     "PYTHONWARNINGS": "ignore",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 13 more processes, for language models
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 13 processes, for language models
 }
 
 
 def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve the store until Ctrl-C or SIGTERM; says the addresses once the page answers."""
+    """Serve the store until Ctrl-C or SIGTERM; ``say`` gets the addresses once the page answers.
+
+    A taken port, a store that is a server itself, and a server that fails are a ``UserError``.
+    """
     uri = store_uri(root)
     if uri.startswith(("http:", "https:")):
-        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server already; open it in a browser")
-    with suppress(KeyboardInterrupt), signals.as_ctrl_c():  # that is how it is meant to end
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is already a server; open it in a browser")
+    with suppress(KeyboardInterrupt), signals.as_ctrl_c():  # Ctrl-C is the normal end
         _must_be_free(host, port)
         make_store(root)
         with signals.running(
@@ -50,7 +53,7 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
             _wait(server, place)
             say(f"MLflow: http://{place} (Ctrl-C stops it)")
             for number, name in _experiments(place):
-                # else MLflow opens its pages on language models, which are empty
+                # without this query MLflow opens its pages for language models, which are empty
                 page = f"experiments/{number}/runs?workflowType=machine_learning"
                 say(f"{name}: http://{place}/#/{page}")
             server.wait()
@@ -58,7 +61,7 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
 
 
 def _must_be_free(host: str, port: int) -> None:
-    """Raise if the port is taken, before seconds are spent on the server."""
+    """Raise if the port is taken, before starting the server, which takes seconds."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
@@ -66,8 +69,8 @@ def _must_be_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(
-                f"--port {port} on --host {host}: {error.strerror}; name another port, or end "
-                "the program that listens there"
+                f"--port {port} on --host {host}: {error.strerror}; choose another --port, or stop "
+                "the program that uses this one"
             ) from error
 
 
@@ -75,9 +78,9 @@ def _command(uri: str, host: str, port: int, artifacts: Path) -> list[str]:
     options = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
     options += ["--app-name", "uotft"]  # uotft.tracking.guard
     quiet = "--log-level warning --timeout-graceful-shutdown 3"
-    options += ["--artifacts-destination", str(artifacts)]  # of runs that other clients send
+    options += ["--artifacts-destination", str(artifacts)]  # for runs sent by other clients
     options += ["--uvicorn-opts", f"{quiet} --limit-concurrency {AT_ONCE}"]
-    # a page from elsewhere is another origin to MLflow, even its own
+    # MLflow refuses its own page under a host name that is not in these lists
     names = [socket.gethostname(), socket.getfqdn()] if host in EVERYWHERE else [host]
     places = dict.fromkeys(_place(name, port) for name in (*HERE, *names))
     if "MLFLOW_SERVER_ALLOWED_HOSTS" not in os.environ:
@@ -88,7 +91,7 @@ def _command(uri: str, host: str, port: int, artifacts: Path) -> list[str]:
 
 
 def _wait(server: subprocess.Popen[bytes], place: str) -> None:
-    """Return when the server answers; it says on standard error why it does not."""
+    """Return when the server answers; a ``UserError`` if it ends before."""
     while server.poll() is None:
         with closing(HTTPConnection(place, timeout=5)) as line:
             try:
@@ -98,12 +101,12 @@ def _wait(server: subprocess.Popen[bytes], place: str) -> None:
             except (OSError, HTTPException):
                 sleep(POLL_S)
     raise UserError(
-        f"the tracking server did not start: exit code {server.returncode}, its message is above"
+        f"the tracking server did not start: exit code {server.returncode}, see its message above"
     )
 
 
 def _experiments(place: str) -> list[tuple[str, str]]:
-    """Number and name of the experiments, the newest first, without MLflow's empty one."""
+    """(id, name) of the experiments, newest first, without MLflow's empty Default."""
     with closing(HTTPConnection(place, timeout=60)) as line:
         query = json.dumps({"max_results": 20, "order_by": ["last_update_time DESC"]})
         kind = {"Content-Type": "application/json"}
@@ -113,6 +116,6 @@ def _experiments(place: str) -> list[tuple[str, str]]:
 
 
 def _place(host: str, port: int) -> str:
-    """The address at which the server answers, host and port."""
+    """The server's address, HOST:PORT."""
     name = "127.0.0.1" if host in EVERYWHERE else host
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"

@@ -1,7 +1,7 @@
-"""A run from begin to end: writes it to the outbox and has it sent to MLflow.
+"""Records a run from begin to end: writes it to the outbox and has it sent to MLflow.
 
-A training gets a process of its own that sends while it runs (`sender`); a short command sends at
-the end, in its own process. What MLflow does not take stays in the outbox for `uotft sync`.
+For a training, a separate process sends while it runs (`sender`). A short command sends at its end,
+in its own process. Whatever MLflow does not take stays in the outbox for `uotft sync`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from uotft.core.errors import Interrupted, Pruned
 from uotft.tracking.delivery import send
 from uotft.tracking.outbox import SENT, Run, written
 
-PATIENCE_S = 120  # how long a sender may make no progress once its run has ended
+PATIENCE_S = 120  # after the run's end, a sender that makes no progress for so long is stopped
 
 logger = logging.getLogger(__name__)
-_around: ContextVar[str] = ContextVar("_around", default="")  # id of the run around this code
+_around: ContextVar[str] = ContextVar("_around", default="")  # id of the enclosing run
 
 
 @contextmanager
 def run(
     root: Path, experiment: str, name: str, *, run_id: str = "", watched: bool = False
 ) -> Iterator[Run]:
-    """A run: FINISHED at the end, KILLED when interrupted, FAILED on any other exception.
+    """A run: FINISHED at the end of the block, KILLED if interrupted, FAILED on other exceptions.
 
-    With ``run_id`` (our own id) it resumes that run if the store still has it. Inside the block of
-    another run it becomes its child. With ``watched`` a process of its own sends it from now on.
+    With ``run_id`` (our own id) it resumes that run, if the store still has it. Inside the block of
+    another run it becomes that run's child. With ``watched`` a separate process sends it meanwhile.
     """
     ident = run_id or uuid4().hex
     about = {"id": ident, "experiment": experiment, "name": name, "parent": _around.get()}
@@ -52,7 +52,10 @@ def run(
 
 @contextmanager
 def _sent(root: Path, folder: Path, watched: bool) -> Iterator[Sequence[int]]:
-    """Send a folder while the block writes it, or after the block, as far as the store takes it."""
+    """Send a folder, while the block writes it (``watched``) or after the block.
+
+    Yields the file descriptors that workers must inherit.
+    """
     if not watched:
         try:
             yield ()
@@ -60,7 +63,7 @@ def _sent(root: Path, folder: Path, watched: bool) -> Iterator[Sequence[int]]:
             _warn_of_rest(folder, send(root, folder))
         return
     theirs, ours = os.pipe()
-    # a session of its own: it outlives Ctrl-C and the end of this process until it has sent
+    # its own session: so it survives Ctrl-C and the end of this process, and can send the rest
     command = [sys.executable, "-m", "uotft.tracking.sender", str(root), str(folder)]
     sender = subprocess.Popen(command, stdin=theirs, start_new_session=True)
     os.close(theirs)
@@ -73,7 +76,7 @@ def _sent(root: Path, folder: Path, watched: bool) -> Iterator[Sequence[int]]:
 
 
 def _await(sender: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait for the sender while it makes progress; a second Ctrl-C ends it as well."""
+    """Wait for the sender as long as it makes progress; another Ctrl-C ends it too."""
     sent, before, now = folder / SENT, -1, 0
     try:
         while before != now:
@@ -91,5 +94,5 @@ def _warn_of_rest(folder: Path, why: str = "") -> None:
     if folder.is_dir():
         reason = f"{why}; " if why else ""
         logger.warning(
-            "%swhat MLflow does not have yet is in %s: `uotft sync` sends it", reason, folder
+            "%sthe rest of the run is kept in %s: `uotft sync` sends it to MLflow", reason, folder
         )

@@ -1,9 +1,9 @@
-"""The MLflow store: where it is, how it is opened, which runs it has.
+"""The MLflow store: its place, how it is opened, which runs it has.
 
-By default it is mlflow.db in the project's root, with artifacts in mlruns/, where a bare
-``mlflow ui`` looks; MLFLOW_TRACKING_URI names another one. Creating the database takes seconds and
-fails when two processes try at once, so processes take turns at first contact. DVC runs queued
-experiments in copies of the project; their runs go to the store of the project itself.
+By default it is mlflow.db in the project's root, with artifacts in mlruns/, where a plain
+``mlflow ui`` looks; MLFLOW_TRACKING_URI names another. Creating the database takes seconds and
+fails if two processes try at once, so processes take turns at it. DVC runs queued experiments in
+copies of the project; their runs go to the store of the original project.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any
 from uotft.core import dvc, environment, locks
 from uotft.core.errors import UserError
 
-ID = "uotft.run"  # the tag with our own id of a run, given before MLflow knows of it
-WEIGHTS = "model.sha256"  # the tag with the fingerprint of the weights that a run made
-NOTE = "mlflow.note.content"  # the tag that the page shows as the run's description
-TURN_S = 120  # a server that hangs blocks other processes no longer than this
+ID = "uotft.run"  # the tag with our own id of a run, which exists before MLflow's
+WEIGHTS = "model.sha256"  # the tag with the SHA-256 of the weights that a run made
+NOTE = "mlflow.note.content"  # the tag that MLflow's page shows as the run's description
+TURN_S = 120  # longest time that a process waits for its turn, should a server hang
 EXPERIMENT = {"name": "dvc.exp.name", "baseline": "dvc.exp.baseline"}
-INPUTS = ("prepare", "pretrain", "embed", "overlap")  # stages whose outputs a run's tags name
+INPUTS = ("prepare", "pretrain", "embed", "overlap")  # stages whose outputs become tags of a run
 
 
 def home(root: Path) -> Path:
-    """The project that has the store: ``root``, or the project that ``root`` is DVC's copy of."""
+    """The project with the store: ``root``, or if that is DVC's copy of a project, the original."""
     return Path(environment.dvc_experiment().get("root", root))
 
 
 def store_uri(root: Path, given: str | None = None) -> str:
-    """Where runs are tracked: ``given`` or MLFLOW_TRACKING_URI, or mlflow.db in the project's root.
+    """The store's address: ``given``, or MLFLOW_TRACKING_URI, or mlflow.db in the project's root.
 
-    A relative path of a database starts at the root, not at the current folder.
+    A relative path of a database is relative to the root, not to the current folder.
     """
     uri = environment.tracking_uri() if given is None else given
     scheme, slashes, path = uri.partition(":///")
@@ -44,34 +44,34 @@ def store_uri(root: Path, given: str | None = None) -> str:
 
 
 def make_store(root: Path) -> None:
-    """Create the database if it is missing: MLflow's server does not take turns."""
+    """Create the database if it is missing, before MLflow's server would: that takes no turns."""
     with _turn(root):
         if not is_there(root):
             _mlflow(store_uri(root)).search_experiments(max_results=1)
 
 
 def open_store(root: Path) -> Any:
-    """The mlflow module, pointed at the store, which has answered."""
+    """The mlflow module, connected to the store; a ``UserError`` if the store does not answer."""
     uri = store_uri(root)
     try:
         make_store(root)
         mlflow = _mlflow(uri)
         mlflow.search_experiments(max_results=1)
-    except Exception as error:  # noqa: BLE001  a server, a database and its driver fail in any way
+    except Exception as error:  # noqa: BLE001  servers, databases and drivers raise anything
         if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
-            raise  # its message names the file already
+            raise  # its message already names the file
         raise UserError(f"MLflow's store {uri} does not answer: {brief(error)}") from error
     return mlflow
 
 
 def is_there(root: Path) -> bool:
-    """Whether the store exists already; a server is assumed to."""
+    """Whether the store exists; a server is assumed to."""
     uri = store_uri(root)
     return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def connect(root: Path, experiment: str, given: str | None = None) -> Any:
-    """The mlflow module, pointed at the store; ``experiment`` exists and is active."""
+    """The mlflow module, connected to the store; creates ``experiment`` and makes it active."""
     uri = store_uri(root, given)
     mlflow = _mlflow(uri)
     with _turn(root):
@@ -91,18 +91,18 @@ def _mlflow(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # by default a request to a server that is down takes minutes
+    # with MLflow's defaults, a request to a server that is down takes minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of what we do on purpose
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its warnings are about deliberate choices
     mlflow.set_tracking_uri(uri)
     return mlflow
 
 
 def brief(error: BaseException) -> str:
-    """The first part of an error: MLflow appends the errors of everything it called."""
+    """The first part of an error's message; MLflow appends the messages of all causes."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return first.partition(" failed with exception")[0][:200]
 
@@ -122,7 +122,7 @@ def find(mlflow: Any, run_id: str) -> Any:
 
 
 def newest(mlflow: Any, wanted: str, *, everywhere: bool = False) -> Any:
-    """The newest run that MLflow's filter finds, or None; in this experiment or in all."""
+    """The newest run that matches MLflow's filter, or None; in the active experiment or in all."""
     runs = mlflow.search_runs(
         filter_string=wanted,
         search_all_experiments=everywhere,
@@ -140,8 +140,8 @@ def made(weights: str) -> str:
 def versions(root: Path) -> dict[str, str]:
     """Tags with the versions of code and data: git commit, hashes in dvc.lock, DVC experiment."""
 
-    def git(*words: str) -> str:
-        command = ["git", *words]
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 

@@ -1,7 +1,7 @@
-"""What one fine-tuning trains: objective, network and heads, streams, loss terms.
+"""Assembles one fine-tuning: objective, network and heads, streams, loss terms.
 
-Here are the decisions: how each head starts, which source images are left out, which objective
-stands in where no source class is kept.
+This module decides how each head starts, which source images are left out, and which objective
+replaces that of params.yaml when no source class is kept.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from uotft.training.streams import Place, Sampling, Stream, decode
 
 @dataclass(frozen=True)
 class Material:
-    """What one fine-tuning is made of.
+    """The inputs of one fine-tuning.
 
-    ``rows`` (n,) are the seed's labelled images of ``target``, ``part`` the kept source images, and
-    ``copies`` (m,) the source rows that are test images of the target too, from the file
-    ``overlap``. ``target_means`` gives the class means (T, D) that the target head can start from.
+    ``rows`` (n,) are the seed's labelled images of ``target``, and ``part`` holds the kept source
+    images. ``copies`` (m,) are the source rows that are also test images of the target, read from
+    the file ``overlap``. ``target_means`` returns the class means (T, D) that the target head can
+    start from.
     """
 
     params: Params
@@ -52,7 +53,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective, with the parts of a batch that it reads and the heads that it trains."""
+    """An objective, its settings, the parts of a batch that it reads, the heads that it trains."""
 
     name: str
     module: ModuleType
@@ -60,17 +61,17 @@ class Objective:
 
     @property
     def parts(self) -> set[str]:
-        """Parts of the batch: target, source, strong."""
+        """Parts of the batch that it reads: some of target, source, strong."""
         return objectives.parts(self.module)
 
     @property
     def heads(self) -> set[str]:
-        """Heads: target, source."""
+        """Heads that it trains: some of target, source."""
         return objectives.heads(self.module)
 
 
 def objective_for(params: Params, part: SourcePart) -> Objective:
-    """The objective of params.yaml; ``plain`` where it reads source images and none are kept."""
+    """The objective of params.yaml; ``plain`` if it reads source images and none are kept."""
     found = Objective(params.train.objective, *config.objective(params, params.train.objective))
     if "source" in found.parts and not len(part.names):
         return Objective("plain", *config.objective(params, "plain"))
@@ -80,9 +81,9 @@ def objective_for(params: Params, part: SourcePart) -> Objective:
 def assemble(
     material: Material, objective: Objective, source_names: tuple[str, ...], context: Context
 ) -> tuple[Task, int]:
-    """The task, and how many source images are left out because they are test images too.
+    """The task, and the number of source images left out because they are also test images.
 
-    ``source_names`` are the classes of the source head, none where there is no such head.
+    ``source_names`` are the classes of the source head; empty if the objective has no such head.
     """
     settings, images = material.params.train, material.target
     network = build(material, objective, source_names)
@@ -103,7 +104,7 @@ def assemble(
 
 
 def build(material: Material, objective: Objective, source_names: tuple[str, ...]) -> Network:
-    """The pre-trained backbone under fresh heads, which start as the settings say."""
+    """The pre-trained backbone with new heads, which start as the settings say."""
     settings, part = material.params.train, material.part
     torch.manual_seed(material.seed)
     network = Network(
@@ -113,14 +114,16 @@ def build(material: Material, objective: Objective, source_names: tuple[str, ...
         separate_norms(network)
     classifier, known = material.pretrained.head("target"), part.classes
     starts = {"target": settings.target_head, "source": settings.source_head}
-    if "source" not in objective.parts:  # its source head is the whole pre-trained classifier
+    # An objective that reads no source images (co_tuning) may still have a source head. That head
+    # is then the whole pre-trained classifier, over all source classes.
+    if "source" not in objective.parts:
         starts["source"], known = "classifier", np.arange(len(classifier.weight))
     for head in network.heads:
         if starts[head] == "random":
             start = random_rows(head, network.head(head).weight.shape, material.seed)
         elif starts[head] == "classifier" and len(known):
             start = classifier.weight[known], classifier.bias[known]
-        else:  # clusters, too: no classifier has seen them
+        else:  # also for clusters: the pre-trained classifier has no rows for them
             means = material.target_means() if head == "target" else part.means
             start = start_from_means(means, settings)
         network.start_head(head, *start)
@@ -128,14 +131,14 @@ def build(material: Material, objective: Objective, source_names: tuple[str, ...
 
 
 def start_from_means(means: Floats, settings: Train) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a head that ranks classes by the distance to their ``means`` (T, D)."""
+    """Weight (T, D) and bias (T,) of a head that ranks classes by distance to ``means`` (T, D)."""
     return nearest_mean_rows(torch.as_tensor(means, dtype=torch.float32), settings.head_scale)
 
 
 def _streams(
     material: Material, objective: Objective, channels: int, context: Context
 ) -> tuple[dict[str, Stream], int]:
-    """The seed's labelled images, those of the kept source units, and how many are left out."""
+    """The streams of target and kept source images, and the number of source images left out."""
     settings, images, rows = material.params.train, material.target, material.rows
 
     def sampling(name: str, batch_size: int) -> Sampling:
@@ -151,13 +154,14 @@ def _streams(
         keep = ~np.isin(part.rows, material.copies)
     if not keep.any():
         raise UserError(
-            "every image of the selected source classes is a test image of the target too "
+            "every image of the selected source classes is also a test image of the target "
             f"({material.overlap}): select other classes, or prepare another source"
         )
     kept = part.data, part.rows[keep], part.labels[keep]
     of_source = sampling("source", settings.source_batch)
     streams["source"] = stream(*kept, of_source, context)
     if "strong" in objective.parts:
+        # the same name and seed as of_source, so the same images; view 2 distorts them differently
         strong = Sampling(
             "source", settings.source_batch, material.seed, settings.strong, 2, channels
         )
@@ -172,14 +176,15 @@ def stream(
     sampling: Sampling,
     context: Context,
 ) -> Stream:
-    """This process's stream of some rows, whose pictures are decoded first."""
+    """This process's stream of some rows; decodes their pictures first."""
     accelerator = context.accelerator
     world = accelerator.num_processes
-    if sampling.batch_size % world or sampling.batch_size // world < 2:  # batch norm needs two
+    # batch norm has no variance over a single image
+    if sampling.batch_size % world or sampling.batch_size // world < 2:
         raise UserError(
             f"the {sampling.name} batch of {sampling.batch_size} cannot be shared by {world} "
-            f"processes: choose a multiple of {world} in params.yaml, and two images for each at "
-            "least"
+            f"processes: set it in params.yaml to a multiple of {world} that gives each process at "
+            "least two images"
         )
     decode(images, rows, context)
     place = Place(accelerator.device, accelerator.process_index, world)
@@ -189,7 +194,7 @@ def stream(
 def seen(
     pretrained: Network, images: ImageSet, rows: NDArray[np.int64], context: Context
 ) -> tuple[Tensor, Tensor]:
-    """The pre-trained classifier's logits (n, classes) of some images, and their labels (n,)."""
+    """The pre-trained classifier's logits (n, classes) for some images, and their labels (n,)."""
     found = torch.as_tensor(features(pretrained, Views(images, rows), context))
     with torch.no_grad():
         return pretrained.head("target")(found), torch.as_tensor(images.labels[rows])

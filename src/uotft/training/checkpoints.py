@@ -1,13 +1,13 @@
-"""The folder of a training, or embedding, that has not finished: what it has made, and its run.
+"""The folder of an unfinished training or embedding: its checkpoints and its MLflow run.
 
-    FOLDER/step-000000200/rank-0.safetensors   one file a process
-    FOLDER/step-000000200/state.json           written last: the checkpoint is whole
-    FOLDER/run.json                            the MLflow run that goes on
-    FOLDER/belongs.json                        where there is no run: beside the shards of a pool
+    FOLDER/step-000000200/rank-0.safetensors   one file per process
+    FOLDER/step-000000200/state.json           written last: marks the checkpoint as complete
+    FOLDER/run.json                            the MLflow run to continue
+    FOLDER/belongs.json                        instead of run.json if there is no run (embeddings)
 
-A checkpoint gets a folder of its own and the newest two stay, so a kill at any moment leaves a
-whole one, and so does damage to the last. All files of JSON hold the fingerprint of the training
-(`pipeline.freshness`) and are sealed: nothing in them changes unnoticed.
+Each checkpoint has its own folder and the newest two are kept. So one complete checkpoint remains
+after a kill at any moment, and after damage to the latest. Each JSON file holds the fingerprint of
+the training (`pipeline.freshness`) and is sealed with its SHA-256, so any change is detected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uotft.core.errors import UserError
 
 STATE = "state.json"
 RUN = "run.json"
-KEPT = 2  # checkpoints: should the last one be damaged, the one before counts
+KEPT = 2  # checkpoints; if the newest is damaged, training resumes from the one before
 
 
 def slot(folder: Path, step: int) -> Path:
@@ -32,7 +32,7 @@ def slot(folder: Path, step: int) -> Path:
 
 
 def complete(folder: Path, step: int, facts: dict[str, Any]) -> None:
-    """Declare a checkpoint whole, all of whose files are there, and remove all but the newest."""
+    """Mark a checkpoint as complete, once all its files are written; keep only the newest KEPT."""
     new = slot(folder, step)
     files = {
         path.name: storage.fingerprint(path) for path in sorted(new.glob("rank-*.safetensors"))
@@ -45,28 +45,28 @@ def complete(folder: Path, step: int, facts: dict[str, Any]) -> None:
 def newest(
     folder: Path, say: Callable[[str], object] = lambda line: None
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The latest whole checkpoint and its facts; ``say`` is told of each that is damaged."""
+    """The latest complete checkpoint and its facts, or None; ``say`` hears of damaged ones."""
     for path in reversed(slots(folder)):
         if not (path / STATE).exists():
-            continue  # never finished
+            continue  # its writer was stopped before it was complete
         facts = record(path / STATE)
         damaged = [STATE] if facts is None else _damaged(path, facts["files"])
         if facts and not damaged:
             return path, facts
-        say(f"{path}: its {', '.join(damaged)} is damaged or missing (SHA-256): not used")
+        say(f"{path}: {', '.join(damaged)} damaged or missing (SHA-256): checkpoint not used")
     return None
 
 
 def tidy(folder: Path, last: Path | None) -> None:
-    """Remove what is no whole checkpoint, and those after ``last``, which is gone on with."""
+    """Remove incomplete checkpoints, and those newer than ``last``, from which training resumes."""
     for path in slots(folder):
         if last is None or path > last or record(path / STATE) is None:
             remove(path)
 
 
-def remember_run(folder: Path, run_id: str, belongs: dict[str, Any]) -> None:
+def remember_run(folder: Path, run_id: str, fingerprint: dict[str, Any]) -> None:
     """Keep the id of the run that tracks this training."""
-    storage.write_sealed(folder / RUN, {"run_id": run_id, "belongs": belongs})
+    storage.write_sealed(folder / RUN, {"run_id": run_id, "belongs": fingerprint})
 
 
 def run_id(folder: Path) -> str:
@@ -85,11 +85,11 @@ def finish(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder at once, and its files as far as it goes; it must be there.
+    """Rename an existing folder out of the way, then delete as many of its files as possible.
 
-    Over NFS a file that is open somewhere stays as .nfs… until it is closed, and its folder, too;
-    and a kill stops anywhere. Such a rest has another name than any folder that is looked for, and
-    the next call removes it.
+    Files may remain: on NFS a file that is open elsewhere stays as .nfs… until it is closed, and a
+    kill can come at any moment. Because of the rename no code finds the leftovers, and the next
+    call deletes them.
     """
     gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
     shutil.rmtree(gone, ignore_errors=True)
@@ -103,7 +103,7 @@ def _sweep(folder: Path) -> None:
 
 
 def slots(folder: Path) -> list[Path]:
-    """The folders of all checkpoints, the oldest first."""
+    """The folders of all checkpoints, oldest first."""
     return sorted(folder.glob("step-*"))
 
 
@@ -116,7 +116,7 @@ def _damaged(slot: Path, files: dict[str, str]) -> list[str]:
 
 
 def record(path: Path) -> dict[str, Any] | None:
-    """What a sealed file records; nothing if it was never finished or is damaged."""
+    """The content of a sealed file; None if it is missing, incomplete or damaged."""
     try:
         return storage.read_sealed(path)
     except UserError:

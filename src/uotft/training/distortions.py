@@ -1,6 +1,6 @@
-"""Random distortions of training images: boxes to crop, affine maps, contrast, blank squares.
+"""Random distortions of training images: crop boxes, affine maps, contrast, blank squares.
 
-Each function takes what was drawn; `streams` draws it for the whole global batch.
+`streams` draws the random numbers for the whole global batch; the functions here apply them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from torch.nn import functional
 from uotft.core.records import Floats
 from uotft.core.settings import Augment
 
-RATIO = 3 / 4  # of a random crop's sides, or its inverse, at most
+RATIO = 3 / 4  # width : height of a random crop lies between this and its inverse
 
 
 def random_boxes(sizes: NDArray[np.int32], smallest: float, rng: np.random.Generator) -> Floats:
-    """A random box of each picture (n, 2): Inception's crop, torchvision's RandomResizedCrop.
+    """A random crop box per picture, (n, 4): corner and extent, y before x, as shares of the sides.
 
-    The area is at least ``smallest`` of the picture's and the ratio of the sides at most RATIO. Of
-    ten boxes the first that fits is taken, or else the largest one in the middle.
+    ``sizes`` (n, 2) are heights and widths. This is Inception's crop, as in torchvision's
+    RandomResizedCrop: the area is at least ``smallest`` of the picture's, the ratio of the sides at
+    most RATIO. The first of ten random boxes that fits is used; if none fits, the largest central
+    one.
     """
     height, width = sizes.T.astype(float)
     area = rng.uniform(smallest, 1, (10, len(sizes))) * height * width
@@ -38,7 +40,7 @@ def random_boxes(sizes: NDArray[np.int32], smallest: float, rng: np.random.Gener
 
 
 def crops_at_once(images: Tensor, boxes: Floats, size: int) -> Tensor:
-    """The same of (n, C, H, W) in one call for a GPU, bilinear: (n, C, size, size)."""
+    """Crop (n, C, H, W) to ``boxes`` (n, 4) in one bilinear call, for a GPU: (n, C, size, size)."""
     extent = torch.as_tensor(boxes[:, 2:], dtype=torch.float32)
     middle = torch.as_tensor(boxes[:, :2], dtype=torch.float32) + extent / 2
     theta = torch.zeros(len(boxes), 2, 3)
@@ -63,7 +65,7 @@ def affines(augment: Augment, n: int, rng: np.random.Generator) -> Tensor:
 
 
 def warp(images: Tensor, theta: Tensor) -> Tensor:
-    """Warp (n, C, H, W) by (n, 2, 3); what lies outside is background (-1)."""
+    """Warp (n, C, H, W) by affine maps (n, 2, 3); pixels from outside are background (-1)."""
     grid = _grid(theta.to(images.device), *images.shape[2:])
     return functional.grid_sample(images + 1, grid, align_corners=False) - 1
 
@@ -76,9 +78,9 @@ def stretch(images: Tensor, contrast: Floats) -> Tensor:
 
 
 def cut_out(images: Tensor, corner: Floats, side: float) -> Tensor:
-    """Blank a square of each image (DeVries and Taylor 2017), wholly inside the picture.
+    """Cutout (DeVries and Taylor 2017): set a square of each image to -1, wholly inside the image.
 
-    ``corner`` (2, n) in [0, 1) places it, ``side`` is a share of the picture's; blank is -1.
+    ``corner`` (2, n) in [0, 1) places the square; ``side`` is its share of the image's sides.
     """
     inside = []
     for axis, length in enumerate(images.shape[2:]):

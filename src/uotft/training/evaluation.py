@@ -1,6 +1,6 @@
-"""Weights + images -> the class predicted for each, and the confusion matrix.
+"""Network + images -> the predicted class of each image, and the confusion matrix.
 
-Every image is answered exactly once on any number of ranks.
+Each image is predicted exactly once, whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def answers(
 ) -> NDArray[np.int64]:
     """The target class that the network predicts for each image: (n,).
 
-    Ranks take every world-th image and their answers are added up, zero elsewhere: shares may
-    differ in size, and nothing is padded, as gathering would need. All take the batch-norm buffers
-    of the first rank, which are those that are written; in training each has its own. When one of
-    them is told to stop, all leave after the same batch, by ``Interrupted``.
+    With W processes, each predicts every W-th image and leaves zeros elsewhere; the sum over
+    processes is the result. So the shares may differ in size, and need no padding as gathering
+    would. All processes use rank 0's batch-norm buffers, which are the ones saved in the model; in
+    training each process has its own. If one process is asked to stop, all raise ``Interrupted``
+    after the same batch.
     """
     network.eval()
     accelerator = context.accelerator
@@ -41,12 +42,13 @@ def answers(
     world = accelerator.num_processes
     found = torch.zeros(2, len(images), dtype=torch.int64, device=accelerator.device)
     mine = np.arange(accelerator.process_index, len(images), world)
-    # as many batches on every rank, the last one perhaps empty: they agree at each
+    # every rank has the same number of batches (the last may be empty), because `agreed` below
+    # must be called by all ranks
     starts = range(0, -(-len(images) // world), batch_size)
     batches = [mine[start : start + batch_size] for start in starts]
     for rows, part in ahead(lambda rows: (rows, images[rows]), batches):
         if agreed(context.stop, accelerator):
-            raise Interrupted("interrupted while images were answered")
+            raise Interrupted("interrupted while images were being predicted")
         if not len(rows):
             continue
         pixels = torch.as_tensor(part, device=accelerator.device)
@@ -55,7 +57,7 @@ def answers(
     total: torch.Tensor = accelerator.reduce(found, "sum")
     predicted, times = total.cpu().numpy()
     if not (times == 1).all():
-        raise RuntimeError(f"answered {(times == 1).sum()} of {len(images)} images exactly once")
+        raise RuntimeError(f"predicted {(times == 1).sum()} of {len(images)} images exactly once")
     return np.asarray(predicted)
 
 
@@ -68,6 +70,6 @@ def confusion(
     classes: int,
     batch_size: int = 512,
 ) -> NDArray[np.int64]:
-    """Predict with the target head; returns the integer matrix (classes, classes)."""
+    """The confusion matrix of the target head's predictions: counts (classes, classes)."""
     predicted = answers(network, images, context, batch_size=batch_size)
     return metrics.confusion(labels, predicted, classes)

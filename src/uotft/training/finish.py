@@ -1,4 +1,4 @@
-"""What the target alone adds after the last step: norm statistics, and more steps of its head."""
+"""Optional work on the target alone after the last step: norm statistics, more head training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from uotft.training.runtime import agreed
 
 @dataclass(frozen=True)
 class Finish:
-    """What to do after the last step; ``images`` are the target's labelled ones, undistorted."""
+    """What to do after the last step; ``images`` are the target's labelled images, undistorted."""
 
     images: Pixels
     reestimate_norm: bool
@@ -33,7 +33,7 @@ class Finish:
     def __call__(
         self, task: Task, context: Context, validate: Callable[[Network], dict[str, float]]
     ) -> None:
-        """Do it to the task's network, and log one more validation."""
+        """Change the task's network in place, and log one more validation."""
         if self.reestimate_norm:
             reestimate_norm(task.network, self.images)
         if self.head_steps:
@@ -43,11 +43,11 @@ class Finish:
 
 @torch.no_grad()
 def reestimate_norm(network: Network, images: Pixels, *, largest_batch: int = 512) -> None:
-    """Norm statistics anew, from the target's labelled images alone, in place.
+    """Recompute the batch-norm statistics from the target's labelled images, in place.
 
-    One pass, undistorted as test images are; a plain average over (nearly) equal batches. Every
-    process does the same. The statistics of training are an exponential average over distorted
-    images and over weights that still moved; these are of the final weights.
+    One pass over undistorted images, as test images are; a plain average over (nearly) equal
+    batches. Every process computes the same. Why: the statistics from training are an exponential
+    average over distorted images and changing weights; these are those of the final weights.
     """
     device = network.head("target").weight.device
     batches = np.array_split(np.arange(len(images)), -(-len(images) // largest_batch))
@@ -56,10 +56,10 @@ def reestimate_norm(network: Network, images: Pixels, *, largest_batch: int = 51
 
 
 def fit_head(task: Task, steps: int, context: Context) -> None:
-    """Train the target head alone, on the target alone, after the last step of the recipe.
+    """Train the target head alone, on target images alone, after the last step of the recipe.
 
-    The backbone is frozen and in evaluation mode; the head starts from where it is and keeps its
-    own starting rate, which does not drop.
+    The backbone is frozen and in evaluation mode. The head continues from its weights, at its
+    starting learning rate, which does not drop.
     """
     recipe, accelerator, stream = task.recipe, context.accelerator, task.streams["target"]
     rate = recipe.learning_rate * recipe.head_lr_factor
@@ -68,7 +68,7 @@ def fit_head(task: Task, steps: int, context: Context) -> None:
     backbone = task.network.backbone.eval()
     for step in context.progress(range(recipe.steps, recipe.steps + steps), "training the head"):
         if agreed(context.stop, accelerator):
-            raise Interrupted(f"training the head was interrupted before step {step}")
+            raise Interrupted(f"training of the head was interrupted before step {step}")
         batch = stream[step]
         with torch.no_grad():
             features = backbone(batch.images)

@@ -3,13 +3,13 @@
     delta^2 = max over theta_t and xi of E |grad F(theta_t) - grad h(theta_t; xi)|^2       (eq. 4)
 
 F is the loss over one seed's target images, h the loss of one source image xi. Both gradients are
-taken at the pre-trained weights, before any step, with respect to what the two tasks share: the
-backbone, without the heads. Batch norm is in evaluation mode and no image is distorted, so the
-numbers are a function of the weights and the images alone.
+taken at the pre-trained weights, before any step, with respect to the weights that both tasks
+share: those of the backbone. Batch norm is in evaluation mode and images are not distorted, so the
+numbers depend on the weights and the images alone.
 
 For an image of class c, E |grad F - grad h|^2 = |grad F|^2 - 2 <grad F, g_c> + E |grad h|^2, where
-g_c is the class's mean gradient. Products of mean gradients therefore give every selection of any
-size, and no second pass over the images.
+g_c is the class's mean gradient. So products of mean gradients give delta^2 of any selection,
+without a second pass over the images.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ from uotft.models.inputs import to_input
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of each class or cluster: its mean gradient ``means`` (S, P), the mean ``squares`` (S,) of
-    |gradient|^2 over its images, and their ``counts`` (S,)."""
+    """Gradients of S classes or clusters in P weights.
+
+    ``means`` (S, P) are the mean gradients g_c, ``squares`` (S,) the means of |gradient|^2 over a
+    class's images, ``counts`` (S,) the numbers of images.
+    """
 
     means: NDArray[np.float32]
     squares: Floats
@@ -45,8 +48,11 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Products:
-    """What delta^2 needs of one target: ``target`` |grad F|^2, ``across`` (S,) <grad F, g_c>,
-    ``source`` (S, S) <g_c, g_d>; ``squares`` and ``counts`` (S,) as in Gradients."""
+    """The inner products from which delta^2 of one target follows.
+
+    ``target`` is |grad F|^2, ``across`` (S,) <grad F, g_c>, ``source`` (S, S) <g_c, g_d>.
+    ``squares`` and ``counts`` (S,) are those of Gradients.
+    """
 
     target: float
     across: Floats
@@ -65,10 +71,10 @@ def gradients(
     batch_size: int = 64,
     progress: Callable[..., Iterable[int]] = lambda classes, label: classes,
 ) -> Gradients:
-    """Gradients of the cross-entropy in the P weights of ``backbone``, image by image.
+    """Per-image gradients of the cross-entropy in the P weights of ``backbone``, averaged by group.
 
-    ``images`` uint8 (n, H, W) or (n, H, W, 3) with ``labels`` (n,) for the loss. Gradients are
-    averaged over ``groups`` (n,), the labels unless given, every number from 0 to the largest.
+    ``images`` are uint8 (n, H, W) or (n, H, W, 3); ``labels`` (n,) are those of the loss.
+    ``groups`` (n,) are by default the labels; each number from 0 to the largest must occur.
     """
     groups = labels if groups is None else groups
     backbone = backbone.eval()
@@ -88,10 +94,10 @@ def gradients(
         total, square = torch.zeros((), device=device), 0.0
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            pixels, words = (
+            pixels, classes = (
                 torch.as_tensor(x, device=device) for x in (images[part], labels[part])
             )
-            named = of_each(weights, to_input(pixels, channels), words)
+            named = of_each(weights, to_input(pixels, channels), classes)
             flat = torch.cat([named[name].flatten(1) for name in weights], 1)
             total, square = total + flat.sum(0), square + float(flat.square().sum())
         means.append((total / len(rows)).cpu().numpy())
@@ -100,17 +106,17 @@ def gradients(
 
 
 def products(targets: list[Floats], source: Gradients) -> list[Products]:
-    """The products for every target gradient (P,); those of the source are computed once."""
+    """The products for each target gradient (P,); those among source classes are computed once."""
     means = source.means.astype(np.float64)
     gram = means @ means.T
     return [Products(float(f @ f), means @ f, gram, source.squares, source.counts) for f in targets]
 
 
 def measures(p: Products, kept: NDArray[np.int64]) -> dict[str, float]:
-    """How far the source images of the classes ``kept`` are from the target, in gradients.
+    """Distances in gradients between the source images of the classes ``kept`` and the target.
 
     - ``delta2``: mean of |grad F - grad h|^2 over the images: the forecast;
-    - ``worst_class``: the largest class mean of it, nearer to the maximum of equation (4);
+    - ``worst_class``: the largest class mean of the same, closer to the maximum in equation (4);
     - ``class_means``: mean of |grad F - g_c|^2, without the variance inside the classes;
     - ``set_mean``: |grad F - mean grad h|^2, without any variance;
     - ``cosine`` of grad F and the mean grad h.

@@ -1,8 +1,8 @@
 """The training loop: network + streams + objective -> trained network.
 
-One loop serves pre-training (the target stream is the source set, objective ``plain``) and
-fine-tuning. The learning rate drops tenfold at 60 % and 80 % of the steps and the heads learn
-``head_lr_factor`` times faster, as in section 4.1 of Liu et al. (2022).
+The same loop does pre-training (its target stream is the source set, its objective ``plain``) and
+fine-tuning. By default the learning rate drops tenfold at 60 % and 80 % of the steps, and the heads
+learn ``head_lr_factor`` times faster (Liu et al. 2022, section 4.1).
 
     uotft train --dataset digits --strategy uot
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import cos, pi
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -29,16 +29,16 @@ from uotft.training.objectives import Terms
 from uotft.training.state import Keeper, State
 from uotft.training.streams import Batch, Stream
 
-Batches = dict[str, Batch]  # {part of the batch: its images and labels}
+Batches = dict[str, Batch]  # {part of the batch: images and labels of that part}
 Validate = Callable[[Network], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: ``network`` on ``streams``, by ``recipe``.
+    """One training: ``network`` on ``streams``, by ``recipe``.
 
-    ``streams`` are the parts of a batch, "target" first. ``routes`` says which head sees which
-    part, and names the outputs of which ``terms`` makes the losses.
+    ``streams`` are the parts of a batch, "target" first. ``routes`` is {output: (part, head)}, and
+    ``terms`` turns those outputs into losses.
     """
 
     network: Network
@@ -58,15 +58,16 @@ def fit(
 ) -> Network:
     """Train the network of ``task`` in place; returns the network to keep.
 
-    That is the running mean with ``recipe.ema``, else the network itself. Goes on from the
-    checkpoint of ``keeper``, if it has one. When ``context`` says stop, the step is finished and
-    saved, and ``Interrupted`` is raised. With ``more`` to do afterwards, the end is saved too.
+    That is the running mean of the weights with ``recipe.ema``, else the network itself. Training
+    resumes from the checkpoint of ``keeper``, if there is one. When ``context.stop`` is true, the
+    loop finishes the step, saves a checkpoint and raises ``Interrupted``. With ``more``, work
+    follows after the last step, so the loop saves a checkpoint at the end too.
     """
     recipe, log = task.recipe, context.log
-    moved = _prepared(task, context)
+    update = _prepared(task, context)
 
     # ---- resume: weights, optimiser and random states; streams and rates follow from the step
-    start, stopping = (keeper.resume(moved.state) if keeper else 0), False
+    start, stopping = (keeper.resume(update.state) if keeper else 0), False
     batches = ahead(
         lambda index: {name: stream[index] for name, stream in task.streams.items()},
         range(start * recipe.accumulate, recipe.steps * recipe.accumulate),
@@ -74,12 +75,12 @@ def fit(
 
     def checkpoint(step: int) -> None:
         if keeper and step > start:
-            keeper.save(step, moved.state)
+            keeper.save(step, update.state)
 
     def validated(step: int) -> dict[str, float]:
         try:
-            return validate(moved.kept)
-        except Interrupted:  # it may take long
+            return validate(update.kept)
+        except Interrupted:  # validation may be long, so it stops on its own: save before leaving
             checkpoint(step)
             raise
 
@@ -91,30 +92,37 @@ def fit(
         if stopping:
             raise Interrupted(f"training was interrupted before step {step}")
 
-        # ---- evaluate: on the validation part, before this step
+        # ---- evaluate: on the validation images, before this step
         if recipe.eval_every and step % recipe.eval_every == 0:
             log(step, validated(step))
 
-        # ---- step: forward, backward, and one move of the weights
-        losses, asked = moved(batches, step)
+        # ---- step: forward, backward, and one update of the weights
+        losses, asked = update(batches, step)
         stopping |= asked
 
-        # ---- log: the losses are means over all processes
+        # ---- log: each loss is a mean over the accumulated batches and over all processes
         if step % recipe.log_every == 0:
-            log(step, moved.numbers(losses))
+            log(step, update.numbers(losses))
 
     log(recipe.steps, validated(recipe.steps))
     if more:
         checkpoint(recipe.steps)
-    return moved.kept
+    return update.kept
+
+
+class Losses(NamedTuple):
+    """The losses of one batch: ``names``, and ``values`` (one per name) on the device."""
+
+    names: list[str]
+    values: Tensor
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One step: forward and backward passes of ``recipe.accumulate`` batches, and the optimiser's.
+    """One step: forward and backward passes of ``recipe.accumulate`` batches, then the optimiser.
 
-    ``model`` and ``optimizer`` are Accelerate's, around the network and the optimiser of ``state``;
-    ``rates`` are the learning rates of its groups before they drop.
+    ``model`` and ``optimizer`` are Accelerate's wrappers of the network and the optimiser in
+    ``state``; ``rates`` are the learning rates of its parameter groups before they drop.
     """
 
     task: Task
@@ -126,14 +134,14 @@ class _Step:
 
     @property
     def kept(self) -> Network:
-        """The network to keep: the running mean, if there is one."""
+        """The network to keep: the running mean of the weights, if there is one."""
         ema = self.state.ema
         return self.task.network if ema is None else cast(Network, ema.module)
 
-    def __call__(self, batches: Iterator[Batches], step: int) -> tuple[dict[str, Tensor], bool]:
-        """Move the weights.
+    def __call__(self, batches: Iterator[Batches], step: int) -> tuple[list[Losses], bool]:
+        """Update the weights once.
 
-        Returns the mean of each loss over the batches, and whether any process wants to stop.
+        Returns the losses of each accumulated batch, and whether any process wants to stop.
         """
         recipe, accelerator = self.task.recipe, self.context.accelerator
         self.model.train()
@@ -142,30 +150,31 @@ class _Step:
         self.optimizer.zero_grad()
         losses, stopping, last = [], False, (step + 1) * recipe.accumulate - 1
         for index in range(step * recipe.accumulate, last + 1):
-            # processes share the gradients of the last batch's sum
+            # gradients add up locally; only the last batch's backward pass exchanges the sum
             with nullcontext() if index == last else accelerator.no_sync(self.model):
                 terms = self._losses(next(batches))
                 loss = torch.stack([weight * term for term, weight in terms.values()]).sum()
-                losses.append(torch.stack([term.detach() for term, _ in terms.values()]))
-                flags = _flags(self.context.stop(), losses[-1], accelerator)
+                values = torch.stack([term.detach() for term, _ in terms.values()])
+                losses.append(Losses([*terms], values))
+                flags = _flags(self.context.stop(), values, accelerator)
                 accelerator.backward(loss / recipe.accumulate)
-            # read while a GPU has the backward pass to do, and before the optimiser steps
+            # read while the GPU is busy with the backward pass, and before the optimiser steps
             stopping |= _agree(flags(), [*terms], self.task.streams, index, step)
         self.optimizer.step()
         if self.state.ema is not None:
             self.state.ema.update_parameters(self.task.network)
-        means = torch.stack(losses).mean(0)
-        return dict(zip(terms, means, strict=True)), stopping
+        return losses, stopping
 
-    def numbers(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """What is logged of a step: the mean of each loss over all processes, and the rate."""
-        means = self.context.accelerator.reduce(torch.stack([*losses.values()]), "mean").tolist()
+    def numbers(self, losses: list[Losses]) -> dict[str, float]:
+        """The numbers to log: each loss, averaged over batches and processes, and the rate."""
+        own = torch.stack([batch.values for batch in losses]).mean(0)
+        means = self.context.accelerator.reduce(own, "mean").tolist()
         rate = self.state.optimizer.param_groups[0]["lr"]
-        named = {f"loss/{name}": float(mean) for name, mean in zip(losses, means, strict=True)}
+        named = {f"loss/{k}": float(mean) for k, mean in zip(losses[0].names, means, strict=True)}
         return {**named, "learning_rate": rate}
 
     def _losses(self, batch: Batches) -> dict[str, tuple[Tensor, float]]:
-        """One forward pass: target rows first, then those of the other parts, in one tensor."""
+        """One forward pass over one tensor: the target rows, then those of the other parts."""
         images = torch.cat([part.images for part in batch.values()])
         sizes = {name: len(part.images) for name, part in batch.items()}
         outputs = self.model(images, sizes, self.task.routes)
@@ -173,7 +182,7 @@ class _Step:
 
 
 def _prepared(task: Task, context: Context) -> _Step:
-    """The step of a training, with an optimiser and whatever else changes while it runs."""
+    """The step function of a training, with its optimiser and running mean."""
     recipe, network, accelerator = task.recipe, task.network, context.accelerator
     if not recipe.channels_last:
         network.to(memory_format=torch.contiguous_format)
@@ -190,7 +199,7 @@ def _prepared(task: Task, context: Context) -> _Step:
 
 
 def learning_rate(recipe: Recipe, rate: float, step: int) -> float:
-    """The rate at ``step``: a linear warm-up to ``rate``, then drops or half a cosine."""
+    """The rate at ``step``: linear warm-up to ``rate``, then tenfold drops or half a cosine."""
     if step < recipe.warmup:
         return rate * (step + 1) / recipe.warmup
     if recipe.schedule == "cosine":
@@ -201,7 +210,7 @@ def learning_rate(recipe: Recipe, rate: float, step: int) -> float:
 
 
 def sgd(recipe: Recipe, rates: dict[nn.Module, float]) -> torch.optim.SGD:
-    """Stochastic gradient descent with Nesterov momentum, each part at its own rate."""
+    """Stochastic gradient descent with Nesterov momentum; each module has its own rate."""
     return torch.optim.SGD(
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()],
         momentum=recipe.momentum,
@@ -211,27 +220,28 @@ def sgd(recipe: Recipe, rates: dict[nn.Module, float]) -> torch.optim.SGD:
 
 
 def running_mean(network: Network, decay: float, accelerator: Accelerator) -> AveragedModel:
-    """mean <- decay * mean + (1 - decay) * weights after each step; batch norm's buffers as is."""
+    """mean <- decay * mean + (1 - decay) * weights after each step; buffers are copied as is."""
     mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(network, accelerator.device, multi_avg_fn=mean)
 
 
 def _flags(stop: bool, losses: Tensor, accelerator: Accelerator) -> Callable[[], list[float]]:
-    """[how many processes want to stop, how many have each loss not finite], when it is called.
+    """A function that returns [number of processes that want to stop, number with a non-finite
+    value of each loss].
 
-    The numbers set out for the host at once, and the call waits for them alone: whatever a GPU was
-    given meanwhile goes on, so that it never idles for want of the next kernel.
+    The copy to the host starts now; calling the function waits for that copy alone. Kernels queued
+    in between keep running, so the GPU never idles.
     """
-    wish = losses.new_full((1,), stop)  # filled there: a copy from the host would wait
+    wish = losses.new_full((1,), stop)  # filled on the device: a copy from the host would block
     sums = accelerator.reduce(torch.cat([wish, (~losses.isfinite()).float()]), "sum")
-    host = sums.to("cpu", non_blocking=True)  # pinned, so the copy does not wait either
-    there = torch.cuda.Event() if sums.is_cuda else None  # type: ignore[no-untyped-call]
-    if there:
-        there.record()
+    host = sums.to("cpu", non_blocking=True)  # into pinned memory, so the copy does not block
+    copied = torch.cuda.Event() if sums.is_cuda else None  # type: ignore[no-untyped-call]
+    if copied:
+        copied.record()
 
     def read() -> list[float]:
-        if there:
-            there.synchronize()
+        if copied:
+            copied.synchronize()
         numbers: list[float] = host.tolist()
         return numbers
 
@@ -241,7 +251,7 @@ def _flags(stop: bool, losses: Tensor, accelerator: Accelerator) -> Callable[[],
 def _agree(
     flags: list[float], names: list[str], streams: dict[str, Stream], index: int, step: int
 ) -> bool:
-    """Whether any process wants to stop; all raise ``Diverged`` if one has a loss not finite."""
+    """Whether any process wants to stop; all raise ``Diverged`` if one has a non-finite loss."""
     stopping, *bad = flags
     if any(bad):
         terms = ", ".join(name for name, count in zip(names, bad, strict=True) if count)

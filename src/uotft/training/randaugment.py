@@ -1,7 +1,7 @@
-"""RandAugment (Cubuk et al. 2020): n random operations an image, all of strength m of 30.
+"""RandAugment (Cubuk et al. 2020): n random operations per image, all of magnitude m out of 30.
 
-The fourteen operations and their ranges are those of the paper's table, as in torchvision; they are
-drawn here, because torchvision draws from the generator of the whole process, and one for a batch.
+The fourteen operations and their ranges are those of the paper's table, as in torchvision. This
+module samples them itself, since torchvision uses the global generator, and one sample per batch.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from torch import Tensor
 
 from uotft.core.settings import Augment
 
-Operation = Callable[[Tensor, float, int], Tensor]  # images (n, C, H, W) in [0, 1], strength, sign
+#: (images (n, C, H, W) in [0, 1], strength in [0, 1], sign) -> images
+Operation = Callable[[Tensor, float, int], Tensor]
 
 
 def randaugment(
     images: Tensor, augment: Augment, rng: np.random.Generator, batch: int, share: slice
 ) -> Tensor:
-    """Distort (n, C, H, W) in [-1, 1], which are the ``share`` of a global ``batch``."""
+    """Distort images (n, C, H, W) in [-1, 1]: this process's ``share`` of ``batch`` images."""
     table, size = operations(), (batch, augment.operations)
-    drawn = np.stack([rng.integers(len(table), size=size), rng.choice([-1, 1], size=size)], 2)
+    # sampled for the whole batch, so that the result does not depend on the number of processes
+    sampled = np.stack([rng.integers(len(table), size=size), rng.choice([-1, 1], size=size)], 2)
     images, strength = (images + 1) / 2, augment.magnitude / 30
-    for turn in drawn[share].swapaxes(0, 1):  # (n, 2): number and sign
+    for turn in sampled[share].swapaxes(0, 1):  # (n, 2): operation and sign for each image
         for number, sign in np.unique(turn, axis=0).tolist():
             rows = np.flatnonzero((turn == (number, sign)).all(1))
             chosen = torch.as_tensor(rows, device=images.device)
@@ -34,7 +36,7 @@ def randaugment(
 
 
 def operations() -> list[Operation]:
-    """The table, in the order in which numbers are drawn."""
+    """The operations; `randaugment` samples an index into this list, so their order is fixed."""
     from torchvision.transforms.v2 import functional as f
 
     def shear(images: Tensor, x: float, y: float) -> Tensor:

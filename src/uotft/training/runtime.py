@@ -12,30 +12,30 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from uotft.core import environment
 from uotft.core.errors import UserError
 
-CUT = ("DEEPSPEED", "FSDP", "MEGATRON_LM")  # ways to cut a network in parts
+CUT = ("DEEPSPEED", "FSDP", "MEGATRON_LM")  # ways to split a network over processes: unsupported
 
-#: Seconds after which Python's lock changes hands, 0.005 by default: the thread that makes the next
-#: batch would hold up the training step for that long (docs/benchmarks.md).
+#: Python's thread switch interval in seconds. With the default, 0.005, the thread that prepares the
+#: next batch holds up the training step for that long (docs/benchmarks.md).
 HAND_OVER = 0.0002
 
 
 def agreed(stop: Callable[[], bool], accelerator: Accelerator) -> bool:
-    """Whether any process is asked to stop; all must ask, and all get the same answer."""
+    """Whether any process is asked to stop; all must call this, and all get the same answer."""
     asked = torch.tensor(float(stop()), device=accelerator.device)
     return bool(accelerator.reduce(asked, "sum").item())
 
 
 def start(seed: int, cpu_threads: int, precision: str = "no") -> Accelerator:
-    """Seed every generator alike on all processes; GPUs if there are any, else the CPU.
+    """Seed all random generators, alike on all processes, and set up Accelerate: on GPUs, else CPU.
 
-    ``cpu_threads`` of 0 leaves the choice to torch (docs/decisions/0004-threads.md). Of what
-    `accelerate config` may say, machines and processes count; precision, accumulation and
-    compilation are those of params.yaml.
+    With ``cpu_threads`` 0 torch chooses the number (docs/decisions/0004-threads.md). From
+    `accelerate config` only the machines and processes are used: precision, accumulation and
+    compilation come from params.yaml.
     """
     if cut := [way for way in CUT if environment.accelerate_uses(way)]:
         raise UserError(
             f"accelerate config: got {cut[0]}, but every process here holds the whole network: "
-            "choose several GPUs without it, or start uotft train --num-processes N"
+            f"run `accelerate config` without {cut[0]}, or start uotft train --num-processes N"
         )
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("recipe.precision: got 'fp16', which needs a GPU; bf16 runs anywhere")

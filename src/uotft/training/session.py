@@ -1,4 +1,4 @@
-"""One training from its first step to its files: validation, checkpoints, weights, history."""
+"""Runs one training from its first step to its files: validation, checkpoints, weights, history."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Output:
-    """Where a training writes: its model into ``folder``, checkpoints into ``unfinished``.
+    """Where a training writes: its model to ``folder``, its checkpoints to ``unfinished``.
 
-    ``fingerprint`` says what both are made of; ``facts`` go into model.json.
+    ``fingerprint`` identifies the training's inputs; ``facts`` go into model.json.
     """
 
     folder: Path
@@ -47,11 +47,11 @@ class Validation:
 
     @property
     def views(self) -> Views:
-        """The images as a network is tested on them."""
+        """The images as the network sees them in a test: not distorted, cropped at the centre."""
         return Views(self.images, self.rows)
 
     def measure(self, network: Network, context: Context) -> dict[str, float]:
-        """Top-1 and mean per class, in percent."""
+        """Top-1 accuracy and mean accuracy per class, in percent."""
         confusion = evaluation.confusion(
             network,
             self.views,
@@ -74,9 +74,9 @@ def run(
 ) -> None:
     """Train, validate on the way, and write weights, facts and history.
 
-    Goes on from the checkpoint of the same training that was interrupted, if there is one.
-    ``finish`` may change the network after the last step; the last validation logged counts. The
-    checkpoints stay for the caller to remove: what is still to be done after this may be killed.
+    Resumes from the checkpoint of the same training, if that was interrupted. ``finish`` may change
+    the network after the last step; the last validation is the one in model.json. The caller
+    removes the checkpoints when its own work is done too, since it may be killed before that.
     """
     accelerator = context.accelerator
     decode(validation.images, validation.rows, context)
@@ -123,10 +123,10 @@ def _write(
 
 
 def _need_space(task: Task, unfinished: Path, processes: int) -> str:
-    """A line on what checkpoints and the model take, or an error if it is not free.
+    """A line on the disk space that checkpoints and the model take; an error if it is not free.
 
-    A checkpoint is written before an older one goes, so three are there at a time; what is there
-    of an interrupted training counts among them.
+    A new checkpoint is written before the oldest is removed, so three exist at a time. Checkpoints
+    of an interrupted training are already on the disk and count towards the three.
     """
     weights = sum(t.nbytes for t in task.network.state_dict().values())
     state = weights * (1 + (task.recipe.momentum > 0) + (task.recipe.ema > 0)) * processes

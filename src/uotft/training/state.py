@@ -1,8 +1,8 @@
-"""The whole state of a training <-> tensors on disk, one file a process, so that it can go on.
+"""The state of a training <-> tensors on disk, one file per process, so that it can resume.
 
-What is a function of the step is not kept: streams and learning rates. The rest is: weights with
-the buffers of batch norm (each process has its own until the next forward pass), the optimiser,
-the running mean, the scaler of fp16, and the random states of this process.
+A file holds the weights and batch-norm buffers (each process has its own buffers until the next
+forward pass), the optimiser, the running mean, the fp16 scaler, and this process's random states.
+Streams and learning rates are functions of the step, so they are not saved.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from uotft.training import checkpoints
 
 logger = logging.getLogger(__name__)
 
+OTHERS = "words"  # metadata key of the states that are no tensors; old checkpoints have this name
+
 
 @dataclass(frozen=True)
 class State:
-    """What changes while a training runs."""
+    """Everything that changes while a training runs."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -42,22 +44,22 @@ class State:
 
 @dataclass(frozen=True)
 class Keeper:
-    """Saves and restores one training in ``folder``; ``history`` is what it has logged.
+    """Saves and restores one training in ``folder``; ``history`` is {step: numbers logged}.
 
-    ``fingerprint`` says what the training is made of. On resume all of the history is logged again:
-    the last points may not have been sent before the interruption.
+    ``fingerprint`` identifies the training's inputs. On resume the whole history is logged again,
+    because the last points may not have been sent before the interruption.
     """
 
     folder: Path
     fingerprint: dict[str, Any]
     history: dict[int, dict[str, float]]
     log: Callable[[int, dict[str, float]], None]
-    processes: list[int] = field(default_factory=list)  # their numbers, one after the other
+    processes: list[int] = field(default_factory=list)  # numbers of processes, in order of use
 
     def resume(self, state: State) -> int:
-        """Restore the newest whole checkpoint; returns the step to go on with, 0 without one.
+        """Restore the newest complete checkpoint; returns the step to resume at, 0 without one.
 
-        Of another number of processes, all get the state of the first one.
+        If the number of processes has changed, all processes get the state of rank 0.
         """
         main, world = state.accelerator.is_main_process, state.accelerator.num_processes
         found = checkpoints.newest(self.folder, logger.warning if main else lambda line: None)
@@ -65,8 +67,8 @@ class Keeper:
         steps = state.accelerator.gather(mine).unique().tolist()
         if len(steps) > 1:
             raise UserError(
-                f"{self.folder}: its newest checkpoint is that of step {steps[0]} for one process "
-                f"and of step {steps[-1]} for another: all machines must share this folder"
+                f"{self.folder}: one process finds a newest checkpoint of step {steps[0]}, another "
+                f"one of step {steps[-1]}: all machines must share this folder"
             )
         if main:
             checkpoints.tidy(self.folder, found[0] if found else None)
@@ -77,8 +79,8 @@ class Keeper:
         same = self.processes[-1] == world
         if main and not same:
             logger.warning(
-                f"{slot} is of {self.processes[-1]} processes, and {world} go on with it: the "
-                f"images come in the same order{_norm(state.network)}"
+                f"{slot} was saved by {self.processes[-1]} processes, and {world} resume from it: "
+                f"the order of the images stays the same{_norm(state.network)}"
             )
         restore(_file(slot, state.accelerator.process_index if same else 0), state)
         self.processes.extend([] if same else [world])
@@ -90,10 +92,10 @@ class Keeper:
         return start
 
     def save(self, step: int, state: State) -> None:
-        """Write the state before ``step``; each process its own file, the main one declares it."""
+        """Write the state before ``step``: one file per process, then rank 0 marks it complete."""
         if not all(bool(p.isfinite().all()) for p in state.network.parameters()):
             raise Diverged(
-                f"the weights before step {step} are not finite; lower the learning rate"
+                f"the weights before step {step} are not finite; lower learning_rate in params.yaml"
             )
         mine = state.accelerator.process_index
         write(_file(checkpoints.slot(self.folder, step), mine), state)
@@ -105,7 +107,7 @@ class Keeper:
 
 
 def write(path: Path, state: State) -> None:
-    """All of this process's state in one file of safetensors."""
+    """Write this process's state to one safetensors file."""
     tensors = {f"model.{name}": t for name, t in state.network.state_dict().items()}
     if state.ema is not None:
         tensors |= {f"ema.{name}": t for name, t in state.ema.state_dict().items()}
@@ -116,20 +118,20 @@ def write(path: Path, state: State) -> None:
     if state.accelerator.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(state.accelerator.device)
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
-    words = {
+    others = {  # states that are not tensors
         "python": random.getstate(),
         "numpy": [name, np.asarray(keys).tolist(), *rest],
         "scaler": state.accelerator.scaler and state.accelerator.scaler.state_dict(),
     }
     content = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    storage.write_bytes(path, save(content, {"words": json.dumps(words)}))
+    storage.write_bytes(path, save(content, {OTHERS: json.dumps(others)}))
 
 
 def restore(path: Path, state: State) -> None:
-    """Put back what ``write`` wrote."""
+    """Load a file of ``write`` into ``state``; a damaged one is a ``UserError``."""
     try:
         with safe_open(path, "pt") as file:
-            words = json.loads(file.metadata()["words"])
+            others = json.loads(file.metadata()[OTHERS])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a checkpoint ({error}); delete {path.parent}") from error
@@ -142,11 +144,11 @@ def restore(path: Path, state: State) -> None:
     torch.set_rng_state(tensors["random.torch"])
     if state.accelerator.device.type == "cuda" and "random.cuda" in tensors:  # saved on a GPU too
         torch.cuda.set_rng_state(tensors["random.cuda"], state.accelerator.device)
-    version, keys, gauss = words["python"]
+    version, keys, gauss = others["python"]
     random.setstate((version, tuple(keys), gauss))
-    np.random.set_state(tuple(words["numpy"]))  # noqa: NPY002
+    np.random.set_state(tuple(others["numpy"]))  # noqa: NPY002
     if state.accelerator.scaler:
-        state.accelerator.scaler.load_state_dict(words["scaler"])
+        state.accelerator.scaler.load_state_dict(others["scaler"])
 
 
 def _file(slot: Path, rank: int) -> Path:
@@ -154,10 +156,10 @@ def _file(slot: Path, rank: int) -> Path:
 
 
 def _norm(network: nn.Module) -> str:
-    """What another number of processes means for a network: each takes its share's statistics."""
+    """A warning for networks with batch norm, whose statistics are those of a process's share."""
     if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()):
         return ""
-    return ", but with batch norm the weights will be those of neither number without a stop"
+    return ", but with batch norm the weights will equal those of no uninterrupted training"
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -169,7 +171,7 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """In the parameter's memory layout, as the optimiser had it: files know no strides."""
+    """``value`` in the parameter's memory layout, as before saving; files have no strides."""
     if value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

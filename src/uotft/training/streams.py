@@ -1,9 +1,9 @@
 """The endless batches of training.
 
-A stream's order is a function of (seed, stream name, epoch) and its distortions of (seed, stream
-name, view, step), drawn for the whole global batch before a process takes its share: neither
-depends on the number of processes, and any step can be asked for directly. Two streams of one name
-and two views are the same images in the same order, distorted apart.
+A stream's order is a function of (seed, stream name, epoch), its distortions are a function of
+(seed, stream name, view, step). Both are sampled for the whole global batch before a process takes
+its share. So neither depends on the number of processes, and any step can be read directly. Two
+streams with one name and two views have the same images in the same order, but other distortions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from uotft.training.distortions import (
     warp,
 )
 
-AT_ONCE = 1024  # images that go to a GPU together
+AT_ONCE = 1024  # images copied to a GPU in one piece
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a stream draws and distorts: its order follows from ``seed`` and ``name`` alone.
+    """How a stream samples and distorts images; ``seed`` and ``name`` alone decide the order.
 
-    ``batch_size`` is that of all processes. A second ``view`` distorts the same images apart.
-    ``channels`` are what the backbone wants, not what the images have.
+    ``batch_size`` counts the images of all processes. A second ``view`` has the same images with
+    other distortions. ``channels`` is the number that the backbone expects, whatever the images'.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process is: its device, and its ``rank`` among the ``world`` of all."""
+    """A process's device, and its ``rank`` among ``world`` processes."""
 
     device: torch.device | str = "cpu"
     rank: int = 0
@@ -72,8 +72,8 @@ class Place:
 class Stream:
     """Endless shuffled, distorted batches of one labelled set; ``stream[step]`` is a Batch.
 
-    ``labels`` (n,) belong to the rows ``origin`` (n,) of ``images``, by default to all in order.
-    With ``files``, images are squares of pictures, and are cropped to the size of a view.
+    ``labels`` (n,) are those of the rows ``origin`` (n,) of ``images``; by default of all rows in
+    order. With ``files``, ``images`` are squares of pictures, which are cropped to the view's size.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Stream:
     ) -> None:
         if not len(labels):
             raise UserError(
-                f"the {sampling.name} images to train on are none at all: the set is empty"
+                f"there are no {sampling.name} images to train on: the training set is empty"
             )
         self.images, self.files, self.device = images, files, torch.device(place.device)
         self.origin = np.arange(len(labels)) if origin is None else origin
@@ -103,7 +103,7 @@ class Stream:
         self.share = slice(first, last)
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """The numbers among the labels of the global batch at ``step``."""
+        """Indices into ``labels`` of the global batch at ``step``: (batch_size,)."""
         n, first = len(self.origin), step * self.batch_size
         position = range(first, first + self.batch_size)
         return np.array([_order(n, (*self.key, 0, p // n))[p % n] for p in position])
@@ -112,7 +112,8 @@ class Stream:
         """This process's share of the global batch at ``step``."""
         rows = self.rows(step)
         mine = torch.as_tensor(rows[self.share], device=self.device)
-        rng = np.random.default_rng((*self.key, self.view, step))  # 0 is the order's
+        rng = np.random.default_rng((*self.key, self.view, step))  # `rows` uses the key with 0
+        # sampled for the whole batch before this process takes its share
         theta = affines(self.augment, self.batch_size, rng)[self.share]
         contrast = rng.uniform(
             1 - self.augment.contrast, 1 + self.augment.contrast, self.batch_size
@@ -136,7 +137,7 @@ class Stream:
         return Batch(images, self.labels[mine])
 
     def _boxes(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Floats:
-        """What is cropped of each picture of the global batch; nothing where there are no files."""
+        """The crop box of each picture of the global batch: (n, 4), or (0, 4) without files."""
         if self.files is None:
             return np.empty((0, 4))
         sizes = self.files.sizes[self.origin[rows]]
@@ -145,7 +146,7 @@ class Stream:
         return centres(sizes, self.files.share)
 
     def _images(self, rows: NDArray[np.int64], boxes: Floats, turned: NDArray[np.bool_]) -> Tensor:
-        """Some images (n, C, H, W) in [-1, 1], cropped and, where ``turned``, left to right."""
+        """Images (n, C, H, W) in [-1, 1] of some rows, cropped, and mirrored where ``turned``."""
         if self.files is not None and self.held is None:
             pictures = crops(squares_of(self.images, self.origin[rows]), boxes, self.files.size)
             for row in np.flatnonzero(turned).tolist():
@@ -164,7 +165,7 @@ class Stream:
         return images
 
     def _hold(self) -> Tensor | None:
-        """All images on the device, where they are small or it is a GPU with room for them."""
+        """All images on the device: arrays always, files if a GPU has the memory; else None."""
         if self.files is None:
             return torch.as_tensor(self.images[self.origin], device=self.device)
         needed = len(self.origin) * int(np.prod(self.images.shape[1:]))
@@ -175,14 +176,14 @@ class Stream:
         return torch.cat([torch.as_tensor(self.images[p], device=self.device) for p in parts])
 
 
-@lru_cache(4)  # to shuffle a large set takes longer than a step
+@lru_cache(4)  # shuffling a large set takes longer than a training step
 def _order(n: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
-    """The order of ``n`` labels in one epoch."""
+    """The random order of ``n`` labels in one epoch."""
     return np.random.default_rng(seed).permutation(n)
 
 
 def decode(images: ImageSet, rows: NDArray[np.int64], context: Context) -> None:
-    """Have the pixels of files kept that all processes are going to read, each decoded once."""
+    """Decode, once each, all pictures that the processes will read, and keep their pixels."""
     if not isinstance(images.images, Store):
         return
     accelerator = context.accelerator
@@ -193,7 +194,8 @@ def decode(images: ImageSet, rows: NDArray[np.int64], context: Context) -> None:
                 raise Interrupted("training was interrupted before its images were decoded")
             yield start
 
-    # every process its share; then one on each machine what others, which keep theirs, have done
+    # Each process decodes its share. If machines do not share a disk, the shares of other machines
+    # are still missing here, so one process per machine decodes what remains.
     images.images.hold(rows[accelerator.process_index :: accelerator.num_processes], bar)
     accelerator.wait_for_everyone()
     with accelerator.local_main_process_first():

@@ -35,7 +35,7 @@ class Variation:
 
     label: str
     strategy: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     line: str = ""
     x: float | None = None
     against: str = ""

@@ -9,12 +9,12 @@ EXPERIMENT = Experiment(
         Variation(
             f"{name}, {100 * share:.0f} %",
             strategy,
-            (*words, f"subset.fraction={share}"),
+            (*overrides, f"subset.fraction={share}"),
             line=name,
             x=100 * share,
             against=f"Fine-Tune, {100 * share:.0f} %" if name != "Fine-Tune" else "",
         )
-        for name, strategy, words in (
+        for name, strategy, overrides in (
             ("Fine-Tune", "none", PLAIN),
             ("Random", "random", HUNDRED),
             ("UOT", "uot", HUNDRED),

@@ -1,7 +1,7 @@
 """FGVC-Aircraft: 100 model variants of aeroplanes (Maji et al., arXiv:1306.5151, 2013).
 
-Official split: 3,334 images for training, 3,333 for validation, 3,333 for tests; the literature
-reports the mean of the per-class accuracies.
+Official split: 3,334 training, 3,333 validation and 3,333 test images. The literature reports the
+mean of the per-class accuracies.
 
     uotft data prepare aircraft
 """

@@ -1,9 +1,9 @@
 """Caltech-101: 101 kinds of objects (Fei-Fei et al., CVPR workshop 2004; CaltechDATA 2022).
 
-There is no official split. The literature draws 30 images of each class for training and tests on
-the rest, 3,030 and 5,647, without the class of background clutter, and reports the mean of the
-per-class accuracies. Here the 30 are those whose SHA-256 of "SEED/CLASS/FILE" come first, so that
-anybody can write down the same list, in any language.
+There is no official split. The literature samples 30 images of each class for training and tests on
+the rest: 3,030 and 5,647 images, without the class of background clutter. It reports the mean of
+the per-class accuracies. Here the 30 are those with the smallest SHA-256 of "SEED/CLASS/FILE", so
+that anyone can reproduce the list, in any language.
 
     uotft data prepare caltech
 """

@@ -1,7 +1,7 @@
 """Stanford Cars: 196 makes, models and years (Krause et al., 3dRR workshop at ICCV 2013).
 
-Official split: 8,144 images for training, 8,041 for tests; the literature reports top-1. Its home
-is gone (pytorch/vision#7545), so most of it must be fetched by hand.
+Official split: 8,144 training and 8,041 test images. The literature reports top-1. The original
+site is gone (pytorch/vision#7545), so most archives must be downloaded by hand.
 
     uotft data prepare cars --from DIR
 """

@@ -1,7 +1,7 @@
 """Caltech-UCSD Birds-200-2011: 200 bird species (Wah et al., CNS-TR-2011-001, 2011).
 
-Official split: 5,994 images for training, 5,794 for tests; the literature reports top-1. Some test
-images are ImageNet images, byte for byte: `uotft data overlap` finds them.
+Official split: 5,994 training and 5,794 test images. The literature reports top-1. Some test images
+are also ImageNet images, byte for byte: `uotft data overlap` finds them.
 
     uotft data prepare cub
 """
@@ -47,7 +47,7 @@ class Settings(files.PublicSettings):
 
 
 def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> ImageSet:
-    """images/001.Black_footed_Albatross/*.jpg, as images.txt and its sister lists say by number."""
+    """images/001.Black_footed_Albatross/*.jpg; lists have a line "NUMBER VALUE" per image."""
     folder = archives.unpacked(CARD, settings.path, root, progress)
     folder = folder / "CUB_200_2011"
 
@@ -63,8 +63,8 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     part = column("train_test_split", {"1": "train", "0": "test"}.__getitem__)
     if apart := (paths.keys() ^ label.keys()) | (paths.keys() ^ part.keys()):
         raise UserError(
-            f"{folder}: image {min(apart)} is not in all of images.txt, "
-            "image_class_labels.txt and train_test_split.txt: one of them is not whole"
+            f"{folder}: image {min(apart)} is missing from images.txt, image_class_labels.txt or "
+            "train_test_split.txt: unpack the archive again"
         )
     rows = [(f"images/{path}", label[image], part[image]) for image, path in paths.items()]
     return files.listed(folder, rows, names, settings, progress)

@@ -1,9 +1,9 @@
-"""The target of the toy task: 1,797 real handwritten digits, a set that ships inside scikit-learn.
+"""The target of the toy task: 1,797 real handwritten digits, which come with scikit-learn.
 
 They are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and
 Kaynak 1998, CC BY 4.0): 8 x 8 pixels, 17 grey levels, scaled up here to the source's size. A
-stratified cut gives test and validation parts; what is left is the pool from which every seed
-draws its few labelled training images.
+stratified split gives test and validation images; each seed samples its few labelled training
+images from the rest.
 
     uotft prepare --dataset digits        # writes data/digits.npz: 397 train, 400 val, 1000 test
 """
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 class Settings(BaseSettings):
     """Settings of the target data set ``digits``."""
 
-    size: int = Field(28, ge=8, description="pixels a side")
+    size: int = Field(28, ge=8, description="side of the images in pixels")
     margin: int = Field(2, ge=0, description="empty pixels on each side")
-    val: int = Field(400, ge=10, description="images in the validation part")
-    test: int = Field(1000, ge=10, description="images in the test part")
-    seed: int = Field(0, ge=0, description="seed of the cut into parts")
-    path: str = Field("", description="not read: what DVC watches in its place")
+    val: int = Field(400, ge=10, description="number of validation images")
+    test: int = Field(1000, ge=10, description="number of test images")
+    seed: int = Field(0, ge=0, description="seed of the split")
+    path: str = Field("", description="a file that DVC watches; not read")
 
 
 def load(settings: Settings, progress: Callable[..., Iterator[int]], root: Path) -> ImageSet:
-    """Read the set and cut it into train, val and test; uint8, white on black."""
+    """Read the set and split it into train, val and test; uint8, white on black."""
     from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -60,7 +60,7 @@ def load(settings: Settings, progress: Callable[..., Iterator[int]], root: Path)
 
 
 def from_picture(picture: Image, settings: Settings) -> NDArray[np.uint8]:
-    """A grey picture of any size, white on black -> size x size, bicubic, with a margin."""
+    """A grey picture of any size, white on black -> (size, size), bicubic, with a margin."""
     from PIL.Image import Resampling
 
     inner = settings.size - 2 * settings.margin

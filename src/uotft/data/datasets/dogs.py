@@ -1,7 +1,7 @@
-"""Stanford Dogs: 120 breeds, cut from ImageNet (Khosla et al., FGVC workshop at CVPR 2011).
+"""Stanford Dogs: 120 breeds, taken from ImageNet (Khosla et al., FGVC workshop at CVPR 2011).
 
-Official split: 12,000 images for training, 8,580 for tests; the literature reports top-1. The
-file stems are ImageNet ids: `uotft data overlap` finds the test images that are in ImageNet too.
+Official split: 12,000 training and 8,580 test images. The literature reports top-1. File names are
+ImageNet ids: `uotft data overlap` finds the test images that are also in ImageNet.
 
     uotft data prepare dogs
 """

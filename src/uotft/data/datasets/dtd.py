@@ -1,7 +1,7 @@
-"""Describable Textures: 47 words for textures (Cimpoi et al., CVPR 2014).
+"""Describable Textures: 47 kinds of textures (Cimpoi et al., CVPR 2014).
 
-Official split: 1,880 images each for training, validation and tests, in ten partitions of which
-the literature uses the first; it reports top-1.
+Official split: 1,880 training, validation and test images each, in ten partitions. The literature
+uses the first and reports top-1.
 
     uotft data prepare dtd
 """

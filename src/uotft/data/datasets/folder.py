@@ -24,9 +24,8 @@ from pydantic import Field
 
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data import archives, files, folders, lists, walk
-from uotft.data.folders import Rows, Scan
-from uotft.data.lists import LISTS
+from uotft.data import archives, duplicates, files, folders, lists, walk
+from uotft.data.lists import LISTS, Found
 
 
 class Settings(files.View):
@@ -44,8 +43,10 @@ def load(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
 ) -> ImageSet:
     """Find the images, read them, cut the parts. Copies nothing, but unpacks an archive first."""
-    folder, scan = scanned(settings, progress, root)
-    rows = scan.rows
+    listed = found(settings, progress, root)
+    if settings.unreadable == "error":
+        listed.must_be_there()
+    folder, rows = listed.folder, listed.rows
     classes, splits = [name for _, name, _ in rows], np.array([part for _, _, part in rows], "U5")
     names = tuple(sorted({c for c, s in zip(classes, splits, strict=True) if s == "train"}))
     untrained = sorted(set(classes) - set(names))
@@ -53,35 +54,24 @@ def load(
         raise UserError(f"{folder}: class {untrained[0]!r} has no training image")
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[name] for name in classes], np.int64)
-    for part, share in (("test", settings.test), ("val", settings.val)):
-        if share and part not in splits:
-            files.cut(labels, splits, part, share, settings.seed)
     paths = [path for path, _, _ in rows]
-    made = files.image_set(folder, paths, labels, splits, names, settings, progress)
-    return replace(made, notes=(*made.notes, *scan.notes))
+    images = files.image_set(folder, paths, labels, splits, names, settings, progress)
+    images = replace(images, notes=(*images.notes, *listed.notes))
+    return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
-def found(
-    settings: Settings, progress: Callable[..., Iterable[int]], root: Path
-) -> tuple[Path, Rows]:
-    """(folder, every image that the set has now); images without a part are in train."""
-    folder, scan = scanned(settings, progress, root)
-    return folder, scan.rows
-
-
-def scanned(
-    settings: Settings, progress: Callable[..., Iterable[int]], root: Path
-) -> tuple[Path, Scan]:
-    """(folder, every image that the set has now, and what is left out)."""
+def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> Found:
+    """Every image that the set has now; images without a part are in train."""
     path, notes = root / Path(settings.path).expanduser(), list[str]()
     if path.is_file() and not path.name.lower().endswith(LISTS):
         path, notes = _unpacked(path, root / "cache" / "unpacked", progress)
     if not path.exists():
         raise UserError(f"{path}: no such folder or file (path in the data set's section)")
-    if listed := _list(path):
-        return listed.parent, Scan(lists.rows(listed), tuple(notes))
+    if file := _list(path):
+        listed = lists.read(file)
+        return listed._replace(notes=(*notes, *listed.notes))
     scan = folders.scan(path)
-    return path, Scan(scan.rows, (*notes, *scan.notes))
+    return Found(path, scan.rows, (*notes, *scan.notes))
 
 
 def _list(path: Path) -> Path | None:

@@ -1,8 +1,8 @@
-"""The source of the toy task: about 450 classes of characters, drawn from matplotlib's fonts.
+"""The source of the toy task: about 450 classes of characters, rendered in matplotlib's fonts.
 
-Every character is drawn in each of up to 21 fonts (DejaVu, STIX and, for ASCII, Computer Modern),
-scaled to fill its box, and distorted: rotation, shear, scale, shift, an elastic field (Simard et
-al. 2003) and a blur. The same seed gives the same pixels.
+Each character is rendered in up to 21 fonts (DejaVu, STIX and, for ASCII, Computer Modern), scaled
+to fill its box, and distorted: rotation, shear, scale, shift, an elastic field (Simard et al. 2003)
+and a blur. The same seed gives the same pixels.
 
     uotft prepare --dataset glyphs        # writes data/glyphs.npz: 450 classes x 48 images, 28 x 28
 """
@@ -43,28 +43,28 @@ FONTS = (
     *(f"STIX{f}.ttf" for f in ("General", "GeneralBol", "GeneralItalic", "GeneralBolIta")),
 )
 ASCII_FONTS = ("cmr10.ttf", "cmss10.ttf", "cmtt10.ttf", "cmb10.ttf", "cmti10.ttf")
-CANVAS = 56  # characters are drawn at this size and sampled down
-TWIN = 0.96  # a character that looks this much like an earlier one (cosine) is no class of its own
+CANVAS = 56  # characters are rendered at this size and scaled down
+TWIN = 0.96  # a character this similar to an earlier one (cosine) is skipped
 
 
 class Settings(BaseSettings):
     """Settings of the source data set ``glyphs``."""
 
-    classes: int = Field(450, ge=2, description="how many character classes")
+    classes: int = Field(450, ge=2, description="number of character classes")
     per_class: int = Field(48, ge=4, description="images of each class")
     held_out: float = Field(0.125, gt=0, lt=1, description="share of each class for validation")
-    size: int = Field(28, ge=8, description="pixels a side")
+    size: int = Field(28, ge=8, description="side of the images in pixels")
     seed: int = Field(0, ge=0, description="seed of the distortions")
-    path: str = Field("", description="not read: what DVC watches in its place")
+    path: str = Field("", description="a file that DVC watches; not read")
 
 
 def load(settings: Settings, progress: Callable[..., Iterator[int]], root: Path) -> ImageSet:
-    """Draw the set: classes * per_class grey images, uint8, white on black."""
+    """Render the set: classes * per_class grey images, uint8, white on black."""
     characters = _characters(settings.classes)
     rng = np.random.default_rng(settings.seed)
     n = settings.per_class
     images = np.empty((len(characters) * n, settings.size, settings.size), np.uint8)
-    for row in progress(range(len(characters)), "drawing glyphs"):
+    for row in progress(range(len(characters)), "rendering glyphs"):
         fonts = rng.permutation(len(characters[row][1]))
         for i in range(n):
             mask = characters[row][1][fonts[i % len(fonts)]]
@@ -93,7 +93,7 @@ def _characters(wanted: int) -> list[tuple[str, list[np.ndarray]]]:
         fonts = [f for f in FONTS + ASCII_FONTS * (code < 0x80) if code in charmaps[f]]
         if FONTS[0] not in fonts:
             continue
-        masks = [_draw(chr(code), folder / f) for f in fonts]
+        masks = [_render(chr(code), folder / f) for f in fonts]
         shape = masks[0].ravel() / np.linalg.norm(masks[0])
         if seen.size and (seen @ shape).max() > TWIN:
             continue
@@ -102,12 +102,13 @@ def _characters(wanted: int) -> list[tuple[str, list[np.ndarray]]]:
         if len(found) == wanted:
             return found
     raise UserError(
-        f"datasets.glyphs.classes: got {wanted}, but the fonts hold only {len(found)} characters"
+        f"datasets.glyphs.classes: got {wanted}, but the fonts have only {len(found)} characters; "
+        f"choose 2 to {len(found)}"
     )
 
 
-def _draw(character: str, font: Path) -> np.ndarray:
-    """One character, scaled to fill three quarters of a CANVAS x CANVAS box; values in [0, 1]."""
+def _render(character: str, font: Path) -> np.ndarray:
+    """A character, scaled to fill three quarters of a (CANVAS, CANVAS) box; values in [0, 1]."""
     from PIL import Image, ImageDraw, ImageFont
 
     face = ImageFont.truetype(str(font), 2 * CANVAS)
@@ -122,7 +123,7 @@ def _draw(character: str, font: Path) -> np.ndarray:
 
 
 def _distort(mask: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A seeded affine and elastic distortion of ``mask``, blurred and sampled to size x size."""
+    """A random affine and elastic distortion of ``mask``, blurred and sampled to (size, size)."""
     from scipy.ndimage import gaussian_filter, map_coordinates
 
     angle, shear = rng.normal(0, 0.15), rng.normal(0, 0.2)

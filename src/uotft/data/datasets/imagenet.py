@@ -1,9 +1,9 @@
 """ImageNet-1k, the usual source: 1,000 WordNet synsets (Russakovsky et al., IJCV 2015).
 
-Official split: 1,281,167 images for training and 50,000 for validation; the literature reports
-top-1 on the latter. It must be fetched by hand from image-net.org, after signing its terms; a
-folder train/n01440764/*.JPEG, and val/ alike, will do as well. Classes are in the order of their
-WordNet ids, which is that of published classifiers.
+Official split: 1,281,167 training and 50,000 validation images. The literature reports top-1 on the
+latter. Download it by hand from image-net.org, after accepting its terms; or use folders
+train/n01440764/*.JPEG and val/n01440764/*.JPEG. Classes are in the order of their WordNet ids, as
+in published classifiers.
 
     uotft data prepare imagenet --from DIR
 """
@@ -53,8 +53,8 @@ CARD = Card(
         ),
     ),
     by_hand="sign in at https://image-net.org/download-images.php, ILSVRC2012, or use Kaggle's "
-    "imagenet-object-localization-challenge. Instead of the archives, a folder with train/WNID/ "
-    "and val/WNID/ will do: name it as path in the section datasets.imagenet of params.yaml",
+    "imagenet-object-localization-challenge. Or, for a folder with train/WNID/ and val/WNID/, set "
+    "datasets.imagenet.path in params.yaml",
     signs=("train",),
 )
 
@@ -62,11 +62,13 @@ CARD = Card(
 class Settings(files.PublicSettings):
     """Settings of the data set ``imagenet``."""
 
-    path: str = Field("downloads/imagenet", description="its archives, or train/ and val/")
+    path: str = Field(
+        "downloads/imagenet", description="the folder of its archives, or of train/ and val/"
+    )
 
 
 def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> ImageSet:
-    """train/n01440764/n01440764_18.JPEG; val/ alike, or flat with the numbers of the kit."""
+    """train/n01440764/n01440764_18.JPEG; val/ has the same layout, or no folders and a devkit."""
     folder = archives.unpacked(CARD, settings.path, root, progress)
     wnids = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
     nouns, truth = _kit(folder / KIT)
@@ -81,7 +83,7 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
 
 
 def _kit(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """(first noun by WordNet id, WordNet id by validation image); empty without a devkit."""
+    """{WordNet id: first noun} and {validation image: WordNet id}; empty without a devkit."""
     if not folder.is_dir():
         return {}, {}
 

@@ -1,6 +1,6 @@
 """Oxford-IIIT Pet: 37 breeds of cats and dogs (Parkhi et al., CVPR 2012).
 
-Official split: 3,680 images for training and validation, 3,669 for tests; the literature reports
+Official split: 3,680 images for training and validation, 3,669 for tests. The literature reports
 the mean of the per-class accuracies (Kornblith et al. 2019).
 
     uotft data prepare pets

@@ -26,7 +26,8 @@ from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data import files, shards
+from uotft.data import duplicates, files, shards
+from uotft.data.lists import Found
 
 
 class Settings(files.View):
@@ -101,14 +102,11 @@ def load(
     labels, names = _numbered(texts, splits == "train", folder)
     if settings.names:
         names = _named(names, root / Path(settings.names).expanduser())
-    own = {"val": settings.val_tars, "test": settings.test_tars}
-    for part, share in (("test", settings.test), ("val", settings.val)):
-        if share and not own[part]:
-            files.cut(labels, splits, part, share, settings.seed)
-    return files.image_set(
+    images = files.image_set(
         folder, paths, labels, splits, names, settings, progress,
         archives=archives, offsets=offsets, bytes=sizes,
     )  # fmt: skip
+    return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
 def _expanded(urls: str | list[str]) -> list[str]:
@@ -157,16 +155,14 @@ def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
     return found
 
 
-def found(
-    settings: Settings, progress: Callable[..., Iterable[int]], root: Path
-) -> tuple[Path, list[tuple[bytes, str, str]]]:
-    """(folder, every tar file that the section means and that is there now)."""
+def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> Found:
+    """Every tar file that the section means and that is there now, without class and part."""
     folder, named = root / Path(settings.path).expanduser(), settings.addresses()
     patterns = (settings.train_tars, settings.val_tars, settings.test_tars)
     names = [name for pattern in patterns for name in shards.expand(pattern) if name]
     tars = sorted({tar for name in names for tar in folder.glob(name)})
     rows = [os.fsencode(tar.relative_to(folder)) for tar in tars if not named or tar.name in named]
-    return folder, [(row, "", "") for row in rows]
+    return Found(folder, [(row, "", "") for row in rows])
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:

@@ -1,9 +1,9 @@
 """SUN397: 397 kinds of scenes (Xiao et al., CVPR 2010).
 
-Official split: 50 images of each class for training and 50 for tests, 19,850 each, in ten
-partitions of which the literature uses the first; it reports top-1. Princeton's address answered
-404 in 2026 (pytorch/vision#9348): the archives may have to be fetched by hand. One image of the set
-cannot be decoded (tensorflow/datasets#2889); `unreadable: skip` leaves it out if it is listed.
+Official split: 50 training and 50 test images of each class (19,850 each), in ten partitions. The
+literature uses the first and reports top-1. Princeton's address answered 404 in 2026
+(pytorch/vision#9348), so the archives may have to be downloaded by hand. One image of the set
+cannot be decoded (tensorflow/datasets#2889); if a partition lists it, set `unreadable: skip`.
 
     uotft data prepare sun
 """
@@ -43,7 +43,7 @@ CARD = Card(
             (f"{SITE}download/Partitions.zip",),
         ),
     ),
-    by_hand="opendatalab.com/OpenDataLab/SUN397 is said to have copies",
+    by_hand="opendatalab.com/OpenDataLab/SUN397 may have copies",
 )
 
 
@@ -59,9 +59,9 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     folder = archives.unpacked(CARD, settings.path, root, progress)
 
     def image(line: str) -> tuple[str, str]:
-        empty, letter, *words, _ = line.split("/")
-        if empty or len(letter) != 1 or not words:
-            raise ValueError("/LETTER/SCENE/IMAGE is needed")
+        empty, letter, *scene, _ = line.split("/")
+        if empty or len(letter) != 1 or not scene:
+            raise ValueError("each line must be /LETTER/SCENE/IMAGE")
         return f"SUN397{line}", line.rpartition("/")[0]
 
     rows = [

@@ -1,7 +1,7 @@
 """ResNet-50 from a MoCo-v2 checkpoint (Chen et al. 2020): the paper's unsupervised backbone.
 
-Selection compares the 128 outputs of its projection, as the paper does; heads are trained on the
-2048 features below it. Of the checkpoint only `module.encoder_q.*` is read. The authors' own is at
+Selection compares the 128 outputs of its projection, as the paper does. Heads are trained on the
+2048 features before it. Only `module.encoder_q.*` of the checkpoint is read. The authors' is at
 https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar
 """
 
@@ -21,12 +21,14 @@ PREFIX = "module.encoder_q."
 class Settings(BaseSettings):
     """Settings of the backbone ``moco``."""
 
-    weights: str = Field(description="the checkpoint, moco_v2_800ep_pretrain.pth.tar or another")
-    dimensions: int = Field(128, ge=1, description="outputs of the projection")
+    weights: str = Field(
+        description="path of the checkpoint, moco_v2_800ep_pretrain.pth.tar or another"
+    )
+    dimensions: int = Field(128, ge=1, description="number of outputs of the projection")
 
 
 def build(settings: Settings) -> weight_files.Trunk:
-    """A network with random weights; seed torch first."""
+    """The backbone with random weights; seed torch first."""
     return _apart(_whole(settings))
 
 
@@ -38,7 +40,7 @@ def pretrained(settings: Settings) -> weight_files.Pretrained:
 
 
 def _whole(settings: Settings) -> nn.Module:
-    """The query encoder as MoCo saves it: the projection stands where the classifier was."""
+    """The query encoder as MoCo saves it: with the projection in place of the classifier."""
     from torchvision.models import resnet50
 
     network: nn.Module = resnet50()
@@ -49,7 +51,7 @@ def _whole(settings: Settings) -> nn.Module:
 
 
 def _apart(network: nn.Module) -> weight_files.Trunk:
-    """The trunk as backbone; its ``project`` (n, 2048) -> (n, 128) is kept and not trained."""
+    """The trunk as backbone; its ``project``, (n, 2048) -> (n, 128), is not trained."""
     project, network.fc = network.fc, nn.Identity()
     backbone = weight_files.Trunk(network, 2048)
     backbone.project = project.requires_grad_(False)

@@ -1,6 +1,6 @@
 """ResNet-18 with torchvision's ImageNet weights (He et al. 2016): the paper's supervised backbone.
 
-512 features, 11.2 M weights, made for 224 pixels and usable from 32.
+512 features, 11.2 M weights, trained at 224 pixels and usable from 32.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ class Settings(weights.ImageNet):
 
 
 def build(settings: Settings) -> weights.Trunk:
-    """A network with random weights; seed torch first."""
+    """The backbone with random weights; seed torch first."""
     return weights.imagenet_trunk("resnet18")
 
 
 def pretrained(settings: Settings) -> weights.Pretrained | None:
-    """The backbone with its weights, or None where it is to be trained."""
+    """The backbone with its weights; None if the stage pretrain is to train it."""
     return weights.imagenet("resnet18", settings)

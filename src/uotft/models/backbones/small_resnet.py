@@ -1,7 +1,7 @@
-"""The backbone of the embedded default: a small residual network for small images.
+"""A small residual network for small images, the backbone of the default project.
 
-Three stages of basic blocks (He et al. 2016), each half the size of the one before, then the mean
-over the picture. With widths 24-48-96 and one block a stage it has 0.19 M weights.
+Three stages of basic blocks (He et al. 2016), each at half the resolution of the one before, then
+the mean over the picture. With widths 24-48-96 and one block per stage it has 0.19 M weights.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Settings(BaseSettings):
     """Settings of the backbone ``small_resnet``."""
 
     widths: list[int] = Field([24, 48, 96], min_length=1, description="channels of each stage")
-    blocks: int = Field(1, ge=1, description="residual blocks a stage")
-    channels: Literal[1, 3] = Field(1, description="1: sees grey, 3: sees colour")
+    blocks: int = Field(1, ge=1, description="residual blocks per stage")
+    channels: Literal[1, 3] = Field(1, description="channels of its input; 1: grey, 3: colour")
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut."""
+    """Two 3 x 3 convolutions with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -63,11 +63,11 @@ class SmallResNet(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, C, H, W) -> (n, D), the mean over the picture."""
+        """(n, C, H, W) -> (n, D), averaged over the picture."""
         features: Tensor = self.layers(images).mean((2, 3))
         return features
 
 
 def build(settings: Settings) -> SmallResNet:
-    """A network with random weights; seed torch first."""
+    """The backbone with random weights; seed torch first."""
     return SmallResNet(settings.widths, settings.blocks, settings.channels)

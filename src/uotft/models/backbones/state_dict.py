@@ -1,4 +1,4 @@
-"""Weights of your own: a local file put into the architecture of another backbone.
+"""Your own weights: loads a local file into the architecture of another backbone.
 
     backbone:
       name: state_dict
@@ -7,7 +7,7 @@
       prefix: backbone.
       classifier: heads.target
 
-reads what `uotft train` wrote.
+reads a model that `uotft train` wrote.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from uotft.models import weights as weight_files
 class Settings(BaseSettings):
     """Settings of the backbone ``state_dict``."""
 
-    weights: str = Field(description="a safetensors file, or a .pt or .pth file of plain tensors")
-    architecture: dict[str, Any] = Field(
-        {"name": "small_resnet"}, description="a backbone section; its own weights are not read"
+    weights: str = Field(
+        description="path of a safetensors file, or of a .pt or .pth file of plain tensors"
     )
-    prefix: str = Field("", description="what the keys of the backbone begin with")
-    classifier: str = Field("", description="key of the classifier, without .weight; empty: none")
+    architecture: dict[str, Any] = Field(
+        {"name": "small_resnet"}, description="a backbone section; its weights are not loaded"
+    )
+    prefix: str = Field("", description="prefix of the backbone's keys in the file")
+    classifier: str = Field(
+        "", description="key of the classifier in the file, without .weight; empty: none"
+    )
 
 
 def build(settings: Settings) -> nn.Module:

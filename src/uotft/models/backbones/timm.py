@@ -1,7 +1,7 @@
-"""Any model of timm, convolutional or transformer, with its own pre-trained weights or a file's.
+"""Any model of timm, convolutional or transformer, with its pre-trained weights or a file's.
 
 `python -c "import timm; print(timm.list_pretrained())"` lists them. Needs the extra `timm`. The
-part after the dot says which weights: `resnet18.tv_in1k` are torchvision's, `resnet18` others.
+part of a name after the dot says which weights: `resnet18.tv_in1k` are torchvision's.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from uotft.models import weights as weight_files
 class Settings(BaseSettings):
     """Settings of the backbone ``timm``."""
 
-    model: str = Field("resnet18.tv_in1k", description="a name that timm knows")
+    model: str = Field("resnet18.tv_in1k", description="name of the model in timm")
     weights: str = Field(
         "download",
-        description="download: from the Hugging Face hub; a file of the same format; or none: the "
-        "stage pretrain trains",
+        description="download: from the Hugging Face hub; or the path of a file of that format; or "
+        "none: random weights, which the stage pretrain trains",
     )
     image_size: int = Field(
-        0, ge=0, description="pixels a side, for transformers that see one size; 0: the model's own"
+        0,
+        ge=0,
+        description="side of the images in pixels, for transformers that accept only one size; 0: "
+        "the model's own",
     )
 
 
 def build(settings: Settings) -> weight_files.Trunk:
-    """A network with random weights; seed torch first."""
+    """The backbone with random weights; seed torch first."""
     return _trunk(_create(settings, num_classes=0))
 
 
 def pretrained(settings: Settings) -> weight_files.Pretrained | None:
-    """The backbone with its weights, or None where it is to be trained."""
+    """The backbone with its weights; None if the stage pretrain is to train it."""
     if settings.weights == "none":
         return None
     overlay: dict[str, Any] = {}
@@ -50,21 +53,21 @@ def pretrained(settings: Settings) -> weight_files.Pretrained | None:
         if not isinstance(heads, str):  # two heads, as in DeiT's distilled models
             for head in heads:
                 weight_files.take_linear(state, head)
-        # the head has as many classes as the file says: timm drops one of another size
+        # take the number of classes from the file: timm drops a classifier of another size
         overlay = {"state_dict": state, "num_classes": len(state.get(f"{heads}.weight", ()))}
     options = {"num_classes": overlay["num_classes"]} if overlay else {}
     try:
         model = _create(settings, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001  the hub, its client and each model's own reader
+    except Exception as error:  # noqa: BLE001  the hub and timm's readers raise anything
         if overlay:
-            said = " ".join(str(error).split())[:600]
-            raise UserError(f"{path}: not weights of {settings.model}: {said}") from error
+            cause = " ".join(str(error).split())[:600]
+            raise UserError(f"{path}: not weights of {settings.model}: {cause}") from error
         raise UserError(
             f"backbone.weights: the weights of {settings.model} cannot be downloaded ({error}). "
-            "Without a network, put the model's file (model.safetensors) anywhere and name it: "
-            "backbone.weights: PATH"
+            "Without a network, set backbone.weights to the path of the model's file "
+            "(model.safetensors)"
         ) from error
     head = model.get_classifier()
     rows = (head.weight.detach(), head.bias.detach()) if isinstance(head, nn.Linear) else None
@@ -94,7 +97,7 @@ def _create(settings: Settings, **options: Any) -> Any:
         near = ", ".join(get_close_matches(settings.model, sorted(known), 5))
         raise UserError(
             f"backbone.model: got {settings.model!r}, which timm {timm.__version__} does not know"
-            + (f"; close are {near}" if near else "")
+            + (f"; did you mean {near}?" if near else "")
         )
     if settings.image_size:
         options["img_size"] = settings.image_size
@@ -104,5 +107,5 @@ def _create(settings: Settings, **options: Any) -> Any:
         if "img_size" not in str(error):
             raise
         raise UserError(
-            f"backbone.image_size: {settings.model} takes images of any size; leave it out"
+            f"backbone.image_size: {settings.model} takes images of any size; remove image_size"
         ) from error

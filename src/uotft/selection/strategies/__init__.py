@@ -1,7 +1,7 @@
 """Selection strategies: one file each.
 
-A module holds ``Settings`` and ``score(source, target, settings, seed)``, which gives every source
-class one score (higher is nearer, -inf is never kept). Keeping the best K is
-`uotft.selection.ranking`. ``Settings.FILES``, if there, names the settings that are paths of files:
-they count from the project's folder.
+A strategy's module has ``Settings`` and ``score(source, target, settings, seed)``. It returns one
+score per source class: higher is better, and a class with -inf is never kept.
+`uotft.selection.ranking` keeps the best K. ``Settings.FILES``, if present, names the settings that
+are paths; relative paths start at the project's folder.
 """

@@ -1,4 +1,4 @@
-"""All: keep every source class, the other end of the comparison from `none`."""
+"""All: keep every source class; the opposite baseline of `none`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Greedy OT (Cui et al. 2018): score each source class by its own EMD to the whole target.
 
-All mass of a single source point travels to every target class, so that EMD is the mean distance
-to the target classes. Classes compete with nobody: one near to all beats one that serves one well.
+A single source point sends its mass to all target classes, so this EMD is the mean distance to
+them. Classes are scored independently: a class near all target classes beats a class that is very
+near one.
 """
 
 from __future__ import annotations

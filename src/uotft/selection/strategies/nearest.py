@@ -1,6 +1,7 @@
-"""Nearest: score a source class by its distance to the one target class it is closest to.
+"""Nearest: score each source class by its distance to the closest target class.
 
-The rival that the paper leaves out; on its own class means it finds as many birds as UOT.
+Liu et al. (2022) do not compare with this rule. On the paper's class means it finds as many of the
+expected bird classes as UOT.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Settings(BaseSettings):
 
 
 def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -> Scores:
-    """Minus the least cost to any target class."""
+    """Minus the smallest cost to any target class."""
     return Scores(
         values=-transport.by_row(source, target, settings.metric, lambda cost_ST: cost_ST.min(1))
     )

@@ -1,4 +1,4 @@
-"""None: no source class is kept, which is plain fine-tuning, the baseline of every comparison."""
+"""None: keep no source class. This is plain fine-tuning, the baseline of every comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random selection: classes drawn uniformly, anew for every seed (Liu et al. 2022, section 3.2)."""
+"""Random selection: a new uniform sample of classes per seed (Liu et al. 2022, section 3.2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uotft.core.records import ClassBank, Scores, Settings as BaseSettings
 
 
 class Settings(BaseSettings):
-    """The strategy ``random`` has no settings; its draw follows the seed of the run."""
+    """The strategy ``random`` has no settings; its sample follows from the run's seed."""
 
 
 def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -> Scores:

@@ -1,7 +1,8 @@
 """UOT selection (Liu et al. 2022, section 3.2): rank source classes by log P1 of equation (5).
 
 A large tau_target makes every target class receive its mass; a small tau_source lets far source
-classes send none. Mass underflows before its logarithm does, so the ranking uses log P1.
+classes send almost none. The mass of such a class underflows to 0 while its logarithm stays finite,
+so the ranking uses log P1.
 
     uotft select --source-bank S.npz --target-bank T.npz --top-k 100 --output selection.json
 """
@@ -17,8 +18,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Floats, Scores, Settings as BaseSettings
 from uotft.selection import transport
 
-DENSE = 20_000_000  # costs that are held in memory at once: 160 MB, and as much again twice
-
+DENSE = 20_000_000  # largest cost matrix held in memory: 160 MB, and the solver takes twice that
 
 Finite = Annotated[float, AllowInfNan(False)]
 Strength = Annotated[float, PlainSerializer(lambda tau: tau if tau < np.inf else "inf")]  # for JSON
@@ -30,23 +30,34 @@ class Settings(BaseSettings):
     metric: transport.Metric = Field("cosine", description="cost between class means")
     cost_scale: Finite = Field(0.01, gt=0, description="eps_c: the cost is divided by it")
     epsilon: Finite = Field(1.0, gt=0, description="weight of the entropy")
-    # an infinite one gives every source class its own weight, and no ranking
-    tau_source: Finite = Field(1.0, gt=0, description="tau_1: how firmly the source weights bind")
+    # finite: with an infinite one, every source class sends its whole weight, and all scores tie
+    tau_source: Finite = Field(
+        1.0, gt=0, description="tau_1: penalty for missing the source weights"
+    )
     tau_target: Strength = Field(
-        100.0, gt=0, description="tau_2: how firmly the target weights bind; .inf: exactly"
+        100.0, gt=0, description="tau_2: penalty for missing the target weights; .inf: met exactly"
     )
-    weights: Literal["unit", "counts"] = Field("unit", description="of a class: one, or its images")
+    weights: Literal["unit", "counts"] = Field(
+        "unit", description="weight of a class: one, or its number of images"
+    )
     solver: Literal["auto", "dense", "blocks", "pot"] = Field(
-        "auto", description="NumPy, torch in blocks, or POT; auto: by the size of the cost"
+        "auto",
+        description="NumPy, torch in blocks, or POT; auto: dense for a small cost matrix, else "
+        "blocks",
     )
-    pot_method: transport.PotMethod = Field("sinkhorn", description="which solver of POT")
-    device: str = Field("cpu", description="of the solver blocks: cpu, cuda, cuda:1")
-    tolerance: Finite = Field(1e-9, gt=0, description="largest residual, in log marginals")
-    max_iterations: int = Field(10_000, ge=1, description="sweeps before giving up")
+    pot_method: transport.PotMethod = Field(
+        "sinkhorn", description="method of POT, for solver: pot"
+    )
+    device: str = Field("cpu", description="device of the solver blocks: cpu, cuda, cuda:1")
+    tolerance: Finite = Field(1e-9, gt=0, description="largest residual of the log marginals")
+    max_iterations: int = Field(10_000, ge=1, description="sweeps before the solver gives up")
 
 
 def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -> Scores:
-    """log P1 for every source class, with the plan's rows on demand."""
+    """log P1 of each source class; the plan's rows are computed on demand.
+
+    A plan that has not converged is a ``UserError``.
+    """
     solver = transport.Solver(tolerance=settings.tolerance, max_iterations=settings.max_iterations)
     name = settings.solver
     if name == "auto":
@@ -54,9 +65,9 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
     if settings.device != "cpu" and name != "blocks":
         raise UserError(
             f"selectors.uot.device: got {settings.device!r}, but the solver {name!r} runs on the "
-            "cpu; choose solver: blocks"
+            "CPU; choose solver: blocks"
         )
-    # a cost divided by eps_c is the same problem as all three strengths times eps_c
+    # dividing the cost by eps_c gives the same plan as multiplying all three strengths by it
     shared: dict[str, Any] = {
         "weights_S": _weights(source, settings),
         "weights_T": _weights(target, settings),
@@ -92,7 +103,7 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
 def _weights(bank: ClassBank, settings: Settings) -> Floats:
     if settings.weights == "unit":
         return np.ones(len(bank.means))
-    if len(empty := np.flatnonzero(~(bank.counts >= 1))):  # NaN, too
+    if len(empty := np.flatnonzero(~(bank.counts >= 1))):  # this form also catches NaN
         row = int(empty[0])
         raise UserError(
             f"{bank.file or 'bank'}: class {bank.names[row]!r} (row {row}) has no images, and "

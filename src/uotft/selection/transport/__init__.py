@@ -1,7 +1,8 @@
 """Costs between class means, and the unbalanced transport plan of equation (5).
 
-`costs` computes the cost, `iteration` solves the problem, on a kernel that is `dense` (class scale,
-NumPy) or comes in `blocks` (image scale, torch); `pot` solves it with POT and checks the answer.
+`costs` computes the cost. `iteration` solves the problem on a kernel, which is `dense` (for
+classes, NumPy) or computed in `blocks` (for images, torch). `pot` solves it with POT and checks the
+answer.
 """
 
 from uotft.selection.transport import pot

@@ -1,9 +1,9 @@
-"""The image scale, and any scale on a GPU: the cost in blocks of source rows, with torch.
+"""The kernel for many source points, or for a GPU: costs in blocks of source rows, with torch.
 
-Source features stay where they are (an array or a memory map); a block of them is moved to the
-device, its cost is computed, used and forgotten. Memory is one block and a few vectors, whatever
-the number of source points. Costs are computed in the features' own precision (TF32 stays off),
-everything after them in float64.
+Source features stay where they are (an array or a memory map). Each block of rows is copied to the
+device, and its costs are computed, used and dropped. So memory is one block and a few vectors,
+whatever the number of source points. Costs are computed in the features' precision (TF32 stays
+off), everything else in float64.
 
 Axes: S source points, T target points, D features.
 """
@@ -26,13 +26,13 @@ from uotft.selection.transport.iteration import Half, Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
-ELEMENTS = {"cpu": 250_000, "cuda": 32_000_000}  # of a block of costs: the cache; 256 MB
-LOG_THIN = -500.0  # column sums this far under the largest term are summed exactly
+ELEMENTS = {"cpu": 250_000, "cuda": 32_000_000}  # costs per block: fits the CPU's cache; 256 MB
+LOG_THIN = -500.0  # column sums this far below the largest term are recomputed exactly
 
 
 @dataclass(frozen=True)
 class FeatureProblem(Problem):
-    """Equation (5) between features: source (S, D), target (T, D), checked by `costs.check`."""
+    """Equation (5) between source (S, D) and target features (T, D) that `costs.check` accepts."""
 
     source_SD: NDArray[Any]
     target_TD: NDArray[Any]
@@ -41,7 +41,7 @@ class FeatureProblem(Problem):
 
     @property
     def largest_cost(self) -> float:
-        """2 under the cosine; the sum of both largest lengths under l2."""
+        """Upper bound: 2 for the cosine; for l2 the sum of the largest lengths of both sides."""
         if self.metric == "cosine":
             return 2.0
         longest = [
@@ -63,7 +63,7 @@ class FeatureProblem(Problem):
 
 
 class BlockKernel:
-    """-C / eps, computed block by block in every sweep."""
+    """-C / eps, recomputed block by block in each sweep."""
 
     def __init__(self, problem: FeatureProblem, epsilon: float) -> None:
         import torch
@@ -76,7 +76,7 @@ class BlockKernel:
         except (RuntimeError, AssertionError) as error:
             raise UserError(
                 f"device {problem.device!r} cannot be used ({str(error).splitlines()[0]}): "
-                "cpu always can"
+                "choose selectors.uot.device: cpu"
             ) from error
         self._problem, self._epsilon = problem, epsilon
         self._source_SD = problem.source_SD
@@ -90,7 +90,7 @@ class BlockKernel:
         return scaled.div_(scaled.norm(dim=1, keepdim=True))
 
     def cost(self, rows_SD: NDArray[Any]) -> Tensor:
-        """The cost (rows, T) in float64, from features in their own precision."""
+        """The cost (rows, T) in float64, computed in the features' precision."""
         import torch
 
         x = torch.tensor(np.asarray(rows_SD), device=self._device)  # a copy: maps are read-only
@@ -108,7 +108,7 @@ class BlockKernel:
             yield part, self.cost(self._source_SD[part]).div_(-self._epsilon)
 
     def sweep(self, g_T: Floats, log_w_S: Floats, kappa_S: float) -> Half:
-        """f from g, and both log marginals, in one pass over the source."""
+        """f from g, and both log marginals, in one pass over the source; in two if one was thin."""
         half, trusted = self._pass(g_T, log_w_S, kappa_S, exact=False)
         if not trusted:
             half, _ = self._pass(g_T, log_w_S, kappa_S, exact=True)
@@ -118,7 +118,11 @@ class BlockKernel:
     def _pass(
         self, g_T: Floats, log_w_S: Floats, kappa_S: float, *, exact: bool
     ) -> tuple[Half, bool]:
-        """With one exponential for both sums (see `dense`), or with one each if ``exact``."""
+        """One pass, and whether its column sums can be trusted.
+
+        Row and column sums share one exponential per entry (see `dense`); with ``exact`` each sum
+        has its own, in the log domain.
+        """
         import torch
 
         g = self._vector(g_T)
@@ -144,7 +148,7 @@ class BlockKernel:
         return Half(f_S, log_mass_S, log_column.cpu().numpy()), trusted
 
     def coupling(self) -> Floats:
-        """Q' P (T, T) of the last sweep, in one more pass."""
+        """Q' P (T, T) of the last sweep, in another pass over the source."""
         import torch
 
         f_S, log_mass_S, log_mass_T = self._half

@@ -15,11 +15,11 @@ from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Floats
 
 Metric = Literal["cosine", "l2"]
-BLOCK = 16384  # source rows whose costs are held at once
+BLOCK = 16384  # source rows whose costs are in memory at once
 
 
 class BadMeans(UserError):
-    """Means that no cost can be computed from; the message names the file and the row."""
+    """Means from which no cost can be computed; the message names the file and the row."""
 
 
 def cost(source: ClassBank, target: ClassBank, metric: Metric) -> Floats:
@@ -31,7 +31,7 @@ def cost(source: ClassBank, target: ClassBank, metric: Metric) -> Floats:
 def by_row(
     source: ClassBank, target: ClassBank, metric: Metric, reduce: Callable[[Floats], Floats]
 ) -> Floats:
-    """``reduce`` of the cost, from (rows, T) to (rows,), in blocks of source rows: (S,)."""
+    """Apply ``reduce``, from (rows, T) to (rows,), to the cost in blocks of source rows: (S,)."""
     check(source, target, metric)
     starts = range(0, len(source.means), BLOCK)
     blocks = (_cost(source.means[i : i + BLOCK], target.means, metric) for i in starts)
@@ -47,11 +47,12 @@ def _cost(source_SD: Floats, target_TD: Floats, metric: Metric) -> Floats:
 
 
 def check(source: ClassBank, target: ClassBank, metric: Metric) -> None:
-    """Refuse means that are not finite, zero vectors under the cosine, and unequal dimensions."""
+    """Raise ``BadMeans`` for values that are not finite, zero vectors under the cosine, and unequal
+    dimensions."""
     for bank, side in ((source, "source"), (target, "target")):
         where = f"{bank.file or side}: class"
-        # a sum tells at once: only bad rows are looked for row by row
-        if not np.isfinite(bank.means.sum()):
+        # the sum is a quick test; only if it fails are the rows searched
+        if not np.isfinite(bank.means.sum(dtype=np.float64)):  # halves end at 65504
             _refuse(bank, where, ~np.asarray(np.isfinite(bank.means).all(1)), "NaN or infinite")
         if metric == "cosine":
             _refuse(
@@ -77,6 +78,6 @@ def _refuse(bank: ClassBank, where: str, wrong: NDArray[np.bool_], what: str) ->
 
 
 def unit(means: Floats) -> Floats:
-    """Rows of length one. The largest entry goes first, so that no square under- or overflows."""
+    """Rows scaled to length one; first by their largest entry, so that no square overflows."""
     means = means / np.abs(means).max(1, keepdims=True)
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))

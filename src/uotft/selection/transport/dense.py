@@ -1,10 +1,9 @@
-"""The class scale: the whole cost in memory, float64, NumPy.
+"""The kernel for classes: the whole cost in memory, float64, NumPy.
 
-A sweep needs lse_T(g - C / eps) and lse_S(f - C / eps). Both come from one matrix that holds
-exp(base + K) scaled to a largest entry of one in each row: as long as g stays near ``base`` a sweep
-is two products of that matrix with a vector, and no exponential of S x T numbers is taken (the
-absorption of Schmitzer 2019, section 3.1). Where a column underflows even so, it is summed in the
-log domain.
+A sweep needs lse_T(g - C / eps) and lse_S(f - C / eps). Both come from one matrix, exp(base + K)
+with each row scaled to a maximum of one. While g stays near ``base``, a sweep is two products of
+this matrix with a vector and needs no exponential of S x T numbers (absorption; Schmitzer 2019,
+section 3.1). If a column still underflows, it is summed in the log domain.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import numpy as np
 from uotft.core.records import Floats
 from uotft.selection.transport.iteration import Half, Plan, Problem, Solver, solve
 
-NEAR = 30.0  # how far potentials may go from the base of the matrix
-FLOOR = -650.0  # of the logarithm of its entries: above denormal numbers, which are slow
-THIN = 1e-200  # column sums under this are not trusted: far above exp(FLOOR), far under 1
+NEAR = 30.0  # largest distance of the potentials from ``base``; beyond it a new matrix is made
+FLOOR = -650.0  # smallest logarithm of an entry: avoids denormal numbers, which are slow
+THIN = 1e-200  # column sums below this are recomputed; far above exp(FLOOR), far below 1
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ def solve_grid(
     strengths: Iterable[tuple[float, float, float]],
     solver: Solver | None = None,
 ) -> list[Plan]:
-    """The plans of one cost at many (epsilon, tau_source, tau_target), in the order given.
+    """The plans of one cost at many (epsilon, tau_source, tau_target), in the given order.
 
-    Neighbours with the same epsilon share their kernel. A cost scale eps_c is the same as all three
-    strengths times eps_c.
+    Consecutive entries with the same epsilon share their kernel. To change the cost scale eps_c,
+    multiply all three strengths by it.
     """
     return [
         solve(replace(problem, epsilon=e, tau_source=s, tau_target=t), solver)
@@ -75,7 +74,7 @@ class DenseKernel:
         self._now: Absorbed | None = None
 
     def _absorb(self, base_T: Floats) -> Absorbed:
-        """The matrix at potentials ``base_T``."""
+        """The scaled matrix at the potentials ``base_T``."""
         matrix_ST = self._log_ST + base_T
         top_S = matrix_ST.max(1)
         matrix_ST -= top_S[:, None]
@@ -118,7 +117,7 @@ class DenseKernel:
 
 
 def logsumexp(x: Floats, axis: int, keepdims: bool = False) -> Floats:
-    """log sum exp(x), the largest term first taken out."""
+    """log(sum(exp(x))) along ``axis``, with the largest term factored out."""
     top = x.max(axis, keepdims=True)
     terms = x - top
     np.maximum(terms, FLOOR, out=terms)

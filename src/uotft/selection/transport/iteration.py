@@ -1,4 +1,4 @@
-"""The unbalanced transport problem of equation (5), solved safely at every setting.
+"""Solves the unbalanced transport problem of equation (5), at any setting.
 
     min_P  <P, C> - eps h(P) + tau_S KL(P 1, w_S) + tau_T KL(P' 1, w_T)
 
@@ -7,14 +7,15 @@ half-step of the generalised Sinkhorn iteration (Chizat et al. 2018) has a close
 
     f = kappa_S (log w_S - lse_T(g - C / eps)),   kappa_S = tau_S / (tau_S + eps),   g likewise.
 
-A sweep shrinks the error by kappa_S kappa_T at least: a few dozen sweeps at the paper's setting,
-millions when both strengths are large. Where the sweeps are slow, a Newton step on the T target
-potentials takes over: with Q' P the product of the plan scaled to columns and rows of sum one,
+A sweep (both half-steps) shrinks the error at least by the factor kappa_S kappa_T. That takes a few
+dozen sweeps at the paper's setting, but millions when both strengths are large. If sweeps are slow,
+a Newton step on the T target potentials is tried, where Q is the plan with columns and P the plan
+with rows scaled to sum one:
 
-    ((1 + eps / tau_T) I - kappa_S Q' P) dg = residual,
+    ((1 + eps / tau_T) I - kappa_S Q' P) dg = residual.
 
-kept only if it makes the residual smaller, so that the sweeps' guarantee stays. A very small
-epsilon is approached from larger ones.
+It is kept only if it makes the residual smaller, so the sweeps' guarantee stays. A very small
+epsilon is reached by way of larger ones.
 
 Axes: S source points, T target points. NumPy only; a `Kernel` may compute elsewhere.
 """
@@ -32,31 +33,31 @@ from pydantic import Field
 from uotft.core.errors import UserError
 from uotft.core.records import Floats, Settings
 
-SLOW = 40  # sweeps still to go from which a Newton step is cheaper
-STEEP = 300.0  # largest cost over epsilon beyond which larger epsilons go first
-COARSER = 3.0  # by how much
-ROUGHLY = 1e-2  # the residual that is enough there
-SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # of a Newton step, tried in turn
-PATIENCE = 5  # sweeps after a Newton step that did not help at all
+SLOW = 40  # with more sweeps than this to go, a Newton step is cheaper
+STEEP = 300.0  # above this largest cost / epsilon, larger epsilons are solved first
+COARSER = 3.0  # ratio of successive epsilons of that warm start
+ROUGHLY = 1e-2  # residual at which the warm start moves on to the next epsilon
+SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # fractions of a Newton step, tried in turn
+PATIENCE = 5  # sweeps before the next Newton step after one that did not help
 
 
 class NotConverged(UserError):
-    """The solver stopped before its residual was small: the ranking cannot be trusted."""
+    """The solver stopped before its residual was small, so the ranking cannot be trusted."""
 
 
 class BadProblem(UserError):
-    """Weights or strengths for which equation (5) has no plan."""
+    """Weights or strengths for which equation (5) has no solution."""
 
 
 class Solver(Settings):
     """When the iteration stops."""
 
-    tolerance: float = Field(1e-9, gt=0, description="largest residual, in log marginals")
-    max_iterations: int = Field(10_000, ge=1, description="sweeps before giving up")
+    tolerance: float = Field(1e-9, gt=0, description="largest residual of the log marginals")
+    max_iterations: int = Field(10_000, ge=1, description="sweeps before the solver gives up")
 
 
 class Half(NamedTuple):
-    """What one sweep over all source points gives, at potentials g of the target."""
+    """The result of one sweep over all source points, at potentials g of the target."""
 
     f_S: Floats  #: kappa_S (log w_S - lse_T(g - C / eps))
     log_mass_S: Floats  #: log P 1
@@ -64,14 +65,14 @@ class Half(NamedTuple):
 
 
 class Kernel(Protocol):
-    """-C / eps between S source and T target points, wherever it is kept."""
+    """-C / eps between S source and T target points; an implementation may compute it anywhere."""
 
     def sweep(self, g_T: Floats, log_w_S: Floats, kappa_S: float) -> Half:
         """One pass over the source points."""
         ...
 
     def coupling(self) -> Floats:
-        """Q' P (T, T), rows of sum one, at the plan of the last sweep."""
+        """Q' P (T, T) at the plan of the last sweep; its rows sum to one."""
         ...
 
 
@@ -101,11 +102,11 @@ class Problem(ABC):
 
 @dataclass(frozen=True)
 class Plan:
-    """The solution. ``residual`` is the largest miss of a log target marginal at the fixed point.
+    """The solution, with its ``residual``: the largest error of a log target marginal.
 
-    At the optimum log (P' 1) = log w_T - eps g / tau_T, and for the source likewise; the source
-    equation holds exactly after each half-step. A residual of 1e-9 is a marginal that is wrong by
-    one part in a billion.
+    At the optimum log(P' 1) = log w_T - eps g / tau_T, and likewise for the source, whose equation
+    holds exactly after each half-step. A residual of 1e-9 means a marginal wrong by one part in a
+    billion.
     """
 
     problem: Problem
@@ -128,7 +129,7 @@ class Plan:
         return self.log_rows(slice(None))
 
     def check(self, advice: str) -> Plan:
-        """The plan itself, or an error when it has not converged."""
+        """The plan itself; ``NotConverged`` with ``advice`` if it has not converged."""
         if not self.converged:
             raise NotConverged(
                 f"the transport plan has not converged: residual {self.residual:.1e} after "
@@ -138,10 +139,13 @@ class Plan:
 
 
 def solve(problem: Problem, solver: Solver | None = None) -> Plan:
-    """The plan of equation (5); look at ``converged`` or call ``check`` before using it."""
+    """The plan of equation (5); read ``converged`` or call ``check`` before using it.
+
+    Weights that are not positive and finite, or two infinite taus, raise ``BadProblem``.
+    """
     for side, weights in (("source", problem.weights_S), ("target", problem.weights_T)):
         if not ((weights > 0) & (weights < np.inf)).all():
-            raise BadProblem(f"the weights of the {side} are not all above zero and finite")
+            raise BadProblem(f"the weights of the {side} must all be above zero and finite")
     if np.isinf(problem.tau_source) and np.isinf(problem.tau_target):
         raise BadProblem("tau_source and tau_target are both infinite: no plan meets both weights")
     solver = solver or Solver()
@@ -150,10 +154,10 @@ def solve(problem: Problem, solver: Solver | None = None) -> Plan:
 
 
 def _warm_start(problem: Problem, solver: Solver) -> tuple[Floats, int]:
-    """Potentials to start from, and the sweeps they have cost: zeros unless epsilon is tiny."""
+    """Starting potentials (T,) and the sweeps spent on them: zeros unless epsilon is tiny."""
     slow = _kappa(problem.tau_source, problem.epsilon) * _kappa(problem.tau_target, problem.epsilon)
     g_T, spent = np.zeros(len(problem.weights_T)), 0
-    if slow < 0.9:
+    if slow < 0.9:  # a sweep shrinks the error by a tenth at least: fast enough from zero
         return g_T, spent
     epsilons = []
     epsilon = problem.epsilon
@@ -165,7 +169,7 @@ def _warm_start(problem: Problem, solver: Solver) -> tuple[Floats, int]:
             tolerance=max(ROUGHLY, solver.tolerance), max_iterations=solver.max_iterations
         )
         plan = _iterate(problem, epsilon, g_T, rough, spent)
-        # potentials are in units of epsilon: the next one is smaller
+        # potentials are in units of epsilon, and the next epsilon is smaller by this factor
         g_T, spent = plan.g_T * COARSER, plan.iterations
     return g_T, spent
 
@@ -217,11 +221,11 @@ def _iterate(problem: Problem, epsilon: float, g_T: Floats, solver: Solver, spen
 
 
 def _kappa(tau: float, epsilon: float) -> float:
-    return 1 / (1 + epsilon / tau)  # of an infinite tau, too: that marginal holds exactly
+    return 1 / (1 + epsilon / tau)  # 1 for an infinite tau: that marginal holds exactly
 
 
 def _sweeps_left(before: float, now: float, tolerance: float) -> float:
-    """How many sweeps are still to go if each shrinks the residual as the last one did."""
+    """The number of sweeps to go if each shrinks the residual as much as the last one did."""
     if now <= tolerance:
         return 0
     return float(np.log(tolerance / now) / np.log(min(now / before, 1 - 1e-12)))

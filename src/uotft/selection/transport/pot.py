@@ -1,8 +1,8 @@
-"""The same problem solved by POT, whose answer is checked before anyone sees it.
+"""Solves the same problem with POT, and checks the answer.
 
-POT's kernel-domain solver is right where it stays finite; its stabilised and its translation
-invariant ones can return another plan without a word. So the residual is computed here, from POT's
-potentials and marginals, by the definition in `iteration`.
+POT's kernel-domain solver is right as long as its numbers stay finite. Its stabilised and
+translation-invariant solvers can return a wrong plan without a warning. So this module computes the
+residual itself, from POT's potentials and marginals, as defined in `iteration`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ Method = Literal["sinkhorn", "sinkhorn_stabilized", "sinkhorn_translation_invari
 
 
 def solve(problem: DenseProblem, solver: Solver, method: Method) -> Plan:
-    """POT's potentials and marginals; ``converged`` is this module's verdict, not POT's."""
+    """POT's potentials and marginals; this module, not POT, decides ``converged``."""
     ratio_S, ratio_T = problem.tau_source / problem.epsilon, problem.tau_target / problem.epsilon
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of POT's backends, and of what the residual says better
+        # POT warns of its backends, and of numerical trouble that the residual measures better
+        warnings.simplefilter("ignore")
         import ot
 
         plan_ST, log = ot.unbalanced.sinkhorn_unbalanced(
@@ -34,7 +35,7 @@ def solve(problem: DenseProblem, solver: Solver, method: Method) -> Plan:
             method=method,
             reg_type="entropy",
             numItermax=solver.max_iterations,
-            # POT stops by the change of its scalings, which a weak tau_T makes smaller
+            # POT stops when its scalings change little, and a weak tau_T makes the changes smaller
             stopThr=solver.tolerance * min(1.0, ratio_T) / 100,
             log=True,
         )

@@ -1,14 +1,14 @@
 """Training objectives: one file each.
 
-A module holds ``Settings``; ``ROUTES``, which says what the network is asked for; and either
+An objective's module has ``Settings``; ``ROUTES``, {output: (part of the batch, head)}; and one of
 
 - ``terms(outputs, labels, weight)``: from {output: logits (n, classes)}, {part: labels (n,)} and
-  lambda to {name: (loss, weight)}; or
-- ``prepare(context, settings)``, where it needs more than lambda: it is called once, before the
-  first step, and returns the function of outputs and labels.
+  lambda to {name: (loss, weight)};
+- ``prepare(context, settings)``, if it needs more than lambda: called once, before the first step,
+  it returns a function of outputs and labels.
 
-The loop adds weight * loss and logs every loss by its name. Nothing here imports torch before an
-objective is loaded, because params.yaml is checked against the names alone.
+The loop sums weight * loss and logs each loss under its name. This file does not import torch, so
+that checking the names in params.yaml stays fast.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Seen = Callable[[], "tuple[Tensor, Tensor]"]
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """What an objective may build on before the first step.
+    """What an objective may read before the first step.
 
-    ``weight`` is lambda; ``backbone`` and ``head`` (of the target) are the network's own, at their
-    starting weights. ``seen_target`` and ``seen_source`` give the pre-trained classifier's logits
-    (n, all source classes), and the labels (n,), of the seed's labelled target images and of the
-    source images that pre-training held out; they cost a forward pass when called. ``classes`` are
-    the rows of that classifier which a source head over kept classes stands for; none for clusters.
+    ``weight`` is lambda; ``backbone`` and ``head`` (that of the target) are the network's own, at
+    their starting weights. ``seen_target`` and ``seen_source`` return the pre-trained classifier's
+    logits (n, all source classes) and the labels (n,): of the seed's labelled target images, and of
+    the source's validation images. Each call costs a forward pass. ``classes`` are the classifier's
+    rows for the kept classes, in the order of the source head; empty for clusters.
     """
 
     weight: float
@@ -54,12 +54,12 @@ def parts(module: ModuleType) -> set[str]:
 
 
 def heads(module: ModuleType) -> set[str]:
-    """The heads that it trains."""
+    """The heads that an objective trains."""
     return {head for _, head in module.ROUTES.values()}
 
 
 def ready(module: ModuleType, settings: Any, context: StartingPoint) -> Terms:
-    """The function that the loop calls at every step."""
+    """The function that the loop calls at each step."""
     if hasattr(module, "prepare"):
         prepared: Terms = module.prepare(context, settings)
         return prepared

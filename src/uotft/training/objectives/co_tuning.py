@@ -1,15 +1,15 @@
-"""Co-tuning (You et al. 2020): the pre-trained classifier goes on learning, from target images.
+"""Co-tuning (You et al. 2020): the pre-trained classifier keeps learning, from target images.
 
     1/n sum f(theta; x_t, y_t) + weight/n sum CE(h(theta; x_t), p(y_s | y_t))
 
-h is the head of the pre-trained classifier, over all source classes, and p(y_s | y_t) says how a
-target class looks to that classifier before training. This is the paper's direct approach: the mean
-of the classifier's probabilities over the seed's labelled images of the class. The classifier is
-calibrated first, as in the paper: one temperature, fitted on the source images that pre-training
-held out. The paper's reverse approach, which learns p(y_t | y_s) and applies Bayes' rule, wants
-more labelled images than a few a class, and is left out.
+h is the head of the pre-trained classifier, over all source classes. p(y_s | y_t) relates target
+classes to source classes before training, by the paper's direct approach: the mean of the
+classifier's probabilities over the seed's labelled images of the target class. As in the paper, the
+classifier is calibrated first: one temperature is fitted on the source's validation images. The
+paper's reverse approach, which learns p(y_t | y_s) and applies Bayes' rule, needs more than a few
+labelled images per class and is not implemented.
 
-Selected classes have no part in it: no source image is read.
+This objective reads no source images, so it ignores the selected classes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Settings(BaseSettings):
 
 
 def prepare(context: StartingPoint, settings: Settings) -> Terms:
-    """Relate the classes once; the terms look each image's row up."""
+    """Compute p(y_s | y_t) once; the terms look up the row of each image's class."""
     scale = inverse_temperature(*context.seen_source()) if settings.calibrate else 1.0
     logits, labels = context.seen_target()
     device = next(context.backbone.parameters()).device

@@ -2,7 +2,7 @@
 
     1/n sum f(theta; x_t, y_t) + lambda/m sum h(theta; x'_s, y'_s)
 
-f and h are cross-entropies; each head is computed on its own part of the batch only.
+f and h are cross-entropies; each head sees only its own part of the batch.
 """
 
 from __future__ import annotations

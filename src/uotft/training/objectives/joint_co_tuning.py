@@ -1,10 +1,10 @@
-"""Joint fine-tuning whose source head goes on learning from target images too.
+"""Joint fine-tuning whose source head also learns from target images.
 
     joint (Liu et al. 2022) + weight/n sum CE(h(theta; x_t), p(y_s | y_t)) (You et al. 2020)
 
-h is the source head of equation (6), over the kept classes. p(y_s | y_t) is that of ``co_tuning``,
-among the kept classes alone: the probabilities that the calibrated pre-trained classifier gives
-them, made to sum to one. The paper has no such experiment.
+h is the source head of equation (6), over the kept classes. p(y_s | y_t) is that of ``co_tuning``
+restricted to the kept classes: the calibrated classifier's probabilities of these classes, scaled
+to sum to one. The paper has no such experiment.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ class Settings(co_tuning.Settings):
 
 
 def prepare(context: StartingPoint, settings: Settings) -> Terms:
-    """Relate the target's classes to the kept ones once; the terms look each image's row up."""
+    """Compute p(y_s | y_t) once; the terms look up the row of each image's class.
+
+    Clusters are a ``UserError``: the pre-trained classifier has no probabilities for them.
+    """
     if not len(context.classes):
         raise UserError(
-            "train.objective: got 'joint_co_tuning', which needs kept classes that the pre-trained "
-            "classifier knows, and clusters are none; choose select.unit: class or image"
+            "train.objective: got 'joint_co_tuning', which needs classes that the pre-trained "
+            "classifier knows; with select.unit: cluster there are none; choose class or image"
         )
     scale = co_tuning.inverse_temperature(*context.seen_source()) if settings.calibrate else 1.0
     logits, seen = context.seen_target()

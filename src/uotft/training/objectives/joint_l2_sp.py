@@ -1,9 +1,9 @@
-"""Joint fine-tuning, pulled back to the pre-trained weights: equation (6) and L2-SP together.
+"""Joint fine-tuning with a penalty on leaving the pre-trained weights: equation (6) plus L2-SP.
 
     joint (Liu et al. 2022) + alpha/2 |w - w0|^2 + beta/2 |v|^2 (Li et al. 2018)
 
-w are all parameters of the backbone, w0 what they start from, and v those of the target head. As
-with ``l2_sp``, set ``train.recipe.weight_decay`` to 0 with it. The paper has no such experiment.
+w are all parameters of the backbone, w0 their starting values, v the parameters of the target head.
+Set ``train.recipe.weight_decay`` to 0, as with ``l2_sp``. The paper has no such experiment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Settings(l2_sp.Settings):
 
 
 def prepare(context: StartingPoint, settings: Settings) -> Terms:
-    """The terms of both; the target's own is the same in both."""
+    """The terms of both objectives; both have the same target loss, which counts once."""
     pull = l2_sp.prepare(context, settings)
 
     def terms(

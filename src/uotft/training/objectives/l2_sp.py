@@ -1,12 +1,12 @@
-"""L2-SP (Li et al. 2018): fine-tuning that is pulled back to the pre-trained weights.
+"""L2-SP (Li et al. 2018): fine-tuning with a penalty on leaving the pre-trained weights.
 
     1/n sum f(theta; x_t, y_t) + alpha/2 |w - w0|^2 + beta/2 |v|^2
 
-w are all parameters of the backbone, w0 what they start from, and v those of the new head. It
-stands in for weight decay, which pulls every weight to zero as well: set
-``train.recipe.weight_decay`` to 0 with it.
+w are all parameters of the backbone, w0 their starting values, v the parameters of the new head.
+The penalty replaces weight decay, which would pull the same weights to zero: set
+``train.recipe.weight_decay`` to 0.
 
-Selected classes have no part in it: no source image is read.
+This objective reads no source images, so it ignores the selected classes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Settings(BaseSettings):
 
 
 def prepare(context: StartingPoint, settings: Settings) -> Terms:
-    """Keep a copy of the starting weights; the terms read the network's own, as they change."""
+    """Copy the starting weights; the terms read the network's current ones at each step."""
     backbone, head = list(context.backbone.parameters()), list(context.head.parameters())
     start = [w.detach().clone() for w in backbone]
 

@@ -1,6 +1,6 @@
 """Plain fine-tuning: cross-entropy on the target images, equation (2) of Liu et al. (2022).
 
-Selected classes have no part in it: no source image is read.
+This objective reads no source images, so it ignores the selected classes.
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ class Settings(BaseSettings):
 def terms(
     outputs: dict[str, Tensor], labels: dict[str, Tensor], weight: float
 ) -> dict[str, tuple[Tensor, float]]:
-    """The mean cross-entropy of the target head over the target batch; ``weight`` has no part."""
+    """The mean cross-entropy of the target head over the target batch; ``weight`` is not used."""
     return {"target": (functional.cross_entropy(outputs["target"], labels["target"]), 1.0)}

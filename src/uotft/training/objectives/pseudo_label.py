@@ -2,10 +2,10 @@
 
     1/n sum f(theta; x_t, y_t) + lambda/m sum h(theta; strong(x'_s), p(y_t | weak(x'_s)))
 
-There is one head, the target's. Its prediction on the weak view of a kept source image is the soft
-target of its prediction on the strong view, as in FixMatch (Sohn et al. 2020); no gradient passes
-through the weak view. No label of a source image is read. The paper sharpens nothing and leaves
-nothing out; both are settings.
+There is one head, that of the target. Its prediction on the weak view of a kept source image is the
+soft label for its prediction on the strong view, as in FixMatch (Sohn et al. 2020). No gradient
+passes through the weak view, and no source label is read. The paper neither sharpens predictions
+nor drops uncertain images; settings allow both.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def prepare(context: StartingPoint, settings: Settings) -> Terms:
 def terms(
     outputs: dict[str, Tensor], labels: dict[str, Tensor], weight: float, settings: Settings
 ) -> dict[str, tuple[Tensor, float]]:
-    """Cross-entropy on the target, and of the strong view against the weak one's prediction.
+    """Cross-entropy on the target, and of the strong view against the weak view's prediction.
 
-    The second sum is divided by all m images, as equation (7) does, whatever the threshold leaves:
-    an empty mask gives 0, and processes that keep different numbers still average to the mean.
+    The second sum is divided by all m images, as in equation (7), however many pass the threshold.
+    So the loss is 0 if none passes, and the mean over processes is right even if they keep
+    different numbers.
     """
     target = functional.cross_entropy(outputs["target"], labels["target"])
     weak = outputs["weak"].detach()
