@@ -13,7 +13,7 @@ from support import dataset_archives as official
 from support.folder_datasets import SMALL, many, quiet
 from uotft.core.errors import UserError
 from uotft.data.datasets import folder
-from uotft.data.folders import Scan
+from uotft.data.lists import Found
 
 Members = list[tuple[str, bytes]]
 
@@ -33,23 +33,23 @@ def zipped(contents: Members) -> bytes:
     return file.getvalue()
 
 
-def scanned(root: Path, path: str) -> tuple[Path, Scan]:
-    return folder.scanned(folder.Settings(path=path, **SMALL), quiet, root)
+def found(root: Path, path: str) -> Found:
+    return folder.found(folder.Settings(path=path, **SMALL), quiet, root)
 
 
 def read(root: Path, path: str, content: bytes) -> tuple[set[str], str]:
     """{part/class: content}, and the lines for the user; the same again, not unpacked anew."""
     (root / path).write_bytes(content)
-    where, scan = scanned(root, path)
-    assert scanned(root, path) == (where, scan)
-    found = {f"{p}/{c}: {(where / path.decode()).read_text()}" for path, c, p in scan.rows}
-    return found, "\n".join(scan.notes)
+    known = found(root, path)
+    assert found(root, path) == known
+    inside = {f"{p}/{c}: {(known.folder / n.decode()).read_text()}" for n, c, p in known.rows}
+    return inside, "\n".join(known.notes)
 
 
 def test_backslashes_separate_folders(tmp_path: Path) -> None:
     contents = [("photos\\", b""), *members("photos\\cat\\0.png", "photos\\dog\\0.png")]
-    found, said = read(tmp_path, "windows.zip", zipped(contents))
-    assert found == {"train/cat: photos\\cat\\0.png", "train/dog: photos\\dog\\0.png"}
+    inside, said = read(tmp_path, "windows.zip", zipped(contents))
+    assert inside == {"train/cat: photos\\cat\\0.png", "train/dog: photos\\dog\\0.png"}
     assert not said
 
 
@@ -57,21 +57,21 @@ def test_backslashes_separate_folders(tmp_path: Path) -> None:
 def test_backslashes_leave_no_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.zip").write_bytes(zipped(members("cat/0.png", name)))
     with pytest.raises(UserError, match=r"refused because of .*: its path leaves the folder"):
-        scanned(tmp_path, "a.zip")
+        found(tmp_path, "a.zip")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_of_a_name_that_is_there_twice_the_later_file_counts(tmp_path: Path) -> None:
     twice = [*members("cat/0.png", "dog/0.png", "dog/1.png"), ("cat/0.png", b"later")]
-    found, said = read(tmp_path, "a.zip", zipped(twice))
-    assert {name for name in found if "cat" in name} == {"train/cat: later"}
+    inside, said = read(tmp_path, "a.zip", zipped(twice))
+    assert {name for name in inside if "cat" in name} == {"train/cat: later"}
     assert said == "files of the archive whose name it has twice (1), the later counts: cat/0.png"
 
 
 def test_names_that_differ_in_case_are_two_classes(tmp_path: Path) -> None:
-    found, said = read(tmp_path, "a.zip", zipped(members("Cat/0.png", "cat/0.png")))
-    assert found == {"train/Cat: Cat/0.png", "train/cat: cat/0.png"}
-    assert "kept apart: 'Cat' / 'cat'" in said
+    inside, said = read(tmp_path, "a.zip", zipped(members("Cat/0.png", "cat/0.png")))
+    assert inside == {"train/Cat: Cat/0.png", "train/cat: cat/0.png"}
+    assert "differ in case only: 'Cat' and 'cat'" in said
 
 
 @pytest.mark.parametrize("name", ["A.ZIP", "A.Tar", "A.TAR.GZ", "A.Tgz"])
@@ -81,29 +81,33 @@ def test_endings_of_archives_in_any_case(tmp_path: Path, name: str) -> None:
     assert len(read(tmp_path, name, make(contents))[0]) == 2
 
 
-@pytest.mark.parametrize("name", ["LIST.PARQUET", "photos/Manifest.Parquet"])
+@pytest.mark.parametrize(
+    "name", ["LIST.PARQUET", "LIST.CSV", "photos/Manifest.Parquet", "photos/MANIFEST.CSV"]
+)
 def test_endings_of_lists_in_any_case(tmp_path: Path, name: str) -> None:
     (tmp_path / "photos").mkdir()
-    pd.DataFrame([("1.jpg", "a"), ("2.jpg", "b")], columns=["path", "label"]).to_parquet(
-        tmp_path / name
-    )
-    where, scan = scanned(tmp_path, name if "/" not in name else "photos")
-    assert where == (tmp_path / name).parent
-    assert scan.rows == [(b"1.jpg", "a", "train"), (b"2.jpg", "b", "train")]
+    listed = pd.DataFrame([("1.jpg", "a"), ("2.jpg", "b")], columns=["path", "label"])
+    if name.endswith("CSV"):
+        listed.to_csv(tmp_path / name, index=False)
+    else:
+        listed.to_parquet(tmp_path / name)
+    known = found(tmp_path, name if "/" not in name else "photos")
+    assert known.folder == (tmp_path / name).parent
+    assert known.rows == [(b"1.jpg", "a", "train"), (b"2.jpg", "b", "train")]
 
 
 def test_two_manifests_are_refused(tmp_path: Path) -> None:
     for name in ("manifest.csv", "Manifest.CSV"):
         (tmp_path / name).write_text("path,label\n1.jpg,a\n")
     with pytest.raises(UserError, match=r"2 lists \(Manifest.CSV, manifest.csv\); keep one"):
-        scanned(tmp_path, ".")
+        found(tmp_path, ".")
 
 
 @pytest.mark.parametrize("top", ["", "brain-data/", "Training/"])
 def test_the_folder_around_the_parts_of_an_archive(tmp_path: Path, top: str) -> None:
     names = [*many(f"{top}Train/", "ab", 2), *many(f"{top}Test/", "ab", 1), "Thumbs.db"]
-    found, said = read(tmp_path, "a.zip", zipped(members(*names)))
-    assert sorted({name.partition(":")[0] for name in found}) == [
+    inside, said = read(tmp_path, "a.zip", zipped(members(*names)))
+    assert sorted({name.partition(":")[0] for name in inside}) == [
         "test/a", "test/b", "train/a", "train/b"
     ]  # fmt: skip
     assert ("looked for in Training/" in said) == (top == "Training/")
@@ -113,8 +117,8 @@ def test_inner_archives_that_are_the_parts(tmp_path: Path) -> None:
     inner = [
         (f"{part}.zip", zipped(members(*many(f"{part}/", "ab", 1)))) for part in ("Train", "Test")
     ]
-    found, _ = read(tmp_path, "a.zip", zipped(inner))
-    assert len(found) == 4
+    inside, _ = read(tmp_path, "a.zip", zipped(inner))
+    assert len(inside) == 4
 
 
 def test_a_compression_that_is_not_known_is_said(tmp_path: Path) -> None:
@@ -125,11 +129,11 @@ def test_a_compression_that_is_not_known_is_said(tmp_path: Path) -> None:
         content[start : start + 2] = b"\x09\x00"
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.zip: cannot be unpacked .*compression"):
-        scanned(tmp_path, "a.zip")
+        found(tmp_path, "a.zip")
 
 
 @pytest.mark.parametrize("name", ["a.rar", "a.7z", "a.jpg"])
 def test_what_is_no_archive_names_the_endings(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"Rar!")
     with pytest.raises(UserError, match=r"neither a folder nor a file that ends in \.tar,.*\.csv"):
-        scanned(tmp_path, name)
+        found(tmp_path, name)

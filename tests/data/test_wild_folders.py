@@ -64,7 +64,7 @@ def both(train: str, test: str) -> list[str]:
     [
         ("Training", "Testing"), ("Train", "Test"), ("train", "Test"), ("TRAIN", "TEST"),
         ("trainset", "testset"), ("training_set", "test_set"), ("Training Data", "Testing Data"),
-        ("trainImages", "testImages"), ("train-images", "tests"), (" train", "test "),
+        ("trainImages", "testImages"), ("train-images", "testing"), (" train", "test "),
         ("1_train", "2_test"), ("seg_train", "seg_test"), ("train2017", "test2017"),
         ("birds.train", "birds.test"), ("brain-data/train", "brain-data/test"),
         ("a/b/c/Train", "a/b/c/Test"), ("training_set/training_set", "test_set/test_set"),
@@ -199,7 +199,7 @@ AMBIGUOUS = {
     "a class in another case": (
         [*many("train/", "ab", 3), *many("test/", "aB", 1)],
         "class 'B' has no training image, as 1 of 3 classes; those that have some are a, b\n"
-        "  classes whose names differ only in case are kept apart: 'B' / 'b'",
+        "  classes whose names differ in case only: 'B' and 'b'",
     ),
 }
 
@@ -340,7 +340,7 @@ def test_forms_may_differ_between_parts(tmp_path: Path) -> None:
 def test_case_alone_is_said(tmp_path: Path) -> None:
     found, said = read(place(tmp_path, "Cat/1.jpg", "cat/2.jpg", "dog/1.jpg"))
     assert found == {"train": {"Cat": 1, "cat": 1, "dog": 1}}
-    assert said == "classes whose names differ only in case are kept apart: 'Cat' / 'cat'"
+    assert said == "classes whose names differ in case only: 'Cat' and 'cat'"
 
 
 # ---- links
