@@ -194,11 +194,11 @@ AMBIGUOUS = {
     "archives": (["set.zip", "readme.txt"], "left out 2 files, no images: 1 .txt, 1 .zip"),
     "a class that is only tested": (
         [*many("train/", "ab", 3), *many("test/", "abc", 1)],
-        "class 'c' has no training image, as 1 of 3 classes; those that have some are a, b",
+        "class 'c' (test/c/0.png) has no training image, as 1 of 3 classes; those that have some are a, b",
     ),
     "a class in another case": (
         [*many("train/", "ab", 3), *many("test/", "aB", 1)],
-        "class 'B' has no training image, as 1 of 3 classes; those that have some are a, b\n"
+        "class 'B' (test/B/0.png) has no training image, as 1 of 3 classes; those that have some are a, b\n"
         "  classes whose names differ in case only: 'B' and 'b'",
     ),
 }

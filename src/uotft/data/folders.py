@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uotft.core.errors import UserError
+from uotft.data.files import shown
 from uotft.data.lists import PARTS, Rows, class_name, differ_in_case
 from uotft.data.walk import counted, pieces, some, walk
 
@@ -349,7 +350,8 @@ def _must_train(folder: Path, rows: Rows, notes: list[str]) -> None:
             f"are needed; name the folder that holds the folders of the classes{seen}"
         )
     if untrained := [name for name in names if name not in trained]:
+        first = next(path for path, name, _ in rows if name == untrained[0])
         raise UserError(
-            f"{folder}: class {untrained[0]!r} has no training image, as {len(untrained)} of "
-            f"{len(names)} classes; those that have some are {some(sorted(trained))}{seen}"
+            f"{folder}: class {untrained[0]!r} ({shown(first)}) has no training image, as "
+            f"{len(untrained)} of {len(names)} classes; those that have some are {some(sorted(trained))}{seen}"
         )
