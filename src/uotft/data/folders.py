@@ -21,7 +21,7 @@ from pathlib import Path
 from uotft.core.errors import UserError
 from uotft.data.files import shown
 from uotft.data.lists import PARTS, Rows, class_name, differ_in_case
-from uotft.data.walk import counted, pieces, some, walk
+from uotft.data.walk import counted, pieces, plural, some, walk
 
 Names = tuple[str, ...]  # of folders, from the top
 
@@ -191,7 +191,10 @@ def _parts(
         raise UserError(
             f"{folder}: it holds parts of {len(complete)} data sets ({names}); keep one"
         )
-    found = groups.get("") or {}
+    found = groups.get("", {})
+    if not complete and "train" in found.values():  # test1 beside train, as Kaggle names it
+        named = {name: part for group in groups.values() for name, part in group.items()}
+        found |= {name: part for name, part in named.items() if part != "train"}
     if complete and "" not in complete:
         found = next(iter(complete.values()))
     if not found:
@@ -346,12 +349,14 @@ def _must_train(folder: Path, rows: Rows, notes: list[str]) -> None:
         )
     if len(names) == 1:
         raise UserError(
-            f"{folder}: all {len(rows):,} images are of one class, {next(iter(names))!r}, and two "
-            f"are needed; name the folder that holds the folders of the classes{seen}"
+            f"{folder}: {plural(len(rows), 'image')} of one class, {next(iter(names))!r}, and "
+            "none of another; two are needed: name the folder that holds the folders of the "
+            f"classes{seen}"
         )
     if untrained := [name for name in names if name not in trained]:
         first = next(path for path, name, _ in rows if name == untrained[0])
         raise UserError(
-            f"{folder}: class {untrained[0]!r} ({shown(first)}) has no training image, as "
-            f"{len(untrained)} of {len(names)} classes; those that have some are {some(sorted(trained))}{seen}"
+            f"{folder}: class {untrained[0]!r} has no training image, as {len(untrained)} of "
+            f"{len(names)} classes ({shown(first)}); classes that have some are "
+            f"{some(sorted(trained))}{seen}"
         )
