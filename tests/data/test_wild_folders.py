@@ -64,11 +64,12 @@ def both(train: str, test: str) -> list[str]:
     [
         ("Training", "Testing"), ("Train", "Test"), ("train", "Test"), ("TRAIN", "TEST"),
         ("trainset", "testset"), ("training_set", "test_set"), ("Training Data", "Testing Data"),
-        ("trainImages", "testImages"), ("train-images", "tests"), (" train", "test "),
+        ("trainImages", "testImages"), ("train-images", "testing"), (" train", "test "),
         ("1_train", "2_test"), ("seg_train", "seg_test"), ("train2017", "test2017"),
         ("birds.train", "birds.test"), ("brain-data/train", "brain-data/test"),
         ("a/b/c/Train", "a/b/c/Test"), ("training_set/training_set", "test_set/test_set"),
         ("seg_train/seg_train", "seg_test/seg_test"), ("train/images", "test/images"),
+        ("train", "test1"),
     ],
 )  # fmt: skip
 def test_parts_in_every_spelling(tmp_path: Path, train: str, test: str) -> None:
@@ -179,13 +180,20 @@ AMBIGUOUS = {
         ["train/1.jpg", "train/2.jpg", "test/1.jpg"],
         f"{LOOKED}\n  left out 3 images in no folder of a class: 2 in train/, 1 in test/",
     ),
+    "parts without classes, as Kaggle has them": (
+        ["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg"],
+        f"{LOOKED}\n  left out 3 images in no folder of a class: 2 in train/, 1 in test1/",
+    ),
     "other parts without classes": (["A_train/1.jpg", "A_test/1.jpg"], "left out 2 images in no"),
     "loose images": (
         ["1.jpg", "2.jpg", "a.txt"],
         f"{LOOKED}\n  left out 2 images in no folder of a class: 2 in ./\n"
         "  left out 1 file, no images: 1 .txt",
     ),
-    "one class": (["cat/1.jpg", "cat/2.jpg"], "all 2 images are of one class, 'cat', and two are"),
+    "one class": (
+        ["cat/1.jpg", "cat/2.jpg"],
+        "2 images of one class, 'cat', and none of another; two are needed: name",
+    ),
     "one class in parts": (["train/cat/1.jpg", "test/cat/2.jpg"], "of one class, 'cat'"),
     "one class that Pillow reads": (
         ["cat/1.jpg", "dog/1.heic"],
@@ -194,12 +202,13 @@ AMBIGUOUS = {
     "archives": (["set.zip", "readme.txt"], "left out 2 files, no images: 1 .txt, 1 .zip"),
     "a class that is only tested": (
         [*many("train/", "ab", 3), *many("test/", "abc", 1)],
-        "class 'c' has no training image, as 1 of 3 classes; those that have some are a, b",
+        "class 'c' has no training image, as 1 of 3 classes (test/c/0.png); classes that have "
+        "some are a, b",
     ),
     "a class in another case": (
         [*many("train/", "ab", 3), *many("test/", "aB", 1)],
-        "class 'B' has no training image, as 1 of 3 classes; those that have some are a, b\n"
-        "  classes whose names differ only in case are kept apart: 'B' / 'b'",
+        "class 'B' has no training image, as 1 of 3 classes (test/B/0.png); classes that have "
+        "some are a, b\n  classes whose names differ in case only: 'B' and 'b'",
     ),
 }
 
@@ -340,7 +349,7 @@ def test_forms_may_differ_between_parts(tmp_path: Path) -> None:
 def test_case_alone_is_said(tmp_path: Path) -> None:
     found, said = read(place(tmp_path, "Cat/1.jpg", "cat/2.jpg", "dog/1.jpg"))
     assert found == {"train": {"Cat": 1, "cat": 1, "dog": 1}}
-    assert said == "classes whose names differ only in case are kept apart: 'Cat' / 'cat'"
+    assert said == "classes whose names differ in case only: 'Cat' and 'cat'"
 
 
 # ---- links

@@ -120,6 +120,16 @@ def test_everything_that_happens_to_files_is_found(birds: Path) -> None:
     }
 
 
+def test_a_folder_that_would_be_refused_now_is_one_of_the_things(birds: Path) -> None:
+    (birds / "photos/lark").rename(birds / "photos/test")
+    (birds / "photos/train").mkdir()
+    (birds / "photos/wren").rename(birds / "photos/train/wren")
+    summary, bad = datasets.verify(workspace(birds), "birds", quiet)
+    assert summary == "birds: 47 files hashed"
+    assert sum(line.endswith(": missing") for line in bad) == 47
+    assert "20 images of one class, 'wren'" in bad[-1]
+
+
 def test_the_command_says_it_with_its_exit_code(birds: Path) -> None:
     done = call("uotft", "data", "verify", "birds", cwd=birds)
     assert (done.returncode, done.stdout) == (

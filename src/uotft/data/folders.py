@@ -13,24 +13,18 @@ from __future__ import annotations
 import os
 import re
 import sys
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from uotft.core.errors import UserError
-from uotft.data.walk import counted, pieces, some, walk
+from uotft.data.files import shown
+from uotft.data.lists import PARTS, Rows, class_name, differ_in_case
+from uotft.data.walk import counted, pieces, plural, some, walk
 
-Rows = list[tuple[bytes, str, str]]  # path, class, part
 Names = tuple[str, ...]  # of folders, from the top
 
-WORDS = {
-    "train": ("train", "training", "trainset", "trainingset"),
-    "val": ("val", "valid", "validation", "dev", "devel", "valset", "validset", "devset"),
-    "test": ("test", "tests", "testing", "testset", "testingset"),
-}
-PART_OF = {word: part for part, words in WORDS.items() for word in words}
 FILLERS = {"set", "data", "dataset", "split", "part", "images", "image", "imgs", "img", "folder"}
 AS_CLASSES = "put the folders of the classes into a folder named train"
 
@@ -119,15 +113,15 @@ def _word(name: str) -> tuple[str, str]:
     words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+|\d+", name)]
     while words and words[0].isdecimal():  # 1_train, 2_test
         del words[0]
-    found = [word for word in words if word in PART_OF]
-    rest = [word for word in words if word not in PART_OF and word not in FILLERS]
-    return (PART_OF[found[0]] if len(found) == 1 else "", " ".join(rest))
+    found = [word for word in words if word in PARTS]
+    rest = [word for word in words if word not in PARTS and word not in FILLERS]
+    return (PARTS[found[0]] if len(found) == 1 else "", " ".join(rest))
 
 
 def _name(piece: bytes) -> str:
     """The name of a folder as users see it: Unicode has two forms of ä, copying adds spaces."""
-    text = unicodedata.normalize("NFC", piece.decode(errors="backslashreplace"))
-    return text.strip() or text
+    text = piece.decode(errors="backslashreplace")
+    return class_name(text) or text
 
 
 def _children(places: Iterable[Place], at: Names) -> dict[str, Counter[Names]]:
@@ -142,7 +136,9 @@ def _children(places: Iterable[Place], at: Names) -> dict[str, Counter[Names]]:
 def _layout(folder: Path, places: list[Place]) -> tuple[Layout, list[str]]:
     """How folders of images are read, and lines about what is unusual."""
     top: Names = ()
-    while (name := _wrapper(_children(places, top))) and not part_of(name):
+    while name := _wrapper(_children(places, top)):
+        if part_of(name) and not _complete(_groups(_children(places, (*top, name)))):
+            break
         top += (name,)
     notes = [_passed(top)] if top else []
     children = _children(places, top)
@@ -195,7 +191,10 @@ def _parts(
         raise UserError(
             f"{folder}: it holds parts of {len(complete)} data sets ({names}); keep one"
         )
-    found = groups.get("") or {}
+    found = groups.get("", {})
+    if not complete and "train" in found.values():  # test1 beside train, as Kaggle names it
+        named = {name: part for group in groups.values() for name, part in group.items()}
+        found |= {name: part for name, part in named.items() if part != "train"}
     if complete and "" not in complete:
         found = next(iter(complete.values()))
     if not found:
@@ -329,19 +328,13 @@ def _alike(every: list[Place], layout: Layout) -> list[str]:
         if at is not None and place.images:
             spelled[place.names[at]].add(pieces(place.inner)[at])
     same = [repr(name) for name, forms in spelled.items() if len(forms) > 1]
-    cases: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(spelled):
-        cases[name.casefold()].append(name)
-    near = [" / ".join(map(repr, names)) for names in cases.values() if len(names) > 1]
     lines = []
     if same:
         lines.append(
             "folders whose names differ only in spaces around them or in the Unicode form of a "
             f"letter are one class: {some(same)}"
         )
-    if near:
-        lines.append(f"classes whose names differ only in case are kept apart: {some(near)}")
-    return lines
+    return [*lines, *differ_in_case(spelled)]
 
 
 def _must_train(folder: Path, rows: Rows, notes: list[str]) -> None:
@@ -356,11 +349,14 @@ def _must_train(folder: Path, rows: Rows, notes: list[str]) -> None:
         )
     if len(names) == 1:
         raise UserError(
-            f"{folder}: all {len(rows):,} images are of one class, {next(iter(names))!r}, and two "
-            f"are needed; name the folder that holds the folders of the classes{seen}"
+            f"{folder}: {plural(len(rows), 'image')} of one class, {next(iter(names))!r}, and "
+            "none of another; two are needed: name the folder that holds the folders of the "
+            f"classes{seen}"
         )
     if untrained := [name for name in names if name not in trained]:
+        first = next(path for path, name, _ in rows if name == untrained[0])
         raise UserError(
             f"{folder}: class {untrained[0]!r} has no training image, as {len(untrained)} of "
-            f"{len(names)} classes; those that have some are {some(sorted(trained))}{seen}"
+            f"{len(names)} classes ({shown(first)}); classes that have some are "
+            f"{some(sorted(trained))}{seen}"
         )
