@@ -103,4 +103,7 @@ def test_a_failed_download_says_where_to_put_the_file(
     said = str(caught.value)
     assert str(tmp_path / "home/hub/checkpoints") in said
     assert "backbone.weights: PATH" in said
+    assert (
+        "train without pre-trained weights, on small pictures: a project of --preset small" in said
+    )
     assert not list((tmp_path / "home").rglob("*.p*")), "nothing half-fetched is left"

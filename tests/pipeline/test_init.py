@@ -199,7 +199,7 @@ def listed(folder: Path) -> Path:
     ("make", "message"),
     [
         (loose, "no image in a folder named after its class"),
-        (lambda folder: pictures(folder, 1, 4), "all training images are of one class, 'class 0'"),
+        (lambda folder: pictures(folder, 1, 4), "images are of one class, 'class 0'"),
         (listed, "birds.csv: all training images are of one class, 'robin'"),
     ],
     ids=["loose", "one class", "list"],
@@ -227,6 +227,13 @@ def test_init_says_what_it_sees(
     assert said[2].startswith("the network sees each picture at 224 pixels a side")
     assert said[3].startswith("old is grey and my-birds in colour")
     assert re.match(r"old: pictures of 2\d pixels a side are blown up to 224; --preset", said[4])
+
+    caplog.clear()
+    pictures(tmp_path / "photos", 2, 4, side=100)
+    init.init(tmp_path / "other", "small", str(folders[0]), str(tmp_path / "photos"))
+    said = [record.getMessage() for record in caplog.records]
+    assert said[2].startswith("the network sees each picture at 32 pixels a side")
+    assert re.match(r"photos: pictures of 10\d pixels a side are shrunk to 32, which", said[-1])
 
 
 def test_init_leaves_the_index_of_git_alone(tmp_path: Path, folders: tuple[Path, Path]) -> None:

@@ -175,8 +175,8 @@ def _print_selection(chosen: Selection, *, explain: bool) -> None:
 
     kept = [chosen.names[row] for row in chosen.kept]
     more = f", and {len(kept) - NAMES} more" if len(kept) > NAMES else ""
-    names = ", ".join(kept[:NAMES]) + more or "none"
-    typer.echo(f"{chosen.strategy}: {len(kept)} of {len(chosen.names)} kept: {names}")
+    names = f": {', '.join(kept[:NAMES])}{more}" if kept else ""
+    typer.echo(f"{chosen.strategy}: {len(kept)} of {len(chosen.names)} kept{names}")
     if explain:
         for name, served in zip(kept, serves(chosen), strict=True):
             shares = ", ".join(f"{s['name']} {100 * s['share']:.0f} %" for s in served)

@@ -33,6 +33,7 @@ PRESETS = resources.files("uotft") / "presets"
 ENDINGS = (*archives.SUFFIXES, *LISTS)
 PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
 SEEN = 20  # pictures of a set whose size and colours init looks at
+DETAIL = 64  # pixels a side below which photographs are hard to recognise
 GREY = {"1", "L", "LA", "I", "I;16", "F"}  # Pillow's modes without colour
 
 logger = logging.getLogger(__name__)
@@ -202,12 +203,24 @@ def _note(looks: list[_Look | None], called: tuple[str, str], params: dict[str, 
         logger.warning("%s is grey and %s in colour: what is learned on one may be of little use "
                        "on the other", grey, colour)  # fmt: skip
     for name, look in zip(called, looks, strict=True):
-        if look and look.sides and 2 * max(look.sides) < sizes[name]:
-            logger.warning(
-                "%s: pictures of %d pixels a side are blown up to %d; --preset small is for such, "
-                "or set size and stored in params.yaml, the same in both sets",
-                name, max(look.sides), sizes[name],
-            )  # fmt: skip
+        if look and look.sides and (line := _scale(look.sides, sizes[name])):
+            logger.warning("%s: %s", name, line)
+
+
+def _scale(sides: list[int], size: int) -> str:
+    """A line if pictures of these ``sides`` are far from the ``size`` that the network sees."""
+    change = "size and stored in params.yaml, the same in both sets"
+    if 2 * max(sides) < size:
+        return (
+            f"pictures of {max(sides)} pixels a side are blown up to {size}; --preset small is for "
+            f"such, or lower {change}"
+        )
+    if size < DETAIL and min(sides) >= 3 * size:
+        return (
+            f"pictures of {min(sides)} pixels a side are shrunk to {size}, which is fast and loses "
+            f"their detail; to keep more, raise {change}"
+        )
+    return ""
 
 
 def _stem(path: Path) -> str:
