@@ -74,7 +74,7 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files below the folder ``root``, and how their pixels are kept and seen.
+    """Image files below ``root``, a folder of this machine; how their pixels are kept and seen.
 
     ``paths`` (n,) as the file system has them, ``bytes`` (n,), ``sha256`` (n, 32), ``sizes`` (n, 2)
     height and width of the upright picture. A file's pixels are kept as a square of side

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 
 Progress = Callable[..., Iterable[int]]
 
@@ -130,7 +131,7 @@ def unpacked(card: Card, path: str, root: Path, progress: Progress) -> Path:
 
     A relative ``path`` starts at ``root``, the workspace.
     """
-    folder = root / Path(path).expanduser()
+    folder = located(root, path)
     if there := ready(card, folder, root):
         return there
     absent = [a.name for a in card.archives if not (folder / a.name).is_file()]

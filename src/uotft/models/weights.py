@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -95,6 +95,8 @@ def pretrained(
 class ImageNet(Settings):
     """Settings of a network that torchvision has ImageNet weights for."""
 
+    FILES: ClassVar = ("weights",)
+
     weights: str = Field(
         "download",
         description="download: torchvision's IMAGENET1K_V1; a file of the same format; or none: "
@@ -126,9 +128,9 @@ def imagenet(name: str, settings: ImageNet) -> Pretrained | None:
 
 
 def origin(path: Path) -> dict[str, str]:
-    """The file's name and SHA-256."""
+    """The file's name and SHA-256; not its folder, since model.json goes to other machines."""
     with path.open("rb") as file:
-        return {"file": str(path), "sha256": file_digest(file, "sha256").hexdigest()}
+        return {"file": path.name, "sha256": file_digest(file, "sha256").hexdigest()}
 
 
 def take_linear(state: State, name: str) -> tuple[Tensor, Tensor] | None:

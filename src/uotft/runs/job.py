@@ -20,7 +20,7 @@ from uotft.core import config, dvc, environment, locks, messages, signals, stora
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Progress, Selection
-from uotft.pipeline import freshness, readers, select as select_stage, units
+from uotft.pipeline import freshness, image_places, readers, select as select_stage, units
 from uotft.pipeline.overlap import overlap
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import processes
@@ -356,6 +356,8 @@ def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
     wanted = sorted({f"embed@{w.params.source}" if w.upstream else "units" for w in workspaces})
     wanted += [f"embed@{target}" for target in targets]
     wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
+    for dataset in (ws.params.source, *targets):
+        image_places.must_be_there(ws, dataset)  # DVC's own message does not say what to do
     if not _made_already(ws, targets, wanted):
         _repro(ws, wanted)
     for target in targets:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core import registry, storage
+from uotft.core import paths, registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Selection
 from uotft.core.settings import Select
@@ -24,7 +24,7 @@ class Request:
     """How units are selected: by ``strategy`` with its ``settings``, as many as ``select`` says.
 
     With ``top_k: auto`` the plan of the strategy uot, with the settings ``uot``, says how many.
-    Files that the settings name are looked for in ``folder`` first.
+    Relative paths of files that the settings name start at ``folder``.
     """
 
     strategy: str
@@ -40,7 +40,9 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
     banks.same_backbone(source, target)
     strategy, wanted = request.strategy, request.select
     module = registry.load("strategies", strategy, "strategy")
-    scores = module.score(source, target, _located(request), request.seed)
+    scores = module.score(
+        source, target, paths.with_files(request.settings, request.folder), request.seed
+    )
     top_k, rule = wanted.top_k, {}
     if top_k == "auto" and not scores.exact:
         plan = scores
@@ -78,13 +80,6 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
         },
         labels=source.labels,
     )
-
-
-def _located(request: Request) -> Any:
-    """The settings, with the paths of files that are in the project's folder made whole."""
-    settings = request.settings
-    paths = {n: request.folder / getattr(settings, n) for n in getattr(settings, "FILES", ())}
-    return settings.model_copy(update={n: str(p) for n, p in paths.items() if p.is_file()})
 
 
 def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import ImageSet
 from uotft.data import archives, files, lists
 from uotft.data.lists import LISTS, PARTS, Rows
@@ -60,7 +61,7 @@ def found(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path
 ) -> tuple[Path, Rows]:
     """(folder, every image that the set has now); images without a part are in train."""
-    path = root / Path(settings.path).expanduser()
+    path = located(root, settings.path)
     if path.is_file() and not path.name.endswith(LISTS):
         path = _unpacked(path, root / "cache" / "unpacked", progress)
     for listed in (path, *(path / f"manifest{end}" for end in LISTS)):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import ImageSet
 from uotft.data import files, shards
 
@@ -100,7 +101,7 @@ def load(
     )
     labels, names = _numbered(texts, splits == "train", folder)
     if settings.names:
-        names = _named(names, root / Path(settings.names).expanduser())
+        names = _named(names, located(root, settings.names))
     own = {"val": settings.val_tars, "test": settings.test_tars}
     for part, share in (("test", settings.test), ("val", settings.val)):
         if share and not own[part]:
@@ -132,7 +133,7 @@ def _folder(settings: Settings, root: Path) -> Path:
             f"{settings.path}: shards are read from the disk; write the addresses as urls: in the "
             "data set's section, and as path the folder that `uotft data prepare` puts them into"
         )
-    folder = root / Path(settings.path).expanduser()
+    folder = located(root, settings.path)
     absent = [name for name in settings.addresses() if not (folder / name).is_file()]
     if absent:
         raise UserError(
@@ -161,7 +162,7 @@ def found(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path
 ) -> tuple[Path, list[tuple[bytes, str, str]]]:
     """(folder, every tar file that the section means and that is there now)."""
-    folder, named = root / Path(settings.path).expanduser(), settings.addresses()
+    folder, named = located(root, settings.path), settings.addresses()
     patterns = (settings.train_tars, settings.val_tars, settings.test_tars)
     names = [name for pattern in patterns for name in shards.expand(pattern) if name]
     tars = sorted({tar for name in names for tar in folder.glob(name)})
