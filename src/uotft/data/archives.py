@@ -11,7 +11,6 @@ import re
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
+from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 
@@ -154,8 +154,7 @@ def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Pr
     Other files, such as lists, are copied. An archive inside an archive is unpacked beside itself,
     into a folder of its name.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    made = storage.new_folder(folder)
     try:
         for path, into, files in archives:
             inner = made / into

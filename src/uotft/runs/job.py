@@ -401,6 +401,7 @@ def _repro(ws: Workspace, wanted: list[str]) -> None:
     """Run DVC; where this process is stopped, DVC and its stages are stopped first."""
     logger.info("bringing up to date: dvc repro %s", " ".join(wanted))
     quiet = ["--quiet"] if messages.are_quiet() else []
+    dvc.keep_indexes_apart(ws.root)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *quiet, *wanted]
     with signals.running(command, cwd=ws.root, env=environment.unlaunched()) as process:
         process.wait()

@@ -24,6 +24,7 @@ from uotft.analysis.statistics import Interval, interval, paired
 from uotft.core import config, paths
 from uotft.core.errors import UserError
 from uotft.core.settings import Axis, Value
+from uotft.core.storage import share
 
 if TYPE_CHECKING:
     import optuna
@@ -268,6 +269,7 @@ def _make(file: Path) -> None:
     optuna.create_study(storage=storage, study_name=NAME, direction="maximize")
     storage.remove_session()
     storage.engine.dispose()
+    share(folder / file.name)
     (folder / file.name).replace(file)
     folder.rmdir()
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,8 +102,7 @@ def written(root: Path, about: dict[str, str]) -> Iterator[Path]:
     It appears together with its run.json, or not at all.
     """
     unsent = home(root) / UNSENT
-    unsent.mkdir(mode=0o700, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".", dir=unsent))
+    made = storage.new_folder(unsent / "new")
     with locks.exclusive(made / OWNER, f"{made}: it has an owner"):
         storage.write_json(made / RUN, about | {"store": environment.tracking_uri()})
         before = [int(path.suffix[1:]) for path in unsent.glob(f"{about['id']}.*")]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from uotft.core import dvc, environment, locks, paths
+from uotft.core import dvc, environment, locks, paths, storage
 from uotft.core.errors import UserError
 
 ID = "uotft.run"  # the tag with our own id of a run, given before MLflow knows of it
@@ -50,6 +50,8 @@ def make_store(root: Path) -> None:
     with _turn(root):
         if not is_there(root):
             _mlflow(store_uri(root)).search_experiments(max_results=1)
+            if database := paths.of_sqlite(store_uri(root)):
+                storage.share(database)
 
 
 def open_store(root: Path) -> Any:
