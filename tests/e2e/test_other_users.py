@@ -98,6 +98,7 @@ def test_two_users_of_a_group_work_on_one_project(place: Path) -> None:
         words = ["uotft", "train", "--dataset", "birds", "--seed", str(seed)]
         done = as_user(number, *words, cwd=project, **homes[number])
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        assert "uotft sync" not in done.stderr, done.stderr
     assert {r.info.run_name for r in runs(project, "birds")} == {"birds-uot-0", "birds-uot-1"}
     # typed by hand: DVC's indexes lie where all of the group, and nobody else, can write
     for number, home in homes.items():

@@ -50,8 +50,7 @@ def make_store(root: Path) -> None:
     with _turn(root):
         if not is_there(root):
             _mlflow(store_uri(root)).search_experiments(max_results=1)
-            if database := paths.of_sqlite(store_uri(root)):
-                storage.share(database)
+            _share(store_uri(root))
 
 
 def open_store(root: Path) -> Any:
@@ -84,7 +83,14 @@ def connect(root: Path, experiment: str, given: str | None = None) -> Any:
             local = artifacts.as_uri() if paths.of_sqlite(uri) else None
             mlflow.create_experiment(experiment, artifact_location=local)
         mlflow.set_experiment(experiment)
+        _share(uri)
     return mlflow
+
+
+def _share(uri: str) -> None:
+    """Let a group write the database, where the umask does: SQLite makes it for its user alone."""
+    if database := paths.of_sqlite(uri):
+        storage.share(database)
 
 
 def _turn(root: Path) -> AbstractContextManager[Any]:
