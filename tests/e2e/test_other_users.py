@@ -92,7 +92,7 @@ def test_two_users_of_a_group_work_on_one_project(place: Path) -> None:
         home = place / str(number)
         home.mkdir(mode=0o700)
         os.chown(home, number, number)
-        homes[number] = {"HOME": str(home)}
+        homes[number] = {"HOME": str(home), "USER": f"user-{number}"}  # bare dvc needs a name
     started(project, 52345, **homes[52345])
     for seed, number in enumerate(homes):
         words = ["uotft", "train", "--dataset", "birds", "--seed", str(seed)]
