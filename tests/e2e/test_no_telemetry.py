@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,9 @@ def test_nobody_is_told(fresh: Path, tmp_path: Path) -> None:
     words = ["init", "--source", images, "--target", images]
     assert asked(tmp_path / "new", [*uotft, *words]) == set()
     assert "check_update = false" in (tmp_path / "new/.dvc/config").read_text()
-    assert "site_cache_dir" in (tmp_path / "new/.dvc/config.local").read_text()
+    local = (tmp_path / "new/.dvc/config.local").read_text()
+    assert f"site_cache_dir = {tmp_path}/new/.dvc/tmp/uotft" in local
+    assert stat.S_IMODE((tmp_path / "new/.dvc/tmp/uotft").stat().st_mode) & 0o007 == 0
     # the spy does see it where it is switched on
     on = {"MLFLOW_DISABLE_TELEMETRY": "false", "DO_NOT_TRACK": "false"}
     assert any("mlflow" in host for host in asked(fresh, [*uotft, "pretrain"], **on))
@@ -91,5 +94,8 @@ def test_what_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.delenv(outside.SITE_CACHE)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     outside.prepare()
-    assert outside.SITE_CACHE not in os.environ, "DVC's own place, then"
+    own = Path(os.environ[outside.SITE_CACHE]).parent
+    assert own == tmp_path / f"uotft-{os.getuid()}", "not DVC's own place, which all can write"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700

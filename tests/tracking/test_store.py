@@ -14,6 +14,7 @@ from support.projects import tiny_params, write_params
 from uotft.core import jsonl, locks
 from uotft.core.errors import Interrupted, Pruned, UserError
 from uotft.core.records import Cell
+from uotft.runs import study
 from uotft.tracking import delivery, notes, outbox, session, store
 
 
@@ -38,6 +39,35 @@ def test_the_store(monkeypatch: pytest.MonkeyPatch, given: str, expected: str) -
     monkeypatch.setenv("DVC_ROOT", "/project")
     copy = Path("/project/.dvc/tmp/exps/tmp1")
     assert store.store_uri(copy) == expected
+
+
+@pytest.mark.parametrize("name", ["why?", "a#b", "50% & more", "%41", "täglich 1"])
+def test_a_run_is_kept_in_any_folder(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy ends a path at ? and decodes %41; the database must be in the project."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    root = tmp_path / "around" / name
+    root.mkdir(parents=True)
+    write_params(root, tiny_params())
+    with session.run(root, "digits", "one") as run:
+        run.begin({"a": "b"}, {})
+        run.log([(1, {"loss": 0.5})])
+    assert store.is_there(root)
+    assert (root / "mlflow.db").stat().st_size > 0
+    assert [path.name for path in root.parent.iterdir()] == [name], "nothing beside it"
+    mlflow = store.open_store(root)
+    [found] = mlflow.search_runs(experiment_names=["digits"], output_format="list")
+    assert found.data.metrics == {"loss": 0.5}
+    assert store.store_uri(root, store.store_uri(root)) == store.store_uri(root)
+
+
+def test_a_search_is_kept_in_any_folder(tmp_path: Path) -> None:
+    file = tmp_path / "50% why?" / "trials.db"
+    axis = study.config.space({"train.lambda": {"choices": [0.1, 1.0]}}, "a test")
+    study.Study(file, axis, {"train.lambda": 0.1}, tpe=False)
+    assert file.stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [file.parent.name]
 
 
 def test_an_experiment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,9 +97,9 @@ def _loudness(
 
 def main() -> None:
     """Run a command; a user's mistake is one message and exit code 2."""
-    environment.prepare()
     signals.install_as_ctrl_c()
     try:
+        environment.prepare()
         messages.setup()
         app()
     except UserError as error:

@@ -11,15 +11,20 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 from uotft.core import storage
 from uotft.core.errors import UserError
+
+INDEXES = ".dvc/tmp/uotft"  # from a project's root
 
 
 def holder(root: Path) -> str:
@@ -98,6 +103,31 @@ def _is_there(path: Path, md5: str) -> bool:
     if md5.endswith(".dir") or not path.is_file():
         return path.is_dir()
     return hash_of(path) == md5
+
+
+def index_place(root: Path) -> Path:
+    """Where `dvc` typed by hand keeps its indexes, which are pickles, for a project in ``root``.
+
+    DVC expands no ~ there, so no one setting names each user's home; and its own /var/tmp/dvc is
+    open to all (CVE-2025-69872). Here it is open to those who may write dvc.yaml, too, whose
+    commands all users of the project run anyway.
+    """
+    return root.absolute() / INDEXES
+
+
+def keep_indexes_apart(root: Path) -> None:
+    """Make that place, closed to strangers, and name it where the project was moved since."""
+    local = root / ".dvc" / "config.local"
+    found = local.read_text("utf-8") if local.is_file() else ""
+    old = re.search(r"^\s*site_cache_dir = (.+)$", found, re.MULTILINE)
+    if old is None or not old[1].endswith((INDEXES, "/uotft/dvc")):
+        return  # another place, which the user chose
+    place, group = index_place(root), stat.S_IMODE(root.stat().st_mode) & 0o020
+    with suppress(OSError):  # another user's, and as it should be
+        place.mkdir(parents=True, exist_ok=True)
+        place.chmod(0o2770 if group else 0o700)
+    if old[1] != str(place):
+        storage.write_bytes(local, found.replace(old[1], str(place)).encode())
 
 
 def hash_of(path: Path) -> str:

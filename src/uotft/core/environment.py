@@ -7,9 +7,13 @@ What the user has set stays.
 from __future__ import annotations
 
 import os
+import stat
 import sys
-from contextlib import suppress
+import tempfile
+from getpass import getuser
 from pathlib import Path
+
+from uotft.core.errors import UserError
 
 #: Each tool's own switch; DO_NOT_TRACK is what some agree on.
 QUIET = {
@@ -26,9 +30,30 @@ def prepare() -> None:
     """Set what the user has not set, for this process and those that it starts."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    _name_and_home()
     if SITE_CACHE not in os.environ:
-        with suppress(OSError):  # the home cannot be written: DVC then uses its own place
-            os.environ[SITE_CACHE] = str(site_cache())
+        os.environ[SITE_CACHE] = str(site_cache())
+
+
+def _name_and_home() -> None:
+    """Give a name and a home to a user id that has none, as in `docker run --user 12345`.
+
+    DVC, git and MLflow ask for the name; torch, matplotlib, DVC and pooch keep files in the home.
+    """
+    try:
+        getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"
+    home = Path(os.path.expanduser("~"))  # stays ~ for such a user
+    if not home.is_absolute() or home == Path("/") or not home.is_dir():
+        os.environ["HOME"] = str(_own_folder())
+    elif "XDG_CACHE_HOME" not in os.environ and not _has_a_cache(home):
+        os.environ["XDG_CACHE_HOME"] = str(_own_folder() / "cache")
+
+
+def _has_a_cache(home: Path) -> bool:
+    cache = home / ".cache"
+    return os.access(cache if cache.is_dir() else home, os.W_OK | os.X_OK)
 
 
 def site_cache() -> Path:
@@ -37,8 +62,33 @@ def site_cache() -> Path:
     DVC's default is /var/tmp/dvc, where another user can plant pickles first (CVE-2025-69872).
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uotft"
+    try:
+        return private(folder) / "dvc"
+    except OSError:  # it cannot be written
+        return _own_folder() / "dvc"
+
+
+def _own_folder() -> Path:
+    """A folder of this user's alone where temporary files go; it may go with them."""
+    return private(Path(tempfile.gettempdir()) / f"uotft-{os.getuid()}")
+
+
+def private(folder: Path) -> Path:
+    """The folder itself, made if need be; an error unless it is this user's, and nobody else's."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder / "dvc"
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise UserError(f"{folder}: another user has made it: remove it, or set TMPDIR")
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+def umask() -> int:
+    """The permissions that new files of this process lack."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def log_level() -> str:

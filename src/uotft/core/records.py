@@ -73,7 +73,7 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files below the folder ``root``, and how their pixels are stored and cropped.
+    """Image files below ``root``, a folder of this machine; how pixels are stored and cropped.
 
     ``paths`` (n,) are as in the file system, ``bytes`` (n,) and ``sha256`` (n, 32) of the files,
     ``sizes`` (n, 2) height and width of the upright pictures. Whatever a picture's shape, its

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import struct
 import zlib
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from uotft.core import disk
+from uotft.core import disk, environment
 from uotft.core.errors import UserError
 from uotft.core.records import Answers, Files, ImageSet
 
@@ -77,6 +78,23 @@ def sync(folder: Path) -> None:
         getattr(os, "fdatasync", os.fsync)(opened)  # macOS has the second alone
     finally:
         os.close(opened)
+
+
+def new_folder(folder: Path) -> Path:
+    """An empty folder beside ``folder``, to be given its name: with the permissions of the umask.
+
+    `tempfile.mkdtemp` would make one that is its user's alone, also under the later name.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    made.mkdir()
+    return made
+
+
+def share(path: Path) -> None:
+    """Give a file of ours the permissions of the umask: SQLite never lets a group write."""
+    if path.stat().st_uid == os.geteuid():
+        path.chmod(0o666 & ~environment.umask())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -11,7 +11,6 @@ import re
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,9 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
+from uotft.core import storage
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 
 Progress = Callable[..., Iterable[int]]
 
@@ -133,7 +134,7 @@ def unpacked(card: Card, path: str, root: Path, progress: Progress) -> Path:
 
     A relative ``path`` starts at ``root``, the workspace.
     """
-    folder = root / Path(path).expanduser()
+    folder = located(root, path)
     if there := ready(card, folder, root):
         return there
     absent = [a.name for a in card.archives if not (folder / a.name).is_file()]
@@ -156,8 +157,7 @@ def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Pr
     Other files, such as lists, are copied. An archive inside an archive is unpacked beside itself,
     into a folder of its name. Of a name that is there twice, the later file is kept (`notes`).
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    made = storage.new_folder(folder)
     twice: list[str] = []
     try:
         for path, into, files in archives:

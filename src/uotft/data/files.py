@@ -118,7 +118,7 @@ def image_set(
     n = len(paths)
     columns: dict[str, Any] = {"bytes": np.empty(n, np.int64), **inside}
     files = Files(
-        root=str(root.resolve()),
+        root=str(root.absolute()),
         paths=np.asarray(paths, np.bytes_),
         sha256=np.empty((n, 32), np.uint8),
         sizes=np.empty((n, 2), np.int32),

@@ -12,7 +12,6 @@ import io
 import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core import disk
+from uotft.core import disk, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Files
 
@@ -315,8 +314,7 @@ def _create(folder: Path, shape: tuple[int, ...]) -> None:
     """Make an empty store, unless this or another process has made it."""
     if folder.is_dir():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    made = storage.new_folder(folder)
     try:
         np.lib.format.open_memmap(made / "pixels.npy", "w+", np.uint8, shape)
         # not sparse: writing to a page that the full disk cannot hold kills the process (SIGBUS)

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from uotft.core import config, storage
+from uotft.core import config, paths, storage
 from uotft.core.errors import UserError
 from uotft.models.network import Network
 from uotft.models.weights import Pretrained
@@ -37,10 +37,14 @@ def read(folder: Path) -> tuple[Network, dict[str, Any]]:
     return network.eval(), facts
 
 
-def pretrained(backbone: dict[str, Any]) -> Pretrained | None:
-    """The backbone with weights of its own, or None where the stage pretrain is to train it."""
+def pretrained(backbone: dict[str, Any], root: Path = Path()) -> Pretrained | None:
+    """The backbone with weights of its own, or None where the stage pretrain is to train it.
+
+    A relative path of weights starts at ``root``, the project.
+    """
     module, settings = config.backbone(backbone)
-    found: Pretrained | None = getattr(module, "pretrained", lambda settings: None)(settings)
+    bring = getattr(module, "pretrained", lambda settings: None)
+    found: Pretrained | None = bring(paths.with_files(settings, root))
     return found
 
 

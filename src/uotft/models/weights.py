@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -105,6 +105,8 @@ def pretrained(
 class ImageNet(Settings):
     """Settings of a network for which torchvision has ImageNet weights."""
 
+    FILES: ClassVar = ("weights",)
+
     weights: str = Field(
         "download",
         description="download: torchvision's IMAGENET1K_V1; or the path of a file of that format; "
@@ -136,9 +138,9 @@ def imagenet(name: str, settings: ImageNet) -> Pretrained | None:
 
 
 def origin(path: Path) -> dict[str, str]:
-    """The path and SHA-256 of a file."""
+    """The file's name and SHA-256; not its folder, since model.json goes to other machines."""
     with path.open("rb") as file:
-        return {"file": str(path), "sha256": file_digest(file, "sha256").hexdigest()}
+        return {"file": path.name, "sha256": file_digest(file, "sha256").hexdigest()}
 
 
 def take_linear(state: State, name: str) -> tuple[Tensor, Tensor] | None:

@@ -21,6 +21,7 @@ from uotft.core.records import Cell, ImageSet, Progress
 from uotft.data import shards, subset
 from uotft.data.files import is_image
 from uotft.data.pixel_cache import content_of
+from uotft.pipeline import image_places
 from uotft.pipeline.readers import read_overlap, read_selection, source_part
 from uotft.pipeline.workspace import Workspace
 
@@ -37,7 +38,7 @@ def write_subset(
     list with one line an image: path (or row, in a set without files of its own), label, split. Any
     other OUTPUT is a folder of shards. Returns lines: what was written, and how to read it again.
     """
-    wanted, images = config.subset_settings(setting), storage.read_images(ws.data(dataset))
+    wanted, images = config.subset_settings(setting), image_places.read(ws, dataset)
     pool = images.rows("train")
     train = np.sort(pool[subset.sample(images.labels[pool], wanted, seed)])
     parts = {"train": train} | {part: images.rows(part) for part in ("val", "test")}

@@ -11,11 +11,12 @@ import numpy as np
 
 from uotft.core import config, disk, registry, storage
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import Files, Progress
 from uotft.data import archives, files
 from uotft.data.archives import Card
 from uotft.data.pixel_cache import Store
-from uotft.pipeline import readers
+from uotft.pipeline import image_places, readers
 from uotft.pipeline.fetch import card_of, shards_of
 from uotft.pipeline.verify import differences
 from uotft.pipeline.workspace import Workspace
@@ -65,7 +66,7 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
             return f"{name}: not prepared, and nothing of it is in files", []
         bad = images.images.fill(np.arange(len(images.labels)), progress, keep=False)
         return f"{name}: not prepared; {len(images.labels)} files decoded", [*bad.values()]
-    images = storage.read_images(ws.data(name))
+    images = image_places.read(ws, name)
     bad_lines = differences(ws, f"prepare@{name}")
     if images.files is None:
         return f"{name}: its pixels are in {ws.data(name)}", bad_lines
@@ -76,7 +77,7 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
     if hasattr(module, "found"):
         bad_lines += _added(ws, name, module, settings, images.files, progress)
     card, summary = card_of(module), f"{len(images.labels)} files hashed"
-    folder, held = ws.root / Path(settings.path).expanduser(), [*card.archives] if card else []
+    folder, held = located(ws.root, settings.path), [*card.archives] if card else []
     if getattr(settings, "urls", ""):
         folder, held = shards_of(ws, settings)
     for archive in held:
@@ -99,7 +100,7 @@ def _added(
         return [str(error)]
     lines = []
     folder = listed.folder
-    if str(folder.resolve()) != known.root:
+    if folder.resolve() != Path(known.root).resolve():
         lines.append(f"{ws.data(name)}: made from {known.root}, not from {folder}")
     paths = set((known.archives if len(known.archives) else known.paths).tolist())
     added = (folder / os.fsdecode(path) for path, _, _ in listed.rows if path not in paths)
@@ -135,7 +136,7 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
     """How far a set is: to be fetched, fetched, unpacked or prepared."""
     if ws.data(name).is_file():
         return "prepared"
-    folder = ws.root / Path(settings.path).expanduser()
+    folder = located(ws.root, settings.path)
     if getattr(settings, "urls", ""):
         there = all((folder / name).is_file() for name in settings.addresses())
         return "there" if there else "to be downloaded"

@@ -15,6 +15,7 @@ from typing import Any
 
 from uotft.core import config, disk, locks, storage
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import Progress
 from uotft.data import archives, downloads
 from uotft.data.archives import Archive, Card
@@ -40,7 +41,7 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
         if given:
             raise UserError(f"--from: {name} has no archives; name its path in params.yaml instead")
         return
-    folder = ws.root / Path(settings.path).expanduser()
+    folder = located(ws.root, settings.path)
     if there := archives.ready(card, folder, ws.root):
         yield f"{name}: unpacked in {there}"
         return
@@ -66,10 +67,10 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
 
 def shards_of(ws: Workspace, settings: Any) -> tuple[Path, list[Archive]]:
     """(folder, tar files) that a section's ``urls`` name, with the checksums that are known."""
-    folder = ws.root / Path(settings.path).expanduser()
+    folder = located(ws.root, settings.path)
     if "://" in settings.path:
         raise UserError(f"{settings.path}: path is a folder of this machine, urls has addresses")
-    stated = ws.root / Path(settings.sums).expanduser() if settings.sums else None
+    stated = located(ws.root, settings.sums) if settings.sums else None
     kept = stated or folder / SUMS
     known = archives.read_sums(kept) if stated or kept.is_file() else {}
     found = [

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from uotft.core import config, environment, storage
+from uotft.core import config, dvc, environment, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress, silently
 from uotft.data import archives
@@ -267,11 +267,11 @@ def _init_dvc(folder: Path) -> None:
     git = ["git", "rev-parse", "--show-prefix"]
     found = subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False)
     mode = ["--no-scm"] if found.returncode else ["--subdir"] if found.stdout.strip() else []
-    # also for `dvc` typed by hand: no calls home, and indexes where other users cannot write
+    # also for `dvc` typed by hand: no calls home, and indexes where strangers cannot write
     settings = [
         ["core.analytics", "false"],
         ["core.check_update", "false"],
-        ["--local", "core.site_cache_dir", str(environment.site_cache())],
+        ["--local", "core.site_cache_dir", str(dvc.index_place(folder))],
     ]
     for command in (["init", "--quiet", *mode], *(["config", *each] for each in settings)):
         done = subprocess.run(
@@ -284,3 +284,4 @@ def _init_dvc(folder: Path) -> None:
         )
         if done.returncode:
             raise UserError(f"{folder}: dvc {' '.join(command)} failed: {done.stderr.strip()}")
+    dvc.keep_indexes_apart(folder)

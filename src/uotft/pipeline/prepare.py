@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from uotft.core import config, locks, storage
-from uotft.core.records import Progress
+from uotft.core.records import ImageSet, Progress
 from uotft.data import appearance, checks, duplicates, files
 from uotft.data.pixel_cache import Store
+from uotft.pipeline import image_places
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
 
@@ -40,7 +42,7 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
         images = duplicates.noted(images)
     found = [*checks.classes_without(images), *checks.near_copies(images, progress)]
     images = replace(images, notes=(*images.notes, *found))
-    storage.write_images(ws.data(dataset), images)
+    image_places.write(ws, dataset, images)
     if isinstance(images.images, Store):
         _remove_others(images.images.folder)
     counts = {split: len(images.rows(split)) for split in dict.fromkeys(images.splits.tolist())}
@@ -51,12 +53,18 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
         "images": counts,
         "names": list(images.names),
         "settings": ws.prepared_as(dataset),
-        **({"unreadable": [*bad.values()]} if bad else {}),
-        **({"notes": [*images.notes]} if images.notes else {}),
+        **({"unreadable": _anywhere(images, bad.values())} if bad else {}),
+        **({"notes": _anywhere(images, images.notes)} if images.notes else {}),
     }
     storage.write_json(ws.data(dataset).with_suffix(".json"), summary)
     parts = ", ".join(f"{n} {split}" for split, n in counts.items())
     return f"{dataset}: {len(images.names)} classes, {parts} images{_official(module, counts)}"
+
+
+def _anywhere(images: ImageSet, lines: Iterable[str]) -> list[str]:
+    """Lines with the files named from the set's folder: a versioned file knows no machine."""
+    root = images.files.root if images.files is not None else ""
+    return [line.replace(f"{root}/", "") if root else line for line in lines]
 
 
 def _official(module: Any, counts: dict[str, int]) -> str:

@@ -30,7 +30,7 @@ def pretrain(ws: Workspace, context: Context) -> None:
     claim_together(ws.unfinished(ws.pretrained()), fingerprint, context)
     settings, images = ws.params.pretrain, readers.images(ws, ws.params.source)
     with context.accelerator.main_process_first():  # one downloads, the others find the file
-        found = model_io.pretrained(ws.params.backbone)
+        found = model_io.pretrained(ws.params.backbone, ws.root)
     facts = {"stage": "pretrain", "source": ws.params.source, "seed": settings.seed}
     if found is None:
         task = _task(ws, images, context)

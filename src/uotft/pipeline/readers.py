@@ -13,7 +13,8 @@ from uotft.core.errors import UserError
 from uotft.core.records import Cell, ClassBank, ImageSet, SourcePart
 from uotft.core.settings import Subset
 from uotft.data import subset
-from uotft.pipeline import freshness
+from uotft.data.pixel_cache import Store
+from uotft.pipeline import freshness, image_places
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, features, parts
 
@@ -21,7 +22,13 @@ from uotft.selection import banks, features, parts
 def images(ws: Workspace, dataset: str) -> ImageSet:
     """The prepared images of a data set; those of files are decoded when they are asked for."""
     freshness.check_prepared(ws, dataset)
-    return ws.decoding(dataset, storage.read_images(ws.data(dataset)))
+    found = ws.decoding(dataset, image_places.read(ws, dataset))
+    new = isinstance(found.images, Store) and not found.images.there.any()
+    if new and found.files is not None and image_places.are_absent(found.files):
+        # perhaps DVC has brought data/NAME.npz from another machine, and nothing of cache/
+        image_places.bring(ws, dataset)
+        found = ws.decoding(dataset, image_places.read(ws, dataset))
+    return found
 
 
 def source(ws: Workspace) -> ImageSet:

@@ -20,7 +20,14 @@ from uotft.core import config, dvc, environment, locks, messages, signals, stora
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Progress, Selection
-from uotft.pipeline import compatible, freshness, readers, select as select_stage, units
+from uotft.pipeline import (
+    compatible,
+    freshness,
+    image_places,
+    readers,
+    select as select_stage,
+    units,
+)
 from uotft.pipeline.overlap import overlap
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import outlook, processes
@@ -384,6 +391,8 @@ def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
     wanted = sorted({f"embed@{w.params.source}" if w.upstream else "units" for w in workspaces})
     wanted += [f"embed@{target}" for target in targets]
     wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
+    for dataset in (ws.params.source, *targets):
+        image_places.must_be_there(ws, dataset)  # DVC's own message does not say what to do
     if not _made_already(ws, targets, wanted):
         for line in filter(None, (outlook.first(ws, target) for target in targets[:1])):
             logger.info(line)
@@ -429,6 +438,7 @@ def _repro(ws: Workspace, wanted: list[str]) -> None:
     """Run DVC; where this process is stopped, DVC and its stages are stopped first."""
     logger.info("bringing up to date: dvc repro %s", " ".join(wanted))
     quiet = ["--quiet"] if messages.are_quiet() else []
+    dvc.keep_indexes_apart(ws.root)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *quiet, *wanted]
     with signals.running(command, cwd=ws.root, env=environment.unlaunched()) as process:
         process.wait()

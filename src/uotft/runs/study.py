@@ -21,9 +21,10 @@ import numpy as np
 import yaml
 
 from uotft.analysis.statistics import Interval, interval, paired
-from uotft.core import config
+from uotft.core import config, paths
 from uotft.core.errors import UserError
 from uotft.core.settings import Axis, Value
+from uotft.core.storage import share
 
 if TYPE_CHECKING:
     import optuna
@@ -135,7 +136,7 @@ class Study:
         if not file.exists():
             _make(file)
         try:
-            self.study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{file}")
+            self.study = optuna.load_study(study_name=NAME, storage=paths.sqlite(file))
         except Exception as error:  # noqa: BLE001  of the database, of Optuna, of what lies between
             raise UserError(f"{file}: not the trials of a search ({error}); delete it") from error
         points = [default] if tpe else [default, *grid(space)]
@@ -265,10 +266,11 @@ def _make(file: Path) -> None:
     folder = file.with_name(f".{file.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / file.name}")
+    storage = optuna.storages.RDBStorage(paths.sqlite(folder / file.name))
     optuna.create_study(storage=storage, study_name=NAME, direction="maximize")
     storage.remove_session()
     storage.engine.dispose()
+    share(folder / file.name)
     (folder / file.name).replace(file)
     folder.rmdir()
 

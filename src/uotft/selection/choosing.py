@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core import registry, storage
+from uotft.core import paths, registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Selection
 from uotft.core.settings import Select
@@ -25,8 +25,8 @@ from uotft.selection import banks, ranking
 class Request:
     """A request for a selection: ``strategy`` with its ``settings``; ``select`` says how many.
 
-    With ``top_k: auto`` K comes from the plan of the strategy uot, with the settings ``uot``. Paths
-    in the settings are looked up in ``folder`` first.
+    With ``top_k: auto`` K comes from the plan of the strategy uot, with the settings ``uot``.
+    Relative paths in the settings start at ``folder``.
     """
 
     strategy: str
@@ -46,7 +46,9 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
     banks.same_backbone(source, target)
     strategy, wanted = request.strategy, request.select
     module = registry.load("strategies", strategy, "strategy")
-    scores = module.score(source, target, _located(request), request.seed)
+    scores = module.score(
+        source, target, paths.with_files(request.settings, request.folder), request.seed
+    )
     top_k, rule = wanted.top_k, {}
     if top_k == "auto" and not scores.exact:
         plan = scores
@@ -87,13 +89,6 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
         },
         labels=source.labels,
     )
-
-
-def _located(request: Request) -> Any:
-    """The settings, with paths joined to ``request.folder`` where such a file exists."""
-    settings = request.settings
-    paths = {n: request.folder / getattr(settings, n) for n in getattr(settings, "FILES", ())}
-    return settings.model_copy(update={n: str(p) for n, p in paths.items() if p.is_file()})
 
 
 def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.int64]:

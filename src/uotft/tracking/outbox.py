@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,8 +102,7 @@ def written(root: Path, about: dict[str, str]) -> Iterator[Path]:
     The folder appears together with its run.json, so no reader finds one without it.
     """
     folder = home(root) / OUTBOX
-    folder.mkdir(mode=0o700, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+    made = storage.new_folder(folder / "new")
     with locks.exclusive(made / OWNER, f"{made}: another process owns it"):
         storage.write_json(made / RUN, about | {"store": environment.tracking_uri()})
         before = [int(path.suffix[1:]) for path in folder.glob(f"{about['id']}.*")]

@@ -14,8 +14,9 @@ import subprocess
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from uotft.core import dvc, environment, locks
+from uotft.core import dvc, environment, locks, paths, storage
 from uotft.core.errors import UserError
 
 ID = "uotft.run"  # the tag with our own id of a run, which exists before MLflow's
@@ -39,7 +40,8 @@ def store_uri(root: Path, given: str | None = None) -> str:
     uri = environment.tracking_uri() if given is None else given
     scheme, slashes, path = uri.partition(":///")
     if scheme in ("", "sqlite"):
-        return f"sqlite:///{home(root) / (path or 'mlflow.db')}"
+        file, mark, options = path.partition("?")
+        return paths.sqlite(home(root) / unquote(file or "mlflow.db")) + mark + options
     return scheme + slashes + path
 
 
@@ -48,6 +50,7 @@ def make_store(root: Path) -> None:
     with _turn(root):
         if not is_there(root):
             _mlflow(store_uri(root)).search_experiments(max_results=1)
+            _share(store_uri(root))
 
 
 def open_store(root: Path) -> Any:
@@ -66,8 +69,8 @@ def open_store(root: Path) -> Any:
 
 def is_there(root: Path) -> bool:
     """Whether the store exists; a server is assumed to."""
-    uri = store_uri(root)
-    return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
+    database = paths.of_sqlite(store_uri(root))
+    return database is None or database.is_file()
 
 
 def connect(root: Path, experiment: str, given: str | None = None) -> Any:
@@ -77,10 +80,17 @@ def connect(root: Path, experiment: str, given: str | None = None) -> Any:
     with _turn(root):
         if mlflow.get_experiment_by_name(experiment) is None:
             artifacts = home(root) / "mlruns" / experiment
-            local = artifacts.as_uri() if uri.startswith("sqlite:") else None
+            local = artifacts.as_uri() if paths.of_sqlite(uri) else None
             mlflow.create_experiment(experiment, artifact_location=local)
         mlflow.set_experiment(experiment)
+        _share(uri)
     return mlflow
+
+
+def _share(uri: str) -> None:
+    """Let a group write the database, where the umask does: SQLite makes it for its user alone."""
+    if database := paths.of_sqlite(uri):
+        storage.share(database)
 
 
 def _turn(root: Path) -> AbstractContextManager[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from uotft.training.finish import Finish
 from uotft.training.loop import Task, fit
 from uotft.training.state import Keeper
 from uotft.training.streams import decode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

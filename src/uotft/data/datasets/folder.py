@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import ImageSet
 from uotft.data import archives, duplicates, files, folders, lists, walk
 from uotft.data.lists import LISTS, Found
@@ -62,7 +63,7 @@ def load(
 
 def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> Found:
     """Every image that the set has now; images without a part are in train."""
-    path, notes = root / Path(settings.path).expanduser(), list[str]()
+    path, notes = located(root, settings.path), list[str]()
     if path.is_file() and not path.name.lower().endswith(LISTS):
         path, notes = _unpacked(path, root / "cache" / "unpacked", progress)
     if not path.exists():

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import ImageSet
 from uotft.data import duplicates, files, lists, shards
 from uotft.data.lists import Found
@@ -103,7 +104,7 @@ def load(
     )
     labels, names = _numbered(texts, splits == "train", folder)
     if settings.names:
-        names = _named(names, root / Path(settings.names).expanduser())
+        names = _named(names, located(root, settings.names))
     images = files.image_set(
         folder, paths, labels, splits, names, settings, progress,
         archives=archives, offsets=offsets, bytes=sizes,
@@ -134,7 +135,7 @@ def _folder(settings: Settings, root: Path) -> Path:
             f"{settings.path}: shards are read from the disk; write the addresses as urls: in the "
             "data set's section, and as path the folder that `uotft data prepare` puts them into"
         )
-    folder = root / Path(settings.path).expanduser()
+    folder = located(root, settings.path)
     absent = [name for name in settings.addresses() if not (folder / name).is_file()]
     if absent:
         raise UserError(
@@ -168,7 +169,7 @@ def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
 
 def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> Found:
     """Every tar file that the section means and that is there now, without class and part."""
-    folder, named = root / Path(settings.path).expanduser(), settings.addresses()
+    folder, named = located(root, settings.path), settings.addresses()
     patterns = (settings.train_tars, settings.val_tars, settings.test_tars)
     names = [name for pattern in patterns for name in shards.expand(pattern) if name]
     tars = sorted({tar for name in names for tar in folder.glob(name)})

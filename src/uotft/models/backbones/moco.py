@@ -8,6 +8,7 @@ https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -20,6 +21,8 @@ PREFIX = "module.encoder_q."
 
 class Settings(BaseSettings):
     """Settings of the backbone ``moco``."""
+
+    FILES: ClassVar = ("weights",)
 
     weights: str = Field(
         description="path of the checkpoint, moco_v2_800ep_pretrain.pth.tar or another"

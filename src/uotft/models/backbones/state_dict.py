@@ -13,7 +13,7 @@ reads a model that `uotft train` wrote.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -25,6 +25,8 @@ from uotft.models import weights as weight_files
 
 class Settings(BaseSettings):
     """Settings of the backbone ``state_dict``."""
+
+    FILES: ClassVar = ("weights",)
 
     weights: str = Field(
         description="path of a safetensors file, or of a .pt or .pth file of plain tensors"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -20,6 +20,8 @@ from uotft.models import weights as weight_files
 
 class Settings(BaseSettings):
     """Settings of the backbone ``timm``."""
+
+    FILES: ClassVar = ("weights",)
 
     model: str = Field("resnet18.tv_in1k", description="name of the model in timm")
     weights: str = Field(
