@@ -102,5 +102,5 @@ def test_a_failed_download_says_where_to_put_the_file(
         weights.download(url.get(fault, f"http://127.0.0.1:9/{name}"))
     said = str(caught.value)
     assert str(tmp_path / "home/hub/checkpoints") in said
-    assert "backbone.weights: PATH" in said
+    assert "set backbone.weights to the path" in said
     assert not list((tmp_path / "home").rglob("*.p*")), "nothing half-fetched is left"
