@@ -1,7 +1,6 @@
 """The contract of strategies: every strategy, found unaided, scores every class."""
 
 import json
-import logging
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -201,15 +200,16 @@ def test_quantiles_that_do_not_exist() -> None:
 
 
 def test_the_old_name_band_works_and_the_new_one_is_told_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("uotft"), "propagate", True)
     registry._tell.cache_clear()
     settings = [config.strategy_settings("band", {"bands": 5, "band": 2}) for _ in range(2)]
     assert settings[0] == settings[1] == score_quantile.Settings(quantiles=5, quantile=2)
     assert registry.load("strategies", "band", "strategy") is score_quantile
     told = [record.getMessage() for record in caplog.records]
-    assert told == ["strategy: 'band' is now called 'score_quantile'; the old name still works"]
+    assert told == [
+        "strategy: 'band' is now called 'score_quantile'; the old name still works in params.yaml"
+    ]
     assert "band" not in registry.names("strategies")
     with pytest.raises(UserError, match="band: no such setting; known are .*quantile"):
         config.strategy_settings("score_quantile", {"quantile": 1, "band": 1})

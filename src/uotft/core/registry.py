@@ -51,4 +51,6 @@ def load(kind: str, name: str, setting: str) -> ModuleType:
 
 @cache  # one warning per process
 def _tell(name: str, new: str, setting: str) -> None:
-    logger.warning("%s: %r is now called %r; the old name still works", setting, name, new)
+    logger.warning(
+        "%s: %r is now called %r; the old name still works in params.yaml", setting, name, new
+    )
