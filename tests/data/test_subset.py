@@ -116,7 +116,9 @@ def test_wrong_sections(tmp_path: Path, section: dict, message: str) -> None:
     "words", ["", "fraction", "fraction=", "fraction=x", "share=1", "shots=[1"]
 )
 def test_wrong_words(words: str) -> None:
-    with pytest.raises(UserError, match="--subset: got .*; shots=N, fraction=SHARE or longtail="):
+    with pytest.raises(
+        UserError, match="--subset: got .*; write shots=N, fraction=SHARE or longtail="
+    ):
         config.subset_settings(words)
 
 

@@ -218,9 +218,9 @@ def test_an_infinite_tau_target_is_written_as_json(tmp_path) -> None:  # noqa: A
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights_S": np.array([1, 0, 1.0])}, "weights of the source are not all above zero"),
-        ({"weights_T": np.array([1, np.nan])}, "weights of the target are not all above zero"),
-        ({"weights_T": np.array([1, np.inf])}, "weights of the target are not all above zero"),
+        ({"weights_S": np.array([1, 0, 1.0])}, "weights of the source must all be above zero"),
+        ({"weights_T": np.array([1, np.nan])}, "weights of the target must all be above zero"),
+        ({"weights_T": np.array([1, np.inf])}, "weights of the target must all be above zero"),
         ({"tau_source": np.inf, "tau_target": np.inf}, "are both infinite: no plan meets both"),
     ],
 )

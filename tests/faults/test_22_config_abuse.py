@@ -236,7 +236,7 @@ def mistake(root: Path, *words: str) -> str:
         (("train", "--dataset", "dogz"), "'dogz' has no section under datasets"),
         (
             ("train", "--dataset", "digits", "--strategy", "uto"),
-            "'uto'; known are all, band,",
+            "'uto'; known are all, greedy_ot,",
         ),
         (("select", "--dataset", "digits"), "embeddings/glyphs.npz is missing; `dvc repro` makes"),
         (("embed", "--dataset", "digits"), "model.json is missing; `dvc repro` makes"),

@@ -202,7 +202,7 @@ def test_labels_select_images_by_class_and_never_clusters(fresh: Path) -> None:
     ("change", "message"),
     [
         ({"unit": "pixel"}, r"select\.unit: got 'pixel': Input should be 'class', 'cluster' or"),
-        ({"max_per_class": 3}, r"select\.max_per_class: got 3: .*needs unit: image"),
+        ({"max_per_class": 3}, r"select\.max_per_class: got 3: .*needs select.unit: image"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, change: dict, message: str) -> None:

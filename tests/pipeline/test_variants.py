@@ -100,7 +100,7 @@ def test_words_that_are_no_folders_name_get_a_short_one(fresh: Path, word: str) 
         (["train.lambda"], "--set: got 'train.lambda'; write NAME=VALUE"),
         (["train.lambda=[1"], r"--set train\.lambda: got '\[1', which is not YAML"),
         (["train.lambda=1", "train.lambda=2"], "--set train.lambda=2: train.lambda is given twice"),
-        (["subset.shots=1", "subset.fraction=0.5"], "one of shots, fraction is needed"),
+        (["subset.shots=1", "subset.fraction=0.5"], "set only one of shots, fraction"),
         (["selectors.uot.eps=1"], r"--set selectors\.uot\.eps=1: selectors\.uot:\n  eps: no such"),
         (["selectors.teleport.a=1"], "selectors: got 'teleport'; known are all, "),
         (["objectives.joint.a=1"], r"objectives\.joint:\n  a: no such setting"),

@@ -66,7 +66,7 @@ def test_the_shipped_spaces_start_from_params_yaml(name: str) -> None:
         ("train.lambda: {low: 1.0, high: 0.1}", "low must be below high"),
         ("train.lambda: {low: 0.0, high: 0.1, log: true}", "log needs a low above 0"),
         ("train.lambda: {points: 3}", "points: no such setting; known are choices, high, log, low"),
-        ("- 1", r"got \[1\]; lines like"),
+        ("- 1", r"got \[1\]; write lines like"),
         ("a: {", "not valid YAML"),
     ],
 )

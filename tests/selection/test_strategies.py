@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from uotft.core import registry
+from uotft.core import config, registry
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank
 from uotft.core.settings import Select
@@ -16,11 +17,11 @@ from uotft.selection.choosing import Request, choose, expected
 from uotft.selection.ranking import keep
 from uotft.selection.strategies import (
     all as everything,
-    band,
     greedy_ot,
     label,
     manual,
     nearest,
+    score_quantile,
     uot,
 )
 
@@ -217,20 +218,47 @@ def test_a_device_needs_the_block_solver() -> None:
         uot.score(SOURCE, TARGET, uot.Settings(device="cuda"), 0)
 
 
-def test_bands_are_the_parts_of_uots_ranking() -> None:
+def test_quantiles_are_the_parts_of_uots_ranking() -> None:
     ranked = keep(uot.score(SOURCE, TARGET, uot.Settings(), 0), SOURCE.names, 20).tolist()
     parts = []
     for number in range(3):
-        scores = band.score(SOURCE, TARGET, band.Settings(band=number, bands=3), 0)
+        settings = score_quantile.Settings(quantile=number, quantiles=3)
+        scores = score_quantile.score(SOURCE, TARGET, settings, 0)
         parts.append(keep(scores, SOURCE.names, 20).tolist())
     assert parts == [ranked[:7], ranked[7:14], ranked[14:]]
 
 
-def test_bands_that_are_not_there() -> None:
-    with pytest.raises(ValueError, match="bands count from 0 to 9"):
-        band.Settings(band=10)
-    with pytest.raises(UserError, match=r"selectors\.band\.bands: got 30, .* only 20 .* 1 to 20"):
-        band.score(SOURCE, TARGET, band.Settings(bands=30), 0)
+def test_quantiles_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match="quantiles count from 0 to 9"):
+        score_quantile.Settings(quantile=10)
+    message = r"selectors\.score_quantile\.quantiles: got 30, .* only 20 .* 1 to 20"
+    with pytest.raises(UserError, match=message):
+        score_quantile.score(SOURCE, TARGET, score_quantile.Settings(quantiles=30), 0)
+
+
+def test_the_old_name_band_works_and_the_new_one_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry._tell.cache_clear()
+    settings = [config.strategy_settings("band", {"bands": 5, "band": 2}) for _ in range(2)]
+    assert settings[0] == settings[1] == score_quantile.Settings(quantiles=5, quantile=2)
+    assert registry.load("strategies", "band", "strategy") is score_quantile
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "strategy: 'band' is now called 'score_quantile'; the old name still works in params.yaml"
+    ]
+    assert "band" not in registry.names("strategies")
+    with pytest.raises(UserError, match="band: no such setting; known are .*quantile"):
+        config.strategy_settings("score_quantile", {"quantile": 1, "band": 1})
+
+
+def test_dvc_finds_the_file_of_every_old_name() -> None:
+    """dvc.yaml depends on the file of the name in params.yaml, and on what that file holds."""
+    for kind, renamed in registry.RENAMED.items():
+        [folder] = import_module(registry.PACKAGES[kind]).__path__
+        for old, new in renamed.items():
+            texts = {Path(folder, f"{name}.py").read_bytes() for name in (old, new)}
+            assert len(texts) == 1
 
 
 def test_files_that_settings_name_are_looked_for_in_the_project(

@@ -72,7 +72,7 @@ def _failed(archive: Archive, folder: Path, tried: list[str]) -> UserError:
     return UserError(
         f"{archive.name} could not be downloaded:\n  "
         + "\n  ".join(tried)
-        + f"\ndownload it by other means to {folder}, and run the same command again"
+        + f"\ndownload it by other means, put it into {folder}, and run the same command again"
     )
 
 

@@ -11,8 +11,12 @@ EXPERIMENT = Experiment(
         *(
             Variation(
                 f"part {number + 1}",
-                "band",
-                (*JOINT, "selectors.band.bands=10", f"selectors.band.band={number}"),
+                "score_quantile",
+                (
+                    *JOINT,
+                    "selectors.score_quantile.quantiles=10",
+                    f"selectors.score_quantile.quantile={number}",
+                ),
                 line="UOT",
                 x=number + 1,
             )
