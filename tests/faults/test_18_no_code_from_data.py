@@ -26,8 +26,7 @@ from support.projects import runs, workspace, write_params
 from support.repository import REPOSITORY
 from uotft.core import config, storage
 from uotft.core.errors import UserError
-from uotft.data import files
-from uotft.data.datasets import folder as folder_kind
+from uotft.data import files, lists
 from uotft.models import model_io, weights
 from uotft.runs import study
 from uotft.selection import banks
@@ -313,11 +312,12 @@ def test_lists_of_images(attack: Attack, tmp_path: Path) -> None:
     field = pa.field("path", pa.string(), metadata=words)
     table = pa.table([["a.png"], ["b"]], schema=pa.schema([field, ("label", pa.string())]))
     parquet.write_table(table, tmp_path / "a.parquet")
-    assert list(folder_kind._table(tmp_path / "a.parquet")) == [{"path": "a.png", "label": "b"}]
+    (tmp_path / "a.png").touch()
+    assert lists.read(tmp_path / "a.parquet").rows == [(b"a.png", "b", "train")]
     for name in ("b.parquet", "b.csv"):
         (tmp_path / name).write_bytes(pickle.dumps(attack))
         with pytest.raises(UserError, match=rf"b\.{name[2:]}: the list cannot be read"):
-            folder_kind._table(tmp_path / name)
+            lists.read(tmp_path / name)
 
 
 TAGS = [

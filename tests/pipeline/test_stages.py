@@ -139,7 +139,9 @@ def test_too_many_shots(fresh: Path) -> None:
     params = tiny_params()
     params["subset"]["shots"] = 500
     write_params(fresh, params)
-    with pytest.raises(UserError, match=r"subset\.shots: got 500, but class 0 has \d+ training"):
+    with pytest.raises(
+        UserError, match=r"subset\.shots: got 500, but class 0 has only \d+ training"
+    ):
         select.select(workspace(fresh), Cell("digits", "uot", 0))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, Progress, silently
-from uotft.data.files import View, below
+from uotft.data.files import View
+from uotft.data.walk import walk
 from uotft.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def predict(
 ) -> tuple[list[Answer], list[str]]:
     """The likeliest classes of each image file in order, and why the others cannot be read.
 
-    A folder stands for all images below it. What else is there is counted in a warning.
+    A folder stands for all images below it. Warnings count its other files.
     """
     from uotft.models import model_io
     from uotft.models.predict import answers, reader
@@ -49,20 +49,17 @@ def _images_of(file: str) -> list[str]:
     folder = Path(file)
     if not folder.is_dir():
         return [file]
-    images = [str(folder / os.fsdecode(path)) for path in below(folder)]
-    known = set(images)
-    others = Counter(
-        path.suffix.lower() or "without an ending"
-        for path in folder.rglob("*")
-        if path.is_file() and str(path) not in known
-    )
-    left_out = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
+    tree = walk(folder)
+    images = [
+        str(folder / os.fsdecode(os.path.join(inner, name)))
+        for inner, names in tree.folders.items()
+        for name in names
+    ]
+    notes = tree.notes()
     if not images:
-        raise UserError(f"{file}: no image in this folder or below ({left_out or 'it is empty'})")
-    if others:
-        logger.warning(
-            "%s: left out %d files that are no images: %s", file, others.total(), left_out
-        )
+        raise UserError(f"{file}: no image in this folder or below ({'; '.join(notes) or 'empty'})")
+    for note in notes:
+        logger.warning("%s: %s", file, note)
     return images
 
 
