@@ -91,7 +91,7 @@ def test_predict_takes_a_folder_and_counts_what_is_no_image(trained: Path, tmp_p
     said = json.loads(done.stdout)
     assert [answer["file"] for answer in said] == [one, *(str(inside / f.name) for f in files)]
     assert said[0]["classes"] == said[2]["classes"], "each file has its own answer"
-    assert "new images: left out 2 files that are no images: 1" in done.stderr.replace("\n", "")
+    assert "new images: left out 2 files, no images: 1" in done.stderr.replace("\n", "")
     assert "1 of 5 files were left out:" in done.stderr
     assert "page.png: not an image" in done.stderr
 
@@ -100,7 +100,10 @@ def test_a_folder_without_an_image_says_what_is_there(trained: Path, tmp_path: P
     (tmp_path / "a.txt").write_text("no image")
     done = call("uotft", "predict", *CELL, str(tmp_path), cwd=trained)
     assert done.returncode == 2
-    assert f"{tmp_path}: no image in this folder or below (1 .txt)" in done.stderr.replace("\n", "")
+    assert (
+        f"{tmp_path}: no image in this folder or below (left out 1 file, no images: 1 .txt)"
+        in done.stderr.replace("\n", "")
+    )
 
 
 def test_a_model_that_is_not_there_names_those_that_are(trained: Path) -> None:

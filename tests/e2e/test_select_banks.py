@@ -110,7 +110,7 @@ def test_nothing_heavy_is_imported(folder: Path) -> None:
         (("--cost-scale", "0"), "cost_scale: got 0"),
         (("--set", "tau=1"), "tau: no such setting; known are cost_scale, device"),
         (("--set", "tau_target=["), "--set tau_target: got '[', which is not YAML"),
-        (("--set", "tau"), "--set: got 'tau'; NAME=VALUE"),
+        (("--set", "tau"), "--set: got 'tau'; write NAME=VALUE"),
         (("--expect", "middle *"), "--expect: .*'middle *' matches none"),
         (("--strategy", "nearest", "--top-k", "2", "--explain"), "'nearest' has no transport plan"),
         (("--top-k", "2", "--max-per-class", "1"), "s.npz has no array 'labels'"),

@@ -199,7 +199,7 @@ def listed(folder: Path) -> Path:
     ("make", "message"),
     [
         (loose, "no image in a folder named after its class"),
-        (lambda folder: pictures(folder, 1, 4), "images are of one class, 'class 0'"),
+        (lambda folder: pictures(folder, 1, 4), "images of one class, 'class 0'"),
         (listed, "birds.csv: all training images are of one class, 'robin'"),
     ],
     ids=["loose", "one class", "list"],

@@ -46,7 +46,8 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
     if isinstance(images.images, Store):
         _remove_others(images.images.folder)
     counts = {split: len(images.rows(split)) for split in dict.fromkeys(images.splits.tolist())}
-    for note in images.notes:
+    notes = _anywhere(images, images.notes)
+    for note in notes:
         logger.warning("%s: %s", dataset, note)
     summary = {
         "classes": len(images.names),
@@ -54,7 +55,7 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
         "names": list(images.names),
         "settings": ws.prepared_as(dataset),
         **({"unreadable": _anywhere(images, bad.values())} if bad else {}),
-        **({"notes": _anywhere(images, images.notes)} if images.notes else {}),
+        **({"notes": notes} if notes else {}),
     }
     storage.write_json(ws.data(dataset).with_suffix(".json"), summary)
     parts = ", ".join(f"{n} {split}" for split, n in counts.items())
