@@ -66,7 +66,8 @@ def test_another_way_to_find_overlap_is_all_that_runs_again(project: Path) -> No
     code.write_text(before + "# another way\n")
     done = call("dvc", "status", "--json", cwd=project)
     code.write_text(before)
-    assert set(json.loads(done.stdout)) == {"overlap@digits"}
+    # prepare looks for near copies inside a set with it
+    assert set(json.loads(done.stdout)) == {"overlap@digits", "prepare@digits", "prepare@glyphs"}
     cells = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
     users = {n for n, s in cells.items() if "overlap/digits.json" in [d["path"] for d in s["deps"]]}
     assert users == {f"train@{cell}" for cell in CELLS} | {"evaluate@digits-none",
@@ -219,7 +220,10 @@ def test_the_runs_alone_make_the_same_table(project: Path) -> None:
 
 
 def test_dvc_shows_metrics_plots_and_parameters(project: Path) -> None:
-    assert "digits.uot.top1" in call("dvc", "metrics", "show", cwd=project).stdout
+    shown = call("dvc", "metrics", "show", cwd=project).stdout.splitlines()
+    assert "top1" in shown[0]
+    assert any("digits/uot.json" in line for line in shown), "one row a strategy"
+    assert max(map(len, shown)) < 200
     plots = call("dvc", "plots", "show", "--out", "shown", cwd=project)
     page = project / "shown" / "index.html"
     assert page.is_file(), plots.stderr
