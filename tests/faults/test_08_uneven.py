@@ -175,7 +175,7 @@ def test_an_empty_set_is_refused_in_seconds(trainable: Path, what: str, measured
         without(trainable, dataset, part)
     else:
         excluded(trainable, readers.images(workspace(trainable), "glyphs").rows("train"))
-        message = "every image of the selected source classes is a test image"
+        message = "every image of the selected source classes is also a test image"
 
     def work(rank: int) -> None:
         begun = time.monotonic()

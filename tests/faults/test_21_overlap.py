@@ -219,5 +219,7 @@ def test_test_images_in_the_source_are_left_out(fresh: Path, setting: str) -> No
 
 def test_a_source_of_test_images_only_is_refused(fresh: Path) -> None:
     plant(fresh, readers.images(workspace(fresh), "glyphs").rows("train"), 0)
-    with pytest.raises(UserError, match="every image of the selected source classes is a test im"):
+    with pytest.raises(
+        UserError, match="every image of the selected source classes is also a test"
+    ):
         run_train(fresh)
