@@ -108,6 +108,21 @@ def test_each_row_of_the_reliability_page_names_its_test() -> None:
     assert all(name.startswith(f"tests/faults/test_{int(number):02}_") for number, name in rows)
 
 
+def test_each_row_of_the_page_of_inputs_names_its_tests() -> None:
+    page = (REPOSITORY / "docs" / "inputs.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in re.findall(r"(?m)^\| (?!Case|---)(.+) \|$", page)]
+    assert len(rows) > 50
+    named = [re.findall(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)", row[-1]) for row in rows]
+    assert all(len(row) == 3 for row in rows)
+    assert all(named), "a row without a test"
+    absent = [
+        f"{file}: {test}"
+        for test, file in {pair for row in named for pair in row}
+        if f"\ndef {test}(" not in (REPOSITORY / file).read_text(encoding="utf-8")
+    ]
+    assert not absent
+
+
 def _options(words: list[str]) -> tuple[str, set[str]]:
     """The command that ``words`` begin with, and the options that it and its parents have."""
     command: Any = typer.main.get_command(app)
