@@ -100,6 +100,9 @@ def test_two_runs_are_compared(finished: Path, page) -> None:  # noqa: ANN001
         for name in RUNS:
             row = page.get_by_role("row").filter(has_text=name)
             row.get_by_role("checkbox", name="row selection").check()
+        for strategy, of_strategy in tested.items():  # columns that are there without a tick
+            line = f"{strategy}, seed 0: test {of_strategy['top1']:.2f} %"
+            expect(page.get_by_text(line)).to_be_visible()
         picture(page, "runs")
 
         page.get_by_role("button", name="Compare").click()
@@ -108,6 +111,11 @@ def test_two_runs_are_compared(finished: Path, page) -> None:  # noqa: ANN001
         # what its first picture shows without being asked
         axes = page.locator(".parallel-coordinates-plot, .js-plotly-plot").first
         expect(axes).to_contain_text("strategy")
+        expect(axes).to_contain_text("strategy.classes")
+        first = axes.locator(".axis-title").last
+        expect(first).to_have_text("test/top1")
+        kept_line = page.get_by_text(re.compile(rf"^{len(kept)} classes: "))
+        expect(kept_line.first).to_be_visible()
         picture(page, "compare")
 
         both = page.get_by_role("row").filter(has_text=re.compile(r"^strategy(noneuot|uotnone)$"))

@@ -163,7 +163,13 @@ def test_a_run_holds_what_a_comparison_needs(project: Path) -> None:
     assert [row[0] for row in table["data"]] == [1, 2, 3, 4, 5]
     assert f"| 1 | {table['data'][0][1]} |" in run.data.tags["mlflow.note.content"]
     named = {name for name in run.data.params if "class" in name}
-    assert named == {"select.max_per_class"}, "the classes are never a parameter"
+    assert named == {"select.max_per_class", "strategy.classes"}, "the list is never a parameter"
+    assert run.data.params["strategy.classes"].startswith(f"5 classes: {table['data'][0][1]}, ")
+    top1 = run.data.metrics["test/top1"]
+    source = f"uot, seed {run.data.params['seed']}: test {top1:.2f} %"
+    assert run.data.tags["mlflow.source.name"] == source
+    none = next(r for r in runs(project) if r.info.run_name == "digits-none-0")
+    assert none.data.params["strategy.settings.cost_scale"] == "-", "no false number on an axis"
 
 
 def test_the_model_loads_and_predicts_as_the_weights_do(project: Path) -> None:

@@ -48,6 +48,15 @@ def log(
     return store.find(store.open_store(root), run.id).info.run_id
 
 
+def test_what_is_there_for_the_page_alone_is_no_setting(tmp_path: Path) -> None:
+    shown = {"strategy.classes": "1 class: lion", "strategy.settings.cost_scale": "-"}
+    run = log(tmp_path, **shown, **{"train.lambda": 0.3})
+    [trial], _ = reader.trials(tmp_path, ["pets"], "", {})
+    assert set(trial.settings) == {"strategy", "seed", "train.lambda"}
+    tags = store.open_store(tmp_path).get_run(run).data.tags
+    assert tags["mlflow.source.name"] == "uot, seed 0: test 80.00 %"
+
+
 def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> None:
     run = log(tmp_path, **{"train.lambda": 0.3})
     [trial], out = reader.trials(tmp_path, ["pets"], "", {})

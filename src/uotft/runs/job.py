@@ -184,6 +184,9 @@ def _train(
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
         follow(watch)
         facts = _finish(run, made)
+        top1 = facts["validation"]["val/top1"]
+        line = run_notes.headline(cell.strategy, str(cell.seed), "val", top1)
+        run.tag({run_notes.SOURCE: line})
     seconds = monotonic() - start
     if ws.overrides:  # DVC keeps the fingerprints of the cells of params.yaml itself
         freshness.write_finished(ws, cell, finished, seconds)
@@ -199,6 +202,9 @@ def _name(ws: Workspace, cell: Cell) -> str:
 def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) -> Run:
     """The MLflow run of one cell: all settings that decide its result."""
     source, unit = ws.params.source, ws.params.select.unit
+    own = config.selector_settings(ws.params, cell.strategy).model_dump()
+    names = dict.fromkeys([*ws.params.strategies, *ws.params.selectors])
+    others = [config.selector_settings(ws.params, name).model_dump() for name in names]
     params = config.flat(
         {
             "dataset": cell.target,
@@ -212,7 +218,8 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
             "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
             "select": ws.params.select.model_dump(),
             "strategy.kept": len(chosen["classes"]),
-            "strategy.settings": config.selector_settings(ws.params, cell.strategy).model_dump(),
+            run_notes.CLASSES: run_notes.classes([str(c["name"]) for c in chosen["classes"]], unit),
+            "strategy.settings": own | run_notes.lacking(own, others),
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         }
@@ -224,6 +231,7 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
         "strategy": cell.strategy,
         "seed": str(cell.seed),
         "selection.sha256": storage.fingerprint(ws.cell("selections", cell) / "selection.json"),
+        run_notes.SOURCE: run_notes.headline(cell.strategy, str(cell.seed)),
         store.NOTE: run_notes.kept(cell, source, chosen),
         **_left_out(ws, source, cell.target),
     }

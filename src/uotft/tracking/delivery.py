@@ -21,7 +21,7 @@ from typing import Any
 from uotft.core import jsonl, locks, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Answers
-from uotft.tracking import outbox, store
+from uotft.tracking import notes, outbox, store
 
 PACKAGE = Path(__file__).parents[1]
 PARENT = "mlflow.parentRunId"  # the tag that makes a run a child of another one
@@ -111,7 +111,7 @@ class Delivery:
             raise Early(NO_RUN)
         else:
             tags = {store.ID: self.about["id"], "mlflow.user": getuser(), **self._parent()}
-            tags |= {"mlflow.source.name": "uotft", "mlflow.source.type": "LOCAL"}
+            tags |= {notes.SOURCE: "uotft", "mlflow.source.type": "LOCAL"}
             experiment = self.mlflow.get_experiment_by_name(self.about["experiment"])
             number, name = experiment.experiment_id, self.about["name"]
             run = self.client.create_run(number, start_time=began, tags=tags, run_name=name)
@@ -198,7 +198,11 @@ class Delivery:
         """Send test metrics and predictions, unless the run already has the same."""
         from mlflow.entities import Metric
 
-        has = self.client.get_run(self.run_id).data.metrics
+        data = self.client.get_run(self.run_id).data
+        has, own = data.metrics, data.params
+        if {"strategy", "seed"} <= own.keys() and "test/top1" in numbers:
+            line = notes.headline(own["strategy"], own["seed"], "test", numbers["test/top1"])
+            self._tag(at, {notes.SOURCE: line})
         if any(has.get(k) != v for k, v in numbers.items()):
             metrics = [Metric(k, v, at, 0) for k, v in numbers.items()]
             self.client.log_batch(self.run_id, metrics=metrics)

@@ -10,6 +10,7 @@ from typing import Any
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import Answers, Floats, Origin, Trial
+from uotft.tracking.notes import CLASSES, NONE
 from uotft.tracking.store import WEIGHTS, is_there, open_store, store_uri
 
 PAGE = 200  # runs per request
@@ -129,7 +130,7 @@ def _trial(mlflow: Any, run: Any) -> Trial:
         strategy=params["strategy"],
         seed=int(params["seed"]),
         test={name: run.data.metrics[f"test/{name}"] for name in ("top1", "mean_per_class")},
-        settings=params,
+        settings={k: v for k, v in params.items() if k != CLASSES and v != NONE},
         curve={point.step: point.value for point in sorted(history, key=lambda p: p.step)},
         selection=selection,
         plan_KT=plan_KT,
