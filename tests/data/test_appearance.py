@@ -129,3 +129,36 @@ def test_images_made_by_code_are_not_looked_at() -> None:
     black = np.zeros((4, 8, 8), np.uint8)
     images = ImageSet(black, np.zeros(4, np.int64), np.full(4, "train"), ("a",))
     assert looks(images, "mine", quiet) == []
+
+
+def infrared(seed: int, form: str = "TIFF") -> bytes:
+    """Red, green and blue, and a fourth channel that the file calls alpha."""
+    picture = pictures.scene(seed)
+    picture.putalpha(pictures.scene(seed + 100).convert("L"))
+    return pictures.encoded(picture, form)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG"])
+def test_a_fourth_channel_that_is_no_transparency_is_said(tmp_path: Path, form: str) -> None:
+    contents = [infrared(i, form) for i in range(6)]
+    images = made(tmp_path, contents, 2)
+    [line] = looks(images, "mine", quiet)
+    assert line.startswith("6 of 6 pictures opened are half transparent in most of their pixels")
+    assert "`background: white` shines through. If their last channel is something else" in line
+    assert "`background: none` in datasets.mine leaves it out" in line
+    assert SHEET in line
+    told = made(tmp_path, contents, 2, background="none")
+    assert looks(told, "mine", quiet) == [], "it was decided"
+    plain = made(tmp_path, scenes(6), 2)
+    assert (told.images[np.arange(6)] == plain.images[np.arange(6)]).all(), "the advice is right"
+    assert np.abs(images.images[np.arange(6)] - plain.images[np.arange(6)].astype(int)).mean() > 20
+
+
+def test_cut_out_things_with_soft_edges_are_transparent_and_well(tmp_path: Path) -> None:
+    def cut_out(seed: int) -> bytes:
+        picture, edge = pictures.scene(seed), np.linspace(-8, 8, 96)
+        alpha = np.tile(255 / (1 + np.exp(-4 * edge)), (72, 1)).round().astype(np.uint8)
+        picture.putalpha(Image.fromarray(alpha))
+        return pictures.encoded(picture)
+
+    assert looks(made(tmp_path, [cut_out(i) for i in range(6)], 2), "mine", quiet) == []

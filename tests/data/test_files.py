@@ -145,3 +145,32 @@ def test_sizes_are_those_of_the_upright_picture(
     found = files.image_set(tmp_path, [name], *one, files.View(), lambda items, label: items)
     assert found.files is not None
     assert found.files.sizes.tolist() == [size]
+
+
+def several() -> dict[str, bytes]:
+    """Three pictures in one file, in every form that may hold them."""
+    first, more = pictures.scene(1), [pictures.scene(2), pictures.scene(3)]
+    forms = {"gif": "GIF", "tif": "TIFF", "webp": "WEBP", "png": "PNG"}
+    return {
+        f"several.{end}": pictures.encoded(first, form, save_all=True, append_images=more)
+        for end, form in forms.items()
+    }
+
+
+def test_files_that_hold_several_pictures_are_counted(tmp_path: Path) -> None:
+    """Of a stack of pages or a film only the first is seen."""
+    one = {f"one.{end}": pictures.encoded(pictures.scene(4), form) for end, form in (
+        ("gif", "GIF"), ("tif", "TIFF"), ("webp", "WEBP"), ("png", "PNG"), ("jpg", "JPEG"),
+    )}  # fmt: skip
+    images = pictures.image_set(tmp_path, one | several())
+    assert images.notes == (
+        "files that hold several pictures, such as frames or pages: 4 of 9 (such as several.gif); "
+        "only the first of each is read",
+    )
+
+
+def test_the_second_picture_of_a_camera_is_no_picture_of_its_own(tmp_path: Path) -> None:
+    """Phones put a depth map or a small view behind the picture, and name the file .jpg."""
+    more = [pictures.scene(2)]
+    camera = pictures.encoded(pictures.scene(1), "MPO", save_all=True, append_images=more)
+    assert pictures.image_set(tmp_path, {"phone.jpg": camera}).notes == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -150,7 +151,7 @@ def test_columns_that_are_not_used_are_said(photos: Path) -> None:
     [
         ("id,label\ncat0,cat\n", "no column path; the columns path (from the list's folder, with"),
         ("image,id,choice,annotator\na,1,cat,2\n", "got 'image', 'id', 'choice', 'annotator'"),
-        ("images/cat0.png,cat\n", "no column path and no column label"),
+        ("images/cat0.png,cat\n", "'cat'; the first line must name the columns"),
         ("path,Label,label\na,b,c\n", "two columns are called label"),
         ("path,label\nimages/cat0.png,cat,tabby\n", "row 1 has 3 cells, the header 2: write names"),
         ('path,label\n"images/cat0.png,cat\nimages/cat1.png,cat\n', "unexpected end of data"),
@@ -226,3 +227,70 @@ def test_parquet_cells_that_are_no_text_are_refused(photos: Path) -> None:
     assert "row 1: a cell of bytes; path, label and split are text" in refused(
         photos / "list.parquet"
     )
+
+
+TAGS = [*combinations(("clear", "road", "water", "field", "town"), 2)]
+TAGS += combinations(("clear", "road", "water", "field", "town"), 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "first", "count"),
+    [
+        (["scab", "frog_eye", "scab frog_eye"], "scab frog_eye", "1 of 3"),
+        (["cat", "dog", "cat|dog"], "cat|dog", "1 of 3"),
+        (["cat", "dog", "cat; dog"], "cat; dog", "1 of 3"),
+        (["cat", "dog", "['cat', 'dog']"], "['cat', 'dog']", "1 of 3"),
+        # tags of satellite pictures, none of which stands alone
+        ([" ".join(tags) for tags in TAGS], "clear field", "15 of 15"),
+        ([",".join(tags) for tags in TAGS], "clear,field", "15 of 15"),
+    ],
+)
+def test_labels_that_are_several_in_one_are_said(
+    photos: Path, given: list[str], first: str, count: str
+) -> None:
+    """Each becomes a class of its own: fifteen classes of five tags."""
+    rows = [(path, f'"{given[i % len(given)]}"') for i, (path, _, _) in enumerate(ROWS)]
+    images = load(written(photos, ("path", "label"), rows), val=0.0, test=0.0)
+    assert len(images.names) == len(given)
+    assert images.notes == (
+        f"labels that seem to be several in one: {count}, such as {first!r}; each is read as a "
+        "class of its own, for a picture has one class",
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("black footed albatross", "laysan albatross", "sooty albatross", "indigo bunting"),
+        ("tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark, white shark"),
+        ("Audi S4 Sedan 2012", "Audi S4 Sedan 2007", "BMW M3 Coupe 2012"),
+        ("New York", "York"),
+    ],
+)
+def test_names_of_several_words_are_one_label(photos: Path, names: tuple[str, ...]) -> None:
+    rows = [(path, f'"{names[i % len(names)]}"') for i, (path, _, _) in enumerate(ROWS)]
+    assert load(written(photos, ("path", "label"), rows), val=0.0, test=0.0).notes == ()
+
+
+@pytest.mark.parametrize("none", ["nan", "None", "NULL", "N/A"])
+def test_a_label_that_stands_for_none_is_said(photos: Path, none: str) -> None:
+    rows = [(p, none if i % 9 < 2 else label, part) for i, (p, label, part) in enumerate(ROWS)]
+    images = load(written(photos, rows=rows))
+    assert images.names == tuple(sorted(("cat", "dog", none)))
+    assert images.notes == (
+        f"rows of the list with the label {none!r}: 4; it is read as a class: remove the rows if "
+        "it stands for none",
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "hint"),
+    [
+        ("/content/drive/MyDrive/photos/", "images/cat0.png is there: write paths from the list's"),
+        ("C:\\Users\\me\\photos\\", "images/cat0.png is there: write paths from the list's"),
+        ("https://example.org/", "it is an address: fetch the files"),
+    ],
+)
+def test_paths_of_elsewhere_say_what_helps(photos: Path, start: str, hint: str) -> None:
+    rows = [(start + path, label, part) for path, label, part in ROWS]
+    assert hint in refused(written(photos, rows=rows))

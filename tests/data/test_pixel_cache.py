@@ -270,3 +270,28 @@ def test_a_kill_while_a_store_is_filled_loses_no_more_than_a_chunk(
     left = pixel_cache.Store(images.files, folder)
     assert left.there.tolist() == [True] * 4 + [False] * 4
     assert np.array_equal(left[ALL], pixel_cache.Store(images.files, tmp_path / "other")[ALL])
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "it is empty"),
+        (b"\xef\xbb\xbf\r\n<!DOCTYPE html><html>404</html>", "it is a web page"),
+        (b"<HTML><body>moved</body></HTML>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "`git lfs pull` fetches"),
+        (b"/annex/objects/SHA256E-s9--0.jpg\n", "`git annex get` fetches"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC, whatever its name says: convert it"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is an SVG drawing"),
+        (b"%PDF-1.7\n", "it is a PDF"),
+    ],
+)
+def test_what_a_file_is_instead_of_a_picture(content: bytes, what: str) -> None:
+    with pytest.raises(UserError) as error:
+        pixel_cache.square(content, 8, Path("a/photo.jpg"))
+    assert str(error.value).startswith("a/photo.jpg: not an image that Pillow can read; ")
+    assert what in str(error.value)
+
+
+def test_of_other_bytes_nothing_is_guessed() -> None:
+    with pytest.raises(UserError, match=r"photo.jpg: not an image that Pillow can read$"):
+        pixel_cache.square(b"\x93NUMPY", 8, Path("photo.jpg"))

@@ -411,3 +411,29 @@ def test_a_folder_that_is_closed_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "scandir", closed)
     assert refused(tmp_path) == f"{tmp_path}/b: Permission denied"
+
+
+# ---- what lies beside the folders of the classes
+
+
+@pytest.mark.parametrize("name", ["sports.csv", "train/metadata.jsonl", "a/labels.TSV"])
+def test_a_list_that_is_not_read_is_named(tmp_path: Path, name: str) -> None:
+    """It may say other labels, or which pictures are tests."""
+    place(tmp_path, *(many("train/", "ab", 3) if "train" in name else many("", "ab", 3)), name)
+    found, said = read(tmp_path)
+    assert found == {"train": CATS}
+    assert f"lists that are not read, since folders say the classes and parts: {name};" in said
+
+
+def test_a_flat_folder_with_its_list_names_the_list(tmp_path: Path) -> None:
+    place(tmp_path, *(f"train/{i}.jpg" for i in range(4)), "labels.csv")
+    said = refused(tmp_path)
+    assert "the classes and parts: labels.csv; to read one, name it as path: a CSV or" in said
+
+
+@pytest.mark.parametrize("names", [("images", "masks"), ("Images", "Annotations"), ("a", "labels")])
+def test_folders_that_are_seldom_classes_are_said(tmp_path: Path, names: tuple[str, ...]) -> None:
+    found, said = read(place(tmp_path, *many("", names, 3)))
+    assert found == {"train": dict.fromkeys(names, 3)}
+    some = ", ".join(name for name in sorted(names) if name != "a")
+    assert said.startswith(f"folders that are read as classes and seldom are: {some}; move")

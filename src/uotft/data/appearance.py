@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core.records import Files, ImageSet, Progress
-from uotft.data.pixel_cache import Store, in_parts, raw_mode
+from uotft.data.pixel_cache import NO_BACKGROUND, Store, in_parts, raw_mode
 
 SAMPLE = 4096  # pictures that are looked at, spread over the set
 BLOCK = 256  # pictures that are in memory at once
 DARK = 65  # levels of 255 that no pixel of a nearly black picture reaches, nor 14 of 16 bits
 FLAT = 8  # levels that the pixels of a picture of one colour differ by, at most
 MANY = 0.05  # share of the pictures that is worth a line; fewer are, if they are a whole class
-OPENED = 64  # files that are opened again for their 16 bits
+OPENED = 64  # files that are opened again for their 16 bits, or their transparency
+HALF = 0.5  # share of a picture's pixels
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def looks(images: ImageSet, dataset: str, progress: Progress) -> list[str]:
         squares = pixels.read(rows[start : start + BLOCK])
         found += in_parts(partial(_look, squares), range(len(squares)))
     kinds = _kinds(found)
-    lines = []
+    lines = _veils(files, rows, dataset)
     for what, which in kinds.items():
         if _is_much(which, images.labels[rows]):
             line = _line(what, rows[which], len(rows), images)
@@ -57,6 +58,37 @@ def looks(images: ImageSet, dataset: str, progress: Progress) -> list[str]:
     if lines:
         lines[-1] += f"; `uotft data show {dataset} --output {dataset}.png` draws some of the set"
     return lines
+
+
+def _veils(files: Files, rows: NDArray[np.int64], dataset: str) -> list[str]:
+    """A line if many pictures are half transparent: the fourth channel of a TIFF may be infrared.
+
+    A file says only that it has a fourth channel; tools call it alpha, whatever it is.
+    """
+    if files.background == NO_BACKGROUND or not len(rows):
+        return []
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), OPENED)).round().astype(np.int64)]
+    shares = in_parts(partial(_half_clear, files), some.tolist())
+    veiled = [row for row, share in zip(some.tolist(), shares, strict=True) if share > HALF]
+    if len(veiled) < max(2, MANY * len(some)):
+        return []
+    return [
+        f"{len(veiled)} of {len(some)} pictures opened are half transparent in most of their "
+        f"pixels, such as {files.path(veiled[0])}: `background: {files.background}` shines "
+        "through. If their last channel is something else, such as near infrared, `background: "
+        f"none` in datasets.{dataset} leaves it out"
+    ]
+
+
+def _half_clear(files: Files, row: int) -> float:
+    """The share of a picture's pixels that are neither transparent nor solid."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(files.content(row))) as picture:
+        if picture.mode not in ("RGBA", "LA"):
+            return 0.0
+        alpha = np.asarray(picture.getchannel("A"))
+    return float(((alpha > 0) & (alpha < 255)).mean())
 
 
 def _look(squares: Sequence[NDArray[np.uint8]], number: int) -> Look:

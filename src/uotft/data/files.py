@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
 from uotft.core.records import Files, ImageSet, Settings
-from uotft.data.pixel_cache import NO_BACKGROUND, in_parts, upright_size
+from uotft.data.pixel_cache import NO_BACKGROUND, in_parts, is_several, upright_size
 
 T = TypeVar("T")
 
@@ -125,13 +125,23 @@ def image_set(
         **columns,
         **view.model_dump(include=set(View.model_fields)),
     )
+    several: list[int] = []
     for start in progress(range(0, n, CHUNK), f"reading {root.name}"):
         part = slice(start, min(start + CHUNK, n))
-        size, digest, *sides = zip(*in_parts(partial(_facts, files), range(n)[part]), strict=True)
+        found = in_parts(partial(_facts, files), range(n)[part])
+        size, digest, more, *sides = zip(*found, strict=True)
+        several += [start + i for i, is_more in enumerate(more) if is_more]
         files.bytes[part] = size
         files.sha256[part] = np.frombuffer(b"".join(digest), np.uint8).reshape(-1, 32)
         files.sizes[part] = np.array(sides).T
-    return ImageSet(np.empty(0, np.uint8), labels, splits, names, files)
+    notes: tuple[str, ...] = ()
+    if several:
+        example = shown(bytes(files.paths[several[0]]))
+        notes = (
+            f"files that hold several pictures, such as frames or pages: {len(several):,} of "
+            f"{n:,} (such as {example}); only the first of each is read",
+        )
+    return ImageSet(np.empty(0, np.uint8), labels, splits, names, files, notes)
 
 
 def listed(
@@ -287,9 +297,13 @@ def hold_out(
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
-def _facts(files: Files, row: int) -> tuple[int, bytes, int, int]:
-    """(bytes, SHA-256, height, width) of a file; decoding reports the unreadable ones later."""
+def _facts(files: Files, row: int) -> tuple[int, bytes, bool, int, int]:
+    """(bytes, SHA-256, whether it holds several pictures, height, width) of a file.
+
+    Decoding reports the unreadable ones later.
+    """
     content = b""
     with suppress(OSError):
         content = files.content(row)
-    return len(content), hashlib.sha256(content).digest(), *upright_size(content)
+    digest = hashlib.sha256(content).digest()
+    return len(content), digest, is_several(content), *upright_size(content)

@@ -26,6 +26,11 @@ from uotft.data.walk import counted, pieces, plural, some, walk
 Names = tuple[str, ...]  # of folders, from the top
 
 FILLERS = {"set", "data", "dataset", "split", "part", "images", "image", "imgs", "img", "folder"}
+#: Names that tools give to folders; seldom classes.
+SELDOM = {
+    "images", "image", "imgs", "img", "masks", "mask", "labels", "label", "annotations",
+    "segmentations", "trimaps", "thumbnails", "unlabeled", "unlabelled",
+}  # fmt: skip
 AS_CLASSES = "put the folders of the classes into a folder named train"
 
 
@@ -333,6 +338,11 @@ def _alike(every: list[Place], layout: Layout) -> list[str]:
         lines.append(
             "folders whose names differ only in spaces around them or in the Unicode form of a "
             f"letter are one class: {some(same)}"
+        )
+    if seldom := [name for name in spelled if name.casefold() in SELDOM]:
+        lines.append(
+            f"folders that are read as classes and seldom are: {some(seldom)}; move elsewhere what "
+            "is none, such as masks, or list the images in manifest.csv"
         )
     return [*lines, *differ_in_case(spelled)]
 

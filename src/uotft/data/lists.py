@@ -16,11 +16,13 @@ import io
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from uotft.core.errors import UserError
+from uotft.data.files import is_image
 
 # How people spell the parts; `part_of` ignores case, spaces, "_" and "-".
 PARTS = {
@@ -35,6 +37,8 @@ COLUMNS = ("path", "label", "split")
 LIKE_SPLIT = ("set", "subset", "part", "partition", "fold", "usage", "phase", "datasplit")
 INDEX = ("", "unnamed: 0", "__index_level_0__")  # a column that pandas adds
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "?"}  # labels that stand for none
+BETWEEN = ("|", ";", ",", " ")  # what stands between the labels of a picture that has several
 FEW = 5  # examples in a message
 
 Rows = list[tuple[bytes, str, str]]  # path, class, part
@@ -56,11 +60,21 @@ class Found(NamedTuple):
         if self.absent:
             first = self.folder / self.absent[0]
             alike = sorted(p.name for p in first.parent.glob("*") if p.stem == first.name)
-            hint = f"; {alike[0]} is there: names need their ending" if alike else ""
+            hint = f"; {alike[0]} is there: names need their ending" if alike else self._elsewhere()
             raise UserError(
                 f"{self.folder}: {len(self.absent)} of {len(self.rows)} files that the list names "
                 f"are absent, first {self.absent[0]}: No such file{hint}"
             )
+
+    def _elsewhere(self) -> str:
+        """What may help with the first absent path: an address, or one of another machine."""
+        path = self.absent[0].replace("\\", "/")
+        if "://" in path:
+            return "; it is an address: fetch the files, and list them from the list's folder"
+        pieces = path.split("/")
+        ends = ("/".join(pieces[at:]) for at in range(1, len(pieces)))
+        near = next((end for end in ends if (self.folder / end).is_file()), "")
+        return f"; {near} is there: write paths from the list's folder" if near else ""
 
 
 def part_of(name: str) -> str | None:
@@ -122,6 +136,7 @@ def read(path: Path) -> Found:
     if not rows:
         raise UserError(f"{path}: it lists no image")
     notes += _rows_notes(again, partless, changed)
+    notes += _label_notes(Counter(label for _, label, _ in rows))
     notes += differ_in_case(label for _, label, _ in rows)
     return Found(path.parent, rows, tuple(notes), tuple(absent))
 
@@ -148,6 +163,35 @@ def _rows_notes(again: int, partless: int, changed: dict[str, str]) -> list[str]
             f"{given!r} is the class {label!r}"
         )
     return notes
+
+
+def _label_notes(labels: Counter[str]) -> list[str]:
+    """Notes for labels, {label: rows}, that seem to be none, or several in one."""
+    notes = []
+    if none := [label for label in labels if label.casefold() in MISSING]:
+        count = sum(labels[label] for label in none)
+        notes.append(
+            f"rows of the list with the label {' or '.join(map(repr, none))}: {count}; it is read "
+            "as a class: remove the rows if it stands for none"
+        )
+    if several := sorted({label for mark in BETWEEN for label in _several(labels, mark)}):
+        notes.append(
+            f"labels that seem to be several in one: {len(several)} of {len(labels)}, such as "
+            f"{several[0]!r}; each is read as a class of its own, for a picture has one class"
+        )
+    return notes
+
+
+def _several(labels: Iterable[str], mark: str) -> list[str]:
+    """The labels that ``mark`` cuts into others, or all it cuts if few pieces make many labels."""
+    known, found = set(labels), dict[str, list[str]]()
+    for label in known:
+        pieces = [piece.strip(" []'\"") for piece in label.split(mark)]
+        if len(pieces) > 1 and all(pieces):
+            found[label] = pieces
+    if 2 * len({piece for pieces in found.values() for piece in pieces}) < len(found):
+        return list(found)
+    return [label for label, pieces in found.items() if known.issuperset(pieces)]
 
 
 def _file(folder: Path, image: str) -> tuple[str, bool]:
@@ -200,9 +244,11 @@ def _columns(
             "folder as --output writes shards, which can be read again"
         )
     if missing := [c for c in ("path", "label") if c not in found]:
+        hint = "; the first line must name the columns" if any(map(is_image, header)) else ""
         raise UserError(
             f"{path}: no column {' and no column '.join(missing)}; the columns path (from the "
-            f"list's folder, with its ending) and label are needed, split may be there; got {shown}"
+            "list's folder, with its ending) and label are needed, split may be there; got "
+            f"{shown}{hint}"
         )
     others = [i for i, name in enumerate(plain) if name not in COLUMNS and name not in INDEX]
     if "split" not in found:

@@ -33,6 +33,15 @@ ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held; TURNS un
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
          6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
 TURNING = b"eXIf", b"exif", b"adobe.xmp"  # in a PNG that may hold an orientation
+# How files begin that are often called .jpg and are no pictures for Pillow.
+BEGIN = {
+    b"version https://git-lfs": "a pointer of Git LFS: `git lfs pull` fetches the picture",
+    b"/annex/objects/": "a pointer of git-annex: `git annex get` fetches the picture",
+    b"<!doctype html": "a web page", b"<html": "a web page", b"<svg": "an SVG drawing",
+    b"<?xml": "a text in XML", b"%pdf": "a PDF",
+}  # fmt: skip
+HEIC = b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"
+ALONE = b"\xff\xd8\xff", b"8BPS"  # JPEG and PSD: what they hold besides belongs to the picture
 Uint8 = NDArray[np.uint8]
 T = TypeVar("T")
 Bar = Callable[..., Iterable[int]]
@@ -195,6 +204,28 @@ def upright_size(content: bytes) -> tuple[int, int]:
     return 1, 1
 
 
+def is_several(content: bytes) -> bool:
+    """Whether a file holds several pictures, such as frames or pages; only the first is read."""
+    from PIL import Image
+
+    if content.startswith((*ALONE, b"\x89PNG")) and b"acTL" not in content[:4096]:
+        return False
+    with suppress(*_faults()), Image.open(io.BytesIO(content)) as picture:
+        return bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"
+    return False
+
+
+def _instead(content: bytes) -> str:
+    """What a file is that Pillow cannot read, as far as its beginning says."""
+    if not content:
+        return "; it is empty"
+    if content[4:].startswith(HEIC):
+        return "; it is HEIC, whatever its name says: convert it to JPEG"
+    begin = content[:64].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    found = next((what for mark, what in BEGIN.items() if begin.startswith(mark)), "")
+    return f"; it is {found}" if found else ""
+
+
 def _may_turn(content: bytes) -> bool:
     """Whether a file may have an orientation. Asking Pillow would decode the whole of a PNG."""
     return content[:4] != b"\x89PNG" or any(word in content for word in TURNING)
@@ -227,7 +258,8 @@ def picture_of(
             turn, picture = TURNS.get(_turn(file)), in_mode(file, mode, background, white)
             return picture.transpose(Image.Transpose[turn]) if turn else picture
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not an image that Pillow can read") from error
+        why = f"not an image that Pillow can read{_instead(content)}"
+        raise UserError(f"{path}: {why}") from error
     except _faults() as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -24,6 +24,7 @@ SYSTEM = {
     "@recently-snapshot", "__pycache__",
 }  # fmt: skip
 CONVERT = {".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"}
+TABLES = {".csv", ".tsv", ".parquet", ".xlsx", ".jsonl"}  # endings of what may be a list of labels
 NAMED = 5  # things that a line names; it counts the others
 
 
@@ -32,12 +33,14 @@ class Tree:
     """``folders``: {path from the top: names of its images}, in the order of their paths.
 
     A file stands before the folders beside it. The others are left out: ``other`` counts files by
-    ending, ``hidden`` the files of each hidden or system name, ``linked`` are links to folders that
-    are read already, ``strange`` links to nothing and what is no plain file.
+    ending, ``lists`` names those of them that may list labels. ``hidden`` counts the files of each
+    hidden or system name, ``linked`` are links to folders that are read already, ``strange`` links
+    to nothing and what is no plain file.
     """
 
     folders: dict[bytes, list[bytes]] = field(default_factory=dict)
     other: Counter[str] = field(default_factory=Counter)
+    lists: list[str] = field(default_factory=list)
     hidden: Counter[str] = field(default_factory=Counter)
     linked: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
@@ -49,6 +52,12 @@ class Tree:
             pictures = [f"{end} (convert to .jpg)" for end in self.other if end in CONVERT]
             also = f"; pictures that Pillow cannot read here: {some(pictures)}" if pictures else ""
             lines.append(f"left out {counted(self.other, 'file', ', no images')}{also}")
+        if self.lists:
+            lines.append(
+                f"lists that are not read, since folders say the classes and parts: "
+                f"{some(self.lists)}; to read one, name it as path: a CSV or Parquet file with the "
+                "columns path, label and, if it says the parts, split"
+            )
         if self.hidden:
             lines.append(f"left out {counted(self.hidden, 'hidden or system file')}")
         if self.linked:
@@ -142,6 +151,8 @@ def _sort(
         else:
             ending = os.path.splitext(shown(entry.name))[1].lower()
             tree.other[ending or "without an ending"] += 1
+            if ending in TABLES:
+                tree.lists.append(shown(path))
     return folders
 
 

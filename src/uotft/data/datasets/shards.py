@@ -110,7 +110,7 @@ def load(
         archives=archives, offsets=offsets, bytes=sizes,
     )  # fmt: skip
     notes = [f"{what} in the tar files: {n}, left out" for what, n in left_out.items() if n]
-    images = replace(images, notes=(*notes, *lists.differ_in_case(names)))
+    images = replace(images, notes=(*images.notes, *notes, *lists.differ_in_case(names)))
     return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
