@@ -132,8 +132,9 @@ DAY = [
 ]
 AB = many("", "ab", 3)
 LOOKED = (
-    "no image in a folder named after its class; looked for CLASS/image and train/CLASS/image. Make "
-    "a folder for each class, or list the images in manifest.csv, with the columns path and label"
+    "no image in a folder named after its class; looked for CLASS/image and train/CLASS/image. "
+    "Make a folder for each class, or list the images in manifest.csv, with the columns path and "
+    "label"
 )
 AMBIGUOUS = {
     "a part that is there twice": (
