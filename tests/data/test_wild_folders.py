@@ -131,7 +131,11 @@ DAY = [
     f"{c}/{t}/{i}.png" for c in ("bus", "car", "train") for t in ("day", "night") for i in (1, 2)
 ]
 AB = many("", "ab", 3)
-LOOKED = "no image in a folder named after its class; looked for CLASS/image and train/CLASS/image"
+LOOKED = (
+    "no image in a folder named after its class; looked for CLASS/image and train/CLASS/image. "
+    "Make a folder for each class, or list the images in manifest.csv, with the columns path and "
+    "label"
+)
 AMBIGUOUS = {
     "a part that is there twice": (
         [*both("Train/", "test/"), *many("training/", "ab", 1)],
@@ -437,3 +441,11 @@ def test_folders_that_are_seldom_classes_are_said(tmp_path: Path, names: tuple[s
     assert found == {"train": dict.fromkeys(names, 3)}
     some = ", ".join(name for name in sorted(names) if name != "a")
     assert said.startswith(f"folders that are read as classes and seldom are: {some}; move")
+
+
+@pytest.mark.parametrize("names", [[], ["cat_1.jpg", "dog_1.jpg"], ["cats.zip", "dogs.zip"]])
+def test_without_a_folder_for_each_class_it_says_what_to_make(
+    tmp_path: Path, names: list[str]
+) -> None:
+    said = refused(place(tmp_path, *names))
+    assert "Make a folder for each class, or list the images in manifest.csv, with the" in said

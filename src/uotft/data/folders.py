@@ -355,7 +355,8 @@ def _must_train(folder: Path, rows: Rows, notes: list[str]) -> None:
     if not rows:
         raise UserError(
             f"{folder}: no image in a folder named after its class; looked for CLASS/image and "
-            f"train/CLASS/image{seen}"
+            "train/CLASS/image. Make a folder for each class, or list the images in manifest.csv, "
+            f"with the columns path and label{seen}"
         )
     if len(names) == 1:
         raise UserError(
