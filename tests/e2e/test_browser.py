@@ -101,7 +101,7 @@ def test_two_runs_are_compared(finished: Path, page) -> None:  # noqa: ANN001
             row = page.get_by_role("row").filter(has_text=name)
             row.get_by_role("checkbox", name="row selection").check()
         for strategy, of_strategy in tested.items():  # columns that are there without a tick
-            line = f"{strategy}, seed 0: test {of_strategy['top1']:.2f} %"
+            line = f"{of_strategy['top1']:.2f} % test ({strategy}, seed 0)"
             expect(page.get_by_text(line)).to_be_visible()
         picture(page, "runs")
 

@@ -166,7 +166,7 @@ def test_a_run_holds_what_a_comparison_needs(project: Path) -> None:
     assert named == {"select.max_per_class", "strategy.classes"}, "the list is never a parameter"
     assert run.data.params["strategy.classes"].startswith(f"5 classes: {table['data'][0][1]}, ")
     top1 = run.data.metrics["test/top1"]
-    source = f"uot, seed {run.data.params['seed']}: test {top1:.2f} %"
+    source = f"{top1:.2f} % test (uot, seed {run.data.params['seed']})"
     assert run.data.tags["mlflow.source.name"] == source
     none = next(r for r in runs(project) if r.info.run_name == "digits-none-0")
     assert none.data.params["strategy.settings.cost_scale"] == "-", "no false number on an axis"

@@ -24,4 +24,5 @@ def test_numbers_that_a_strategy_lacks_are_not_numbers() -> None:
 
 def test_the_source_column_says_strategy_seed_and_accuracy() -> None:
     assert notes.headline("uot", "0") == "uot, seed 0"
-    assert notes.headline("uot", "0", "test", 85.2) == "uot, seed 0: test 85.20 %"
+    assert notes.headline("uot", "0", "test", 85.2) == "85.20 % test (uot, seed 0)"
+    assert notes.headline("uot", "0", "val", 85.2) == "val 85.20 % (uot, seed 0)"

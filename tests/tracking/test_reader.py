@@ -54,7 +54,7 @@ def test_what_is_there_for_the_page_alone_is_no_setting(tmp_path: Path) -> None:
     [trial], _ = reader.trials(tmp_path, ["pets"], "", {})
     assert set(trial.settings) == {"strategy", "seed", "train.lambda"}
     tags = store.open_store(tmp_path).get_run(run).data.tags
-    assert tags["mlflow.source.name"] == "uot, seed 0: test 80.00 %"
+    assert tags["mlflow.source.name"] == "80.00 % test (uot, seed 0)"
 
 
 def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> None:

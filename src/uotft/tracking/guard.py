@@ -4,8 +4,8 @@
    first; except uploads of artifacts, which MLflow writes to disk as they arrive.
 2. MLflow lets any client choose a folder on this machine for an experiment's artifacts. The guard
    refuses such requests, so the server chooses.
-3. MLflow's compare page begins with the first metric of a run, which is the one that was logged
-   first. The guard puts the test accuracy first, where a run has it.
+3. MLflow's compare page begins with the first metric of the runs, the one that was logged first.
+   The guard puts the test accuracy first, where a run has it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 MOST = 2**24  # bytes of a request's body; MLflow's own client sends at most 2**20
 FIRST = "test/top1"
-ONE_RUN = "/mlflow/runs/get"
+RUNS = ("/mlflow/runs/get", "/mlflow/runs/search")  # the page keeps the first order it gets
 STREAMED = re.compile(r"/(ajax-)?api/2\.0/mlflow-artifacts/artifacts/")
 
 Message = MutableMapping[str, Any]
@@ -58,11 +58,11 @@ class Guard:
         async def again() -> Message:
             return next(whole, None) or await receive()
 
-        await mlflow(scope, again, _Ordered(send) if scope["path"].endswith(ONE_RUN) else send)
+        await mlflow(scope, again, _Ordered(send) if scope["path"].endswith(RUNS) else send)
 
 
 class _Ordered:
-    """Sends an answer that is one run, with its test accuracy before its other metrics."""
+    """Sends an answer that is runs, with the test accuracy before the other metrics of each."""
 
     def __init__(self, send: Send) -> None:
         self.send, self.start, self.body = send, dict[str, Any](), bytearray()
@@ -83,12 +83,12 @@ class _Ordered:
 
 
 def ordered(body: bytes) -> bytes:
-    """A run in JSON with its test accuracy first; anything else as it is."""
+    """Runs in JSON with the test accuracy of each first; anything else as it is."""
     try:
         answer = json.loads(body)
-        metrics = answer["run"]["data"]["metrics"]
-        metrics.sort(key=lambda metric: metric["key"] != FIRST)
-    except (ValueError, LookupError, TypeError, AttributeError):  # an error, or without metrics
+        for run in answer["runs"] if "runs" in answer else [answer["run"]]:
+            run["data"].get("metrics", []).sort(key=lambda metric: metric["key"] != FIRST)
+    except (ValueError, LookupError, TypeError, AttributeError):  # an error
         return body
     return json.dumps(answer).encode()
 

@@ -53,8 +53,14 @@ def lacking(own: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> dict
 
 
 def headline(strategy: str, seed: str, part: str = "", top1: float = 0.0) -> str:
-    """What the list of runs shows as a run's source: strategy, seed and, of a part, accuracy."""
-    return f"{strategy}, seed {seed}" + (f": {part} {top1:.2f} %" if part else "")
+    """What the list of runs shows as a run's source: accuracy of a part, strategy and seed.
+
+    The column shows about eight characters; the run's name has strategy and seed, too.
+    """
+    said = f"{strategy}, seed {seed}"
+    if not part:
+        return said
+    return f"{top1:.2f} % test ({said})" if part == "test" else f"{part} {top1:.2f} % ({said})"
 
 
 def _cell(text: str) -> str:
