@@ -137,6 +137,7 @@ def test_a_user_id_without_a_name_and_a_home(place: Path, home: str) -> None:
 
 
 def test_a_folder_that_another_user_has_made_is_not_used(place: Path) -> None:
+    place.chmod(0o1777)  # Python takes /tmp in the place of a TMPDIR that it cannot write
     (place / "uotft-52999").mkdir()
     (place / "uotft-52999").chmod(0o777)
     done = as_user(52999, "uotft", "--help", cwd=place, TMPDIR=str(place))
