@@ -80,7 +80,7 @@ def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_pat
         assert np.allclose(answer["probability"], [a.classes[0][1] for a in expected], atol=1e-6)
 
 
-KNOWN = "but the store has no such run with a model; known are digits-none-0, digits-none-1, digits-uot-0"
+KNOWN = "but the store has no such run with a model; known are digits-none-0, digits-none-1"
 
 
 @pytest.mark.parametrize(
