@@ -58,20 +58,20 @@ def test_a_stage_of_dvc_says_which_cell_it_is_and_what_is_to_come(ws) -> None:  
     code = ws.root / "code.py"
     code.write_text("1")
     now = {"pretrained": "1.dir", "code.py": dvc.hash_of(code)}
-    assert outlook.cell_of(ws, "train@digits-none-1") == (
+    assert outlook.queue(ws, "train@digits-none-1").place() == (
         "cell 1 of 4 (digits/none/seed 1); trained already: none"
     )
     locked(ws.root, none_0=now, none_1=now, uot_0={"pretrained": "0.dir"})
-    assert outlook.cell_of(ws, "train@digits-uot-0") == (
+    assert outlook.queue(ws, "train@digits-uot-0").place() == (
         "cell 3 of 4 (digits/uot/seed 0); trained already: none 2 of 2"
     ), "what is there of another network is not counted"
-    assert outlook.to_come(ws, "train@digits-uot-0", 90) == (
+    assert outlook.queue(ws, "train@digits-uot-0").to_come(90) == (
         "; 1 of 4 cells are to come, about 2 min if each takes as long"
     )
     code.write_text("2")
-    assert outlook.cell_of(ws, "train@digits-uot-0").startswith("cell 1 of 4")
-    assert not outlook.cell_of(ws, "train")
-    assert not outlook.to_come(ws, "", 90)
+    assert outlook.queue(ws, "train@digits-uot-0").place().startswith("cell 1 of 4")
+    assert outlook.queue(ws, "train") is None
+    assert outlook.queue(ws, "") is None
 
 
 def test_an_accuracy_at_chance_is_said(ws) -> None:  # noqa: ANN001

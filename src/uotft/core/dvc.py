@@ -68,6 +68,10 @@ def unmade(root: Path, stages: list[str]) -> list[str]:
         made, params = made_stages(root), storage.read_yaml(root / "params.yaml")
     except (OSError, UserError):  # perhaps it is being written
         return stages
+    return _unmade(root, stages, made, params)
+
+
+def _unmade(root: Path, stages: Sequence[str], made: dict[str, Any], params: Any) -> list[str]:
     return [name for name in stages if name not in made or not _as_it_was(root, made[name], params)]
 
 
@@ -76,7 +80,12 @@ def current(root: Path, stages: Sequence[str]) -> list[str]:
 
     Inputs that no stage makes, such as code, are hashed.
     """
-    made, left = made_stages(root), set(unmade(root, [*stages]))
+    made = made_stages(root)
+    try:
+        params = storage.read_yaml(root / "params.yaml")
+    except (OSError, UserError):  # perhaps it is being written
+        return []
+    left = set(_unmade(root, stages, made, params))
     now = {out["path"]: out["md5"] for stage in made.values() for out in stage["outs"]}
 
     @cache

@@ -170,9 +170,9 @@ def _train(
     ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch
 ) -> tuple[dict[str, Any], str]:
     """``train``, in a cell that is ours and has a selection: the model's facts, and a line."""
-    chosen, stage = readers.read_selection(ws, cell), environment.dvc_stage()
-    if line := outlook.cell_of(ws, stage):
-        logger.info(line)
+    chosen, queue = readers.read_selection(ws, cell), outlook.queue(ws, environment.dvc_stage())
+    if queue:
+        logger.info(queue.place())
     about = _about(ws, cell, fleet.processes, chosen)
     start, made = monotonic(), ws.cell("models", cell)
     fingerprint = freshness.of_training(ws, cell)
@@ -191,7 +191,8 @@ def _train(
     if ws.overrides:  # DVC keeps the fingerprints of the cells of params.yaml itself
         freshness.write_finished(ws, cell, finished, seconds)
     accuracy = outlook.validation(ws, cell.target, facts)
-    return facts, f"trained {about.name}: {accuracy}{outlook.to_come(ws, stage, seconds)}"
+    to_come = queue.to_come(seconds) if queue else ""
+    return facts, f"trained {about.name}: {accuracy}{to_come}"
 
 
 def _name(ws: Workspace, cell: Cell) -> str:

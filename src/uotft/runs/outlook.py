@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,49 +50,56 @@ def _pretrains(ws: Workspace) -> bool:
     return not hasattr(module, "pretrained") or getattr(settings, "weights", "") == "none"
 
 
-def cell_of(ws: Workspace, stage: str) -> str:
-    """Which cell of how many a stage of DVC trains, and how many there are; "" for another stage.
+@dataclass(frozen=True)
+class Queue:
+    """The cell that a DVC stage trains, among ``every`` cell of params.yaml.
 
-    "Trained" is what dvc.lock has of today's settings and inputs.
+    ``trained`` are the others whose training dvc.lock has, of today's settings and inputs.
     """
-    cells = _cells(ws)
-    if stage not in cells:
-        return ""
-    made = [cells[name] for name in dvc.current(ws.root, [n for n in cells if n != stage])]
-    groups = dict.fromkeys((c.target, c.strategy) for c in cells.values())
-    counts = {group: sum((c.target, c.strategy) == group for c in made) for group in groups}
-    several = len(ws.params.targets) > 1
-    said = ", ".join(
-        f"{target + '/' if several else ''}{strategy} {count} of {len(ws.params.seeds)}"
-        for (target, strategy), count in counts.items()
-        if count
-    )
-    here = cells[stage]
-    return (
-        f"cell {len(made) + 1} of {len(cells)} ({here.target}/{here.strategy}/seed {here.seed})"
-        f"; trained already: {said or 'none'}"
-    )
+
+    here: Cell
+    every: list[Cell]
+    trained: list[Cell]
+
+    def place(self) -> str:
+        """Which cell of how many it is, and how many of each strategy are trained."""
+        groups = {(cell.target, cell.strategy): 0 for cell in self.every}
+        seeds = len(self.every) // len(groups)
+        for cell in self.trained:
+            groups[cell.target, cell.strategy] += 1
+        several = len({cell.target for cell in self.every}) > 1
+        counts = ", ".join(
+            f"{target + '/' if several else ''}{strategy} {count} of {seeds}"
+            for (target, strategy), count in groups.items()
+            if count
+        )
+        here = f"{self.here.target}/{self.here.strategy}/seed {self.here.seed}"
+        number = f"cell {len(self.trained) + 1} of {len(self.every)}"
+        return f"{number} ({here}); trained already: {counts or 'none'}"
+
+    def to_come(self, seconds: float) -> str:
+        """How many cells are left after this one, which took ``seconds``, and how long."""
+        left = len(self.every) - 1 - len(self.trained)
+        if not left:
+            return ""
+        return (
+            f"; {left} of {len(self.every)} cells are to come, about {duration(seconds * left)} if "
+            "each takes as long"
+        )
 
 
-def to_come(ws: Workspace, stage: str, seconds: float) -> str:
-    """How many cells are left after that of ``stage``, which took ``seconds``, and how long."""
-    cells = _cells(ws)
-    if stage not in cells:
-        return ""
-    left = len(cells) - 1 - len(dvc.current(ws.root, [n for n in cells if n != stage]))
-    if not left:
-        return ""
-    return (
-        f"; {left} of {len(cells)} cells are to come, about {duration(seconds * left)} if each "
-        "takes as long"
-    )
+def queue(ws: Workspace, stage: str) -> Queue | None:
+    """The cells around that of a DVC stage; None for another stage.
 
-
-def _cells(ws: Workspace) -> dict[str, Cell]:
-    """{stage of DVC: its cell}, in the order of params.yaml."""
+    Reads dvc.lock, which takes a second for the 36 cells of the default: call it once.
+    """
     p = ws.params
     every = (Cell(t, s, seed) for t in p.targets for s in p.strategies for seed in p.seeds)
-    return {f"train@{c.target}-{c.strategy}-{c.seed}": c for c in every}
+    cells = {f"train@{c.target}-{c.strategy}-{c.seed}": c for c in every}
+    if stage not in cells:
+        return None
+    trained = dvc.current(ws.root, [name for name in cells if name != stage])
+    return Queue(cells[stage], [*cells.values()], [cells[name] for name in trained])
 
 
 def validation(ws: Workspace, dataset: str, facts: dict[str, Any]) -> str:
