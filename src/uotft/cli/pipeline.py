@@ -231,8 +231,8 @@ def train(
     if source:
         folder, dataset = _project(source, dataset, strategy, preset)
     elif preset:
-        raise UserError("--preset: add --source with the folder of your older images; a project that "
-                        "exists takes its settings from params.yaml")  # fmt: skip
+        raise UserError("--preset: add --source with the folder of your older images; a "
+                        "project that exists takes its settings from params.yaml")  # fmt: skip
     ws = workspace(dataset, strategy, start=folder).with_changes(overrides(set_, subset))
     fleet = processes.fleet(
         num_processes, num_machines, machine_rank, main_process_ip, main_process_port

@@ -51,8 +51,8 @@ def ui(
     from uotft.tracking import delivery, server
 
     if host not in server.HERE:
-        logger.warning("--host %s: everyone who reaches it may read, change and delete runs; MLflow "
-                       "asks for no password", host)  # fmt: skip
+        logger.warning("--host %s: everyone who reaches it may read, change and delete runs; "
+                       "MLflow asks for no password", host)  # fmt: skip
     root = workspace().root
     for _, line in delivery.sync(root):
         typer.echo(line)
