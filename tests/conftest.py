@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from support.projects import clone, tiny_params, workspace, write_params
 from support.stages import find_overlap, up_to_units
 from uotft.core import messages
 from uotft.core.records import Cell
+
+# A shell starts background commands with Ctrl-C ignored, and all their children inherit that; the
+# tests send Ctrl-C to commands that a user would have started in the foreground.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,7 +43,7 @@ def served(
     try:
         assert process.stdout
         line = process.stdout.readline()
-        late.cancel()  # later it would kill the command alone, and a test on a busy machine with it
+        late.cancel()  # it limits the start: later it would kill the command alone
         assert f":{port} (Ctrl-C stops it)" in line, line + process.communicate()[1]
         yield process, port
     finally:
