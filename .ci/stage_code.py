@@ -34,11 +34,12 @@ NO_RESULT = {
     "training.checkpoints": "where an interrupted training goes on; it ends with the same bits",
     "tracking": "tells MLflow what was done, afterwards",
 }
-#: {kind of variant: (its package, its file in a stage's deps)}
+#: {kind of variant: (its package, its file in a stage's deps)}; "": the whole package, for a stage
+#: that runs several
 VARIANTS = {
     "datasets": ("data.datasets", "${item.kind}"),
     "backbones": ("models.backbones", "${backbone.name}"),
-    "strategies": ("selection.strategies", "${item.strategy}"),
+    "strategies": ("selection.strategies", ""),
     "objectives": ("training.objectives", "${train.objective}"),
 }
 #: Kinds that few stages run, although others import what loads them: later ones read the file that
@@ -90,6 +91,8 @@ class Code:
         """The code among the deps of a stage, as dvc.yaml should have it: sorted, short."""
         files = self.files(stage)
         named = {self._pattern(kind) for kind in self.kinds(stage)}
+        for folder in named:
+            files -= self._below(folder)
         for folder in self._whole_folders():
             if (inside := self._below(folder)) <= files:
                 files = files - inside | {folder}
@@ -102,6 +105,7 @@ class Code:
         covered = {file for dep in there for file in (dep, *self._below(dep))}
         for file in sorted((files | patterns) - covered):
             yield f"stage {stage}: {file} decides its result and is not among its deps"
+        files |= {file for folder in patterns for file in self._below(folder)}
         for dep in sorted(there - files - patterns):
             if not self._below(dep):
                 yield f"stage {stage}: {dep} is among its deps and never imported"
@@ -127,7 +131,8 @@ class Code:
 
     def _pattern(self, kind: str) -> str:
         package, name = VARIANTS[kind]
-        return f"src/{self.package.name}/{package.replace('.', '/')}/{name}.py"
+        folder = f"src/{self.package.name}/{package.replace('.', '/')}"
+        return f"{folder}/{name}.py" if name else folder
 
     def _has_code(self, module: str) -> bool:
         """Whether there is more in a file than a docstring."""

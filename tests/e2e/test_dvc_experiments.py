@@ -12,7 +12,7 @@ from support.projects import alone, runs
 from support.repository import commit
 
 WHO = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-CELL = "train@digits-uot-0"
+CELLS = "train@digits"
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def test_experiments_are_runs_of_the_project(committed: Path) -> None:
     ).stdout.strip()
 
     # two at once, in copies of the project, which both find no store
-    experiment(committed, "--queue", "-S", "train.lambda=0.5,0.7", "-n", "queued", CELL)
+    experiment(committed, "--queue", "-S", "train.lambda=0.5,0.7", "-n", "queued", CELLS)
     experiment(committed, "--run-all", "-j", "2")
-    experiment(committed, "-S", "train.lambda=0.3", "-n", "here", CELL)
+    experiment(committed, "-S", "train.lambda=0.3", "-n", "here", CELLS)
     call("dvc", "queue", "stop", cwd=committed)
 
     found = runs(committed)
     assert {run.data.tags["dvc.exp.name"]: run.data.params["train.lambda"] for run in found} == {
         "queued-1": "0.5", "queued-2": "0.7", "here": "0.3"}  # fmt: skip
-    assert len(found) == 3
+    assert len(found) == 3 * 4, "one a cell"
     for run in found:
         assert run.info.status == "FINISHED"
         assert run.data.tags["dvc.exp.baseline"] == run.data.tags["git.commit"] == head

@@ -60,7 +60,7 @@ def test_an_experiment_from_its_estimate_to_its_table(project: Path) -> None:
     assert models(project) == there
 
     # ---- stopped after its first cell, it goes on with the others
-    process = begin(project, *TABLE3[1:], "--seeds", "2", until="cell 2 of 4")
+    process = begin(project, *TABLE3[1:], "--seeds", "2", "--jobs", "1", until="cell 2 of 4")
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130

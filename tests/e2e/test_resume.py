@@ -14,6 +14,7 @@ import yaml
 
 from support.commands import call, users_environment
 from support.projects import runs
+from support.watched_commands import ranks
 
 INSIDE_DVC = users_environment() | {"DVC_STAGE": "train"}
 MADE = ("model.safetensors", "history.csv")
@@ -99,8 +100,7 @@ def test_interrupted_and_killed_it_stays_one_run(long: Path) -> None:
     _, said = process.communicate(timeout=40)
     assert f"going on at step {stopped}" in said
     deadline = time.monotonic() + 25
-    while subprocess.run(["pgrep", "-f", r"uotft.runs.worker .*train digits none 7$"], check=False,
-                         capture_output=True).returncode == 0:  # fmt: skip
+    while ranks(long):
         assert time.monotonic() < deadline, "the worker outlived its watcher"
         time.sleep(0.05)
     assert newest(left) > stopped

@@ -18,6 +18,7 @@ import yaml
 
 from support.commands import call, users_environment
 from support.projects import runs
+from support.watched_commands import ranks
 
 WAIT_S = 300
 
@@ -108,22 +109,13 @@ def test_a_killed_run_says_so_and_goes_on_as_the_same(
     [again] = named(endless, name)
     assert (again.info.run_id, again.info.status) == (first.info.run_id, "RUNNING")
     [folder] = (endless / "unsent").iterdir()
-    until(lambda: not working(name), "the worker outlived its watcher")
+    until(lambda: not ranks(endless), "the worker outlived its watcher")
     done = call("uotft", "sync", cwd=endless)
     assert done.stdout == f"{name}: sent\n", done.stderr
     [again] = named(endless, name)
     assert (again.info.run_id, again.info.status) == (first.info.run_id, "KILLED")
     assert not folder.exists()
     measured("watcher killed: KILLED by its sender; both killed: KILLED by uotft sync; one run id")
-
-
-def working(name: str) -> bool:
-    """Whether a worker of the run is alive."""
-    words = "train " + " ".join(name.split("-"))
-    found = subprocess.run(
-        ["pgrep", "-f", f"uotft.runs.worker .*{words}"], check=False, capture_output=True
-    )
-    return found.returncode == 0
 
 
 def test_a_run_that_is_being_written_is_left_alone(endless: Path) -> None:

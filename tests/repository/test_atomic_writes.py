@@ -46,7 +46,6 @@ REASONS = {
     "data/archives.py:_extract": "unpacked again from the archive, which is checked",
     "data/downloads.py:fetch": "a .part gets its name when its checksum is right",
     "pipeline/fetch.py:_take": "a copy of a checked file, renamed",
-    "runs/experiment_runner.py:_start": "what a training says, as it says it",
     "core/jsonl.py:append": "lines, of which only whole ones are read",
     "tracking/outbox.py:_keep": "a link; the line that names it is written after it",
     "tracking/outbox.py:_link": "a link, or a copy where there are none",

@@ -1,4 +1,4 @@
-"""What is said around a training: which cell of how many, how long, and what a user can do next."""
+"""What is said around a training: what comes first, how long, and what a user can do next."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from support.projects import tiny_params, workspace, write_params
-from uotft.core import dvc, progress
+from uotft.core import progress
 from uotft.core.progress import duration, estimated
 from uotft.core.records import Cell
 from uotft.runs import outlook
@@ -38,40 +37,6 @@ def test_weights_that_are_given_are_no_steps(ws) -> None:  # noqa: ANN001
     assert "pretrain, embed" in outlook.first(ws, "digits")
     ws.params.backbone["weights"] = "none"
     assert "pretrain (12 steps), embed" in outlook.first(ws, "digits")
-
-
-def locked(root: Path, **stages: dict[str, str]) -> None:
-    """A dvc.lock in which each cell, STRATEGY_SEED, was trained on inputs with these MD5s."""
-    found = {}
-    for name, deps in stages.items():
-        out = f"models/{name}"
-        (root / out).mkdir(parents=True, exist_ok=True)
-        found[f"train@digits-{name.replace('_', '-')}"] = {
-            "cmd": "", "outs": [{"path": out, "md5": "0.dir"}],
-            "deps": [{"path": path, "md5": md5} for path, md5 in deps.items()],
-        }  # fmt: skip
-    found["pretrain"] = {"outs": [{"path": "pretrained", "md5": "1.dir"}]}
-    (root / "dvc.lock").write_text(yaml.safe_dump({"stages": found}))
-
-
-def test_a_stage_of_dvc_says_which_cell_it_is_and_what_is_to_come(ws) -> None:  # noqa: ANN001
-    code = ws.root / "code.py"
-    code.write_text("1")
-    now = {"pretrained": "1.dir", "code.py": dvc.hash_of(code)}
-    assert outlook.queue(ws, "train@digits-none-1").place() == (
-        "cell 1 of 4 (digits/none/seed 1); trained already: none"
-    )
-    locked(ws.root, none_0=now, none_1=now, uot_0={"pretrained": "0.dir"})
-    assert outlook.queue(ws, "train@digits-uot-0").place() == (
-        "cell 3 of 4 (digits/uot/seed 0); trained already: none 2 of 2"
-    ), "what is there of another network is not counted"
-    assert outlook.queue(ws, "train@digits-uot-0").to_come(90) == (
-        "; 1 of 4 cells are to come, about 2 min if each takes as long"
-    )
-    code.write_text("2")
-    assert outlook.queue(ws, "train@digits-uot-0").place().startswith("cell 1 of 4")
-    assert outlook.queue(ws, "train") is None
-    assert outlook.queue(ws, "") is None
 
 
 def test_an_accuracy_at_chance_is_said(ws) -> None:  # noqa: ANN001

@@ -108,8 +108,12 @@ def child(code: str) -> subprocess.Popen[bytes]:
 SLEEPS = "import time; time.sleep(60)"
 
 
-def crew_of(folder: Path, *codes: str, first: int = 0) -> Crew:
-    return Crew(first, [child(code) for code in codes], folder / "events.jsonl")
+def crew_of(folder: Path, *codes: str) -> Crew:
+    """Workers number 4 and following, at work."""
+    fleet = Fleet(2 * 4, 2, 1)
+    crew = Crew(fleet, folder, workers=[child(code) for code in codes])
+    crew.busy[:] = crew.workers
+    return crew
 
 
 @pytest.mark.parametrize(
@@ -134,13 +138,13 @@ def test_the_first_failure_counts(
     message: str,
 ) -> None:
     monkeypatch.setattr(logging.getLogger("uotft"), "propagate", True)
-    crew = crew_of(tmp_path, *codes, first=4)
+    crew = crew_of(tmp_path, *codes)
     if SLEEPS not in codes:
         for worker in crew.workers:
             worker.wait()
     try:
         with pytest.raises(WorkerFailed) as failed:
-            follow(crew, lambda points: None, StopRequest())
+            follow(crew, tmp_path / "events", StopRequest(), lambda points: None)
     finally:
         signals.stop(crew.workers)
     assert failed.value.code == expected
@@ -154,7 +158,7 @@ def test_the_first_failure_counts(
 def test_a_worker_that_was_asked_by_somebody_else_interrupts(tmp_path: Path) -> None:
     crew = crew_of(tmp_path, "raise SystemExit(130)", SLEEPS)
     with pytest.raises(KeyboardInterrupt):
-        follow(crew, lambda points: None, StopRequest())
+        follow(crew, tmp_path / "events", StopRequest(), lambda points: None)
     signals.stop(crew.workers)
     assert not crew.living()
 

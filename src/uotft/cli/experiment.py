@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uotft.cli.options import Expected, LabelTable, Processes, workspace
+from uotft.cli.options import Expected, Jobs, LabelTable, Processes, workspace
 from uotft.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells that are trained at once.")] = 1,
+    jobs: Jobs = 0,
     num_processes: Processes = 1,
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Only select, for the recall of --expect.")
@@ -88,7 +88,7 @@ def run(
         columns = experiment_cells.columns(
             ws, shown, targets, number, num_processes, expected, table
         )
-        for line in (experiment_cells.scale(ws), *experiment_runner.forecast(columns, jobs)):
+        for line in (experiment_cells.scale(ws), *experiment_runner.forecast(ws, columns, jobs)):
             typer.echo(line)
         return
     plan = experiment_runner.Plan(

@@ -20,6 +20,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Draws the labelled images, order
 Processes = Annotated[
     int, typer.Option(min=1, help="Worker processes over all machines: one a GPU, or on the CPU.")
 ]
+Jobs = Annotated[
+    int, typer.Option(min=0, help="Trainings at a time; 0: as many as GPUs or cores allow.")
+]
+All = Annotated[bool, typer.Option("--all", help="Every strategy and every seed of params.yaml.")]
 Machines = Annotated[int, typer.Option(min=1, help="Machines that share the processes.")]
 MachineRank = Annotated[int, typer.Option(min=0, help="This machine; 0 prepares and tracks.")]
 MainIp = Annotated[str, typer.Option(help="The address of machine 0.")]

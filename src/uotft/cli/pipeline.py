@@ -6,14 +6,17 @@ uotft train --dataset digits --strategy uot --seed 0
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from uotft.cli.options import (
+    All,
     Dataset,
     Expected,
+    Jobs,
     LabelTable,
     MachineRank,
     Machines,
@@ -128,6 +131,7 @@ def select(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say which target classes each kept class serves.")
     ] = False,
+    all_: All = False,
 ) -> None:
     """Keep the K source classes that a strategy scores highest.
 
@@ -137,7 +141,7 @@ def select(
     """
     from uotft.core import config
     from uotft.core.records import Cell
-    from uotft.runs import job
+    from uotft.runs import cells, job
 
     settings = _given({"metric": metric, "cost_scale": cost_scale} | config.parsed(set_ or []))
     size = _given({"top_k": _number(top_k), "max_per_class": max_per_class})
@@ -146,7 +150,12 @@ def select(
         if any(files) or settings or size or expect or table or pictures:
             raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
                             "params.yaml has its settings")  # fmt: skip
-        chosen = job.select(workspace(dataset, strategy), Cell(dataset, strategy, seed))
+        ws = workspace(dataset, strategy)
+        if all_:
+            for line in cells.select(ws, dataset):
+                typer.echo(line)
+            return
+        chosen = job.select(ws, Cell(dataset, strategy, seed))
     elif all(files):
         extras = explain, tuple(expect or ()), table, pictures
         chosen = _select_banks(files, (strategy, settings, size, seed), extras)
@@ -214,6 +223,8 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Train anew what is there with the same settings.")
     ] = False,
+    all_: All = False,
+    jobs: Jobs = 0,
     current: Annotated[
         bool, typer.Option("--current", help="Bring nothing up to date: all is.", hidden=True)
     ] = False,
@@ -221,11 +232,12 @@ def train(
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
     What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
+    With --all, every cell of params.yaml on this target that has no model yet, --jobs at a time.
     With two sets of images, --dataset and --source, in a project of their own: uotft-DATASET/.
     With --set, with other settings than the pipeline's: variants/SETTINGS/models/.
     """
     from uotft.core.records import Cell
-    from uotft.runs import job, processes
+    from uotft.runs import cells, job, processes
 
     folder = None
     if source:
@@ -237,9 +249,14 @@ def train(
     fleet = processes.fleet(
         num_processes, num_machines, machine_rank, main_process_ip, main_process_port
     )
-    cell = Cell(dataset, strategy, seed)
-    if lines := job.train(ws, cell, fleet, current=current, again=again):
-        typer.echo(lines)
+    if all_:
+        typer.echo(cells.train(ws, dataset, fleet, jobs))
+        return
+    with processes.crew(fleet, ws.root) as crew:
+        if lines := job.train(
+            ws, Cell(dataset, strategy, seed), crew, current=current, again=again
+        ):
+            typer.echo(lines)
 
 
 def _project(source: str, target: str, strategy: str, preset: str) -> tuple[Path, str]:
@@ -271,17 +288,25 @@ def forecast(dataset: Dataset) -> None:
 
 
 def evaluate(
-    dataset: Dataset, strategy: Strategy = "uot", set_: Overrides = None, subset: Subset = ""
+    dataset: Dataset,
+    strategy: Strategy = "uot",
+    set_: Overrides = None,
+    subset: Subset = "",
+    all_: All = False,
 ) -> None:
     """Read the test part once for every seed of a strategy: metrics/.
 
     With --set, of the models that train --set made: variants/SETTINGS/metrics/.
     """
     from uotft.core.progress import track
-    from uotft.runs import job
+    from uotft.runs import cells, job
 
     ws = workspace(dataset, strategy).with_changes(overrides(set_, subset))
-    for line in job.evaluate(ws, dataset, strategy, track):
+    if all_:
+        lines: Iterable[str] = cells.evaluate(ws, dataset)
+    else:
+        lines = job.evaluate(ws, dataset, strategy, track)
+    for line in lines:
         typer.echo(line)
 
 
@@ -302,6 +327,7 @@ def search(
         Path | None, typer.Option(dir_okay=False, help="The best settings; params.best.yaml.")
     ] = None,
     num_processes: Processes = 1,
+    jobs: Jobs = 0,
 ) -> None:
     """Search settings on validation images alone: learning rate, weight decay, lambda, K, any.
 
@@ -317,7 +343,15 @@ def search(
         raise UserError(f"--seeds: got {seeds!r}; whole numbers with commas between are needed")
     ws = workspace(dataset, strategy)
     plan = search.Plan(
-        dataset, strategy, space, sampler == "tpe", [int(n) for n in numbers], trials, prune, study
+        dataset,
+        strategy,
+        space,
+        sampler == "tpe",
+        [int(n) for n in numbers],
+        trials,
+        prune,
+        study,
+        jobs,
     )
     fleet = processes.fleet(num_processes)
     best = output or ws.root / "params.best.yaml"

@@ -15,7 +15,6 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, reduce
 from pathlib import Path
@@ -68,36 +67,7 @@ def unmade(root: Path, stages: list[str]) -> list[str]:
         made, params = made_stages(root), storage.read_yaml(root / "params.yaml")
     except (OSError, UserError):  # perhaps it is being written
         return stages
-    return _unmade(root, stages, made, params)
-
-
-def _unmade(root: Path, stages: Sequence[str], made: dict[str, Any], params: Any) -> list[str]:
     return [name for name in stages if name not in made or not _as_it_was(root, made[name], params)]
-
-
-def current(root: Path, stages: Sequence[str]) -> list[str]:
-    """Those of ``stages`` that are made, of today's settings and of inputs as dvc.lock has them.
-
-    Inputs that no stage makes, such as code, are hashed.
-    """
-    made = made_stages(root)
-    try:
-        params = storage.read_yaml(root / "params.yaml")
-    except (OSError, UserError):  # perhaps it is being written
-        return []
-    left = set(_unmade(root, stages, made, params))
-    now = {out["path"]: out["md5"] for stage in made.values() for out in stage["outs"]}
-
-    @cache
-    def is_as_it_was(path: str, md5: str) -> bool:
-        return now[path] == md5 if path in now else _is_there(root / path, md5)
-
-    return [
-        name
-        for name in stages
-        if name not in left
-        and all(is_as_it_was(dep["path"], dep.get("md5", "")) for dep in made[name]["deps"])
-    ]
 
 
 def _as_it_was(root: Path, stage: dict[str, Any], params: dict[str, Any]) -> bool:

@@ -172,3 +172,31 @@ def unlaunched() -> dict[str, str]:
 def accelerate_uses(way: str) -> bool:
     """Whether `accelerate config` cuts the network in parts: DEEPSPEED, FSDP or MEGATRON_LM."""
     return os.environ.get(f"ACCELERATE_USE_{way}", "").lower() == "true"
+
+
+def cores() -> int:
+    """How many cores this process may use, by its affinity and its container's limit."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Found without torch, which takes seconds to import.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    found = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return sorted((number for number in found if number.isdecimal()), key=int)
+
+
+def share_of_gpus(place: int, processes: int) -> dict[str, str]:
+    """What gives crew number ``place``, of crews of ``processes``, its GPUs; {} without any."""
+    every = gpus()
+    if not every:
+        return {}
+    own = [every[(place * processes + number) % len(every)] for number in range(processes)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(dict.fromkeys(own))}

@@ -301,6 +301,9 @@ class Params(Settings):
         min_length=1, description="each samples labelled images and trains one model per strategy"
     )
     cpu_threads: int = Field(0, ge=0, description="CPU threads per process; 0: torch decides")
+    jobs: int = Field(
+        0, ge=0, description="trainings at a time; 0: one per GPU, or one per cpu_threads cores"
+    )
     datasets: dict[str, dict[str, Any]] = Field(
         description="name of a data set: its kind, and the settings of that kind"
     )

@@ -57,6 +57,11 @@ class StopRequest:
 
         signal.signal(signal.SIGTERM, ask)
 
+    def listen_no_more(self) -> None:
+        """Let SIGTERM end this process again; clears the timer."""
+        signal.alarm(0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
 
 def install_as_ctrl_c() -> None:
     """Make SIGTERM end this command as Ctrl-C does: by an exception, so that it can clean up.
@@ -84,13 +89,15 @@ def as_ctrl_c() -> Iterator[None]:
 
 
 @contextmanager
-def passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[StopRequest]:
-    """Pass Ctrl-C and SIGTERM on to ``processes`` as SIGTERM, and count them.
+def passed_on(
+    processes: Sequence[subprocess.Popen[bytes]], stop: StopRequest | None = None
+) -> Iterator[StopRequest]:
+    """Pass Ctrl-C and SIGTERM on to ``processes`` as SIGTERM, and count them in ``stop``.
 
     The block gets the count, and must stop by itself after the first signal. The second raises
     KeyboardInterrupt.
     """
-    stop = StopRequest()
+    stop = stop or StopRequest()
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.count += 1

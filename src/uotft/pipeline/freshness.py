@@ -14,10 +14,15 @@ it is made from. Three things are done with it, all here:
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import shutil
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from uotft.core import config, storage
 from uotft.core.context import Context
@@ -191,14 +196,45 @@ def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None
 def of_finished(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
     """Of a finished fine-tuning, as its model.json keeps it; what was selected is in its files."""
     # batch norm takes the statistics of each process's share
-    return {**of_training(ws, cell), "processes": processes}
+    return {**of_training(ws, cell), "processes": processes, "code": of_code(ws, "train")}
+
+
+def of_code(ws: Workspace, stage: str) -> str:
+    """The SHA-256 of all code that a stage of dvc.yaml depends on; "" outside a clone, without any.
+
+    One process computes it once, so it is of the code that the process runs.
+    """
+    found = ws.root / "dvc.yaml"
+    text = found.read_text("utf-8") if found.is_file() else ""
+    deps = [dep for dep in _deps(text).get(stage, []) if dep.startswith("src/")]
+    files = sorted(re.sub(r"\$\{([\w.]+)\}", lambda name: _setting(ws, name[1]), d) for d in deps)
+    return _code(ws.root, tuple(files)) if files else ""
+
+
+@cache
+def _deps(text: str) -> dict[str, list[str]]:
+    """{stage: deps} of a dvc.yaml."""
+    stages = (yaml.load(text, Loader=storage.SAFE) or {}).get("stages", {})
+    return {name: stage.get("do", stage).get("deps", []) for name, stage in stages.items()}
+
+
+@cache
+def _code(root: Path, files: tuple[str, ...]) -> str:
+    whole = hashlib.sha256()
+    for name in files:
+        path = root / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            whole.update(f"{file.relative_to(root)} {storage.fingerprint(file)}\n".encode())
+    return whole.hexdigest()
+
+
+def _setting(ws: Workspace, name: str) -> str:
+    """The value of a dotted setting of params.yaml."""
+    return str(reduce(lambda found, key: found[key], name.split("."), ws.params.model_dump()))
 
 
 def trained(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None:
-    """The facts of a cell's model, if it is whole and of today's inputs.
-
-    Code is not compared: DVC does that.
-    """
+    """The facts of a cell's model, if it is whole and of today's inputs and code."""
     folder = ws.cell("models", cell)
     if ws.unfinished(folder).exists():  # something is still to be done, if only its run
         return None

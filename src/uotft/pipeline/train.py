@@ -48,7 +48,7 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
             "pretrained": facts["sha256"],
             "selection": storage.fingerprint(ws.cell("selections", cell) / "selection.json"),
             "data": storage.fingerprint(ws.data(cell.target)),
-            "made_of": {**fingerprint, "processes": context.accelerator.num_processes},
+            "made_of": freshness.of_finished(ws, cell, context.accelerator.num_processes),
             "dataset": _shown(ws, cell.target, material.target),
         },
     )

@@ -31,7 +31,7 @@ from uotft.pipeline import (
 from uotft.pipeline.overlap import overlap
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import outlook, processes
-from uotft.runs.processes import Fleet, Points
+from uotft.runs.processes import Crew, Fleet, Points
 from uotft.tracking import (
     delivery,
     model_registry,
@@ -54,11 +54,11 @@ class Training:
     """One training as processes: what it makes, and of which inputs.
 
     ``made`` is the folder that it writes, ``fingerprint`` that of its inputs, ``lock`` what
-    this process holds meanwhile, and the workers of ``fleet`` inherit; ``arguments`` are theirs.
+    this process holds meanwhile, and the workers of ``crew`` inherit; ``arguments`` are theirs.
     """
 
     arguments: list[str]
-    fleet: Fleet
+    crew: Crew
     lock: int
     made: Path
     fingerprint: dict[str, Any]
@@ -76,20 +76,22 @@ class Run:
 
 def pretrain(ws: Workspace, fleet: Fleet) -> str:
     """Pre-train the backbone under one MLflow run; returns a line for the user."""
-    if fleet.rank:
-        return _join(ws, ["pretrain"], fleet)
-    for note in compatible.notes(ws):
-        logger.warning(note)
-    with owning(ws, ws.pretrained()) as lock:
-        return _pretrain(ws, fleet, lock)
+    with processes.crew(fleet, ws.root) as crew:
+        if fleet.rank:
+            return _join(["pretrain"], crew)
+        for note in compatible.notes(ws):
+            logger.warning(note)
+        with owning(ws, ws.pretrained()) as lock:
+            crew.start()
+            return _pretrain(ws, crew, lock)
 
 
-def _pretrain(ws: Workspace, fleet: Fleet, lock: int) -> str:
+def _pretrain(ws: Workspace, crew: Crew, lock: int) -> str:
     params = config.flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
     fingerprint = freshness.of_pretraining(ws)
-    training = Training(["pretrain"], fleet, lock, ws.pretrained(), fingerprint)
+    training = Training(["pretrain"], crew, lock, ws.pretrained(), fingerprint)
     about = Run(ws.params.source, name, params, tags)
     with _tracked(ws, training, about) as (run, follow):
         follow(lambda points: None)
@@ -107,7 +109,8 @@ def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
     try:
         with (
             owning(ws, ws.features(dataset)) as lock,
-            processes.workers(["embed", dataset], Fleet(num_processes), ws.root, [lock]) as follow,
+            processes.crew(Fleet(num_processes), ws.root) as crew,
+            crew.work(["embed", dataset], [lock]) as follow,
         ):
             follow(lambda points: None)
     except Interrupted as error:
@@ -120,13 +123,13 @@ def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
 def train(
     ws: Workspace,
     cell: Cell,
-    fleet: Fleet,
+    crew: Crew,
     *,
     current: bool = False,
     again: bool = False,
     watch: Watch = lambda points: None,
 ) -> str:
-    """Fine-tune one cell under one MLflow run; returns lines for the user.
+    """Fine-tune one cell under one MLflow run, by the workers of ``crew``; lines for the user.
 
     What is missing upstream is brought up to date first, unless the caller says that all is
     ``current``. Inside a DVC stage DVC has just done so, and selected, and holds its own lock.
@@ -134,8 +137,9 @@ def train(
     such callers, which know what they want, and not where other machines wait for this one.
     ``watch`` gets the points as they are logged; what it raises stops the training.
     """
+    fleet = crew.fleet
     if fleet.rank:
-        return _join(ws, _arguments(ws, cell), fleet)
+        return _join(_arguments(ws, cell), crew)
     stage = environment.dvc_stage()
     by_hand = not (stage or current)
     with owning(ws, ws.cell("models", cell)) as lock:
@@ -153,7 +157,7 @@ def train(
                 f"{accuracy}; --again trains it anew"
             )
         else:
-            facts, line = _train(ws, cell, fleet, lock, watch)
+            facts, line = _train(ws, cell, crew, lock, watch)
     lines = [line]
     if by_hand:
         lines.append(outlook.made(ws, cell, readers.read_selection(ws, cell)))
@@ -167,17 +171,15 @@ def _arguments(ws: Workspace, cell: Cell) -> list[str]:
 
 
 def _train(
-    ws: Workspace, cell: Cell, fleet: Fleet, lock: int, watch: Watch
+    ws: Workspace, cell: Cell, crew: Crew, lock: int, watch: Watch
 ) -> tuple[dict[str, Any], str]:
     """``train``, in a cell that is ours and has a selection: the model's facts, and a line."""
-    chosen, queue = readers.read_selection(ws, cell), outlook.queue(ws, environment.dvc_stage())
-    if queue:
-        logger.info(queue.place())
-    about = _about(ws, cell, fleet.processes, chosen)
+    chosen, processes = readers.read_selection(ws, cell), crew.fleet.processes
+    about = _about(ws, cell, processes, chosen)
     start, made = monotonic(), ws.cell("models", cell)
     fingerprint = freshness.of_training(ws, cell)
-    training = Training(_arguments(ws, cell), fleet, lock, made, fingerprint)
-    finished = freshness.of_cell(ws, cell, fleet.processes)
+    training = Training(_arguments(ws, cell), crew, lock, made, fingerprint)
+    finished = freshness.of_cell(ws, cell, processes)
     (made / freshness.FINGERPRINT).unlink(missing_ok=True)
     with _tracked(ws, training, about) as (run, follow):
         run.files(ws.cell("selections", cell), "selection")
@@ -191,8 +193,7 @@ def _train(
     if ws.overrides:  # DVC keeps the fingerprints of the cells of params.yaml itself
         freshness.write_finished(ws, cell, finished, seconds)
     accuracy = outlook.validation(ws, cell.target, facts)
-    to_come = queue.to_come(seconds) if queue else ""
-    return facts, f"trained {about.name}: {accuracy}{to_come}"
+    return facts, f"trained {about.name}: {accuracy}"
 
 
 def _name(ws: Workspace, cell: Cell) -> str:
@@ -239,13 +240,15 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
     return Run(cell.target, _name(ws, cell), params, tags)
 
 
-def _join(ws: Workspace, arguments: list[str], fleet: Fleet) -> str:
+def _join(arguments: list[str], crew: Crew) -> str:
     """Work for a training that another machine prepares and tracks; returns a line for the user."""
-    with processes.workers(arguments, fleet, ws.root) as follow:
+    with crew.work(arguments) as follow:
         follow(lambda points: None)
-    if fleet.launched:
+    if crew.fleet.launched:
         return ""
-    return f"machine {fleet.rank} has finished {' '.join(arguments)}; machine 0 has the results"
+    return (
+        f"machine {crew.fleet.rank} has finished {' '.join(arguments)}; machine 0 has the results"
+    )
 
 
 def evaluate(
@@ -350,9 +353,7 @@ def _tracked(
     with (
         _resumable(left, fingerprint) as run_id,
         session.run(ws.root, about.experiment, about.name, run_id=run_id, watched=True) as run,
-        processes.workers(
-            training.arguments, training.fleet, ws.root, [training.lock, *run.open], run.points
-        ) as follow,
+        training.crew.work(training.arguments, [training.lock, *run.open], run.points) as follow,
     ):
         checkpoints.remember_run(left, run.id, fingerprint)
         # the versions take a second to read: workers have started by then

@@ -1,4 +1,4 @@
-"""What the user reads around a training: what runs first, which cell of how many, what is there.
+"""What the user reads around a training: what runs first, how good it is, what is there.
 
 uotft train --dataset birds --strategy uot
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from uotft.core import config, dvc, storage
-from uotft.core.progress import duration
 from uotft.core.records import Cell
 from uotft.core.settings import Recipe
 from uotft.pipeline.workspace import Workspace
@@ -48,58 +46,6 @@ def _pretrains(ws: Workspace) -> bool:
     """Whether the backbone learns the source here, and brings no weights."""
     module, settings = config.backbone(ws.params.backbone)
     return not hasattr(module, "pretrained") or getattr(settings, "weights", "") == "none"
-
-
-@dataclass(frozen=True)
-class Queue:
-    """The cell that a DVC stage trains, among ``every`` cell of params.yaml.
-
-    ``trained`` are the others whose training dvc.lock has, of today's settings and inputs.
-    """
-
-    here: Cell
-    every: list[Cell]
-    trained: list[Cell]
-
-    def place(self) -> str:
-        """Which cell of how many it is, and how many of each strategy are trained."""
-        groups = {(cell.target, cell.strategy): 0 for cell in self.every}
-        seeds = len(self.every) // len(groups)
-        for cell in self.trained:
-            groups[cell.target, cell.strategy] += 1
-        several = len({cell.target for cell in self.every}) > 1
-        counts = ", ".join(
-            f"{target + '/' if several else ''}{strategy} {count} of {seeds}"
-            for (target, strategy), count in groups.items()
-            if count
-        )
-        here = f"{self.here.target}/{self.here.strategy}/seed {self.here.seed}"
-        number = f"cell {len(self.trained) + 1} of {len(self.every)}"
-        return f"{number} ({here}); trained already: {counts or 'none'}"
-
-    def to_come(self, seconds: float) -> str:
-        """How many cells are left after this one, which took ``seconds``, and how long."""
-        left = len(self.every) - 1 - len(self.trained)
-        if not left:
-            return ""
-        return (
-            f"; {left} of {len(self.every)} cells are to come, about {duration(seconds * left)} if "
-            "each takes as long"
-        )
-
-
-def queue(ws: Workspace, stage: str) -> Queue | None:
-    """The cells around that of a DVC stage; None for another stage.
-
-    Reads dvc.lock, which takes a second for the 36 cells of the default: call it once.
-    """
-    p = ws.params
-    every = (Cell(t, s, seed) for t in p.targets for s in p.strategies for seed in p.seeds)
-    cells = {f"train@{c.target}-{c.strategy}-{c.seed}": c for c in every}
-    if stage not in cells:
-        return None
-    trained = dvc.current(ws.root, [name for name in cells if name != stage])
-    return Queue(cells[stage], [*cells.values()], [cells[name] for name in trained])
 
 
 def validation(ws: Workspace, dataset: str, facts: dict[str, Any]) -> str:

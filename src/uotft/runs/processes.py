@@ -1,26 +1,31 @@
-"""Worker processes: start one or N, follow the points they report, stop them all.
+"""Worker processes: start one or N, hand them work, follow the points they report, stop them all.
 
-The workers append to an event log: JSON lines {"at", "step", "numbers"}. They are children
-of this process, one a rank. On several machines each has this process and its share of the ranks;
-so has each process that another launcher started, `accelerate launch -m uotft train …`, and its
-share is one worker.
+A worker imports torch, which takes seconds, while its work is prepared here; then it takes the
+work from a socket, its channel, and answers there when it is done. What it reports meanwhile it
+appends to an event log: JSON lines {"at", "step", "numbers"}. Workers are children of this process,
+one a rank. On several machines each has this process and its share of the ranks; so has each
+process that another launcher started, `accelerate launch -m uotft train …`, and its share is one
+worker.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from uotft.core import environment, jsonl, signals
 from uotft.core.errors import Interrupted, UserError, WorkerFailed, killed
 from uotft.core.signals import INTERRUPTED, POLL_S, StopRequest
+from uotft.runs import channel
 
 MEET_S = 3600  # how long the other machines wait for the first one, which prepares meanwhile
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -112,17 +117,104 @@ def fleet(
     return Fleet(processes, machines, rank, address, port)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Crew:
-    """The workers of this machine, ``first`` the rank of the first one, and their event log."""
+    """The workers of this machine for one training at a time; `crew` makes and dismisses one.
 
-    first: int
-    workers: list[Worker]
-    events: Path
+    ``changes`` are made to their environment. ``asked`` counts the requests to stop, where another
+    thread listens to them; else `work` listens itself. ``busy`` are the workers that have work.
+    """
+
+    fleet: Fleet
+    root: Path
+    changes: Mapping[str, str] = field(default_factory=dict)
+    asked: StopRequest | None = None
+    workers: list[Worker] = field(default_factory=list)
+    busy: list[Worker] = field(default_factory=list)
+    _channels: dict[int, socket.socket] = field(default_factory=dict)
+
+    def start(self, meeting: Path | None = None) -> None:
+        """Start the workers, which import what they need and wait for work, unless they are there.
+
+        One alone takes any work. Several form a process group, for one training, in the file
+        ``meeting``; `work` starts them.
+        """
+        if self.workers and all(worker.poll() is None for worker in self.workers):
+            return
+        if not self._reusable and meeting is None:
+            return
+        self.dismiss()
+        for place in self.fleet.ranks(meeting or Path()):
+            ours, theirs = socket.socketpair()
+            with theirs:
+                command = [sys.executable, "-m", "uotft.runs.worker", channel.OPTION]
+                worker = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    cwd=self.root,
+                    start_new_session=True,  # Ctrl-C reaches it through this process alone
+                    env=environment.child({**place, **self.changes}, self.fleet.defaults),
+                    pass_fds=[theirs.fileno()],
+                )
+            self.workers.append(worker)
+            self._channels[worker.pid] = ours
+
+    @contextmanager
+    def work(
+        self, arguments: list[str], held: Sequence[int] = (), events: Path | None = None
+    ) -> Iterator[Follow]:
+        """Hand the workers work; the block gets ``follow(send)``, which returns when it is done.
+
+        The workers inherit the file descriptors ``held`` for as long as they work on it: locks, and
+        what says to others that somebody is at work. What they report is left in ``events``. If
+        the block ends before they have done it, they are stopped.
+        """
+        with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
+            log = events or Path(folder) / "events.jsonl"
+            try:
+                with ExitStack() as stack:
+                    asked = self.asked
+                    if asked is None:
+                        asked = stack.enter_context(signals.passed_on(self.workers))
+                    self.start(Path(folder) / "meeting")
+                    self._hand(arguments, held, log)
+                    yield partial(follow, self, log, asked)
+            except KeyboardInterrupt as error:
+                raise Interrupted("interrupted") from error
+            finally:
+                if self.busy or not self._reusable:
+                    signals.stop(self.workers)
+
+    def dismiss(self) -> None:
+        """Stop the workers; those without work end at once."""
+        for ours in self._channels.values():
+            ours.close()
+        self._channels.clear()
+        signals.stop(self.workers)
+        self.workers.clear()
+        self.busy.clear()
+
+    @property
+    def _reusable(self) -> bool:
+        return self.fleet.processes == 1
+
+    def _hand(self, arguments: list[str], held: Sequence[int], log: Path) -> None:
+        self.busy[:] = self.workers
+        for ours in self._channels.values():
+            with suppress(OSError):  # it has ended, and `follow` says why
+                channel.send(ours, [str(log), *arguments], held)
 
     def living(self) -> list[Worker]:
-        """Those that have not ended."""
-        return [worker for worker in self.workers if worker.poll() is None]
+        """Those that are still at work."""
+        for worker in [*self.busy]:
+            ours = self._channels.get(worker.pid)
+            if worker.poll() is None and ours is not None and channel.has_answer(ours):
+                self.busy.remove(worker)
+        return [worker for worker in self.busy if worker.poll() is None]
+
+    def wait(self) -> None:
+        """Wait a moment, or until one of the busy workers answers or ends."""
+        ends = [self._channels[worker.pid] for worker in self.busy if worker.pid in self._channels]
+        channel.wait(ends, POLL_S)
 
     def failed(self) -> Worker | None:
         """The one that failed, if any; of several, one that was killed, which explains the others.
@@ -130,12 +222,12 @@ class Crew:
         A worker that loses the connection to another one waits for our SIGTERM, so that there is
         more than one only where all have found the same mistake.
         """
-        found = [worker for worker in self.workers if worker.returncode]
+        found = [worker for worker in self.busy if worker.returncode]
         return max(found, key=_severity, default=None)
 
     def name(self, worker: Worker) -> str:
         """What messages call one worker of several."""
-        rank = self.first + self.workers.index(worker)
+        rank = self.fleet.first + self.workers.index(worker)
         return f"worker {rank} of them, process {worker.pid},"
 
 
@@ -145,57 +237,34 @@ def _severity(worker: Worker) -> tuple[bool, bool]:
 
 
 @contextmanager
-def workers(
-    arguments: list[str],
+def crew(
     fleet: Fleet,
     root: Path,
-    held: Sequence[int] = (),
-    events: Path | None = None,
-) -> Iterator[Follow]:
-    """Start the workers; the block gets ``follow(send)``, which returns when they have finished.
-
-    They work on the project in ``root`` and inherit the file descriptors ``held``, which last as
-    long as they do: locks, and what says to others that somebody is at work. What they report is
-    left in ``events``.
-    """
-    with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
-        events = events or Path(folder) / "events.jsonl"
-        command = [sys.executable, "-m", "uotft.runs.worker", str(events), *arguments]
-        crew = Crew(fleet.first, [], events)
-        try:
-            with signals.passed_on(crew.workers) as asked:
-                for place in fleet.ranks(Path(folder) / "meeting"):
-                    process = subprocess.Popen(
-                        command,
-                        cwd=root,
-                        start_new_session=True,  # Ctrl-C reaches it through this process alone
-                        preexec_fn=signals.die_with_parent,
-                        env=environment.child(place, fleet.defaults),
-                        pass_fds=held,
-                    )
-                    crew.workers.append(process)
-                yield lambda send: follow(crew, send, asked)
-        except KeyboardInterrupt as error:
-            raise Interrupted("interrupted") from error
-        finally:
-            signals.stop(crew.workers)
+    changes: Mapping[str, str] | None = None,
+    asked: StopRequest | None = None,
+) -> Iterator[Crew]:
+    """The workers of ``fleet`` on this machine, on the project in ``root``, during the block."""
+    made = Crew(fleet, root, changes or {}, asked)
+    try:
+        yield made
+    finally:
+        made.dismiss()
 
 
-def follow(crew: Crew, send: Callable[[Points], None], asked: StopRequest) -> None:
-    """Send what the workers report until all have finished, or one has failed, which raises."""
+def follow(crew: Crew, events: Path, asked: StopRequest, send: Callable[[Points], None]) -> None:
+    """Send what the workers report until all are done, or one has failed, which raises."""
     place = 0
     while True:
         living, failed = crew.living(), crew.failed()
-        # read after that look: the event log has all that those wrote which have ended
-        found, place = jsonl.read(crew.events, place)
+        # read after that look: the event log has all that those wrote which are done
+        found, place = jsonl.read(events, place)
         if points := [(line["step"], line["numbers"]) for line in found if "numbers" in line]:
             send(points)
         if failed or not living:
             break
         if asked:
             raise KeyboardInterrupt
-        with suppress(subprocess.TimeoutExpired):
-            living[0].wait(POLL_S)
+        crew.wait()
     if failed is None:
         return
     code: int = failed.returncode

@@ -25,7 +25,8 @@ from uotft.core.records import Cell
 from uotft.pipeline import freshness, units
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import job, study
-from uotft.runs.processes import Fleet, Points
+from uotft.runs.pool import Pool, pool, width
+from uotft.runs.processes import Crew, Fleet, Points
 from uotft.runs.study import Setting, Space, State, Study, Trial
 from uotft.tracking import outbox, session, store
 from uotft.training import checkpoints
@@ -43,7 +44,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched, how, and on which seeds; ``trials`` 0: the whole grid, or 20."""
+    """What is searched, how, and on which seeds; ``trials`` 0: the whole grid, or 20.
+
+    ``jobs`` trainings run at a time; 0: as many as GPUs or cores allow.
+    """
 
     target: str
     strategy: str
@@ -53,6 +57,7 @@ class Plan:
     trials: int = 0
     prune: bool = False
     study: str = ""
+    jobs: int = 0
 
 
 def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> Answer:
@@ -97,12 +102,14 @@ def _run_missing(
         run.log(_points(record.trials()))  # those that the run has are not sent again
         most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
         left = {trial.number for trial in record.trials() if trial.state == "running"}
-        while trial := record.next(most):
-            if trial.number in left:
-                say(f"going on with trial {trial.number}, which was left half done")
-            trial = _run(ws, plan, record, trial, fleet)
-            say(_line(trial))
-            run.log([p for p in _points(record.trials()) if p[0] == trial.number])
+        at_once = 1 if plan.prune else min(_width(ws, plan, fleet), len(plan.seeds))
+        with pool(fleet, ws.root, at_once) as crews:
+            while trial := record.next(most):
+                if trial.number in left:
+                    say(f"going on with trial {trial.number}, which was left half done")
+                trial = _run(ws, plan, record, trial, crews)
+                say(_line(trial))
+                run.log([p for p in _points(record.trials()) if p[0] == trial.number])
         _conclude(run, folder, record)
     return record.trials()
 
@@ -173,56 +180,66 @@ def _tags(ws: Workspace, plan: Plan) -> dict[str, str]:
     }
 
 
-def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, fleet: Fleet) -> Trial:
-    """Train the seeds of a trial that are missing, until it is complete, pruned or failed."""
+def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) -> Trial:
+    """Train the seeds of a trial that are missing, until it is complete, pruned or failed.
+
+    All at a time; but one after the other where a trial may be stopped early, by what it has shown.
+    """
     there = ws.with_changes(study.overrides(trial.setting))
     if message := units.own_units(there):
         logger.info(message)
-    for place, seed in enumerate(plan.seeds):
-        if seed in trial.values:
-            continue
-        number = trial.number
+    number = trial.number
 
-        def watch(points: Points, number: int = number, place: int = place) -> None:
+    def one(crew: Crew, what: tuple[int, int]) -> float:
+        place, seed = what
+
+        def watch(points: Points) -> None:
             for step, numbers in points:
-                if VALUE in numbers:
+                if VALUE in numbers and plan.prune:
                     record.report(number, place, step, numbers[VALUE])
-                    if plan.prune and step < record.length() and record.hopeless(number):
+                    if step < record.length() and record.hopeless(number):
                         raise Pruned
 
-        try:
-            trial = record.measured(number, seed, _measure(there, plan, seed, fleet, watch))
-        except Pruned:
-            return _drop(there, plan, record, number, seed, "pruned")
-        except WorkerFailed as error:
-            # what params.yaml cannot do is no matter of settings, nor is a lack of memory
-            if not number or error.code != USERS_MISTAKE:
-                raise
-            return _drop(there, plan, record, number, seed, "failed")
-        if plan.prune and seed != plan.seeds[-1] and record.hopeless(number):
+        return _measure(there, plan, seed, crew, watch)
+
+    todo = [(place, seed) for place, seed in enumerate(plan.seeds) if seed not in trial.values]
+    for part in [[what] for what in todo] if plan.prune else [todo]:
+        for (_, seed), found in zip(part, crews.run(one, part), strict=True):
+            if isinstance(found, Pruned):
+                return _drop(there, plan, record, number, "pruned")
+            if isinstance(found, WorkerFailed) and number and found.code == USERS_MISTAKE:
+                return _drop(there, plan, record, number, "failed")
+            if isinstance(found, Exception):
+                # what params.yaml cannot do is no matter of settings, nor is a lack of memory
+                raise found
+            trial = record.measured(number, seed, found)
+        if plan.prune and part[-1][1] != plan.seeds[-1] and record.hopeless(number):
             return record.close(number, "pruned")
     return record.close(trial.number, "complete")
 
 
-def _measure(there: Workspace, plan: Plan, seed: int, fleet: Fleet, watch: job.Watch) -> float:
+def _measure(there: Workspace, plan: Plan, seed: int, crew: Crew, watch: job.Watch) -> float:
     """Validation top-1 in percent after a training; one that is done is not done again."""
     cell = Cell(plan.target, plan.strategy, seed)
     made = there.cell("models", cell)
-    if freshness.finished(there, cell, fleet.processes):
+    if freshness.finished(there, cell, crew.fleet.processes):
         history = storage.read_csv(made / "history.csv")
         watch([(int(row["step"]), {VALUE: float(row[VALUE])}) for row in history if row[VALUE]])
     else:
-        job.train(there, cell, fleet, current=True, watch=watch)
+        job.train(there, cell, crew, current=True, watch=watch)
     return float(storage.read_json(made / "model.json")["validation"][VALUE])
 
 
-def _drop(
-    there: Workspace, plan: Plan, record: Study, number: int, seed: int, state: State
-) -> Trial:
-    """Close a trial whose training has stopped for good, and remove what it has left."""
-    made = there.cell("models", Cell(plan.target, plan.strategy, seed))
-    shutil.rmtree(there.unfinished(made), ignore_errors=True)
+def _drop(there: Workspace, plan: Plan, record: Study, number: int, state: State) -> Trial:
+    """Close a trial whose trainings have stopped for good, and remove what they have left."""
+    for seed in plan.seeds:
+        made = there.cell("models", Cell(plan.target, plan.strategy, seed))
+        shutil.rmtree(there.unfinished(made), ignore_errors=True)
     return record.close(number, state)
+
+
+def _width(ws: Workspace, plan: Plan, fleet: Fleet) -> int:
+    return width(plan.jobs or ws.params.jobs, fleet.processes, ws.params.cpu_threads)
 
 
 def _line(trial: Trial) -> str:

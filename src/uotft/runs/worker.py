@@ -1,13 +1,21 @@
-"""One worker process; `uotft.runs.processes` starts it.
+"""One worker process; `uotft.runs.processes` starts it and hands it work, one piece at a time.
 
-python -m uotft.runs.worker EVENTS embed DATASET
-python -m uotft.runs.worker EVENTS pretrain
-python -m uotft.runs.worker EVENTS train TARGET STRATEGY SEED [SETTING=VALUE …]
+The words of a piece of work, which may also stand in the place of `--channel FD`:
+
+    EVENTS embed DATASET
+    EVENTS pretrain
+    EVENTS train TARGET STRATEGY SEED [SETTING=VALUE …]
+
+Work that fails ends the process. So what a failure leaves behind in memory spoils no later work.
+
+python -m uotft.runs.worker --channel FD
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,14 +29,38 @@ from uotft.core.errors import Diverged, Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell
 from uotft.core.signals import GRACE_S, INTERRUPTED, StopRequest
+from uotft.runs import channel
 
 logger = logging.getLogger("uotft.runs.worker")  # __name__ is __main__ here
 
 
 def main(arguments: list[str]) -> int:
-    """Embed or train; returns the exit code, and says on standard error why it is not 0."""
+    """Do the work of a channel, or the one piece that ``arguments`` name; returns the exit code."""
     signals.die_with_parent()
     messages.setup()
+    if arguments[0] == channel.OPTION:
+        with socket.socket(fileno=int(arguments[1])) as end:
+            return serve(end)
+    return attempt(arguments)
+
+
+def serve(end: socket.socket) -> int:
+    """Do one piece of work after the other, until one fails or there is no more."""
+    from uotft.pipeline import embed, pretrain, train  # noqa: F401  seconds, before work is there
+
+    while found := channel.receive(end):
+        arguments, held = found
+        code = attempt(arguments)
+        for number in held:
+            os.close(number)
+        if code:
+            return code
+        channel.answer(end)
+    return 0
+
+
+def attempt(arguments: list[str]) -> int:
+    """Embed or train; returns the exit code, and says on standard error why it is not 0."""
     events, stop = Path(arguments[0]), StopRequest()
     try:
         work(arguments, stop)
@@ -52,6 +84,8 @@ def main(arguments: list[str]) -> int:
             raise
         logger.error(f"{error.filename}: {error.strerror}")
         return 2
+    finally:
+        stop.listen_no_more()
     return 0
 
 
@@ -97,7 +131,7 @@ def work(arguments: list[str], stop: StopRequest) -> None:
         embed(ws, cell[0], context)
     else:
         pretrain(ws, context)
-    accelerator.end_training()
+    runtime.end(accelerator)
 
 
 def _for_want_of_memory(error: BaseException) -> bool:

@@ -43,12 +43,14 @@ class Delivery:
         self.mlflow: Any = None
         self.client: Any = None
         self.run_id, self.place, self.done = "", 0, 0  # done: number of events sent
+        self.has_ended = False  # the end of the run is sent; nothing follows it
         self.seen: set[tuple[str, int]] = set()  # (name, step) of metrics that MLflow has
 
     def send_new(self) -> None:
         """Send what was written since the last call; MLflow's exceptions pass through."""
         events, _ = jsonl.read(self.folder / outbox.EVENTS)
         if not events or events[0]["do"] == "end":  # the run failed before `begin`
+            self.has_ended = bool(events)
             return
         if not self.run_id:
             self._send_earlier()
@@ -63,6 +65,7 @@ class Delivery:
             with self._refused(event):
                 getattr(self, f"_{event['do']}")(event["at"], **fields)
             self.done += 1
+            self.has_ended = event["do"] == "end"
             self._note_progress()
 
     def finish(self) -> None:

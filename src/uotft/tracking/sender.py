@@ -1,72 +1,102 @@
-"""The process that sends a run to MLflow while a training writes it.
+"""The process that sends runs to MLflow while trainings write them.
 
-    python -m uotft.tracking.sender ROOT FOLDER
+    python -m uotft.tracking.sender ROOT
 
-Standard input is a pipe that the training and its workers hold open. It closes when all of them
-have ended, for whatever reason; then the sender sends the rest. It retries with back-off and never
-blocks training.
+Standard input names the folders of the outbox, a line each. It is a pipe that the trainings and
+their workers hold open. It closes when all of them have ended, for whatever reason; then the sender
+sends the rest. It retries with back-off and never blocks training.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import select
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, sleep
 
 from uotft.core import locks, messages
+from uotft.core.errors import UserError
 from uotft.tracking.delivery import Delivery, Early
 from uotft.tracking.outbox import SENDER, close
 
-POLL_S = 0.5  # time between two readings of the folder
+POLL_S = 0.5  # time between two readings of a folder
 LONGEST_S = 30  # longest time between two attempts while the store does not answer
 
 logger = logging.getLogger("uotft.tracking.sender")  # __name__ is __main__ here
 
 
-def main(root: Path, folder: Path) -> int:
-    """Send the whole run; returns 0, or 1 if a part is not sent."""
-    delivery, failed = Delivery(root, folder), 0
-    while not _over(min(POLL_S * 2**failed, LONGEST_S)):
-        failed = _try(delivery, failed)
-    close(folder)
-    tries, patience = 1 if failed else 2, monotonic() + LONGEST_S
-    while tries:
+class Folder:
+    """One folder of the outbox, which no other process sends meanwhile."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self.path = path
+        self.held = ExitStack()
+        busy = f"{path}: another process is sending it"
+        self.held.enter_context(locks.exclusive(path / SENDER, busy))
+        self.delivery = Delivery(root, path)
+        self.failed = 0  # attempts that failed, in a row
+        self.due = 0.0
+
+    def attempt(self) -> bool:
+        """Send what is new; returns whether that was the last of it."""
         try:
-            delivery.finish()
-        except Early:  # a child run may end before its parent is in the store
-            tries = tries if monotonic() < patience else 0
-            sleep(POLL_S)
-        except Exception:  # noqa: BLE001  the parent process reports what is not sent
-            tries -= 1
+            self.delivery.send_new()
+            if self.delivery.has_ended:
+                self.delivery.finish()
+                return True
+        except Exception as error:  # noqa: BLE001  training continues, however the store fails
+            if self.delivery.has_ended and isinstance(error, UserError):
+                return True  # MLflow refused a part for good: the folder stays
+            # the second failure in a row: a single one is often over before anyone can act
+            if self.failed == 1 and not isinstance(error, Early):
+                why = self.delivery.why(error)
+                logger.warning("%s; training continues, and its metrics are sent later", why)
+            self.failed += 1
         else:
-            return 0
-    return 1
+            if self.failed > 1:
+                logger.info("MLflow answers again")
+            self.failed = 0
+        self.due = monotonic() + min(POLL_S * 2**self.failed, LONGEST_S)
+        return False
+
+    def finish(self) -> bool:
+        """Send the rest, now that nobody writes it any more; returns whether all is sent."""
+        close(self.path)
+        tries, patience = 1 if self.failed else 2, monotonic() + LONGEST_S
+        while tries:
+            try:
+                self.delivery.finish()
+            except Early:  # a child run may end before its parent is in the store
+                tries = tries if monotonic() < patience else 0
+                sleep(POLL_S)
+            except Exception:  # noqa: BLE001  the parent process reports what is not sent
+                tries -= 1
+            else:
+                return True
+        return False
 
 
-def _over(wait: float) -> bool:
-    """Whether all writers have ended; waits for that up to ``wait`` seconds."""
-    return bool(select.select([sys.stdin], [], [], wait)[0])
-
-
-def _try(delivery: Delivery, failed: int) -> int:
-    """Send new events and metrics; returns the number of failures in a row."""
-    try:
-        delivery.send_new()
-    except Exception as error:  # noqa: BLE001  training must continue, however the store fails
-        # the second failure in a row: a single one is often over before anyone can act
-        if failed == 1 and not isinstance(error, Early):
-            why = delivery.why(error)
-            logger.warning("%s; training continues, and its metrics are sent later", why)
-        return failed + 1
-    if failed > 1:
-        logger.info("MLflow answers again")
-    return 0
+def main(root: Path) -> int:
+    """Send all folders that standard input names; returns 0, or 1 if a part is not sent."""
+    folders: list[Folder] = []
+    rest, is_over = b"", False
+    while not is_over:
+        soonest = min((folder.due for folder in folders), default=monotonic() + LONGEST_S)
+        if select.select([sys.stdin], [], [], max(0.0, soonest - monotonic()))[0]:
+            found = os.read(sys.stdin.fileno(), 1 << 16)
+            is_over = not found
+            *names, rest = (rest + found).split(b"\n")
+            folders += [Folder(root, Path(os.fsdecode(name))) for name in names]
+        for folder in [f for f in folders if f.due <= monotonic() and not is_over]:
+            if folder.attempt():
+                folder.held.close()
+                folders.remove(folder)
+    return 0 if all([folder.finish() for folder in folders]) else 1
 
 
 if __name__ == "__main__":
     messages.setup()
-    here = Path(sys.argv[2])
-    with locks.exclusive(here / SENDER, f"{here}: another process is sending it"):
-        sys.exit(main(Path(sys.argv[1]), here))
+    sys.exit(main(Path(sys.argv[1])))

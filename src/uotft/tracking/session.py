@@ -1,7 +1,8 @@
 """Records a run from begin to end: writes it to the outbox and has it sent to MLflow.
 
-For a training, a separate process sends while it runs (`sender`). A short command sends at its end,
-in its own process. Whatever MLflow does not take stays in the outbox for `uotft sync`.
+For trainings, a separate process sends while they run (`sender`); one is enough for all runs of a
+command. A short command sends at its end, in its own process. Whatever MLflow does not take stays
+in the outbox for `uotft sync`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from threading import Lock
 from uuid import uuid4
 
 from uotft.core.errors import Interrupted, Pruned
@@ -24,6 +26,7 @@ PATIENCE_S = 120  # after the run's end, a sender that makes no progress for so 
 
 logger = logging.getLogger(__name__)
 _around: ContextVar[str] = ContextVar("_around", default="")  # id of the enclosing run
+_sender: ContextVar[Sender | None] = ContextVar("_sender", default=None)
 
 
 @contextmanager
@@ -51,43 +54,95 @@ def run(
 
 
 @contextmanager
+def sending(root: Path) -> Iterator[Sender]:
+    """One process for all runs of the block that are watched, however they overlap.
+
+    Such a run ends without waiting for MLflow; the end of the block waits for all.
+    """
+    outer = _sender.get()
+    if outer is not None:
+        yield outer
+        return
+    sender = Sender(root)
+    token = _sender.set(sender)
+    try:
+        yield sender
+    finally:
+        _sender.reset(token)
+        sender.close()
+
+
+class Sender:
+    """The process that sends runs to MLflow; it starts with the first folder it gets."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.folders = root, list[Path]()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe = -1
+        self._lock = Lock()  # trainings in several threads share it
+
+    def take(self, folder: Path) -> int:
+        """Send a folder while it is written.
+
+        Returns the file descriptor that workers must inherit: while one is open, the sender waits.
+        """
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            os.write(self._pipe, f"{folder}\n".encode())
+            self.folders.append(folder)
+            return self._pipe
+
+    def _start(self) -> None:
+        theirs, ours = os.pipe()
+        # its own session: so it survives Ctrl-C and the end of this process, and can send the rest
+        command = [sys.executable, "-m", "uotft.tracking.sender", str(self.root)]
+        self._process = subprocess.Popen(command, stdin=theirs, start_new_session=True)
+        os.close(theirs)
+        if self._pipe >= 0:
+            os.close(self._pipe)
+        self._pipe = ours
+
+    def close(self) -> None:
+        """Wait for the process as long as it makes progress; another Ctrl-C ends it too."""
+        if self._process is None:
+            return
+        os.close(self._pipe)
+        before, now = (-1, -1), (0, 0)
+        try:
+            while before != now:
+                try:
+                    self._process.wait(PATIENCE_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    before, now = now, self._progress()
+        finally:
+            self._process.kill()
+            self._process.wait()
+            for folder in self.folders:
+                _warn_of_rest(folder)
+
+    def _progress(self) -> tuple[int, int]:
+        """What grows while the process works: the folders that are gone, and the last note."""
+        notes = [folder / SENT for folder in self.folders]
+        times = [note.stat().st_mtime_ns for note in notes if note.exists()]
+        return sum(not folder.exists() for folder in self.folders), max(times, default=0)
+
+
+@contextmanager
 def _sent(root: Path, folder: Path, watched: bool) -> Iterator[Sequence[int]]:
     """Send a folder, while the block writes it (``watched``) or after the block.
 
     Yields the file descriptors that workers must inherit.
     """
-    if not watched:
-        try:
-            yield ()
-        finally:
-            _warn_of_rest(folder, send(root, folder))
+    if watched:
+        with sending(root) as sender:
+            yield [sender.take(folder)]
         return
-    theirs, ours = os.pipe()
-    # its own session: so it survives Ctrl-C and the end of this process, and can send the rest
-    command = [sys.executable, "-m", "uotft.tracking.sender", str(root), str(folder)]
-    sender = subprocess.Popen(command, stdin=theirs, start_new_session=True)
-    os.close(theirs)
     try:
-        yield [ours]
+        yield ()
     finally:
-        os.close(ours)
-        _await(sender, folder)
-        _warn_of_rest(folder)
-
-
-def _await(sender: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait for the sender as long as it makes progress; another Ctrl-C ends it too."""
-    sent, before, now = folder / SENT, -1, 0
-    try:
-        while before != now:
-            try:
-                sender.wait(PATIENCE_S)
-                return
-            except subprocess.TimeoutExpired:
-                before, now = now, sent.stat().st_mtime_ns if sent.exists() else 0
-    finally:
-        sender.kill()
-        sender.wait()
+        _warn_of_rest(folder, send(root, folder))
 
 
 def _warn_of_rest(folder: Path, why: str = "") -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 
 from uotft.core import environment
@@ -49,3 +50,14 @@ def start(seed: int, cpu_threads: int, precision: str = "no") -> Accelerator:
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
+
+
+def end(accelerator: Accelerator) -> None:
+    """Leave the process group, and forget the settings, so that `start` can take others.
+
+    Accelerate keeps them for the whole process, and refuses a second precision.
+    """
+    accelerator.end_training()
+    accelerator.free_memory()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

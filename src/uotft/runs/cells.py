@@ -1,0 +1,117 @@
+"""Every cell of params.yaml on one target: select, train some at a time, read the test part.
+
+A stage of DVC does all cells of a target, so it starts once for all. What it keeps are finished
+models: each knows what it was made of, so a new seed or a new strategy trains its own cells only.
+
+uotft train --dataset digits --all
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import count
+from time import monotonic
+
+from uotft.core import environment
+from uotft.core.errors import Interrupted, UserError
+from uotft.core.progress import duration, track
+from uotft.core.records import Cell
+from uotft.pipeline import compatible, freshness, select as select_stage
+from uotft.pipeline.workspace import Workspace
+from uotft.runs import job
+from uotft.runs.pool import pool, width
+from uotft.runs.processes import Crew, Fleet
+
+Job = tuple[Workspace, Cell]
+
+logger = logging.getLogger(__name__)
+
+
+def of(ws: Workspace, target: str) -> list[Cell]:
+    """The cells of a target: each strategy with each seed of params.yaml."""
+    p = ws.params
+    return [Cell(target, strategy, seed) for strategy in p.strategies for seed in p.seeds]
+
+
+def select(ws: Workspace, target: str) -> Iterator[str]:
+    """Select for every cell; yields a line for the user per strategy."""
+    for strategy in ws.params.strategies:
+        kept: list[str] = []
+        for seed in track(ws.params.seeds, f"selecting with {strategy}"):
+            chosen = job.select(ws, Cell(target, strategy, seed))
+            kept.append(str(len(chosen.kept)))
+        seeds = ", ".join(map(str, ws.params.seeds))
+        counts = kept[0] if len({*kept}) == 1 else ", ".join(kept)
+        yield f"{strategy}: {counts} of {len(chosen.names)} kept, seeds {seeds}"
+
+
+def train(ws: Workspace, target: str, fleet: Fleet, jobs: int = 0) -> str:
+    """Train the cells without a model of today's inputs, ``jobs`` at a time; a line for the user.
+
+    A cell that fails stops no other; the error at the end names it. 0 ``jobs``: as many as GPUs or
+    cores allow.
+    """
+    if fleet.machines > 1 or fleet.launched:
+        raise UserError("--all starts its own processes on this machine: leave out --num-machines "
+                        "and other launchers, or train one cell at a time")  # fmt: skip
+    every = of(ws, target)
+    if not environment.dvc_stage():
+        compatible.check(ws, [target], ws.params.strategies)
+        job.upstream([ws], [target])
+        for cell in every:
+            select_stage.select(ws, cell)
+    todo = [cell for cell in every if not freshness.trained(ws, cell, fleet.processes)]
+    known = f"{target}: {len(every) - len(todo)} of {len(every)} cells are trained already"
+    if not todo:
+        return known
+    logger.info("%s", known)
+    failed = train_some([(ws, cell) for cell in todo], fleet, jobs)
+    if failed:
+        which = "\n  ".join([f"{target}: {len(failed)} of {len(todo)} trainings failed", *failed])
+        raise UserError(f"{which}\nthe others are kept; the same command trains these alone")
+    return f"{target}: all {len(every)} cells are trained"
+
+
+def train_some(jobs: Sequence[Job], fleet: Fleet, at_once: int = 0) -> list[str]:
+    """Train cells of one project, ``at_once`` at a time; a line for each that failed.
+
+    0: as many as params.yaml says, or as GPUs or cores allow.
+    """
+    ws = jobs[0][0]
+    at_once = width(at_once or ws.params.jobs, fleet.processes, ws.params.cpu_threads)
+    at_once = min(at_once, len(jobs))
+    done, began = count(1), monotonic()
+
+    def one(crew: Crew, numbered: tuple[int, Job]) -> None:
+        number, (there, cell) = numbered
+        logger.info("cell %s of %s: %s", number, len(jobs), name_of((there, cell)))
+        line = job.train(there, cell, crew, current=True)
+        logger.info("%s%s", line, _to_go(next(done), len(jobs), monotonic() - began))
+
+    try:
+        with pool(fleet, ws.root, at_once) as crews:
+            found = zip(jobs, crews.run(one, [*enumerate(jobs, 1)]), strict=True)
+            return [f"{name_of(each)}: {error}" for each, error in found if error is not None]
+    except Interrupted as error:
+        raise Interrupted(f"{error}; the same command goes on") from error
+
+
+def name_of(each: Job) -> str:
+    """What messages call a cell, with the settings that are not those of params.yaml."""
+    ws, cell = each
+    return " ".join([str(cell), *ws.overrides])
+
+
+def _to_go(done: int, total: int, seconds: float) -> str:
+    """How many are done, and how long the others take if each takes as long."""
+    if done == total:
+        return ""
+    rest = duration(seconds / done * (total - done))
+    return f"; {done} of {total} are done, about {rest} to go"
+
+
+def evaluate(ws: Workspace, target: str) -> Iterator[str]:
+    """Read the test part once for every cell; yields a line for the user each."""
+    for strategy in ws.params.strategies:
+        yield from job.evaluate(ws, target, strategy, track)
