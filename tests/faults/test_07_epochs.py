@@ -1,7 +1,9 @@
-"""Fault 7: stopped twice within an epoch, and exactly between two; stopped softly and killed.
+"""Fault 7: a training is stopped twice within an epoch, and exactly between two epochs, by a stop
+and by SIGKILL.
 
-The log of the rows that training really consumed has no row twice and none missing: every epoch
-is each image once, in the order of a training without a stop.
+Expected: in the log of all rows that training takes, no row is there twice and none is missing.
+
+Every epoch is each image once, in the order of a training without a stop.
 """
 
 from __future__ import annotations
