@@ -90,7 +90,10 @@ def _report(test: str, *words: str) -> Any:
 
 
 STATS = {
-    "passed": [_report("test_02_b.py::test_x[a::b]", "1 of 1"), _report("test_02_b.py::test_y")],
+    "passed": [
+        _report("test_02_b.py::test_x[a::b]", "1 of 1", "2 s"),
+        _report("test_02_b.py::test_y"),
+    ],
     "skipped": [_report("test_02_b.py::test_z"), _report("test_01_a.py::test_z")],
     "": [_report("test_02_b.py::test_x[a::b]", "1 of 1")],
 }
@@ -100,7 +103,7 @@ def test_outcomes_and_figures_are_collected_file_by_file() -> None:
     found = fault_results.collect(STATS)
     assert found == {
         "test_01_a.py": {"passed": 0, "skipped": 1, "measured": {}},
-        "test_02_b.py": {"passed": 2, "skipped": 1, "measured": {"test_x[a::b]": "1 of 1"}},
+        "test_02_b.py": {"passed": 2, "skipped": 1, "measured": {"test_x[a::b]": "1 of 1; 2 s"}},
     }
 
 

@@ -29,7 +29,8 @@ def collect(stats: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
             file[outcome] += 1
             for name, words in report.user_properties:
                 if name == "measured":
-                    file["measured"][test] = words
+                    before = file["measured"].get(test)
+                    file["measured"][test] = f"{before}; {words}" if before else words
     return {
         name: file | {"measured": dict(sorted(file["measured"].items()))}
         for name, file in sorted(found.items())
