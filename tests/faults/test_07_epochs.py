@@ -123,6 +123,6 @@ def test_no_row_is_taken_twice_and_none_is_missing(
         assert len({*rows[start : start + IMAGES]}) == IMAGES, "an epoch is every image once"
     assert len(rows) == STEPS * BATCH
     measured(
-        f"{len(places)} {'kills' if kill else 'stops'} in {STEPS // EPOCH} epochs, {world} "
-        f"process{'es' * (world > 1)}: of {2 * len(rows)} rows 0 twice, 0 missing"
+        f"{'kills' if kill else 'stops'}, {world} process{'es' * (world > 1)}: {len(places)} in "
+        f"{STEPS // EPOCH} epochs, of {2 * len(rows)} rows 0 twice, 0 missing"
     )

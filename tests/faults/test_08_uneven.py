@@ -96,8 +96,8 @@ def test_both_heads_learn_on_every_process(
         assert seen.shape == (10, 2)
         assert (seen > 0).all(), "in every step"
         assert np.array_equal(seen, found[0]), "DDP's mean over all processes"
-    measured(f"{target} target and {source} source images, 2 processes: both heads have a gradient "
-             "on both in 10 of 10 steps")  # fmt: skip
+    measured(f"{target} target and {source} source images: both heads have a gradient on both "
+             "processes in 10 of 10 steps")  # fmt: skip
 
 
 @pytest.mark.parametrize("objective", ["joint", "pseudo_label"])
