@@ -48,7 +48,7 @@ check: setup  ## lint, types, structure, spelling
 test: setup  ## run the tests, in two processes
 	pytest --numprocesses 2 --dist loadfile
 
-faults: setup  ## every fault of docs/reliability.md, with the full counts
+faults: setup  ## every fault of docs/reliability.md, with the full counts; then: make docs
 	UOTFT_FAULTS=full pytest --numprocesses 2 --dist loadfile tests/faults
 
 audit: $(UV)  ## look the locked packages up in a list of known holes; exit code 3: not reached
@@ -60,7 +60,7 @@ soak: setup  ## start, kill and resume trainings for MINUTES (60): is all exact,
 graph: setup  ## write the code that each stage depends on into dvc.yaml
 	python .ci/stage_code.py
 
-docs: setup  ## write docs/commands.md and docs/parameters.md from the help texts and the settings
+docs: setup  ## write docs/commands.md, docs/parameters.md and the table of docs/reliability.md
 	python .ci/reference.py
 
 golden: setup  ## rewrite the committed numbers; review the diff

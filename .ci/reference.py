@@ -1,4 +1,5 @@
-"""docs/commands.md from the help texts, docs/parameters.md from the settings models.
+"""docs/commands.md from the help texts, docs/parameters.md from the settings models, and the table
+of docs/reliability.md from what `make faults` measured.
 
 python .ci/reference.py     (make docs; tests/repository/test_reference.py compares)
 """
@@ -13,6 +14,7 @@ import typer.cli
 import typer.main
 from pydantic import BaseModel
 
+import fault_table
 from uotft.cli.app import app
 from uotft.core import registry, settings
 
@@ -85,6 +87,11 @@ def parameters() -> str:
     return "\n".join(parts)
 
 
+def reliability() -> str:
+    """The page as it is, with the table of the faults made anew."""
+    return fault_table.page((DOCS / "reliability.md").read_text(encoding="utf-8"))
+
+
 def _summary(doc: str | None) -> str:
     """The first paragraph of a docstring, on one line."""
     return " ".join((doc or "").strip().partition("\n\n")[0].split()).replace("|", r"\|")
@@ -136,5 +143,5 @@ def _type(field: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    (DOCS / "commands.md").write_text(commands(), encoding="utf-8")
-    (DOCS / "parameters.md").write_text(parameters(), encoding="utf-8")
+    for page in (commands, parameters, reliability):
+        (DOCS / f"{page.__name__}.md").write_text(page(), encoding="utf-8")

@@ -1,6 +1,7 @@
 """The faults of docs/reliability.md, a file each: few trials in CI, many with `make faults`.
 
-Each test says what it measured; the figures stand at the end of what pytest prints.
+Each test says what it measured; the figures stand at the end of what pytest prints. With the full
+counts they are written to results.json, too, and `make docs` makes the page's table of it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from support import fault_results
 from support.watched_commands import change, ready
 
+RESULTS = Path(__file__).parent / "results.json"
 FULL = os.environ.get("UOTFT_FAULTS") == "full"
 
 
@@ -29,18 +32,19 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str], 
     return lambda words: record_property("measured", words)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was measured, fault by fault."""
-    lines = [
-        f"{report.nodeid.removeprefix('tests/faults/')}: {words}"
-        for report in terminalreporter.getreports("passed")
-        for name, words in report.user_properties
-        if name == "measured" and report.when == "call"
-    ]
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Print what was measured, fault by fault; keep it, if all tests of the files ran in full."""
+    found = fault_results.collect(terminalreporter.stats)
+    lines = [f"{n}::{t}: {w}" for n, file in found.items() for t, w in file["measured"].items()]
     if lines:
         terminalreporter.section("faults, as measured")
         for line in sorted(lines):
             terminalreporter.line(line)
+    if FULL and exitstatus == 0 and fault_results.whole(config):
+        fault_results.write(RESULTS, found)
+        terminalreporter.line(f"written to {RESULTS}; now run: make docs")
 
 
 @pytest.fixture(scope="session")

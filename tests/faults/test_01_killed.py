@@ -1,7 +1,10 @@
-"""Fault 1: SIGKILL at a random step, one process and two; then the same command again.
+"""Fault 1: SIGKILL at a random step: all processes of a training, 1 or 2, are killed, and the same
+command is given again.
 
-Weights, optimiser, random states and metrics end bit-identical (SHA-256) to those of a training
-without a stop, and no more work is lost than lies between two checkpoints.
+Expected: weights, optimiser, random states and metrics end bit-identical to those of a training
+without a stop; no more work is lost than lies between two checkpoints.
+
+The bytes are compared by SHA-256.
 """
 
 from __future__ import annotations
@@ -97,8 +100,8 @@ def test_killed_at_a_random_step_it_ends_in_the_same_bytes(
             assert 0 <= lost[-1] <= EVERY
         assert outcome(trainable, world) == whole
     measured(
-        f"{len(lost)} of {len(lost)} kills ({world} process{'es' * (world > 1)}): {len(whole)} "
-        f"files bit-identical, at most {max(lost)} steps lost of {EVERY} between checkpoints"
+        f"{world} process{'es' * (world > 1)}: {len(lost)} of {len(lost)} kills, {len(whole)} "
+        f"files bit-identical, at most {max(lost)} steps lost; a checkpoint every {EVERY}"
     )
 
 

@@ -1,8 +1,11 @@
-"""Fault 2: SIGTERM to the process that watches, or to one rank of two, at any moment.
+"""Fault 2: a stop is asked for at any moment: SIGTERM or Ctrl-C to the watcher, SIGTERM to one rank
+of two, a stop at every question that a loop asks, SIGTERM to long commands.
 
-Expected: all ranks save the same step and end within 25 s, with exit code 130; the stop is heard
-also in validation, feature extraction, decoding and k-means, and by commands without workers, which
-leave no half file, no process, and one line that says what happened.
+Expected: all ranks save the same step and end within 25 s with exit code 130, and the same command
+goes on; no half file, no process is left.
+
+The long commands are preparation, the search for overlaps, feature extraction, k-means and
+validation. Each says in one line what happened.
 """
 
 from __future__ import annotations
@@ -74,8 +77,8 @@ def test_all_ranks_save_the_same_step(
         assert not temporary(cell)
     assert max(times) < 25
     assert statuses(cell) == ["KILLED"], "one run, however often it goes on"
-    measured(f"{number}/{number} to {whom}: both ranks' state of one step, exit code 130, "
-             f"at most {max(times):.1f} s")  # fmt: skip
+    measured(f"signal to {whom}: {number}/{number} with both ranks' state of one step, "
+             f"exit code 130, at most {max(times):.1f} s")  # fmt: skip
 
 
 @pytest.mark.parametrize("world", [1, 2])

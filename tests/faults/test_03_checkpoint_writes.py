@@ -1,8 +1,8 @@
 """Fault 3: SIGKILL while a checkpoint is written: at each file opened, half written, flushed,
 renamed and removed, and at each folder made and removed.
 
-There is a whole checkpoint after every kill, the partial one is ignored and cleaned, and the same
-command ends in the bytes of a training without a stop: 0 unusable states in 200 kills.
+Expected: a whole checkpoint after every kill; the partial one is ignored and cleaned; the same
+command ends in the bytes of a training without a stop; 0 unusable states in 200 kills.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def test_killed_at_any_moment_of_a_write(
         assert made(trainable) == whole
         assert not [p for p in (trainable / "unfinished").rglob("*") if p.is_file()]
     measured(
-        f"{len(moments)} kills ({world} process{'es' * (world > 1)}) at {points} moments of "
-        f"{STEPS // EVERY - 1} checkpoints: 0 unusable, {partial} left a partial one, all cleaned, "
-        f"{len(moments)} bit-identical"
+        f"{world} process{'es' * (world > 1)}, {len(moments)} kills at {points} moments of "
+        f"{STEPS // EVERY - 1} checkpoints, {partial} of which left a partial one: all cleaned, "
+        f"0 unusable, {len(moments)}/{len(moments)} bit-identical"
     )

@@ -1,9 +1,12 @@
-"""Fault 4: a full disk, or a limit on the size of files, while something is written.
+"""Fault 4: a full disk, or a limit on the size of files, while checkpoints, features, pixels,
+MLflow's database or DVC's cache are written.
 
-Expected: what is needed is compared with what is free before a training or an embedding starts;
-where the disk fills up later, an error names path, bytes needed and bytes free, exit code 2; what
-was saved before stays whole, and the same command goes on when there is room. Full disks are real:
-small file systems in memory, where mounting is allowed, and RLIMIT_FSIZE anywhere.
+Expected: before the start, what is needed is compared with what is free; later, an error names
+path, bytes needed and bytes free, with exit code 2; what was saved stays whole, and the same
+command goes on when there is room.
+
+Full disks are real: small file systems in memory, where mounting is allowed, and RLIMIT_FSIZE
+anywhere.
 """
 
 from __future__ import annotations
@@ -132,8 +135,8 @@ def test_a_limit_on_the_size_of_files(
         assert "raise the limit (ulimit -f)" in said
         step = stopped_by_a_full_disk(said, process.returncode, cell)
         goes_on(cell, step, *more)
-    measured(f"world {world}: {number}/{number} with RLIMIT_FSIZE named, exit code 2 after "
-             f"{max(times):.1f} s at most, gone on with")  # fmt: skip
+    measured(f"world {world}: {number}/{number} with RLIMIT_FSIZE named, exit code 2 after at most "
+             f"{max(times):.1f} s, gone on with")  # fmt: skip
 
 
 def test_a_training_that_has_no_room_does_not_start(

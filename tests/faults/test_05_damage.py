@@ -1,9 +1,11 @@
-"""Fault 5: one byte flipped, or the end cut off, in a checkpoint or in features.
+"""Fault 5: a byte is flipped, or the end cut off, in every file of checkpoints and features, and
+each bit of an npz.
 
-It is known before anything is used: by the SHA-256 that a checkpoint, a shard and the finished
-features have, by that of every JSON file of its own content, by the CRC-32 of the arrays in an
-npz. A damaged checkpoint falls back to the one before, damaged shards are made anew, damaged
-features are refused.
+Expected: the damage is found before anything is used; a damaged checkpoint falls back to the one
+before, damaged shards are made anew, damaged features are refused.
+
+What finds it: the SHA-256 of a checkpoint, a shard and the finished features; the one that every
+JSON file has of its own content; the CRC-32 of the arrays in an npz.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Fault 7: stopped twice within an epoch, and exactly between two; stopped softly and killed.
+"""Fault 7: a training is stopped twice within an epoch, and exactly between two epochs, by a stop
+and by SIGKILL.
 
-The log of the rows that training really consumed has no row twice and none missing: every epoch
-is each image once, in the order of a training without a stop.
+Expected: in the log of all rows that training takes, no row is there twice and none is missing.
+
+Every epoch is each image once, in the order of a training without a stop.
 """
 
 from __future__ import annotations
@@ -121,6 +123,6 @@ def test_no_row_is_taken_twice_and_none_is_missing(
         assert len({*rows[start : start + IMAGES]}) == IMAGES, "an epoch is every image once"
     assert len(rows) == STEPS * BATCH
     measured(
-        f"{len(places)} {'kills' if kill else 'stops'} in {STEPS // EPOCH} epochs, {world} "
-        f"process{'es' * (world > 1)}: of {2 * len(rows)} rows 0 twice, 0 missing"
+        f"{'kills' if kill else 'stops'}, {world} process{'es' * (world > 1)}: {len(places)} in "
+        f"{STEPS // EPOCH} epochs, of {2 * len(rows)} rows 0 twice, 0 missing"
     )

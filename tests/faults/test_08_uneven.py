@@ -1,7 +1,10 @@
-"""Fault 8: a source with fewer or more images than the target, one image, or none at all.
+"""Fault 8: a source with fewer or more images than the target, with one image, or with none; empty
+parts of a data set.
 
-Streams are endless, so no loader ends before another: no process waits for one, and both heads get
-a gradient on every process. An empty set is an error that names it, within five seconds.
+Expected: no process waits for another, and both heads get a gradient on every process in every
+step; an empty set is an error that names it, within 5 s.
+
+Streams are endless, so no loader ends before another.
 """
 
 from __future__ import annotations
@@ -93,8 +96,8 @@ def test_both_heads_learn_on_every_process(
         assert seen.shape == (10, 2)
         assert (seen > 0).all(), "in every step"
         assert np.array_equal(seen, found[0]), "DDP's mean over all processes"
-    measured(f"{target} target and {source} source images, 2 processes: both heads have a gradient "
-             "on both in 10 of 10 steps")  # fmt: skip
+    measured(f"{target} target and {source} source images: both heads have a gradient on both "
+             "processes in 10 of 10 steps")  # fmt: skip
 
 
 @pytest.mark.parametrize("objective", ["joint", "pseudo_label"])
@@ -186,7 +189,7 @@ def test_an_empty_set_is_refused_in_seconds(trainable: Path, what: str, measured
     assert ends(crew(work, world)) == [0] * world
     seconds = max(float((trainable / f"seconds-{r}").read_text()) for r in range(world))
     assert seconds < 5
-    measured(f"{what} images empty, {world} process{'es' * (world > 1)}: {seconds:.2f} s")
+    measured(f"{what} images empty: an error after {seconds:.2f} s")
 
 
 def test_an_empty_stream_is_refused() -> None:

@@ -1,9 +1,9 @@
-"""Fault 9: image files that are empty, cut, no pictures, of unusual kinds, or bombs.
+"""Fault 9: image files that are empty, cut, HTML or 30,000 x 30,000 pixels large, or odd: CMYK, 16
+bits, GIF, palette, one pixel, wrong EXIF; files that turn bad later.
 
-CMYK, 16 bits, GIF, palettes with transparency, a single pixel and wrong EXIF are read right. Files
-that cannot be read are listed with their path and reason; they are an error that names them, or
-with ``unreadable: skip`` left out, counted in the run, and refused above one percent. The label of
-every other image stays its own.
+Expected: odd ones are read right; bad ones are listed with path and reason; they stop a command or,
+with ``unreadable: skip``, are left out, counted in the run, and refused above 1 %; every other
+image keeps its label.
 """
 
 from __future__ import annotations

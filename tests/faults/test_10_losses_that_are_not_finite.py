@@ -1,8 +1,9 @@
-"""Fault 10: a loss that is NaN or infinite at some step, on one rank; an empty mask.
+"""Fault 10: a loss that is NaN or infinite at one step on one rank, 1 and 2 processes; empty masks
+of pseudo-labels.
 
-Expected: all ranks stop within that step, which the optimiser never takes; the last good checkpoint
-stays, and goes on to the bytes of an undisturbed training; the run is FAILED and the message has
-the rows of the batch. An empty mask of pseudo-labels gives a loss of 0, not NaN.
+Expected: all ranks stop within that step, which the optimiser never takes; the last checkpoint
+stays and goes on to the bytes of an undisturbed training; the run is FAILED and names the rows of
+the batch; an empty mask gives a loss of 0.
 """
 
 from __future__ import annotations

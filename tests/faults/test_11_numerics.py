@@ -1,7 +1,11 @@
-"""Fault 11: equation (5) at every strength, on every kind of class means.
+"""Fault 11: equation (5) with numbers that break solvers: ε_c from 1e-4 to 10, τ from 1e-3 to 1e6
+and ∞, zero, equal and NaN means, one class, bad weights, three solvers.
 
-A plan is finite and meets the optimality conditions to 1e-6, computed here from its potentials; its
-ranking is that of an independent float64 solver in the log domain. Else it is an error with a type.
+Expected: a finite plan that meets the optimality conditions to 1e-6 and has the reference's
+ranking, or a typed error.
+
+The conditions are computed here from the plan's potentials. The reference is an independent solver
+in float64, in the log domain.
 """
 
 from __future__ import annotations

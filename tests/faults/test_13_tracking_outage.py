@@ -1,7 +1,10 @@
-"""Fault 13: MLflow's server is down, dies, answers 500, hangs, loses answers, or comes back.
+"""Fault 13: MLflow's server is down, dies, answers 500, hangs, loses answers, or comes back;
+senders are killed at each request.
 
-A training takes as long and ends as well as without it, and `uotft sync` brings every point, once,
-into one run. What the step costs is measured by benchmarks/tracking.py.
+Expected: a training takes as long and ends as well as without it; `uotft sync` brings every point,
+once, into one run.
+
+What a step costs is measured by benchmarks/tracking.py.
 """
 
 from __future__ import annotations

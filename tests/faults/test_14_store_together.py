@@ -1,6 +1,6 @@
-"""Fault 14: processes that start at once on a store that is not there yet, and log at once.
+"""Fault 14: many processes start at once on a store that does not exist yet, and log at once.
 
-No migration fails, no database is locked, and each has its run with all its points.
+Expected: no migration fails, no database is locked, and each has its run with all its points.
 """
 
 from __future__ import annotations

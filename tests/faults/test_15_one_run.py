@@ -1,6 +1,7 @@
-"""Fault 15: one MLflow run however many processes, one that says how it ended, however it did.
+"""Fault 15: one training with several processes; SIGKILL of the watcher, and of the watcher and the
+sender.
 
-A training that is killed is shown as KILLED, and has the same run when it goes on.
+Expected: one MLflow run; a training that is killed is shown as KILLED, and goes on in the same run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Fault 16: downloads from a server that misbehaves, of data sets and of weights.
+"""Fault 16: a download server that cuts, sends other bytes, 404, a page or a redirect to one,
+hangs, or sends byte by byte.
 
-What came is kept and asked for by Range, the next address is tried, a file has its name when size
-and SHA-256 are right and never before, and the message names every address with its reason.
+Expected: what came is kept and continued by Range; the next address is tried; a file gets its name
+only when size and SHA-256 are right; an error names every address with its reason.
 """
 
 from __future__ import annotations

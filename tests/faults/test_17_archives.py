@@ -1,7 +1,9 @@
-"""Fault 17: a tar or zip with ../, an absolute path, links, devices, setuid, 10^6 files, a bomb of
-a thousand times its size, in itself or in an archive inside it. Expected: refused, nothing is
-written outside and nothing is left; docs/data.md states the limits. The cases of torchvision#9517
-are among them.
+"""Fault 17: hostile archives: a tar or zip with ../, an absolute path, links, devices, setuid, 10^6
+files, or a bomb of 1,000 times its size; alone or in another archive.
+
+Expected: refused; nothing is written outside the folder, and nothing is left.
+
+docs/data.md states the limits. The cases of torchvision#9517 are among them.
 """
 
 from __future__ import annotations
@@ -260,7 +262,7 @@ def test_a_million_files(
     assert not list((tmp_path / "cache").iterdir())
     seconds = time.monotonic() - start
     measured(
-        f"{limit + 1:,} files in {size:,} bytes of {form}: refused, made and all {seconds:.0f} s"
+        f"{form}: {limit + 1:,} files in {size:,} bytes refused, made and all in {seconds:.0f} s"
     )
 
 
@@ -302,7 +304,8 @@ def test_a_thousandfold_bomb(
     assert not list((tmp_path / "cache").iterdir())
     assert peak < 2**26
     measured(
-        f"{size:,} bytes from {ratio:.0f} times fewer in {form}: refused, {peak / 2**20:.0f} MiB"
+        f"{form}: a bomb of {size:,} bytes, {ratio:.0f} times its size, refused; "
+        f"memory {peak / 2**20:+.0f} MiB"
     )
 
 

@@ -1,7 +1,10 @@
-"""Fault 18: a malicious pickle as checkpoint, model, class means, .mat, MLflow model, random state,
-study, list of images, YAML. Expected: refused with a typed error, its command never runs; and no
-line of src/ can unpickle, construct from YAML, evaluate text or ask a shell (read from the syntax
-tree).
+"""Fault 18: code in data: a malicious pickle as checkpoint, model, class means, .mat, MLflow model,
+random state, study or list of images; YAML tags.
+
+Expected: refused with a typed error, and nothing is run; no line of src/ can unpickle, construct
+from YAML, evaluate text or call a shell.
+
+The last of it is read from the syntax tree.
 """
 
 from __future__ import annotations

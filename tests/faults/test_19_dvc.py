@@ -1,8 +1,9 @@
-"""Fault 19: DVC's cache rots or loses a file, its lock is held, its site cache is another user's.
+"""Fault 19: DVC's cache rots or loses a file; DVC's lock is held; the site cache is another user's.
 
-DVC checks out what its read-only cache holds without a look (treeverse/dvc#5978). `uotft data
-verify` reports it, what was made of other bytes is refused, and training needs no lock of DVC where
-all is made.
+Expected: `uotft data verify` reports it; selection and training refuse what was made of other
+bytes; a training whose inputs are made needs no lock.
+
+DVC checks out what its read-only cache holds without a look (treeverse/dvc#5978).
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Fault 20: features, selections and models of other inputs than today's are refused.
+"""Fault 20: stale inputs: pictures, labels, settings, backbone, weights, code, units, subset,
+selection or model change behind DVC's back, one at a time.
 
-One input at a time is changed behind the back of DVC, and every stage that reads what was made of
-it is called directly: a `UserError` that names the file, and nothing written.
+Expected: every stage that reads it refuses it with an error that names the file, and writes
+nothing.
+
+Each stage is called directly; the error is a `UserError`.
 """
 
 from __future__ import annotations
@@ -276,7 +279,7 @@ def test_one_other_input_is_refused_by_every_stage(
     after = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
     made = {path for path in after if after[path] != before.get(path)}
     assert {path.relative_to(copy).parts[0] for path in made} <= {"cache"}
-    measured(f"{len(refusing)} of {len(refusing)} stages refuse: {', '.join(refusing)}")
+    measured(f"{len(refusing)} of {len(refusing)} stages that read it refuse")
 
 
 def test_nothing_is_refused_where_nothing_changed(copy: Path) -> None:
@@ -292,7 +295,7 @@ def test_features_of_other_code_are_refused(
     for stage in refusing:
         with pytest.raises(UserError, match="-images was made by another version of"):
             STAGES[stage](workspace(copy))
-    measured(f"{len(refusing)} of {len(refusing)} stages refuse: {', '.join(refusing)}")
+    measured(f"{len(refusing)} of {len(refusing)} stages that read it refuse")
 
 
 def test_banks_of_two_networks_are_refused(copy: Path, measured: Callable[[str], None]) -> None:
@@ -306,7 +309,7 @@ def test_banks_of_two_networks_are_refused(copy: Path, measured: Callable[[str],
     ):
         select.select_banks(files, select.bank_request("uot", {}, {}))
     assert not (copy / "s.json").exists()
-    measured("refused, nothing written")
+    measured("means of two networks refused, nothing written")
 
 
 @pytest.mark.parametrize("use", ["predict", "export"])

@@ -1,7 +1,8 @@
-"""Fault 21: fifty test images of the target lie in the source, renamed, re-encoded and resized.
+"""Fault 21: 50 test images of the target lie in the source: renamed, named by ImageNet id, as JPEG
+of quality 80, scaled by 1/2, 2/3 and 2; drawn scenes and photographs.
 
-By bytes and by ImageNet id all are found, of copies re-encoded at quality 80 and resized 95 % at
-least; training leaves them out by default, and the run counts them.
+Expected: all copies are found by bytes and by ImageNet id, at least 95 % of the re-encoded and
+resized ones; training leaves them out, and the run counts them.
 """
 
 from __future__ import annotations

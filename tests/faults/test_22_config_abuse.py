@@ -1,6 +1,7 @@
-"""Fault 22: config abuse: unknown keys, wrong types, "False" for a bool, path traversal, shell
-words, non-UTF-8 paths, a read-only project. Expected: one clear message, exit code 2, no traceback,
-no shell, nothing half-written.
+"""Fault 22: abused settings: unknown keys, wrong types, "False" for a bool, path traversal, shell
+words, paths that are not UTF-8, a read-only project.
+
+Expected: one clear message, exit code 2, no traceback, no shell, nothing half-written.
 """
 
 from __future__ import annotations

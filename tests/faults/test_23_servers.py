@@ -1,6 +1,7 @@
-"""Fault 23: what listens: a body of 100 MB, 10^5 requests, what is no image, another Host or
-Origin, paths that leave in the names of artifacts. Expected: 4xx, memory bounded, 127.0.0.1 by
-default.
+"""Fault 23: abused servers (`uotft ui` and `mlflow models serve`): bodies of 100 MB or without end,
+10^5 requests, another Host or Origin, paths that leave the folder, bodies that are no image.
+
+Expected: 4xx, bounded memory, 127.0.0.1 by default.
 """
 
 from __future__ import annotations

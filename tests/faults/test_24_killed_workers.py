@@ -1,8 +1,10 @@
-"""Fault 24: a worker is killed for want of memory; shared memory is exhausted.
+"""Fault 24: a worker is killed for want of memory, while it starts and in training, beside a rank
+that hangs; the watcher is killed; RLIMIT_AS; /dev/shm is full.
 
-Expected: in less than 60 s the main process has said which worker ended, by which signal, and what
-to do, and ends with exit code 137; no process is left; the run is FAILED. Nothing of ours lies in
-shared memory (no DataLoader has workers here), so that its end stops nothing.
+Expected: in less than 60 s the main process has named the worker, the signal and what to do, and
+ends with exit code 137; no process is left; the run is FAILED.
+
+Nothing of ours lies in shared memory (no DataLoader has workers here), so a full one stops nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Fault 25: two runs in one folder, clocks that jump, no free inode, and renames over NFS.
+"""Fault 25: two runs in one folder, eight at once, a killed owner; clocks that jump; no free inode;
+renames over NFS that report an error though done.
 
-Expected: a run's folder has an owner, and a second run is refused at once, with exit code 2 and the
-owner's name; the lock goes with its owner. Nothing depends on a clock that goes forward. Where a
-file system has no room for one more file, the error says so and what was saved stays.
+Expected: a run's folder has one owner, and a second run is refused at once with exit code 2 and the
+owner's name; the lock ends with its owner; nothing depends on a clock that goes forward; without a
+free inode the error says so, and what was saved stays.
 """
 
 from __future__ import annotations

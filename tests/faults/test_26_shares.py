@@ -1,6 +1,8 @@
-"""Fault 26: images that processes and batches do not divide are each answered exactly once.
+"""Fault 26: numbers of images that processes and batches do not divide: 1 to 101 images, batches of
+1 to 512, 2 to 4 processes.
 
-The confusion matrix sums to the number of images, and is that of one process.
+Expected: each image is answered exactly once; the confusion matrix sums to the number of images and
+is that of one process.
 """
 
 from __future__ import annotations

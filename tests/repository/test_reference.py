@@ -19,7 +19,7 @@ MODELS = [settings.Params, *reference.SECTIONS.values()]
 VARIANTS = [(kind, name) for kind in reference.KINDS for name in registry.names(kind)]
 
 
-@pytest.mark.parametrize("page", ["commands", "parameters"])
+@pytest.mark.parametrize("page", ["commands", "parameters", "reliability"])
 def test_the_page_is_up_to_date(page: str) -> None:
     committed = (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert committed == getattr(reference, page)(), "run `make docs` and commit the page"
