@@ -65,8 +65,7 @@ def test_a_new_seed_and_a_new_strategy_run_their_own_cells(project: Path, tmp_pa
 def test_one_failed_cell_stops_no_other(project: Path, tmp_path: Path) -> None:
     copy = alone(project, tmp_path)
     shutil.rmtree(copy / "models")
-    chosen = copy / "selections/digits/none/0/selection.json"
-    chosen.write_text(chosen.read_text().replace("none", "nine"))
+    (copy / "selections/digits/none/0/selection.json").write_text("{")
     done = call(
         "uotft", "train", "--dataset", "digits", "--all", cwd=copy, DVC_STAGE="train@digits"
     )
