@@ -17,10 +17,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from time import monotonic, sleep
 from types import FrameType
 
@@ -121,13 +122,14 @@ def running(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    stdin: int | None = None,
     stdout: int | None = None,
-    preexec_fn: Callable[[], None] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process in its own session; stops it and all its children when the block ends.
 
     Ctrl-C reaches them only through this process. On Linux this process adopts their orphans, so
-    that it can wait for those too.
+    that it can wait for those too. If this process is killed, nothing stops them, unless the one
+    started calls ``end_with_starter`` and its ``stdin`` is a pipe.
     """
     _adopt_orphans(True)
     try:
@@ -135,14 +137,16 @@ def running(
             command,
             cwd=cwd,
             env=env,
+            stdin=stdin,
             stdout=stdout,
-            preexec_fn=preexec_fn,
             start_new_session=True,
         )
         try:
             yield process
         finally:
             stop([process])
+            if process.stdin:
+                process.stdin.close()
     finally:
         _adopt_orphans(False)
 
@@ -180,6 +184,22 @@ def _send(process: subprocess.Popen[bytes], number: int) -> None:
     """Send a signal to the process group that ``process`` leads."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+def end_with_starter() -> None:
+    """Kill this process and all that it starts when the process that started it has ended.
+
+    For a process that ``running`` has started with a pipe as ``stdin``: its other end closes when
+    the starter ends, by whatever signal and however early. A thread waits for that and kills the
+    group at once, so that a process that is busy, stopped or about to start cannot be missed.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.killpg(os.getpid(), signal.SIGKILL)  # the leader's: an error in any other process
+
+    Thread(target=wait, daemon=True).start()
 
 
 def die_with_parent() -> None:

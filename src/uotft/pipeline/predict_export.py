@@ -29,10 +29,11 @@ def predict(
 
     A folder stands for all images below it. Warnings count its other files.
     """
+    storage.need(model / "model.json")  # before torch, which takes seconds to import
+    images = [image for file in files for image in _images_of(file)]
     from uotft.models import model_io
     from uotft.models.predict import answers, reader
 
-    images = [image for file in files for image in _images_of(file)]
     network, facts = model_io.read(model)
     good: list[Answer] = []
     bad: list[str] = []
@@ -91,6 +92,7 @@ def _named(ws: Workspace, folder: Path) -> str:
 
 def export(model: Path, form: str, output: Path) -> dict[str, Any]:
     """Write the model as ``form`` (onnx, torch) to ``output``, and its facts to OUTPUT.json."""
+    storage.need(model / "model.json")
     from uotft.models import model_io
     from uotft.models.export import FORMATS, TOLERANCE, export
     from uotft.models.predict import dataset_of

@@ -46,8 +46,8 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
         with signals.running(
             _command(uri, host, port, home(root) / "mlruns"),
             env=environment.child(QUIET),
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            preexec_fn=signals.die_with_parent,
         ) as server:
             place = _place(host, port)
             _wait(server, place)
@@ -87,7 +87,7 @@ def _command(uri: str, host: str, port: int, artifacts: Path) -> list[str]:
         options += ["--allowed-hosts", ",".join(places)]
     if "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS" not in os.environ:
         options += ["--cors-allowed-origins", ",".join(f"http://{place}" for place in places)]
-    return [sys.executable, "-m", "mlflow", "server", *options]
+    return [sys.executable, "-m", "uotft.tracking.mlflow_command", "server", *options]
 
 
 def _wait(server: subprocess.Popen[bytes], place: str) -> None:
