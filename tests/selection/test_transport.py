@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import ClassBank
 from uotft.selection import transport
 from uotft.selection.strategies import uot
+from uotft.selection.transport import blocks
 
 
 def bank(means: list[list[float]]) -> ClassBank:
@@ -72,8 +74,6 @@ def test_the_plan_is_that_of_plain_sweeps(strengths: dict, sweeps: int) -> None:
 def test_blocks_agree_with_the_dense_solver(
     metric: transport.Metric, strengths: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uotft.selection.transport import blocks
-
     monkeypatch.setitem(blocks.ELEMENTS, "cpu", 60)  # blocks of ten rows, and a short one
     rng = np.random.default_rng(2)
     source, target = (bank(rng.normal(size=(n, 5)).tolist()) for n in (43, 6))
@@ -91,6 +91,53 @@ def test_blocks_agree_with_the_dense_solver(
     assert np.allclose(streamed.log_mass_S, dense.log_mass_S, atol=1e-7)
     rows = np.array([40, 3])
     assert np.allclose(streamed.log_rows(rows), dense.log_rows(rows), atol=1e-7)
+
+
+@dataclass(frozen=True)
+class Held(transport.FeatureProblem):
+    """What a GPU does with enough memory, on the CPU."""
+
+    def kernel(self, epsilon: float) -> blocks.HeldKernel:
+        return blocks.HeldKernel(self, epsilon)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize(
+    "strengths",
+    [(0.01, 0.01, 1.0), (0.001, 0.1, 0.1), (0.1, 10.0, 1e4), (1e-3, 1e-3, 1e-5)],
+)
+def test_the_kernel_that_a_gpu_holds_agrees_with_the_dense_one(
+    metric: transport.Metric, strengths: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(blocks.ELEMENTS, "cpu", 60)
+    monkeypatch.setattr(blocks, "GROUP", 8)  # 43 rows: five groups, and a padded one
+    rng = np.random.default_rng(2)
+    source, target = (bank(rng.normal(size=(n, 5)).tolist()) for n in (43, 6))
+    names = ("epsilon", "tau_source", "tau_target")
+    shared = {"weights_S": rng.uniform(0.5, 2, 43), "weights_T": np.ones(6)} | dict(
+        zip(names, strengths, strict=True)
+    )
+    dense = transport.solve(
+        transport.DenseProblem(transport.cost(source, target, metric), **shared)
+    )
+    held = transport.solve(Held(source.means, target.means, metric, **shared))
+    assert held.converged
+    assert held.iterations == dense.iterations
+    assert np.allclose(held.log_mass_S, dense.log_mass_S, atol=1e-7)
+    assert np.allclose(held.log_mass_T, dense.log_mass_T, atol=1e-7)
+    assert np.allclose(held.f_S, dense.f_S, atol=1e-7)
+
+
+def test_a_thin_column_of_the_kernel_that_a_gpu_holds() -> None:
+    """A target class far from every source class, as below."""
+    source = bank([[1, 0], [0.99, 0.1], [0.98, -0.1]])
+    target = bank([[1, 0.01], [-1, 0]])
+    shared = {"weights_S": np.ones(3), "weights_T": np.ones(2), "epsilon": 1e-3}
+    shared |= {"tau_source": 1e-3, "tau_target": 1e-5}
+    streamed = transport.FeatureProblem(source.means, target.means, "cosine", **shared)
+    held = transport.solve(Held(source.means, target.means, "cosine", **shared))
+    assert held.log_mass_T[1] < -900
+    assert np.allclose(held.log_mass_T, transport.solve(streamed).log_mass_T, atol=1e-6)
 
 
 def test_blocks_read_a_map_of_a_file(tmp_path: Path) -> None:
