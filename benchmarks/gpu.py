@@ -80,7 +80,7 @@ def run(device: str, tiny: bool, minutes: float, names: list[str] | None) -> dic
         record = harness.run_part(part, device, tiny, min(part.seconds, left))
         records.append(record)
         print(table.line(record), file=sys.stderr, flush=True)
-    facts = next((record["facts"] for record in records if "facts" in record), {})
+    facts: dict[str, Any] = next((record["facts"] for record in records if "facts" in record), {})
     return {
         "date": began.strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["python", *sys.argv]),
