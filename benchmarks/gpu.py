@@ -39,7 +39,7 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="small inputs: a dry run")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="a folder")
+    parser.add_argument("--out", type=Path, help="a folder; default: this one, of a dry run none")
     parser.add_argument("--docs", type=Path, help="the page that holds the table")
     parser.add_argument("--from", dest="read", type=Path, help="a gpu.json: no run, its table")
     return parser.parse_args()
@@ -48,6 +48,7 @@ def settings() -> argparse.Namespace:
 def surroundings(device: str, tiny: bool) -> None:
     """Set what libraries read when they are imported, or when they first use the GPU."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic products
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # looking for a GPU does not begin to use it
     for library in ("JAX", "TENSORFLOW", "CUPY"):  # JAX would take most of the GPU's memory
         os.environ.setdefault(f"POT_BACKEND_DISABLE_{library}", "1")
     if device == "cpu":
@@ -71,15 +72,16 @@ def run(device: str, tiny: bool, minutes: float, names: list[str] | None) -> dic
     began, until = datetime.now(UTC), time.monotonic() + 60 * minutes - harness.GRACE
     surroundings(device, tiny)
     preload()
-    records = []
-    for part in (part for part in PARTS if not names or part.name in names):
+    records: list[dict[str, Any]] = []
+    for part in (p for p in PARTS if not names or p.name in names or p.name == "machine"):
         left = until - time.monotonic()
-        if left < LEAST:
+        if records and records[0]["status"] == "failed":
+            records.append(harness.skipped(part, "the device cannot be used"))
+        elif left < LEAST:
             records.append(harness.skipped(part, "no time was left"))
-            continue
-        record = harness.run_part(part, device, tiny, min(part.seconds, left))
-        records.append(record)
-        print(table.line(record), file=sys.stderr, flush=True)
+        else:
+            records.append(harness.run_part(part, device, tiny, min(part.seconds, left)))
+        print(table.line(records[-1]), file=sys.stderr, flush=True)
     facts: dict[str, Any] = next((record["facts"] for record in records if "facts" in record), {})
     return {
         "date": began.strftime("%Y-%m-%d %H:%M UTC"),
@@ -99,9 +101,11 @@ def main() -> int:
         found = json.loads(given.read.read_text("utf-8"))
     else:
         found = run(given.device, given.tiny, given.minutes, given.parts)
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-        (given.out / "gpu.md").write_text(table.markdown(found), "utf-8")
+        real = given.device == "cuda" and not given.tiny
+        if folder := given.out or (Path(__file__).parent if real else None):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "gpu.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            (folder / "gpu.md").write_text(table.markdown(found), "utf-8")
     print(table.markdown(found))
     if given.docs and (found["tiny"] or found["device"] == "cpu" or not found["facts"]):
         print("gpu.py: no run on a GPU, so the page stays as it is", file=sys.stderr)

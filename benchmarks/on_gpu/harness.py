@@ -12,10 +12,12 @@ import multiprocessing
 import os
 import signal
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -88,7 +90,7 @@ class Bench:
         try:
             values = self._turns(dict(sides))
         except Exception as error:  # noqa: BLE001 (the next figure is still to be measured)
-            self.send(figure | {"error": _short(error)})
+            self.send(figure | {"error": short(error)})
             return
         self.send(figure | summary(values, [*sides], rate))
 
@@ -101,7 +103,7 @@ class Bench:
             except Exception as error:  # noqa: BLE001
                 if name == first:
                     raise
-                self.note(f"{name} left out: {_short(error)}")
+                self.note(f"{name} left out: {short(error)}")
                 del sides[name], found[name]
             self._free()
         one = time.monotonic() - start
@@ -143,7 +145,7 @@ def skipped(part: Part, why: str) -> dict[str, Any]:
 
 def run_part(part: Part, device: str, tiny: bool, seconds: float) -> dict[str, Any]:
     """Run one part in a fork; its record, whatever happens to it."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("fork" if _forks() else "spawn")
     ours, its = context.Pipe(duplex=False)
     start = time.monotonic()
     child = context.Process(target=_child, args=(part, device, tiny, seconds, its))
@@ -151,11 +153,12 @@ def run_part(part: Part, device: str, tiny: bool, seconds: float) -> dict[str, A
     its.close()
     record = skipped(part, "") | {"status": "ok"}
     done = _collect(ours, record, start + seconds + GRACE)
-    if child.is_alive() and not done:
+    child.join(GRACE if done or done is None else 0)
+    if child.is_alive():
         _kill(child.pid)
+        child.join()
         record |= {"status": "failed", "error": f"took longer than {seconds:.0f} s"}
-    child.join()
-    if not done and not record["error"]:
+    elif not done:
         record |= {"status": "failed", "error": f"its process ended with code {child.exitcode}"}
     bad = [f["name"] for f in record["figures"] if f.get("error")]
     bad += [c["name"] for c in record["checks"] if not c["good"]]
@@ -165,17 +168,28 @@ def run_part(part: Part, device: str, tiny: bool, seconds: float) -> dict[str, A
     return record
 
 
-def _collect(pipe: Connection, record: dict[str, Any], until: float) -> bool:
-    """Put what a part sends into its record; whether it came to its end."""
+@cache
+def _forks() -> bool:
+    """Whether a fork of this process can use the GPU: not if an import has looked for one."""
+    pid = os.fork()
+    if not pid:
+        torch = sys.modules.get("torch")
+        os._exit(int(torch is not None and torch.cuda._is_in_bad_fork()))
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def _collect(pipe: Connection, record: dict[str, Any], until: float) -> bool | None:
+    """Put what a part sends into its record; whether it came to its end, None if it is gone."""
     places = {"figure": "figures", "check": "checks", "note": "notes"}
     while pipe.poll(max(0.0, until - time.monotonic())):
         try:
             sent = pipe.recv()
         except EOFError:
-            return False
+            return None
         kind = sent.pop("kind")
         if kind == "end":
-            record |= sent
+            record.update(sent)
             return True
         if kind == "facts":
             record["facts"] = sent
@@ -194,7 +208,7 @@ def _child(part: Part, device: str, tiny: bool, seconds: float, pipe: Connection
         end["memory_gib"] = _peak(bench)
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
-        end |= {"status": "failed", "error": _short(error)}
+        end |= {"status": "failed", "error": short(error)}
     pipe.send(end)
     pipe.close()
 
@@ -217,6 +231,7 @@ def _kill(pid: int | None) -> None:
         return
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """One line on an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
