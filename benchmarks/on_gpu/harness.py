@@ -153,12 +153,14 @@ def run_part(part: Part, device: str, tiny: bool, seconds: float) -> dict[str, A
     its.close()
     record = skipped(part, "") | {"status": "ok"}
     done = _collect(ours, record, start + seconds + GRACE)
-    child.join(GRACE if done or done is None else 0)
+    if done is False:
+        record |= {"status": "failed", "error": f"took longer than {seconds:.0f} s"}
+    else:
+        child.join(GRACE)
     if child.is_alive():
         _kill(child.pid)
         child.join()
-        record |= {"status": "failed", "error": f"took longer than {seconds:.0f} s"}
-    elif not done:
+    if done is None:
         record |= {"status": "failed", "error": f"its process ended with code {child.exitcode}"}
     bad = [f["name"] for f in record["figures"] if f.get("error")]
     bad += [c["name"] for c in record["checks"] if not c["good"]]

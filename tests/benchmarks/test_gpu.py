@@ -84,7 +84,7 @@ def probe(harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     module.fails, module.hangs, module.poor = fails, hangs, poor
     module.dies = lambda bench: os._exit(9)
     monkeypatch.setitem(sys.modules, "on_gpu.probe", module)
-    monkeypatch.setattr(harness, "GRACE", 0.5)
+    monkeypatch.setattr(harness, "GRACE", 5.0)
 
 
 @pytest.mark.usefixtures("probe")
