@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank
@@ -138,6 +139,29 @@ def test_a_thin_column_of_the_kernel_that_a_gpu_holds() -> None:
     held = transport.solve(Held(source.means, target.means, "cosine", **shared))
     assert held.log_mass_T[1] < -900
     assert np.allclose(held.log_mass_T, transport.solve(streamed).log_mass_T, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "fits"),
+    [(16 << 30, 0, True), (2 << 30, 0, False), (1 << 30, 15 << 30, True), (4 << 30, 0, False)],
+)
+def test_a_gpu_holds_the_kernel_if_it_has_the_memory(
+    free: int, reserved: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,280,000 x 200 costs in float64 and 128 features in float32: 2.5 GiB, and 1 GiB of work."""
+    sides = (np.ones((1, 128), np.float32).repeat(n, 0) for n in (1000, 200))
+    weights = {"weights_S": np.ones(1000), "weights_T": np.ones(200)}
+    strengths = {"epsilon": 1.0, "tau_source": 1.0, "tau_target": 1.0}
+    kernel = blocks.BlockKernel(
+        transport.FeatureProblem(*sides, "cosine", **weights, **strengths), 1.0
+    )
+    assert not kernel.fits_a_gpu(), "this is a CPU"
+    kernel._device, kernel._size = torch.device("cuda"), blocks.ELEMENTS["cuda"] // 200
+    kernel._source_SD = np.broadcast_to(np.float32(1), (1_280_000, 128))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    assert kernel.fits_a_gpu() == fits
 
 
 def test_blocks_read_a_map_of_a_file(tmp_path: Path) -> None:
