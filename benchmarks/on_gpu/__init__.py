@@ -29,9 +29,9 @@ class Part:
 
 PARTS = (
     Part("machine", "machine", "machine", 60),
-    Part("solver", "selection", "solver", 100),
+    Part("solver", "selection", "solver", 90),
     Part("training", "training", "training", 170),
-    Part("k-means", "selection", "clusters", 110),
+    Part("k-means", "selection", "clusters", 90),
     Part("resume", "checks", "resume", 50),
     Part("fp16", "checks", "half", 40),
     Part("nccl", "checks", "one_rank", 40),

@@ -1,4 +1,4 @@
-"""What only a GPU can show; `make gpu` runs these too."""
+"""What only a GPU can show; `make gpu` runs these too, without conftest.py."""
 
 from __future__ import annotations
 
