@@ -51,8 +51,8 @@ def test_the_dry_run_has_every_part_and_none_fails(tmp_path: Path) -> None:
     assert all(figure["name"] in table for figure in figures)
     head, _, rest = (REPOSITORY / "docs" / "benchmarks.md").read_text().partition("<!-- written")
     around = f"{head}{rest.partition('<!-- end')[2]}".count("\n")
-    networks = 3  # a GPU trains a second one
-    assert around + table.count("\n") + networks <= 148, "a page has 150 lines at most"
+    more = 4  # a GPU trains a second network, in three modes, and may have k-means twice
+    assert around + table.count("\n") + more <= 148, "a page has 150 lines at most"
 
 
 def run(harness: ModuleType, function: str, seconds: float = 20.0) -> dict:
