@@ -10,7 +10,7 @@ export DVC_SITE_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/uotft/dvc
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-.PHONY: help setup format check test faults soak audit repro graph docs golden lock clean
+.PHONY: help setup format check test faults soak audit gpu repro graph docs golden lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -56,6 +56,9 @@ audit: $(UV)  ## look the locked packages up in a list of known holes; exit code
 
 soak: setup  ## start, kill and resume trainings for MINUTES (60): is all exact, does anything grow
 	python tests/faults/soak.py $(MINUTES)
+
+gpu:  ## what a GPU makes of it, in 8 minutes; without `make setup` the packages that are there
+	$(PYTHON) benchmarks/gpu.py --docs docs/benchmarks.md
 
 graph: setup  ## write the code that each stage depends on into dvc.yaml
 	python .ci/stage_code.py

@@ -28,20 +28,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from on_gpu.training import Synthetic
 from PIL import Image
 
+from uotft.core.context import Context
 from uotft.core.records import ImageSet
 from uotft.core.settings import Augment
 from uotft.data import files
 from uotft.data.pixel_cache import Store, picture_of, scaled, square, upright_size
 from uotft.models import model_io
-from uotft.models.inputs import Views, to_input
+from uotft.models.inputs import Views, to_input, views as test_views
 from uotft.models.network import Network
 from uotft.pipeline.workspace import Workspace
-from uotft.training import runtime, streams as room
-from uotft.training.loop import fit
+from uotft.training import runtime
+from uotft.training.loop import Task, fit
 from uotft.training.objectives import joint, plain
-from uotft.training.streams import Stream
+from uotft.training.streams import Place, Sampling, Stream
 
 HEIGHT, WIDTH, QUALITY, BATCH = 375, 500, 92, 64
 PAPER = Augment(rotation=0.0, shear=0.0, zoom=0.0, shift=0.0, crop=0.08, flip=True)
@@ -100,16 +102,6 @@ def turns(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, list
 # ---- steps
 
 
-class Synthetic:
-    """A stream that has one batch on the device and gives it again and again."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.batch, self.origin, self.rows = stream[0], stream.origin, stream.rows
-
-    def __getitem__(self, step: int) -> object:
-        return self.batch
-
-
 def steps(repeats: int) -> None:
     """Steps a second of the embedded default's two trainings, random pixels of its sizes."""
     params, rng = Workspace.find().params, np.random.default_rng(0)
@@ -120,8 +112,9 @@ def steps(repeats: int) -> None:
         return Stream(
             rng.integers(0, 255, (count, side, side), dtype=np.uint8),
             rng.integers(0, classes, count),
-            name=name, batch_size=batch, seed=0, augment=augment, device=accelerator.device,
-        )  # fmt: skip
+            Sampling(name, batch, 0, augment),
+            Place(accelerator.device),
+        )
 
     pre, fine = params.pretrain, params.train
     cases = {
@@ -145,7 +138,7 @@ def steps(repeats: int) -> None:
             backbone = model_io.build(params.backbone, heads[0]).backbone
             network = Network(backbone, target=heads[0], source=heads[1]).to(accelerator.device)
             start = time.perf_counter()
-            fit(network, given, terms, recipe, accelerator, routes=routes)
+            fit(Task(network, given, terms, recipe, routes), Context(accelerator))
             return recipe.steps / (time.perf_counter() - start)
 
         synthetic = {k: Synthetic(s) for k, s in streams.items()}
@@ -179,9 +172,11 @@ def crops(repeats: int) -> None:
 
         def batches(given: ImageSet) -> Iterable[object]:
             stream = Stream(
-                given.images, given.labels, name="target", batch_size=BATCH, seed=0,
-                augment=PAPER, channels=3, files=given.files,
-            )  # fmt: skip
+                given.images,
+                given.labels,
+                Sampling("target", BATCH, 0, PAPER, channels=3),
+                files=given.files,
+            )
             return (stream[step] for step in range(count // BATCH))
 
         def theirs() -> Iterable[object]:
@@ -278,7 +273,7 @@ def features(repeats: int) -> None:
         def from_files(given: ImageSet) -> float:
             start = time.perf_counter()
             seen, wanted = Views(given, np.arange(count)), [range(count)]
-            [_] = embedding.shards(network, seen, wanted, accelerator, batch_size=BATCH)
+            [_] = embedding.shards(network, seen, wanted, Context(accelerator), batch_size=BATCH)
             return count / (time.perf_counter() - start)
 
         def alone() -> float:
@@ -311,7 +306,7 @@ def views(repeats: int) -> None:
 
     def seen(content: bytes, stored: int) -> np.ndarray:
         size = np.array([upright_size(content)])
-        return room.views([square(content, stored, Path())], size, 0.875, 224)[0]
+        return test_views([square(content, stored, Path())], size, 0.875, 224)[0]
 
     def resized(content: bytes) -> np.ndarray:
         return np.asarray(paper(Image.open(io.BytesIO(content))))

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from uotft.core.context import Context
 from uotft.core.settings import Params
 from uotft.models import model_io
 from uotft.pipeline.workspace import Workspace
-from uotft.training.loop import fit
+from uotft.training.loop import Task, fit
 from uotft.training.objectives import plain
-from uotft.training.streams import Stream
+from uotft.training.streams import Sampling, Stream
 
 
 def step_ms(params: Params, threads: int, steps: int) -> float:
@@ -33,22 +34,14 @@ def step_ms(params: Params, threads: int, steps: int) -> float:
     stream = Stream(
         images,
         rng.integers(0, 450, 2000),
-        name="target",
-        batch_size=settings.batch_size,
-        seed=0,
-        augment=settings.augment,
+        Sampling("target", settings.batch_size, 0, settings.augment),
     )
     recipe = settings.recipe.model_copy(update={"steps": steps, "eval_every": 0})
     times = []
     for _ in range(6):
         start = time.perf_counter()
-        fit(
-            network,
-            {"target": stream},
-            lambda outputs, labels: plain.terms(outputs, labels, 0),
-            recipe,
-            Accelerator(cpu=True),
-        )
+        terms = lambda outputs, labels: plain.terms(outputs, labels, 0)  # noqa: E731
+        fit(Task(network, {"target": stream}, terms, recipe), Context(Accelerator(cpu=True)))
         times.append(1000 * (time.perf_counter() - start) / steps)
     return statistics.median(times[1:])  # the first one imports and warms up
 

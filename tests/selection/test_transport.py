@@ -1,12 +1,15 @@
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank
 from uotft.selection import transport
 from uotft.selection.strategies import uot
+from uotft.selection.transport import blocks
 
 
 def bank(means: list[list[float]]) -> ClassBank:
@@ -72,8 +75,6 @@ def test_the_plan_is_that_of_plain_sweeps(strengths: dict, sweeps: int) -> None:
 def test_blocks_agree_with_the_dense_solver(
     metric: transport.Metric, strengths: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uotft.selection.transport import blocks
-
     monkeypatch.setitem(blocks.ELEMENTS, "cpu", 60)  # blocks of ten rows, and a short one
     rng = np.random.default_rng(2)
     source, target = (bank(rng.normal(size=(n, 5)).tolist()) for n in (43, 6))
@@ -91,6 +92,76 @@ def test_blocks_agree_with_the_dense_solver(
     assert np.allclose(streamed.log_mass_S, dense.log_mass_S, atol=1e-7)
     rows = np.array([40, 3])
     assert np.allclose(streamed.log_rows(rows), dense.log_rows(rows), atol=1e-7)
+
+
+@dataclass(frozen=True)
+class Held(transport.FeatureProblem):
+    """What a GPU does with enough memory, on the CPU."""
+
+    def kernel(self, epsilon: float) -> blocks.HeldKernel:
+        return blocks.HeldKernel(self, epsilon)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize(
+    "strengths",
+    [(0.01, 0.01, 1.0), (0.001, 0.1, 0.1), (0.1, 10.0, 1e4), (1e-3, 1e-3, 1e-5)],
+)
+def test_the_kernel_that_a_gpu_holds_agrees_with_the_dense_one(
+    metric: transport.Metric, strengths: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(blocks.ELEMENTS, "cpu", 60)
+    monkeypatch.setattr(blocks, "GROUP", 8)  # 43 rows: five groups, and a padded one
+    rng = np.random.default_rng(2)
+    source, target = (bank(rng.normal(size=(n, 5)).tolist()) for n in (43, 6))
+    names = ("epsilon", "tau_source", "tau_target")
+    shared = {"weights_S": rng.uniform(0.5, 2, 43), "weights_T": np.ones(6)} | dict(
+        zip(names, strengths, strict=True)
+    )
+    dense = transport.solve(
+        transport.DenseProblem(transport.cost(source, target, metric), **shared)
+    )
+    held = transport.solve(Held(source.means, target.means, metric, **shared))
+    assert held.converged
+    assert held.iterations == dense.iterations
+    assert np.allclose(held.log_mass_S, dense.log_mass_S, atol=1e-7)
+    assert np.allclose(held.log_mass_T, dense.log_mass_T, atol=1e-7)
+    assert np.allclose(held.f_S, dense.f_S, atol=1e-7)
+
+
+def test_a_thin_column_of_the_kernel_that_a_gpu_holds() -> None:
+    """A target class far from every source class, as below."""
+    source = bank([[1, 0], [0.99, 0.1], [0.98, -0.1]])
+    target = bank([[1, 0.01], [-1, 0]])
+    shared = {"weights_S": np.ones(3), "weights_T": np.ones(2), "epsilon": 1e-3}
+    shared |= {"tau_source": 1e-3, "tau_target": 1e-5}
+    streamed = transport.FeatureProblem(source.means, target.means, "cosine", **shared)
+    held = transport.solve(Held(source.means, target.means, "cosine", **shared))
+    assert held.log_mass_T[1] < -900
+    assert np.allclose(held.log_mass_T, transport.solve(streamed).log_mass_T, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "fits"),
+    [(16 << 30, 0, True), (2 << 30, 0, False), (1 << 30, 15 << 30, True), (4 << 30, 0, False)],
+)
+def test_a_gpu_holds_the_kernel_if_it_has_the_memory(
+    free: int, reserved: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,280,000 x 200 costs in float64 and 128 features in float32: 2.5 GiB, and 1 GiB of work."""
+    sides = (np.ones((1, 128), np.float32).repeat(n, 0) for n in (1000, 200))
+    weights = {"weights_S": np.ones(1000), "weights_T": np.ones(200)}
+    strengths = {"epsilon": 1.0, "tau_source": 1.0, "tau_target": 1.0}
+    kernel = blocks.BlockKernel(
+        transport.FeatureProblem(*sides, "cosine", **weights, **strengths), 1.0
+    )
+    assert not kernel.fits_a_gpu(), "this is a CPU"
+    kernel._device, kernel._size = torch.device("cuda"), blocks.ELEMENTS["cuda"] // 200
+    kernel._source_SD = np.broadcast_to(np.float32(1), (1_280_000, 128))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    assert kernel.fits_a_gpu() == fits
 
 
 def test_blocks_read_a_map_of_a_file(tmp_path: Path) -> None:

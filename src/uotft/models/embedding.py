@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from uotft.core.context import Context
 from uotft.core.errors import Interrupted
 from uotft.core.records import Pixels, silently
-from uotft.models.inputs import ahead, to_input
+from uotft.models.inputs import ahead, beside, to_input
 from uotft.models.network import Network
 
 
@@ -40,15 +40,19 @@ def shards(
     )
     batches = [rows[i : i + batch_size] for rows in wanted for i in range(0, len(rows), batch_size)]
     made = ahead(
-        lambda rows: images[rows.start : rows.stop], context.progress(batches, "embedding")
+        beside(
+            lambda rows: torch.as_tensor(images[rows.start : rows.stop], device=device),
+            device,
+            lambda batch: [batch],
+        ),
+        context.progress(batches, "embedding"),
     )
     for rows in wanted:
         parts = []
         for _ in range(0, len(rows), batch_size):
             if context.stop():
                 return
-            batch = torch.as_tensor(next(made), device=device)
-            parts.append(backbone(to_input(batch, network.channels)))
+            parts.append(backbone(to_input(next(made), network.channels)))
         yield rows, np.asarray(torch.cat(parts).cpu().numpy())
 
 

@@ -78,6 +78,37 @@ def ahead(make: Callable[[K], T], keys: Iterable[K]) -> Iterator[T]:
             yield waiting.result()
 
 
+def beside(
+    make: Callable[[K], T],
+    device: torch.device | str,
+    tensors: Callable[[T], Iterable[Tensor]],
+) -> Callable[[K], T]:
+    """``make`` for the thread of ``ahead``: on a GPU its work goes to a CUDA stream of its own.
+
+    In the default stream each copy from the host would wait for all that the reader has queued
+    there, the whole training step. ``tensors`` are those of a result that are on the device. The
+    stream that is current here is the reader's. On a CPU this is ``make`` itself.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return make
+    reader = torch.cuda.current_stream(device)
+    own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    own.wait_stream(reader)  # what is read there, such as held images, may still be on its way
+
+    def made(key: K) -> T:
+        with torch.cuda.stream(own):
+            value = make(key)
+            for tensor in tensors(value):
+                tensor.record_stream(
+                    reader
+                )  # its memory is not used again before the reader is done
+        own.synchronize()  # here, in the thread, and not in the reader
+        return value
+
+    return made
+
+
 def to_input_in_parts(pixels: Tensor, channels: int) -> Tensor:
     """``to_input`` of colour, a few images at a time, which a CPU's cache holds.
 

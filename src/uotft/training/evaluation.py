@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from uotft.core.context import Context
 from uotft.core.errors import Interrupted
 from uotft.core.records import Pixels
-from uotft.models.inputs import ahead, to_input
+from uotft.models.inputs import ahead, beside, to_input
 from uotft.models.network import Network
 from uotft.training import metrics
 from uotft.training.runtime import agreed
@@ -46,12 +46,16 @@ def answers(
     # must be called by all ranks
     starts = range(0, -(-len(images) // world), batch_size)
     batches = [mine[start : start + batch_size] for start in starts]
-    for rows, part in ahead(lambda rows: (rows, images[rows]), batches):
+    read = beside(
+        lambda rows: (rows, torch.as_tensor(images[rows], device=accelerator.device)),
+        accelerator.device,
+        lambda made: [made[1]],
+    )
+    for rows, pixels in ahead(read, batches):
         if agreed(context.stop, accelerator):
             raise Interrupted("interrupted while images were being predicted")
         if not len(rows):
             continue
-        pixels = torch.as_tensor(part, device=accelerator.device)
         found[0, rows] = network(to_input(pixels, network.channels))["target"].argmax(1)
         found[1, rows] += 1
     total: torch.Tensor = accelerator.reduce(found, "sum")

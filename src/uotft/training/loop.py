@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from uotft.core.context import Context
 from uotft.core.errors import Diverged, Interrupted
 from uotft.core.settings import Recipe
-from uotft.models.inputs import ahead
+from uotft.models.inputs import ahead, beside
 from uotft.models.network import TARGET, Network, Routes
 from uotft.training.objectives import Terms
 from uotft.training.state import Keeper, State
@@ -68,10 +68,8 @@ def fit(
 
     # ---- resume: weights, optimiser and random states; streams and rates follow from the step
     start, stopping = (keeper.resume(update.state) if keeper else 0), False
-    batches = ahead(
-        lambda index: {name: stream[index] for name, stream in task.streams.items()},
-        range(start * recipe.accumulate, recipe.steps * recipe.accumulate),
-    )
+    many = recipe.accumulate
+    batches = ahead(_maker(task, context), range(start * many, recipe.steps * many))
 
     def checkpoint(step: int) -> None:
         if keeper and step > start:
@@ -108,6 +106,15 @@ def fit(
     if more:
         checkpoint(recipe.steps)
     return update.kept
+
+
+def _maker(task: Task, context: Context) -> Callable[[int], Batches]:
+    """What makes the batches of one index, in a thread beside the training."""
+    return beside(
+        lambda index: {name: stream[index] for name, stream in task.streams.items()},
+        context.accelerator.device,
+        lambda batches: [x for part in batches.values() for x in (part.images, part.labels)],
+    )
 
 
 class Losses(NamedTuple):
