@@ -23,6 +23,7 @@ from typing import IO, Any, Literal
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
+from uotft.core.text import some
 
 Progress = Callable[..., Iterable[int]]
 
@@ -176,11 +177,11 @@ def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Pr
                 raise UserError(f"{path}: cannot be unpacked into {made}: {error}") from error
             twice += limit.twice
         if twice:
-            more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
             line = (
                 f"files of the archive whose name it has twice ({len(twice)}), the later counts: "
+                f"{some(twice)}"
             )
-            _notes(folder).write_text(line + ", ".join(twice[:5]) + more, encoding="utf-8")
+            _notes(folder).write_text(line, encoding="utf-8")
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)

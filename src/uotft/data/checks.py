@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from uotft.core.records import ImageSet, Progress
+from uotft.core.text import some
 from uotft.data import duplicates, overlap
 from uotft.data.pixel_cache import in_parts
 
@@ -22,10 +23,9 @@ def classes_without(images: ImageSet) -> list[str]:
         counts = np.bincount(images.labels[images.rows(part)], minlength=len(images.names))
         absent = np.flatnonzero(counts == 0)
         if counts.any() and len(absent):
-            named = ", ".join(images.names[label] for label in absent[:NAMED])
-            more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+            names = some((images.names[label] for label in absent), NAMED)
             of = f"{len(absent)} of {len(counts)}"
-            notes.append(f"classes without an image in {part}: {of} ({named}{more})")
+            notes.append(f"classes without an image in {part}: {of} ({names})")
     return notes
 
 

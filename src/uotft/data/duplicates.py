@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from uotft.core.errors import UserError
 from uotft.core.records import Files, ImageSet
+from uotft.core.text import indented
 from uotft.data.files import cut
 
 PARTS = ("test", "val", "train")  # the first of them that has a picture keeps it
-FEW = 5  # pairs that an error names
 
 Rows = NDArray[np.int64]
 
@@ -58,10 +58,9 @@ def without_copies(images: ImageSet) -> ImageSet:
     if not len(found.rows):
         return images
     if apart := _two_labels(images, found):
-        more = f"\n  and {len(apart) - FEW} more" if len(apart) > FEW else ""
         raise UserError(
             f"{images.files.root}: pictures with two labels, byte for byte: {len(apart)}. Remove "
-            "the file or row with the wrong label:\n  " + "\n  ".join(apart[:FEW]) + more
+            f"the file or row with the wrong label:{indented(apart)}"
         )
     keep = np.ones(len(images.labels), bool)
     keep[found.rows] = False

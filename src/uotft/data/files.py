@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
 from uotft.core.records import Files, ImageSet, Settings
+from uotft.core.text import indented
 from uotft.data.pixel_cache import NO_BACKGROUND, in_parts, is_several, upright_size
 
 T = TypeVar("T")
@@ -257,12 +258,10 @@ def without(images: ImageSet, bad: dict[int, str]) -> ImageSet:
     """
     assert images.files is not None
     if bad and (images.files.unreadable == "error" or len(bad) > TOLERATED * len(images.labels)):
-        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise UserError(
             f"{len(bad)} of {len(images.labels)} image files cannot be read; unreadable: skip in "
-            f"the data set's section leaves out up to {TOLERATED:.0%} of them:\n  "
-            + "\n  ".join([*bad.values()][:5])
-            + more
+            f"the data set's section leaves out up to {TOLERATED:.0%} of them:"
+            f"{indented(bad.values())}"
         )
     splits = images.splits.astype("U10")
     splits[list(bad)] = "unreadable"

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uotft.core.errors import UserError
+from uotft.core.text import counted, plural, some
 from uotft.data.files import shown
 from uotft.data.lists import PARTS, Rows, class_name, differ_in_case
-from uotft.data.walk import counted, pieces, plural, some, walk
+from uotft.data.walk import pieces, walk
 
 Names = tuple[str, ...]  # of folders, from the top
 

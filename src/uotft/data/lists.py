@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uotft.core.errors import UserError
+from uotft.core.text import FEW, some
 from uotft.data.files import is_image
 
 # How people spell the parts; `part_of` ignores case, spaces, "_" and "-".
@@ -39,7 +40,6 @@ INDEX = ("", "unnamed: 0", "__index_level_0__")  # a column that pandas adds
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "?"}  # labels that stand for none
 BETWEEN = ("|", ";", ",", " ")  # what stands between the labels of a picture that has several
-FEW = 5  # examples in a message
 
 Rows = list[tuple[bytes, str, str]]  # path, class, part
 
@@ -93,12 +93,7 @@ def differ_in_case(names: Iterable[str]) -> tuple[str, ...]:
     for name in sorted(set(names)):
         alike.setdefault(name.casefold(), []).append(name)
     groups = [" and ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
-    more = f" and {len(groups) - FEW} more" if len(groups) > FEW else ""
-    return (
-        (f"classes whose names differ in case only: {', '.join(groups[:FEW])}{more}",)
-        if groups
-        else ()
-    )
+    return (f"classes whose names differ in case only: {some(groups)}",) if groups else ()
 
 
 def read(path: Path) -> Found:

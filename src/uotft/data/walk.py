@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from uotft.core.errors import UserError
+from uotft.core.text import counted, plural, some
 from uotft.data.files import is_image, shown
 
 #: Made by macOS, Windows, Linux, Synology, QNAP and Python; in lower case. Names that start with a
@@ -25,7 +26,6 @@ SYSTEM = {
 }  # fmt: skip
 CONVERT = {".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"}
 TABLES = {".csv", ".tsv", ".parquet", ".xlsx", ".jsonl"}  # endings of what may be a list of labels
-NAMED = 5  # things that a line names; it counts the others
 
 
 @dataclass
@@ -104,25 +104,6 @@ def below(top: Path) -> Iterator[bytes]:
 def pieces(inner: bytes) -> tuple[bytes, ...]:
     """The folders of a path from the top, which is the empty path."""
     return tuple(inner.split(b"/")) if inner else ()
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
-    return ", ".join(every[:NAMED]) + more
-
-
-def counted(counts: Counter[str], what: str, after: str = "") -> str:
-    """``12 files AFTER: 7 .txt, 5 .mat``, the most frequent first."""
-    each = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    names = some(f"{count:,} {name}" for name, count in each)
-    return f"{plural(counts.total(), what)}{after}: {names}"
-
-
-def plural(count: int, what: str) -> str:
-    """``1 file``, ``2,000 files``."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def is_junk(name: bytes) -> bool:

@@ -29,6 +29,7 @@ from pydantic import Field, field_validator
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import ImageSet
+from uotft.core.text import some
 from uotft.data import duplicates, files, lists, shards
 from uotft.data.lists import Found
 
@@ -188,8 +189,7 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
     found = {name: sorted(folder.glob(name)) for name in names}
     missing = [name for name, tars in found.items() if not tars]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{folder}: there is no {missing[0]}{more}, of {len(found)} named")
+        raise UserError(f"{folder}: there is no {some(missing, 1)}, of {len(found)} named")
     return [tar for tars in found.values() for tar in tars]
 
 
