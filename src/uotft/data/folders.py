@@ -111,11 +111,11 @@ def scan(folder: Path) -> Scan:
 
 def part_of(name: str) -> str | None:
     """train, val or test if a folder's whole name is a spelling of it, such as ``Testing_set``."""
-    part, rest = _word(name)
+    part, rest = _part_and_rest(name)
     return part if part and not rest else None
 
 
-def _word(name: str) -> tuple[str, str]:
+def _part_and_rest(name: str) -> tuple[str, str]:
     """(part, rest of the name): ("train", "birds") for ``birds_Training``.
 
     The part is "" unless exactly one word of the name means a part.
@@ -180,7 +180,7 @@ def _groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """{rest of the name: {folder: part}} for the folders that are named like parts."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:
-        part, rest = _word(name)
+        part, rest = _part_and_rest(name)
         if part:
             found[rest][name] = part
     return found

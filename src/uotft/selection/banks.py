@@ -62,22 +62,22 @@ def read(path: Path) -> ClassBank:
     names = _texts(path, arrays, "names", classes, np.arange(classes))
     _no_twins(path, names)
     labels = () if not arrays.get("labels", np.empty(0)).size else ("labels",)
-    unit = _word(path, arrays, "unit")
+    unit = _text(path, arrays, "unit")
     if unit not in ("", "class", "cluster", "image"):
         raise BadBank(f"{path}: unit is {unit!r}; known are class, cluster and image")
     return ClassBank(
         means=means,
         names=tuple(names),
         counts=counts,
-        backbone=_word(path, arrays, "backbone"),
+        backbone=_text(path, arrays, "backbone"),
         file=str(path),
         # rows without names of their own, but each with its class, are images
         unit=unit or ("image" if labels and "names" not in arrays else "class"),
         members=_members(path, arrays, classes),
         labels=tuple(label for name in labels for label in _texts(path, arrays, name, classes)),
         trunk=_trunk(path, arrays, classes),
-        data=_own_word(arrays, "data"),
-        features=_own_word(arrays, "features"),
+        data=_own_text(arrays, "data"),
+        features=_own_text(arrays, "features"),
     )
 
 
@@ -164,7 +164,7 @@ def _texts(
     return texts
 
 
-def _word(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> str:
+def _text(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> str:
     """One text, or "" where there is none."""
     held = arrays.get(name, np.array(""))
     if held.size != 1 or held.dtype.kind not in "US":
@@ -176,7 +176,7 @@ def _word(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> str:
     return _texts(path, {name: held, "means": held}, name, 1)[0]
 
 
-def _own_word(arrays: dict[str, NDArray[Any]], name: str) -> str:
+def _own_text(arrays: dict[str, NDArray[Any]], name: str) -> str:
     """A fingerprint that the pipeline wrote, else "": other tools use these names differently."""
     held = arrays.get(name, np.array(""))
     return str(held) if held.ndim == 0 and held.dtype.kind == "U" else ""
