@@ -31,6 +31,7 @@ NO_RESULT = {
     "core.locks": "who may write; not what is written",
     "core.messages": "messages",
     "core.progress": "the progress bar",
+    "core.text": "pieces of messages",
     "training.checkpoints": "where an interrupted training goes on; it ends with the same bits",
     "tracking": "tells MLflow what was done, afterwards",
 }

@@ -184,18 +184,18 @@ def test_rows_without_common_seeds_are_not_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "phrase"),
     [
         (BETTER, "Reuse helped: uot is 5.12 ± 0.40 points above none (4 seeds, p < 0.001)."),
         (
             seeds("none", 80, 82, 81) + seeds("uot", 81, 80, 84),
-            "Reuse is not shown to help: at best, uot is 0.67 ± 6.25 points above none "
-            "(3 seeds, p = 0.691).",
+            "These runs do not show that reuse helps: at best, uot is 0.67 ± 6.25 "
+            "points above none (3 seeds, p = 0.691).",
         ),
         (
             seeds("none", 80, 82, 81) + seeds("uot", 75, 77.1, 76),
-            "Reuse is not shown to help: at best, uot is 4.97 ± 0.14 points below none "
-            "(3 seeds, p < 0.001). Shown to hurt: uot is 4.97",
+            "These runs do not show that reuse helps: at best, uot is 4.97 ± 0.14 "
+            "points below none (3 seeds, p < 0.001). Reuse hurt: uot is 4.97",
         ),
         (
             seeds("none", 80) + seeds("uot", 81),
@@ -203,9 +203,9 @@ def test_rows_without_common_seeds_are_not_compared() -> None:
         ),
     ],
 )  # fmt: skip
-def test_the_verdict(made: list, said: str) -> None:
+def test_the_verdict(made: list, phrase: str) -> None:
     results = trials.results(rows(made))
-    assert said in comparison.verdict(comparison.table(results))
+    assert phrase in comparison.verdict(comparison.table(results))
 
 
 def test_the_bootstrap_stands_beside_the_interval_where_seeds_allow_it() -> None:
@@ -275,15 +275,15 @@ def test_the_page_has_every_section_and_needs_no_network(tmp_path: Path) -> None
     assert not {"script", "link", "iframe"} & found.tags
     assert all(a.startswith(("#part-", "data:image/png;base64,")) for a in found.addresses)
     assert sum(a.startswith("data:") for a in found.addresses) == 7
-    for words in (
+    for phrase in (
         "rows are told apart by strategy.settings.cost_scale",
-        "Without pictures: there is no params.yaml here",
-        "Without pictures: the images of pets are not here",
+        "No pictures: there is no params.yaml here",
+        "No pictures: the images of pets are not here",
         "<td>uot cost_scale=0.01</td><td>1.00 ± 0.00</td><td>1.00 ± 0.00</td><td>6</td><td>2</td>",
         "lion (-1)",
         "git.commit",
     ):
-        assert words in text
+        assert phrase in text
     table = (tmp_path / "out/table.md").read_text()
     assert "| uot cost_scale=0.1 | 2 | 2 |" in table
     lines = storage.read_csv(tmp_path / "out/table.csv")
@@ -298,19 +298,19 @@ def test_what_runs_lack_is_said_where_it_would_stand(tmp_path: Path) -> None:
     bare = {"curve": {}, "selection": {}, "origin": Origin(), "settings": {"train.objective": ""}}
     found, text = written([trial("uot", 0, **bare)], tmp_path)
     assert found.headings == HEADINGS
-    for words in (
+    for phrase in (
         "No row can be compared with plain fine-tuning",
-        "Two rows with two seeds in common are needed.",
+        "This needs two rows with at least two seeds in common.",
         "no validation curve",
         "differ in no numeric parameter",
         "No row keeps a source class, or the runs do not say which.",
         "No row has a plan",
-        "Two rows that keep source classes are needed.",
-        "No row has the answers of its own models and those of none",
+        "This needs two rows that keep source classes.",
+        "No row has predictions for itself and for none",
         "<td>not known</td>",
         "No run in this MLflow store made these models.",
     ):
-        assert words in text, words
+        assert phrase in text, phrase
 
 
 def test_the_headings_of_several_targets_name_them(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_row_without_the_setting_is_a_line_across() -> None:
 
 
 def test_the_contents_lead_to_every_section() -> None:
-    made = [Section("one", [Text("words"), Table([("a", "b")])]), Section("two", [Lead("more")])]
+    made = [Section("one", [Text("phrase"), Table([("a", "b")])]), Section("two", [Lead("more")])]
     text = page.render("a title", made)
     found = Page(text)
     assert found.addresses == ["#part-0", "#part-1"]
@@ -406,9 +406,9 @@ def test_hostile_classes_and_targets_come_out_escaped(tmp_path: Path) -> None:
         for predicted in ((1, 1, 1, 1, 2, 2), (0, 0, 1, 1, 2, 0))
     )
     made = [
-        trial(strategy, target=target, selection=selection, answers=said)
+        trial(strategy, target=target, selection=selection, answers=answers)
         for target in (bad, "a & b")
-        for strategy, selection, said in (("none", {}, before), ("uot", chosen, after))
+        for strategy, selection, answers in (("none", {}, before), ("uot", chosen, after))
     ]
     found, text = written(made, tmp_path)
     assert bad not in text
@@ -452,8 +452,8 @@ def all_pictures(name: str) -> list[bytes]:
 @pytest.mark.parametrize("name", DOLLARS)
 def test_names_with_dollar_signs_are_no_formulas(name: str) -> None:
     assert all(png.startswith(b"\x89PNG") for png in all_pictures(name))
-    plain, drawn = figures._plain(name), figures._figure(1, 1).text(0, 0, "")
-    assert drawn._preprocess_math(plain) == (name, False), "what is drawn is the name itself"
+    plain, label = figures._plain(name), figures._figure(1, 1).text(0, 0, "")
+    assert label._preprocess_math(plain) == (name, False), "what is drawn is the name itself"
 
 
 def test_letters_are_drawn_in_a_font_that_has_them(caplog: pytest.LogCaptureFixture) -> None:
@@ -501,13 +501,13 @@ def test_few_test_images_and_equal_seeds_are_remarked(tmp_path: Path) -> None:
     made = [imaged("none", s, 100 * 23 / 30, 30) for s in (0, 1, 2)]
     _, text = written([*made, *(imaged("uot", s, 80.0, 30) for s in (0, 1))], tmp_path)
     table = (tmp_path / "out/table.md").read_text()
-    for said in (
-        "\u00b1 0.00 is not certainty",
+    for phrase in (
+        "\u00b1 0.00 does not mean certainty",
         "There are 30 test images, so one is worth 3.33 points",
         "none 76.67 [59.07, 88.21]",
     ):
-        assert said in text
-        assert said in table
+        assert phrase in text
+        assert phrase in table
     assert "| none | 3 |" in table
     assert not comparison.notes(
         trials.results(rows([imaged("a", s, 80 + s, 1000) for s in (0, 1)]))
@@ -532,10 +532,10 @@ def test_one_seed_prints_no_nan(tmp_path: Path) -> None:
     _, text = written(made, tmp_path)
     table = (tmp_path / "out/table.md").read_text()
     assert "| uot | 1 | 2 | 80.00 \u00b1 \u2013 |" in table
-    assert "for want of a second seed: none, uot." in table
-    for said in (text, table, (tmp_path / "out/table.csv").read_text()):
+    assert "since there is only one seed: none, uot." in table
+    for phrase in (text, table, (tmp_path / "out/table.csv").read_text()):
         # the picture is base64, in which any letters may stand
-        assert not re.search(r"(?<![A-Za-z+/=])[+-]?nan(?![A-Za-z+/=])", said)
+        assert not re.search(r"(?<![A-Za-z+/=])[+-]?nan(?![A-Za-z+/=])", phrase)
     assert str(Correlation(0.5, float("nan"), float("nan"), 4)) == "+0.50 [too few seeds]"
 
 
@@ -555,13 +555,13 @@ def test_strategies_that_kept_the_same_are_said_to_be_one_selection(tmp_path: Pa
     _, text = written(made, tmp_path)
     table = (tmp_path / "out/table.md").read_text()
     swapped = "nearest and uot are one selection: they kept the same units, in another order"
-    for said in (
+    for phrase in (
         swapped,
         "(top-1 by 7.00 points at most on one seed)",
         "label and uot are one selection: they kept the same units, in the same order",
     ):
-        assert said in text
-        assert said in table
+        assert phrase in text
+        assert phrase in table
     assert "random and" not in text
     assert "and random are" not in text
 

@@ -78,7 +78,7 @@ def test_a_correlation_needs_three_points_and_two_seeds() -> None:
         np.arange(4.0)[:, None], np.arange(4.0)[:, None], ranks=False, pooled=True
     )
     assert one_seed.value == pytest.approx(1)
-    assert not one_seed.shown(), "without an interval nothing is shown"
+    assert not one_seed.is_significant(), "without an interval nothing is shown"
 
 
 class Brightness(torch.nn.Module):
@@ -99,8 +99,8 @@ def test_every_image_is_counted_once() -> None:
         Brightness(), images, labels, Context(runtime.start(0, 1)), classes=2, batch_size=4
     )  # 13 is no multiple of 4
     assert matrix.tolist() == [[8, 1], [0, 4]]
-    said = answers(Brightness(), images, Context(runtime.start(0, 1)), batch_size=4)
-    assert said.tolist() == [1] * 5 + [0] * 8
+    predicted = answers(Brightness(), images, Context(runtime.start(0, 1)), batch_size=4)
+    assert predicted.tolist() == [1] * 5 + [0] * 8
 
 
 def test_two_processes_count_every_image_once(tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_two_processes_count_every_image_once(tmp_path: Path) -> None:
                 batch_size=3,
             )
             np.save(tmp_path / f"{n}-{rank}.npy", matrix)
-        said = answers(Brightness(), images, Context(runtime.start(0, 1)), batch_size=3)
-        np.save(tmp_path / f"said-{rank}.npy", said)
+        predicted = answers(Brightness(), images, Context(runtime.start(0, 1)), batch_size=3)
+        np.save(tmp_path / f"said-{rank}.npy", predicted)
 
     assert not any([killed(pid) for pid in pair(work)])
     for rank in range(2):
@@ -155,8 +155,8 @@ def test_the_note_on_overlap() -> None:
     assert comparison.overlap_note({"none": seeds(80.0, 90.0, clean=None)}) == ""
     some = {"none": seeds(80.0, 90.0, clean={"images": 47, "top1": 81.5})}
     assert comparison.overlap_note(some) == (
-        "3 of 50 test images are in the source too. "
+        "3 of 50 test images are also in the source. "
         "Mean top-1 with / without them, %: none 85.00 / 81.50."
     )
     every = {"none": seeds(80.0, clean={"images": 0})}
-    assert comparison.overlap_note(every) == "50 of 50 test images are in the source too."
+    assert comparison.overlap_note(every) == "50 of 50 test images are also in the source."

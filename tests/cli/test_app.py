@@ -43,9 +43,9 @@ def birds(tmp_path: Path) -> Path:
 
 
 def test_quiet_leaves_the_error_and_verbose_says_where_it_comes_from(birds: Path) -> None:
-    words = ("train", "--source", "old", "--dataset", "birds", "--set", "train.nonsense=1")
+    arguments = ("train", "--source", "old", "--dataset", "birds", "--set", "train.nonsense=1")
     usual, quiet, verbose = (
-        call("uotft", *option, *words, cwd=birds) for option in ((), ("-q",), ("-v",))
+        call("uotft", *option, *arguments, cwd=birds) for option in ((), ("-q",), ("-v",))
     )
     info = f"uotft: in {birds / 'uotft-birds'}, with the settings of its params.yaml\n"
     error = quiet.stderr
@@ -91,8 +91,8 @@ def loudness() -> Iterator[None]:
 def test_the_level_is_handed_down_to_processes_that_start_later() -> None:
     messages.setup("WARNING")
     code = "from uotft.core import messages; messages.setup(); print(messages.are_quiet())"
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
 
 
@@ -122,8 +122,8 @@ def test_a_message_is_written_once_with_the_name_in_front(
 def test_a_table_in_a_pipe_has_the_width_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [("a [b]", "1.5"), ("", "10.5"), ("c", "2")]
     print_table(("name", "value"), rows, width=30, title="T", text_columns=1, lines_after={1})
-    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert shown == [
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert printed == [
         "T",
         "┏━━━━━━━┳━━━━━━━┓",
         "┃ name  ┃ value ┃",
@@ -141,10 +141,10 @@ def test_the_shell_completes_commands_without_heavy_imports() -> None:
         "import atexit, sys; from uotft.cli.app import main\n"
         "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
     )
-    words = {"COMP_WORDS": "uotft e", "COMP_CWORD": "1", "_UOTFT_COMPLETE": "complete_bash"}
+    completion = {"COMP_WORDS": "uotft e", "COMP_CWORD": "1", "_UOTFT_COMPLETE": "complete_bash"}
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.argv = ['uotft']\n{code}"],
-        env=os.environ | words, capture_output=True, text=True, check=False,
+        env=os.environ | completion, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["embed", "evaluate", "export", "experiment"]
     assert not {"rich", "yaml", "numpy", "torch"} & set(done.stderr.split())

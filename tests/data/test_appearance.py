@@ -57,7 +57,7 @@ def test_few_of_sixteen_bits_are_nearly_black_and_their_white_is_named(
     tmp_path: Path, most: int, white: int
 ) -> None:
     [line] = looks(made(tmp_path, grey16(6, most), 2), "mine", quiet)
-    assert line.startswith("6 of 6 pictures looked at are nearly black")
+    assert line.startswith("6 of 6 pictures checked are nearly black")
     assert f"such as {tmp_path}/files/000.png, of 2 of 2 classes;" in line
     assert f"the brightest value of 6 of its 16-bit files is {most}: `white: {white}` in" in line
     assert SHEET in line
@@ -81,23 +81,23 @@ def test_sixteen_bits_of_colour_are_named(tmp_path: Path) -> None:
 def test_drawings_in_the_alpha_channel_are_named_with_their_background(
     tmp_path: Path, ground: str
 ) -> None:
-    drawn = [pictures.encoded(pictures.stencil(i)) for i in range(6)]
-    [line] = looks(made(tmp_path, drawn, background=ground), "mine", quiet)
-    assert "6 of 6 pictures looked at are nearly black" in line
+    contents = [pictures.encoded(pictures.stencil(i)) for i in range(6)]
+    [line] = looks(made(tmp_path, contents, background=ground), "mine", quiet)
+    assert "6 of 6 pictures checked are nearly black" in line
     assert f"transparent pixels, which show `background: {ground}`" in line
-    assert looks(made(tmp_path, drawn), "mine", quiet) == [], "on white they differ"
+    assert looks(made(tmp_path, contents), "mine", quiet) == [], "on white they differ"
 
 
 def test_pictures_of_one_colour(tmp_path: Path) -> None:
     white = [pictures.encoded(Image.new("RGB", (9, 9 + i), "white")) for i in range(2)]
     [line] = looks(made(tmp_path, [*scenes(18), *white]), "mine", quiet)
-    assert line.startswith("2 of 20 pictures looked at are of one colour, such as")
+    assert line.startswith("2 of 20 pictures checked are of one colour, such as")
 
 
 def test_equal_pixels_of_other_bytes(tmp_path: Path) -> None:
     copies = [pictures.encoded(pictures.scene(50), compress_level=n) for n in (1, 6, 9)]
     [line] = looks(made(tmp_path, [*scenes(9), *copies]), "mine", quiet)
-    assert line.startswith("3 of 12 pictures looked at have the same pixels as another one")
+    assert line.startswith("3 of 12 pictures checked have the same pixels as another one")
     assert f"such as {tmp_path}/files/009.png, of class 'a'" in line
 
 
@@ -106,7 +106,7 @@ def test_few_pictures_are_worth_a_line_where_they_are_a_whole_class(tmp_path: Pa
     assert looks(images, "mine", quiet) == []
     whole = replace(images, labels=np.array([0] * 98 + [1] * 2), names=("much", "little"))
     [line] = looks(whole, "mine", quiet)
-    assert "2 of 100 pictures looked at are nearly black" in line
+    assert "2 of 100 pictures checked are nearly black" in line
     assert "of class 'little'" in line
 
 
@@ -115,7 +115,7 @@ def test_a_large_set_is_judged_by_a_sample(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(appearance, "SAMPLE", 5)
     images = made(tmp_path, grey16(20, 4000))
     [line] = looks(images, "mine", quiet)
-    assert line.startswith("5 of 5 pictures looked at are nearly black")
+    assert line.startswith("5 of 5 pictures checked are nearly black")
     assert not images.images.there.any(), "kept is what training asks for"
 
 
@@ -144,13 +144,13 @@ def test_a_fourth_channel_that_is_no_transparency_is_said(tmp_path: Path, form: 
     images = made(tmp_path, contents, 2)
     [line] = looks(images, "mine", quiet)
     assert line.startswith("6 of 6 pictures opened are half transparent in most of their pixels")
-    assert "`background: white` shines through. If their last channel is something else" in line
+    assert "`background: white` shows through. If their last channel is something else" in line
     assert "`background: none` in datasets.mine leaves it out" in line
     assert SHEET in line
-    told = made(tmp_path, contents, 2, background="none")
-    assert looks(told, "mine", quiet) == [], "it was decided"
+    opaque = made(tmp_path, contents, 2, background="none")
+    assert looks(opaque, "mine", quiet) == [], "it was decided"
     plain = made(tmp_path, scenes(6), 2)
-    assert (told.images[np.arange(6)] == plain.images[np.arange(6)]).all(), "the advice is right"
+    assert (opaque.images[np.arange(6)] == plain.images[np.arange(6)]).all(), "the advice is right"
     assert np.abs(images.images[np.arange(6)] - plain.images[np.arange(6)].astype(int)).mean() > 20
 
 

@@ -75,7 +75,7 @@ def copied(root: Path) -> None:
 def test_near_copies_between_parts_are_counted(tmp_path: Path) -> None:
     copied(tmp_path)
     assert prepared(tmp_path) == [
-        "test images that look the same as an image of train or val, in other bytes: 2 of 6 "
+        "test images that look the same as an image of train or val but differ in bytes: 2 of 6 "
         "(test/cat/copy0.jpg = train/cat/0.png); `uotft data overlap` with the set's name lists "
         "them"
     ]
@@ -99,7 +99,7 @@ def test_where_all_pictures_look_alike_no_near_copy_is_named(tmp_path: Path) -> 
                 pixels[0, 0] = (i, len(part), ord(name))
                 path.write_bytes(encoded(Image.fromarray(pixels)))
     [note] = prepared(tmp_path)
-    assert note.startswith("24 of 24 pictures looked at have the same pixels as another one")
+    assert note.startswith("24 of 24 pictures checked have the same pixels as another one")
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("Training", "TEST")])
@@ -120,12 +120,14 @@ def test_the_command_lists_near_copies_of_one_set(tmp_path: Path, parts: tuple[s
 
 def test_what_cannot_be_compared_with_itself(tmp_path: Path) -> None:
     tree(tmp_path / "photos", *many("", ["cat", "dog"], 3))
-    with pytest.raises(UserError, match="a folder without train/ and test/ has no parts"):
+    with pytest.raises(UserError, match="the folder has no train/ and test/ to compare"):
         overlap.within(str(tmp_path / "photos"), progress=quiet)
     prepared(tmp_path, test=0.0)
     ws = workspace(tmp_path)
-    with pytest.raises(UserError, match="pets: none of its images can be read: it has none in te"):
+    with pytest.raises(
+        UserError, match="pets: none of its images can be read: there are none in te"
+    ):
         overlap.within("pets", progress=quiet, workspace=lambda: ws)
-    for words in ([], ["pets", "--target", "pets"], ["--source", "pets"]):
-        done = call("uotft", "data", "overlap", *words, cwd=tmp_path)
-        assert done.returncode == 2, words
+    for arguments in ([], ["pets", "--target", "pets"], ["--source", "pets"]):
+        done = call("uotft", "data", "overlap", *arguments, cwd=tmp_path)
+        assert done.returncode == 2, arguments

@@ -72,17 +72,17 @@ def cut(content: bytes) -> bytes:
 
 
 TEXT_HARMS = {
-    "cut off": (cut, "line 2 is not as the makers of the set wrote it: got b'"),
-    "another encoding": (lambda content: content.decode().encode("utf-16"), "line 1 is not as"),
-    "a strange byte": (in_the_second_line(lambda line: b"\xff" + line), "line 2 is not as"),
-    "zeros, as after a crash": (lambda content: bytes(len(content)), "line 1 is not as"),
-    "a web page": (lambda content: b"<html>\n<p>404</p>\n</html>", "is not as the makers"),
-    "empty": (lambda content: b"\n", "it is empty"),
+    "cut off": (cut, "line 2 is not in the format of the set's makers: got b'"),
+    "another encoding": (lambda content: content.decode().encode("utf-16"), "line 1 is not in"),
+    "a strange byte": (in_the_second_line(lambda line: b"\xff" + line), "line 2 is not in"),
+    "zeros, as after a crash": (lambda content: bytes(len(content)), "line 1 is not in"),
+    "a web page": (lambda content: b"<html>\n<p>404</p>\n</html>", "is not in the format of"),
+    "empty": (lambda content: b"\n", "the list is empty"),
 }
 # what is left is a list of names or of numbers like any other: it no longer fits the images
 ELSEWHERE = {
-    (LISTS["aircraft"][0], "cut off"): "images_variant_train.txt: line 5 is not as",
-    (LISTS["aircraft"][0], "a web page"): "images_variant_train.txt: line 1 is not as",
+    (LISTS["aircraft"][0], "cut off"): "images_variant_train.txt: line 5 is not in",
+    (LISTS["aircraft"][0], "a web page"): "images_variant_train.txt: line 1 is not in",
     (LISTS["imagenet"][1], "cut off"): "val/ILSVRC2012_val_00000003.JPEG is of an unknown class",
 }
 MAT_HARMS = {
@@ -105,53 +105,53 @@ def test_a_harmed_list_is_named_with_its_line(
     tmp_path: Path, name: str, path: str, harm: str
 ) -> None:
     change, message = TEXT_HARMS[harm]
-    said = harmed(tmp_path, name, path, change)
+    refusal = harmed(tmp_path, name, path, change)
     if (path, harm) in ELSEWHERE:
-        assert ELSEWHERE[path, harm] in said
+        assert ELSEWHERE[path, harm] in refusal
     else:
-        assert f"mine/{path}: " in said
-        assert message in said
+        assert f"mine/{path}: " in refusal
+        assert message in refusal
 
 
 @pytest.mark.parametrize("harm", MAT_HARMS)
 @pytest.mark.parametrize(("name", "path"), [e for e in EVERY if e[1].endswith(".mat")])
 def test_a_harmed_matlab_file_is_named(tmp_path: Path, name: str, path: str, harm: str) -> None:
     change, message = MAT_HARMS[harm]
-    said = harmed(tmp_path, name, path, change)
-    assert f"mine/{path}: " in said
-    assert message in said
+    refusal = harmed(tmp_path, name, path, change)
+    assert f"mine/{path}: " in refusal
+    assert message in refusal
 
 
 @pytest.mark.parametrize(
     ("name", "path", "variables", "message"),
     [
-        ("dogs", "train_list.mat", {"file_list": [1, 2], "labels": [1, 2]}, "entry 1 is not as"),
+        ("dogs", "train_list.mat", {"file_list": [1, 2], "labels": [1, 2]}, "entry 1 is not in"),
         ("dogs", "train_list.mat", {"file_list": official.cells(["a-b/1.jpg", "c"]),
-                                    "labels": [1, 2]}, "entry 2 is not as"),
+                                    "labels": [1, 2]}, "entry 2 is not in"),
         ("dogs", "train_list.mat", {"file_list": official.cells(["a-b/1.jpg", "c-d/2.jpg"]),
-                                    "labels": [1, float("inf")]}, "entry 2 is not as"),
+                                    "labels": [1, float("inf")]}, "entry 2 is not in"),
         ("dogs", "train_list.mat", {"file_list": official.cells(["a-b/1.jpg", "c-d/2.jpg"]),
                                     "labels": [1, 2, 3]}, "2 of file_list, 3 of labels"),
-        ("cars", "devkit/cars_meta.mat", {"class_names": [1.0]}, "entry 1 is not as"),
-        ("cars", "devkit/cars_train_annos.mat", {"annotations": [1.0]}, "entry 1 is not as"),
+        ("cars", "devkit/cars_meta.mat", {"class_names": [1.0]}, "entry 1 is not in"),
+        ("cars", "devkit/cars_train_annos.mat", {"annotations": [1.0]}, "entry 1 is not in"),
         ("cars", "devkit/cars_train_annos.mat",
          {"annotations": official.structs([{"fname": "1.jpg", "class": "x"}])}, "entry 1 is not"),
-        ("imagenet", f"{KIT}meta.mat", {"synsets": [1.0]}, "entry 1 is not as"),
+        ("imagenet", f"{KIT}meta.mat", {"synsets": [1.0]}, "entry 1 is not in"),
     ],
 )  # fmt: skip
 def test_matlab_files_with_other_things_in_them(
     tmp_path: Path, name: str, path: str, variables: dict, message: str
 ) -> None:
-    said = harmed(tmp_path, name, path, lambda content: official.matlab(**variables))
-    assert f"mine/{path}: " in said
-    assert message in said
+    refusal = harmed(tmp_path, name, path, lambda content: official.matlab(**variables))
+    assert f"mine/{path}: " in refusal
+    assert message in refusal
 
 
 @pytest.mark.parametrize(("name", "path"), EVERY)
 def test_a_list_that_is_not_there(tmp_path: Path, name: str, path: str) -> None:
     (unpacked(tmp_path, name) / path).unlink()
-    said = refused(tmp_path, name)
-    assert Path(path).name in said or f"`uotft data prepare {name}` fetches" in said
+    refusal = refused(tmp_path, name)
+    assert Path(path).name in refusal or f"`uotft data prepare {name}` fetches" in refusal
 
 
 @pytest.mark.parametrize("name", ["cub", "sun", "dtd", "pets", "aircraft"])
@@ -170,8 +170,8 @@ def test_a_list_that_ends_early_is_seen_in_the_counts(
         shutil.rmtree(tmp_path / "data")
         assert "is missing from images.txt, " in refused(tmp_path, name)
     else:
-        said = prepare.prepare(workspace(tmp_path), name, progress=quiet)
-        assert f"its makers count {card.images['train']} train, " in said
+        line = prepare.prepare(workspace(tmp_path), name, progress=quiet)
+        assert f"its makers count {card.images['train']} train, " in line
 
 
 def test_a_class_folder_of_caltech_that_is_a_file(tmp_path: Path) -> None:

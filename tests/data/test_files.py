@@ -115,19 +115,19 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
-def picture(form: str, said_in: str) -> bytes:
+def picture(form: str, place: str) -> bytes:
     """6 rows of 8 pixels that are to be turned by a quarter, if anything says so."""
     image, content = Image.new("RGB", (8, 6)), io.BytesIO()
     exif, text = Image.Exif(), PngImagePlugin.PngInfo()
     exif[0x0112] = 6
     text.add_itxt("XML:com.adobe.xmp", XMP, zip=True)
-    words = {"exif": {"exif": exif}, "xmp": {"pnginfo": text}, "": {}}[said_in]
-    image.save(content, form, **words)
+    options = {"exif": {"exif": exif}, "xmp": {"pnginfo": text}, "": {}}[place]
+    image.save(content, form, **options)
     return content.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("form", "said_in", "size"),
+    ("form", "place", "size"),
     [
         ("JPEG", "", [6, 8]),
         ("JPEG", "exif", [8, 6]),
@@ -137,10 +137,10 @@ def picture(form: str, said_in: str) -> bytes:
     ],
 )
 def test_sizes_are_those_of_the_upright_picture(
-    tmp_path: Path, form: str, said_in: str, size: list[int]
+    tmp_path: Path, form: str, place: str, size: list[int]
 ) -> None:
     name = b"a." + form.lower().encode()
-    (tmp_path / name.decode()).write_bytes(picture(form, said_in))
+    (tmp_path / name.decode()).write_bytes(picture(form, place))
     one = np.zeros(1, np.int64), np.array(["train"]), ("a",)
     found = files.image_set(tmp_path, [name], *one, files.View(), lambda items, label: items)
     assert found.files is not None

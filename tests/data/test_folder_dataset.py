@@ -134,17 +134,17 @@ def test_images_outside_the_folder_of_their_list(tmp_path: Path) -> None:
     [
         (
             "file,class\na.jpg,lark\n",
-            "no column path and no column label; the columns path (from the list's",
+            "no column path and no column label; a list needs the columns path (relative",
         ),
-        ("path,label\na.jpg,\n", "row 1: path and label are needed"),
+        ("path,label\na.jpg,\n", "row 1: needs a path and a label"),
         ("path,label,split\na.jpg,lark,tests\n", "row 1: split: got 'tests'; known are train, val"),
         ("path,label\n", "it lists no image"),
         ("path,label\nnone.jpg,lark\n", "none.jpg: No such file"),
         ("path,label,split\na.jpg,lark,test\n", "class 'lark' has no training image"),
-        ("path,label\na.jpg\0,lark\n", "row 1: path and label are needed"),
+        ("path,label\na.jpg\0,lark\n", "row 1: needs a path and a label"),
         (
             "path,label,split\na.jpg,lark,train\na.jpg,lark,test\n",
-            "row 2: a.jpg is test here, and train in row 1",
+            "row 2: a.jpg is test here, but train in row 1",
         ),
         ("path,label\n\xff,lark\n", "the list cannot be read ('utf-8' codec"),
     ],

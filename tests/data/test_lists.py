@@ -85,7 +85,7 @@ def test_columns_in_any_case_and_with_spaces(photos: Path, head: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "options",
     [
         {"separator": ";"},
         {"separator": "\t"},
@@ -101,8 +101,8 @@ def test_columns_in_any_case_and_with_spaces(photos: Path, head: str) -> None:
     ],
     ids="; tab utf-16 bom utf-16-tab cr CSV quoted backslashes spaces blank".split(),  # noqa: SIM905
 )
-def test_other_ways_to_write_the_same_list(photos: Path, words: dict) -> None:
-    as_meant(load(written(photos, **words)))
+def test_other_ways_to_write_the_same_list(photos: Path, options: dict) -> None:
+    as_meant(load(written(photos, **options)))
 
 
 def test_a_manifest_in_capitals_is_found(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_manifest_in_capitals_is_found(tmp_path: Path) -> None:
 def test_a_column_of_parts_under_another_name(photos: Path, head: str) -> None:
     images = load(written(photos, ("path", "label", head)))
     as_meant(images)
-    assert images.notes == (f"the column {head!r} of the list says the parts",)
+    assert images.notes == (f"the column {head!r} of the list gives the parts",)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_a_column_that_may_say_the_parts_is_refused(
     photos: Path, head: str, cells: tuple[str, ...]
 ) -> None:
     rows = [(path, label, cells[i % len(cells)]) for i, (path, label, _) in enumerate(ROWS)]
-    said = refused(written(photos, ("path", "label", head), rows))
-    assert f"the column {head!r} with '" in said
-    assert "may say which rows are tests: write a column split with train, val and test" in said
+    message = refused(written(photos, ("path", "label", head), rows))
+    assert f"the column {head!r} with '" in message
+    assert "may say which rows are tests: write a column split with train, val and test" in message
 
 
 def test_two_columns_of_parts_are_refused(photos: Path) -> None:
@@ -149,19 +149,19 @@ def test_columns_that_are_not_used_are_said(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,label\ncat0,cat\n", "no column path; the columns path (from the list's folder, with"),
+        ("id,label\ncat0,cat\n", "no column path; a list needs the columns path"),
         ("image,id,choice,annotator\na,1,cat,2\n", "got 'image', 'id', 'choice', 'annotator'"),
         ("images/cat0.png,cat\n", "'cat'; the first line must name the columns"),
         ("path,Label,label\na,b,c\n", "two columns are called label"),
         ("path,label\nimages/cat0.png,cat,tabby\n", "row 1 has 3 cells, the header 2: write names"),
         ('path,label\n"images/cat0.png,cat\nimages/cat1.png,cat\n', "unexpected end of data"),
-        ('path,label\n"images/cat0.png,cat\nimages/cat1.png",cat\n', "row 1: path and label are"),
+        ('path,label\n"images/cat0.png,cat\nimages/cat1.png",cat\n', "row 1: needs a path and a"),
         ("path,label\nimages/cat0,cat\n", "cat0.png is there: names need their ending"),
         ("path,label\nx.png,cat\nimages/cat0.png,cat\ny.png,cat\n",
          "2 of 3 files that the list names are absent, first x.png"),
-        ("path,label\nimages/cat0.png,cat\n./images/cat0.png,dog\n", "is dog here, and cat in row"),
+        ("path,label\nimages/cat0.png,cat\n./images/cat0.png,dog\n", "is dog here, but cat in row"),
         ("path,label,split\nimages/cat0.png,cat,train\n./images/cat0.png,cat,test\n",
-         "row 2: ./images/cat0.png is test here, and train in row 1"),
+         "row 2: ./images/cat0.png is test here, but train in row 1"),
         ("", "no column path"),
     ],
 )  # fmt: skip
@@ -221,10 +221,10 @@ def test_parquet_cells_that_are_no_text_are_refused(photos: Path) -> None:
     as_meant(load(photos / "list.parquet"))
     table["label"] = [float("nan")] * len(ROWS)
     table.to_parquet(photos / "list.parquet")
-    assert "row 1: path and label are needed" in refused(photos / "list.parquet")
+    assert "row 1: needs a path and a label" in refused(photos / "list.parquet")
     table["label"] = [b"cat"] * len(ROWS)
     table.to_parquet(photos / "list.parquet")
-    assert "row 1: a cell of bytes; path, label and split are text" in refused(
+    assert "row 1: got a cell of type bytes; path, label and split must be text" in refused(
         photos / "list.parquet"
     )
 
@@ -253,8 +253,8 @@ def test_labels_that_are_several_in_one_are_said(
     images = load(written(photos, ("path", "label"), rows), val=0.0, test=0.0)
     assert len(images.names) == len(given)
     assert images.notes == (
-        f"labels that seem to be several in one: {count}, such as {first!r}; each is read as a "
-        "class of its own, for a picture has one class",
+        f"labels that look like several in one: {count}, such as {first!r}; each is read as one "
+        "class, since a picture has one class here",
     )
 
 
@@ -279,15 +279,15 @@ def test_a_label_that_stands_for_none_is_said(photos: Path, none: str) -> None:
     assert images.names == tuple(sorted(("cat", "dog", none)))
     assert images.notes == (
         f"rows of the list with the label {none!r}: 4; it is read as a class: remove the rows if "
-        "it stands for none",
+        "it means that there is no label",
     )
 
 
 @pytest.mark.parametrize(
     ("start", "hint"),
     [
-        ("/content/drive/MyDrive/photos/", "images/cat0.png is there: write paths from the list's"),
-        ("C:\\Users\\me\\photos\\", "images/cat0.png is there: write paths from the list's"),
+        ("/content/drive/MyDrive/photos/", "images/cat0.png is there: write paths relative to"),
+        ("C:\\Users\\me\\photos\\", "images/cat0.png is there: write paths relative to"),
         ("https://example.org/", "it is an address: fetch the files"),
     ],
 )

@@ -105,9 +105,9 @@ def test_the_same_picture_in_another_file(
 
 def test_a_drawing_in_the_alpha_channel_is_compared_as_it_looks(pair: Path) -> None:
     """Without a background all such drawings are black, and flat pictures match nothing."""
-    drawn = stencil(7)
-    (pair / "target/bird/logo.png").write_bytes(encoded(drawn))
-    on_white = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
+    logo = stencil(7)
+    (pair / "target/bird/logo.png").write_bytes(encoded(logo))
+    on_white = Image.alpha_composite(Image.new("RGBA", logo.size, "white"), logo)
     (pair / "source/class/drawing.jpg").write_bytes(encoded(on_white.convert("RGB"), "JPEG"))
     assert one(pair) == ("picture", "bird/logo.png", "class/drawing.jpg")
 
@@ -178,8 +178,8 @@ def test_a_name_that_is_not_unicode(pair: Path) -> None:
 
 def test_the_command_on_two_folders(pair: Path) -> None:
     save(pair / "target/test/copy.png", scene(3))
-    words = ("uotft", "data", "overlap", "--source", "source", "--target", "target")
-    done = call(*words, "--output", "made/found.json", cwd=pair)
+    command = ("uotft", "data", "overlap", "--source", "source", "--target", "target")
+    done = call(*command, "--output", "made/found.json", cwd=pair)
     assert done.returncode == 0, done.stderr
     assert "1 test images are in the source, 1 pairs: bytes 0, stem 0, picture 1" in done.stdout
     assert "test/copy.png  =  class/0003.jpg" in done.stdout

@@ -196,8 +196,8 @@ def test_the_white_of_sixteen_bits_is_a_setting(form: str) -> None:
     content = pictures.encoded(Image.fromarray(levels), form)
     for white, brightest in ((0, 16), (4095, 254), (1023, 255)):
         found = np.asarray(pixel_cache.picture_of(content, Path("a"), "L", white=white))
-        wanted = (levels / (white or 65535) * 255).clip(0, 255)
-        assert np.abs(found - wanted).max() <= 0.51
+        expected = (levels / (white or 65535) * 255).clip(0, 255)
+        assert np.abs(found - expected).max() <= 0.51
         assert found.max() == brightest
     plain = pictures.encoded(pictures.scene(0), form)
     kept = pixel_cache.picture_of(plain, Path("a"), "RGB", white=4095)

@@ -53,9 +53,9 @@ def test_nothing_set_is_every_image() -> None:
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
 def test_a_fraction_of_every_class(share: float) -> None:
-    drawn = sample(LABELS, Subset(fraction=share), 0)
-    assert len(set(drawn.tolist())) == len(drawn)
-    assert np.bincount(LABELS[drawn]).tolist() == [round(share * n) for n in THERE.tolist()]
+    sampled = sample(LABELS, Subset(fraction=share), 0)
+    assert len(set(sampled.tolist())) == len(sampled)
+    assert np.bincount(LABELS[sampled]).tolist() == [round(share * n) for n in THERE.tolist()]
 
 
 def test_a_small_fraction_leaves_one_image() -> None:
@@ -68,8 +68,8 @@ def test_smaller_draws_of_a_seed_lie_inside_larger_ones() -> None:
     chains += [[Subset(longtail=10), Subset(shots=int(THERE.min())), Subset()]]
     for seed in (0, 1):
         for chain in chains:
-            drawn = [set(sample(LABELS, subset, seed).tolist()) for subset in chain]
-            assert all(a < b for a, b in zip(drawn, drawn[1:], strict=False)), chain
+            sampled = [set(sample(LABELS, subset, seed).tolist()) for subset in chain]
+            assert all(a < b for a, b in zip(sampled, sampled[1:], strict=False)), chain
 
 
 def test_seeds_draw_apart() -> None:
@@ -130,20 +130,22 @@ def test_words() -> None:
 
 def test_a_manifest_is_what_a_seed_trains_on(tiny: Path, tmp_path: Path) -> None:
     ws, output = workspace(tiny), tmp_path / "subset.csv"
-    said, again = data_export.write_subset(ws, "digits", "fraction=0.2", 1, output, progress=quiet)
+    summary, again = data_export.write_subset(
+        ws, "digits", "fraction=0.2", 1, output, progress=quiet
+    )
     images = readers.images(ws, "digits")
     with output.open(newline="") as file:
         lines = list(csv.DictReader(file))
     pool = images.rows("train")
-    drawn = pool[sample(images.labels[pool], Subset(fraction=0.2), 1)]
+    sampled = pool[sample(images.labels[pool], Subset(fraction=0.2), 1)]
     written = {
         s: [int(x["row"]) for x in lines if x["split"] == s] for s in ("train", "val", "test")
     }
-    assert written["train"] == sorted(drawn.tolist())
+    assert written["train"] == sorted(sampled.tolist())
     assert all(written[s] == images.rows(s).tolist() for s in ("val", "test"))
     assert all(x["label"] == images.names[images.labels[int(x["row"])]] for x in lines)
-    assert f"{len(drawn)} of {len(pool)} training images" in said
-    assert "cannot be read as a data set; an --output without .csv writes shards" in again
+    assert f"{len(sampled)} of {len(pool)} training images" in summary
+    assert "cannot be read as a data set; write shards instead: --output FOLDER" in again
     with pytest.raises(UserError, match="it lists rows of another set and no files; `uotft data"):
         folder.load(folder.Settings(path=str(output)), quiet)
 
@@ -157,19 +159,19 @@ def photos(root: Path) -> workspace_stage.Workspace:
     write_params(root, params)
     ws = workspace(root)
     prepare.prepare(ws, "plain", progress=quiet)
-    said = data_export.write_subset(ws, "plain", "fraction=1", 0, root / "web", progress=quiet)
-    params["datasets"]["web"] = section(said)
+    lines = data_export.write_subset(ws, "plain", "fraction=1", 0, root / "web", progress=quiet)
+    params["datasets"]["web"] = section(lines)
     write_params(root, params)
     prepare.prepare(workspace(root), "web", progress=quiet)
     return workspace(root)
 
 
-def section(said: list[str]) -> dict:
+def section(lines: list[str]) -> dict:
     """The section that a user pastes into params.yaml."""
-    return yaml.safe_load(said[1].removeprefix("as a data set: "))
+    return yaml.safe_load(lines[1].removeprefix("as a data set: "))
 
 
-def drawn(images: ImageSet, subset: Subset, seed: int) -> dict[str, list[tuple[str, bytes]]]:
+def sampled(images: ImageSet, subset: Subset, seed: int) -> dict[str, list[tuple[str, bytes]]]:
     """{part: (class, picture) of each image} of what a seed trains on, and of val and test."""
     pool = images.rows("train")
     parts = {"train": pool[sample(images.labels[pool], subset, seed)]}
@@ -194,17 +196,17 @@ def test_what_is_written_is_a_data_set_again(
     if name == "digits":
         ws = workspace(Path(shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)))
     words = (ws, name, "longtail=3", 1, ws.root / output)
-    said = data_export.write_subset(*words, progress=quiet)
+    lines = data_export.write_subset(*words, progress=quiet)
     if output == "small.csv" and name != "plain":
-        assert f"its rows are those of data/{name}.npz and cannot be read" in said[1]
+        assert f"its rows are those of data/{name}.npz and cannot be read" in lines[1]
         return
     params = yaml.safe_load((ws.root / "params.yaml").read_text())
-    params["datasets"]["small"] = section(said)
+    params["datasets"]["small"] = section(lines)
     write_params(ws.root, params)
     prepare.prepare(workspace(ws.root), "small", progress=quiet)
     again = readers.images(workspace(ws.root), "small")
-    expected = drawn(readers.images(ws, name), Subset(longtail=3), 1)
-    assert drawn(again, Subset(), 0) == expected
+    expected = sampled(readers.images(ws, name), Subset(longtail=3), 1)
+    assert sampled(again, Subset(), 0) == expected
     assert again.names == readers.images(ws, name).names
     if again.files is not None and name != "digits":
         assert (again.files.size, again.files.share) == (12, 0.9)
@@ -221,11 +223,11 @@ def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
     splits[splits == "test"] = "unused"
     storage.write_images(ws.data("plain"), replace(images, splits=splits))
     for output in ("part.csv", "part"):
-        said = data_export.write_subset(
+        lines = data_export.write_subset(
             ws, "plain", "shots=2", 0, tmp_path / output, progress=quiet
         )
         params = yaml.safe_load((tmp_path / "params.yaml").read_text())
-        params["datasets"]["part"] = section(said)
+        params["datasets"]["part"] = section(lines)
         write_params(tmp_path, params)
         prepare.prepare(workspace(tmp_path), "part", progress=quiet)
         again = readers.images(workspace(tmp_path), "part")

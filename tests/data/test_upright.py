@@ -57,10 +57,10 @@ def test_pixels_and_sides_are_those_of_the_upright_picture(kind: str, orientatio
     assert pixel_cache.upright_size(content) == TALL[::-1]
     for mode in ("L", "RGB"):
         found = pixel_cache.picture_of(content, Path("a"), mode)
-        wanted = pixel_cache.picture_of(plain, Path("a"), mode)
+        expected = pixel_cache.picture_of(plain, Path("a"), mode)
         assert found.size == TALL
         # a lossy format rounds other blocks when the picture lies on its side
-        gap = np.abs(np.asarray(found, np.int64) - np.asarray(wanted, np.int64)).max()
+        gap = np.abs(np.asarray(found, np.int64) - np.asarray(expected, np.int64)).max()
         assert gap <= (0 if kind in LOSSLESS else 6)
 
 
@@ -96,5 +96,5 @@ def test_overlap_finds_the_turned_ones(tmp_path: Path) -> None:
         names = tree(tmp_path / side, orientation)
     (tmp_path / "target/0.png").unlink()
     found = overlap(str(tmp_path / "source"), str(tmp_path / "target"), progress=lambda i, _: i)
-    wanted = {name for name in names[1:] if name.endswith((".png", ".tif", ".jpg", ".webp"))}
-    assert {match["target"] for match in found["matches"] + found["doubtful"]} >= wanted
+    expected = {name for name in names[1:] if name.endswith((".png", ".tif", ".jpg", ".webp"))}
+    assert {match["target"] for match in found["matches"] + found["doubtful"]} >= expected

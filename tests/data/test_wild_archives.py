@@ -48,9 +48,9 @@ def read(root: Path, path: str, content: bytes) -> tuple[set[str], str]:
 
 def test_backslashes_separate_folders(tmp_path: Path) -> None:
     contents = [("photos\\", b""), *members("photos\\cat\\0.png", "photos\\dog\\0.png")]
-    inside, said = read(tmp_path, "windows.zip", zipped(contents))
+    inside, notes = read(tmp_path, "windows.zip", zipped(contents))
     assert inside == {"train/cat: photos\\cat\\0.png", "train/dog: photos\\dog\\0.png"}
-    assert not said
+    assert not notes
 
 
 @pytest.mark.parametrize("name", ["..\\evil.jpg", "a\\..\\..\\evil.jpg", "\\evil.jpg"])
@@ -63,15 +63,15 @@ def test_backslashes_leave_no_folder(tmp_path: Path, name: str) -> None:
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_of_a_name_that_is_there_twice_the_later_file_counts(tmp_path: Path) -> None:
     twice = [*members("cat/0.png", "dog/0.png", "dog/1.png"), ("cat/0.png", b"later")]
-    inside, said = read(tmp_path, "a.zip", zipped(twice))
+    inside, notes = read(tmp_path, "a.zip", zipped(twice))
     assert {name for name in inside if "cat" in name} == {"train/cat: later"}
-    assert said == "files of the archive whose name it has twice (1), the later counts: cat/0.png"
+    assert notes == "names that the archive has twice (1); the later file is kept: cat/0.png"
 
 
 def test_names_that_differ_in_case_are_two_classes(tmp_path: Path) -> None:
-    inside, said = read(tmp_path, "a.zip", zipped(members("Cat/0.png", "cat/0.png")))
+    inside, notes = read(tmp_path, "a.zip", zipped(members("Cat/0.png", "cat/0.png")))
     assert inside == {"train/Cat: Cat/0.png", "train/cat: cat/0.png"}
-    assert "differ in case only: 'Cat' and 'cat'" in said
+    assert "differ in case only: 'Cat' and 'cat'" in notes
 
 
 @pytest.mark.parametrize("name", ["A.ZIP", "A.Tar", "A.TAR.GZ", "A.Tgz"])
@@ -106,11 +106,11 @@ def test_two_manifests_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("top", ["", "brain-data/", "Training/"])
 def test_the_folder_around_the_parts_of_an_archive(tmp_path: Path, top: str) -> None:
     names = [*many(f"{top}Train/", "ab", 2), *many(f"{top}Test/", "ab", 1), "Thumbs.db"]
-    inside, said = read(tmp_path, "a.zip", zipped(members(*names)))
+    inside, notes = read(tmp_path, "a.zip", zipped(members(*names)))
     assert sorted({name.partition(":")[0] for name in inside}) == [
         "test/a", "test/b", "train/a", "train/b"
     ]  # fmt: skip
-    assert ("looked for in Training/" in said) == (top == "Training/")
+    assert ("reading Training/" in notes) == (top == "Training/")
 
 
 def test_inner_archives_that_are_the_parts(tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def both(train: str, test: str) -> list[str]:
 )  # fmt: skip
 def test_parts_in_every_spelling(tmp_path: Path, train: str, test: str) -> None:
     place(tmp_path, *both(f"{train}/", f"{test}/"))
-    found, said = read(tmp_path)
+    found, notes = read(tmp_path)
     assert found == BOTH
-    assert ("images are looked for in" in said) == (train.count("/") > 0)
+    assert ("the only folder there that has images" in notes) == (train.count("/") > 0)
 
 
 @pytest.mark.parametrize(
@@ -90,41 +90,41 @@ def test_names_of_the_validation_part(tmp_path: Path, name: str) -> None:
 def test_a_class_may_hold_its_parts(tmp_path: Path) -> None:
     names = [*many("a/", ["train"], 3), *many("b/", ["train"], 3)]
     names += [*many("a/", ["Test"], 2), *many("b/", ["Test"], 2)]
-    found, said = read(place(tmp_path, *names))
+    found, notes = read(place(tmp_path, *names))
     assert found == BOTH
-    assert "each class holds its own parts" in said
+    assert "each class holds its own parts" in notes
 
 
 @pytest.mark.parametrize(
     "name", ["prevalence", "contest", "trained", "device", "a train", "testimony"]
 )
 def test_a_name_that_only_contains_such_a_word_is_a_class(tmp_path: Path, name: str) -> None:
-    found, said = read(place(tmp_path, *many(f"{name}/", "xy", 2), *many("", "b", 2)))
+    found, notes = read(place(tmp_path, *many(f"{name}/", "xy", 2), *many("", "b", 2)))
     assert found == {"train": {name: 4, "b": 2}}
-    assert not said
+    assert not notes
 
 
 def test_folders_beside_the_parts_are_counted(tmp_path: Path) -> None:
     names = [*both("seg_train/", "seg_test/"), *many("seg_pred/", "p", 4), "extra/x/1.jpg"]
-    found, said = read(place(tmp_path, *names))
+    found, notes = read(place(tmp_path, *names))
     assert found == BOTH
-    assert "left out 5 images beside the parts seg_test, seg_train: 4 in seg_pred/, 1 in" in said
+    assert "left out 5 images beside the parts seg_test, seg_train: 4 in seg_pred/, 1 in" in notes
 
 
 def test_a_test_part_without_classes_is_counted(tmp_path: Path) -> None:
     names = [*many("train/", "ab", 3), *(f"test/{i}.jpg" for i in range(7))]
-    found, said = read(place(tmp_path, *names))
+    found, notes = read(place(tmp_path, *names))
     assert found == {"train": CATS}
-    assert "left out 7 images in no folder of a class: 7 in test/" in said
+    assert "left out 7 images outside all class folders: 7 in test/" in notes
 
 
 def test_a_part_without_an_image_is_named(tmp_path: Path) -> None:
     names = [*many("train/", "ab", 3), *many("val/", "a", 2), "val/b/x.txt", "Test/a/1.heic"]
-    found, said = read(place(tmp_path, *names))
+    found, notes = read(place(tmp_path, *names))
     assert found == {"train": CATS, "val": {"a": 2}}
-    assert "no image in the folders Test, val/b" in said
-    assert "left out 2 files, no images: 1 .heic, 1 .txt" in said
-    assert ".heic (convert to .jpg)" in said
+    assert "no image in the folders Test, val/b" in notes
+    assert "left out 2 non-image files: 1 .heic, 1 .txt" in notes
+    assert ".heic (convert to .jpg)" in notes
 
 
 DAY = [
@@ -139,7 +139,7 @@ LOOKED = (
 AMBIGUOUS = {
     "a part that is there twice": (
         [*both("Train/", "test/"), *many("training/", "ab", 1)],
-        "2 folders are named like the part train (Train, training); move their images into one",
+        "2 folders are named like the part train (Train, training); merge them into one",
     ),
     "valid and val": ([*both("train/", "val/"), "valid/a/1.jpg"], "the part val (val, valid)"),
     "a class named train, with folders": (
@@ -150,7 +150,10 @@ AMBIGUOUS = {
     ),
     "an unknown name of a part": (both("train/", "holdout/"), "(4 images: 4 holdout)"),
     "classes beside a test part": ([*AB, *many("test/", "ab", 1)], "test holds folders, like a"),
-    "no training part": (many("Testing/", "ab", 3), "Testing and no folder of training images"),
+    "no training part": (
+        many("Testing/", "ab", 3),
+        "it holds Testing and no folder of training images",
+    ),
     "parts of several sets": (
         [*both("trainA/", "testA/"), *both("trainB/", "testB/")],
         "it holds parts of 2 data sets (testA, trainA, testB, trainB); keep one",
@@ -161,7 +164,7 @@ AMBIGUOUS = {
     ),
     "parts inside a part": (
         [*both("train/train/", "train/val/"), *many("test/", "ab", 1)],
-        "train is a part and holds parts itself (train, val)",
+        "train is a part, but holds parts itself (train, val)",
     ),
     "unknown names of all parts": (
         both("Entrainement/", "Probe/"),
@@ -172,9 +175,9 @@ AMBIGUOUS = {
         [*many("Art/", "bcd", 1), *many("Clipart/", "abcd", 1), *many("Real/", "abcd", 1)],
         "Art, Clipart, Real all hold folders of the same names (b, c, d)",
     ),
-    "the set once more": (
+    "a second copy of the set": (
         [*AB, *many("all/", "ab", 3)],
-        "all holds folders named like those beside it (a, b), as if it were the set once more",
+        "all holds folders named like those beside it (a, b), as if it were a second copy",
     ),
     "the training part once more": (
         [*both("train/", "test/"), *many("train/copy/", "ab", 3)],
@@ -182,37 +185,40 @@ AMBIGUOUS = {
     ),
     "parts without classes": (
         ["train/1.jpg", "train/2.jpg", "test/1.jpg"],
-        f"{LOOKED}\n  left out 3 images in no folder of a class: 2 in train/, 1 in test/",
+        f"{LOOKED}\n  left out 3 images outside all class folders: 2 in train/, 1 in test/",
     ),
     "parts without classes, as Kaggle has them": (
         ["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg"],
-        f"{LOOKED}\n  left out 3 images in no folder of a class: 2 in train/, 1 in test1/",
+        f"{LOOKED}\n  left out 3 images outside all class folders: 2 in train/, 1 in test1/",
     ),
-    "other parts without classes": (["A_train/1.jpg", "A_test/1.jpg"], "left out 2 images in no"),
+    "other parts without classes": (
+        ["A_train/1.jpg", "A_test/1.jpg"],
+        "left out 2 images outside all",
+    ),
     "loose images": (
         ["1.jpg", "2.jpg", "a.txt"],
-        f"{LOOKED}\n  left out 2 images in no folder of a class: 2 in ./\n"
-        "  left out 1 file, no images: 1 .txt",
+        f"{LOOKED}\n  left out 2 images outside all class folders: 2 in ./\n"
+        "  left out 1 non-image file: 1 .txt",
     ),
     "one class": (
         ["cat/1.jpg", "cat/2.jpg"],
-        "2 images of one class, 'cat', and none of another; two are needed: name",
+        "all images (2) are of one class, 'cat'; at least two classes are needed: name",
     ),
     "one class in parts": (["train/cat/1.jpg", "test/cat/2.jpg"], "of one class, 'cat'"),
     "one class that Pillow reads": (
         ["cat/1.jpg", "dog/1.heic"],
         "name the folder that holds the folders of the classes\n  no image in the folder dog\n",
     ),
-    "archives": (["set.zip", "readme.txt"], "left out 2 files, no images: 1 .txt, 1 .zip"),
+    "archives": (["set.zip", "readme.txt"], "left out 2 non-image files: 1 .txt, 1 .zip"),
     "a class that is only tested": (
         [*many("train/", "ab", 3), *many("test/", "abc", 1)],
-        "class 'c' has no training image, as 1 of 3 classes (test/c/0.png); classes that have "
-        "some are a, b",
+        "class 'c' has no training image (test/c/0.png); such classes: 1 of 3; classes "
+        "with training images: a, b",
     ),
     "a class in another case": (
         [*many("train/", "ab", 3), *many("test/", "aB", 1)],
-        "class 'B' has no training image, as 1 of 3 classes (test/B/0.png); classes that have "
-        "some are a, b\n  classes whose names differ in case only: 'B' and 'b'",
+        "class 'B' has no training image (test/B/0.png); such classes: 1 of 3; classes "
+        "with training images: a, b\n  classes whose names differ in case only: 'B' and 'b'",
     ),
 }
 
@@ -226,21 +232,23 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path: Path, case: str) -> N
 def test_the_advice_for_a_class_named_train_works(tmp_path: Path) -> None:
     classes = "bus", "car", "train"
     names = [f"train/{c}/{t}/1.png" for c in classes for t in ("day", "night")]
-    found, said = read(place(tmp_path, *names))
+    found, notes = read(place(tmp_path, *names))
     assert found == {"train": dict.fromkeys(classes, 2)}
-    assert "the classes bus, car, train hold images in folders only (day, night)" in said
+    assert "the classes bus, car, train hold images in folders only (day, night)" in notes
 
 
 def test_a_class_named_train_without_folders_is_one(tmp_path: Path) -> None:
-    found, said = read(place(tmp_path, *(f"{c}/{i}.jpg" for c in ("bus", "train") for i in (1, 2))))
+    found, notes = read(
+        place(tmp_path, *(f"{c}/{i}.jpg" for c in ("bus", "train") for i in (1, 2)))
+    )
     assert found == {"train": {"bus": 2, "train": 2}}
-    assert "train is read as a class, like the folders beside it, and not as a part" in said
+    assert "train is read as a class, like the folders beside it, not as a part" in notes
 
 
 def test_folders_inside_a_class_are_of_that_class(tmp_path: Path) -> None:
-    found, said = read(place(tmp_path, "a/1.jpg", "a/x/2.jpg", "a/x/y/3.jpg", "b/z/1.jpg"))
+    found, notes = read(place(tmp_path, "a/1.jpg", "a/x/2.jpg", "a/x/y/3.jpg", "b/z/1.jpg"))
     assert found == {"train": {"a": 3, "b": 1}}
-    assert not said
+    assert not notes
 
 
 # ---- files
@@ -291,22 +299,22 @@ def test_other_files_are_counted_by_ending(tmp_path: Path) -> None:
         *(f"b/{i}.txt" for i in range(5)),
         "c/1.mat",
     ]
-    found, said = read(place(tmp_path, *names))
+    found, notes = read(place(tmp_path, *names))
     assert found == {"train": CATS}
-    assert "left out 8 files, no images: 6 .txt, 1 .mat, 1 without an ending" in said
-    assert "no image in the folder c" in said
+    assert "left out 8 non-image files: 6 .txt, 1 .mat, 1 without an ending" in notes
+    assert "no image in the folder c" in notes
 
 
 def test_many_endings_are_one_short_line(tmp_path: Path) -> None:
     place(tmp_path, *many("", "ab", 3), *(f"a/x.{i}" for i in range(10, 30)))
-    assert "left out 20 files, no images: " in read(tmp_path)[1]
+    assert "left out 20 non-image files: " in read(tmp_path)[1]
     assert read(tmp_path)[1].endswith(" and 15 more")
 
 
 def test_images_in_no_folder_of_a_class_are_counted(tmp_path: Path) -> None:
-    found, said = read(place(tmp_path, *both("train/", "test/"), "cover.jpg", "train/x.png"))
+    found, notes = read(place(tmp_path, *both("train/", "test/"), "cover.jpg", "train/x.png"))
     assert found == BOTH
-    assert "left out 2 images in no folder of a class: 1 in ./, 1 in train/" in said
+    assert "left out 2 images outside all class folders: 1 in ./, 1 in train/" in notes
 
 
 SYSTEM = [
@@ -319,10 +327,10 @@ SYSTEM = [
 
 @pytest.mark.parametrize("name", SYSTEM)
 def test_what_systems_leave_is_no_class_and_no_image(tmp_path: Path, name: str) -> None:
-    found, said = read(place(tmp_path, *many("", "ab", 3), name))
+    found, notes = read(place(tmp_path, *many("", "ab", 3), name))
     assert found == {"train": CATS}
-    assert said.startswith("left out 1 hidden or system file: 1 ")
-    assert "\n" not in said
+    assert notes.startswith("left out 1 hidden or system file: 1 ")
+    assert "\n" not in notes
 
 
 def test_what_systems_leave_is_one_line(tmp_path: Path) -> None:
@@ -339,9 +347,9 @@ def test_what_systems_leave_is_one_line(tmp_path: Path) -> None:
 def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
     forms = [unicodedata.normalize(form, "Käse") for form in ("NFC", "NFD")]
     names = [f"{name}/{i}.jpg" for i, name in enumerate([*forms, "cat", "cat ", " cat", "dog"])]
-    found, said = read(place(tmp_path, *names))
+    found, notes = read(place(tmp_path, *names))
     assert found == {"train": {"Käse": 2, "cat": 3, "dog": 1}}
-    assert "are one class: 'Käse', 'cat'" in said or "are one class: 'cat', 'Käse'" in said
+    assert "are one class: 'Käse', 'cat'" in notes or "are one class: 'cat', 'Käse'" in notes
 
 
 def test_forms_may_differ_between_parts(tmp_path: Path) -> None:
@@ -351,9 +359,9 @@ def test_forms_may_differ_between_parts(tmp_path: Path) -> None:
 
 
 def test_case_alone_is_said(tmp_path: Path) -> None:
-    found, said = read(place(tmp_path, "Cat/1.jpg", "cat/2.jpg", "dog/1.jpg"))
+    found, notes = read(place(tmp_path, "Cat/1.jpg", "cat/2.jpg", "dog/1.jpg"))
     assert found == {"train": {"Cat": 1, "cat": 1, "dog": 1}}
-    assert said == "classes whose names differ in case only: 'Cat' and 'cat'"
+    assert notes == "classes whose names differ in case only: 'Cat' and 'cat'"
 
 
 # ---- links
@@ -375,9 +383,9 @@ def test_no_folder_is_read_twice_through_a_link(tmp_path: Path, name: str, to: s
     root = place(tmp_path / "set", *many("", "ab", 3))
     place(tmp_path, "other/1.jpg")
     link(root, name, to)
-    found, said = read(root)
+    found, notes = read(root)
     assert found == {"train": CATS}
-    assert f"left out 1 link to folders that are read already: {name}" in said
+    assert f"left out 1 link to folders that were read already: {name}" in notes
 
 
 def test_links_to_folders_elsewhere_are_followed_in_order(tmp_path: Path) -> None:
@@ -387,9 +395,9 @@ def test_links_to_folders_elsewhere_are_followed_in_order(tmp_path: Path) -> Non
     link(tmp_path / "set", "c", tmp_path / "pool/x/c")
     link(tmp_path / "pool", "x/c/loop", "../..")
     place(tmp_path / "set", *many("", "bd", 3))
-    found, said = read(tmp_path / "set")
+    found, notes = read(tmp_path / "set")
     assert found == {"train": dict.fromkeys("abcd", 3)}
-    assert said == "left out 1 link to folders that are read already: c/loop"
+    assert notes == "left out 1 link to folders that were read already: c/loop"
     paths = [*walk.below(tmp_path / "set")]
     assert paths == sorted(paths)
 
@@ -399,9 +407,9 @@ def test_broken_links_and_pipes_are_counted(tmp_path: Path) -> None:
     link(tmp_path, "a/gone.jpg", "nowhere.jpg")
     link(tmp_path, "a/round.jpg", "round.jpg")
     os.mkfifo(tmp_path / "b/pipe.jpg")
-    found, said = read(tmp_path)
+    found, notes = read(tmp_path)
     assert found == {"train": CATS}
-    assert "left out 3 broken links or special files: a/gone.jpg, a/round.jpg, b/pipe.jpg" in said
+    assert "left out 3 broken links or special files: a/gone.jpg, a/round.jpg, b/pipe.jpg" in notes
 
 
 def test_a_folder_that_is_closed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,28 +432,28 @@ def test_a_folder_that_is_closed_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_list_that_is_not_read_is_named(tmp_path: Path, name: str) -> None:
     """It may say other labels, or which pictures are tests."""
     place(tmp_path, *(many("train/", "ab", 3) if "train" in name else many("", "ab", 3)), name)
-    found, said = read(tmp_path)
+    found, notes = read(tmp_path)
     assert found == {"train": CATS}
-    assert f"lists that are not read, since folders say the classes and parts: {name};" in said
+    assert f"lists that are not read, because the folders give classes and parts: {name};" in notes
 
 
 def test_a_flat_folder_with_its_list_names_the_list(tmp_path: Path) -> None:
     place(tmp_path, *(f"train/{i}.jpg" for i in range(4)), "labels.csv")
-    said = refused(tmp_path)
-    assert "the classes and parts: labels.csv; to read one, name it as path: a CSV or" in said
+    notes = refused(tmp_path)
+    assert "give classes and parts: labels.csv; to read one, set path to it: a CSV or" in notes
 
 
 @pytest.mark.parametrize("names", [("images", "masks"), ("Images", "Annotations"), ("a", "labels")])
 def test_folders_that_are_seldom_classes_are_said(tmp_path: Path, names: tuple[str, ...]) -> None:
-    found, said = read(place(tmp_path, *many("", names, 3)))
+    found, notes = read(place(tmp_path, *many("", names, 3)))
     assert found == {"train": dict.fromkeys(names, 3)}
     some = ", ".join(name for name in sorted(names) if name != "a")
-    assert said.startswith(f"folders that are read as classes and seldom are: {some}; move")
+    assert notes.startswith(f"folders read as classes, though such names seldom mean one: {some};")
 
 
 @pytest.mark.parametrize("names", [[], ["cat_1.jpg", "dog_1.jpg"], ["cats.zip", "dogs.zip"]])
 def test_without_a_folder_for_each_class_it_says_what_to_make(
     tmp_path: Path, names: list[str]
 ) -> None:
-    said = refused(place(tmp_path, *names))
-    assert "Make a folder for each class, or list the images in manifest.csv, with the" in said
+    notes = refused(place(tmp_path, *names))
+    assert "Make a folder for each class, or list the images in manifest.csv, with the" in notes

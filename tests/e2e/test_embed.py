@@ -100,6 +100,6 @@ def test_stopped_and_killed_it_ends_in_the_same_bytes(large: tuple[Path, dict[st
     done = call("uotft", *WORDS, "2", cwd=project)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"glyphs: {IMAGES} training images, 8 features\n"
-    assert "uotft: going on with" in done.stderr
+    assert "uotft: resuming" in done.stderr
     assert made(project) == whole
     assert not (project / "unfinished/embeddings/glyphs-images").exists()

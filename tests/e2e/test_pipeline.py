@@ -215,7 +215,7 @@ def test_the_report(project: Path) -> None:
     page = (reports / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 7
     assert "forecast δ²" in table
-    assert "Did the forecast foretell the gain?" in page
+    assert "Did the forecast predict the gain?" in page
     assert "http" not in page, "it opens without a network"
     assert len(list((reports / "pictures").glob("*.png"))) == 4
     [run] = runs(project, "reports")

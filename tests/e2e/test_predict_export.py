@@ -91,7 +91,7 @@ def test_predict_takes_a_folder_and_counts_what_is_no_image(trained: Path, tmp_p
     said = json.loads(done.stdout)
     assert [answer["file"] for answer in said] == [one, *(str(inside / f.name) for f in files)]
     assert said[0]["classes"] == said[2]["classes"], "each file has its own answer"
-    assert "new images: left out 2 files, no images: 1" in done.stderr.replace("\n", "")
+    assert "new images: left out 2 non-image files: 1" in done.stderr.replace("\n", "")
     assert "1 of 5 files were left out:" in done.stderr
     assert "page.png: not an image" in done.stderr
 
@@ -101,7 +101,7 @@ def test_a_folder_without_an_image_says_what_is_there(trained: Path, tmp_path: P
     done = call("uotft", "predict", *CELL, str(tmp_path), cwd=trained)
     assert done.returncode == 2
     assert (
-        f"{tmp_path}: no image in this folder or below (left out 1 file, no images: 1 .txt)"
+        f"{tmp_path}: no image in this folder or below (left out 1 non-image file: 1 .txt)"
         in done.stderr.replace("\n", "")
     )
 
@@ -112,8 +112,8 @@ def test_a_model_that_is_not_there_names_those_that_are(trained: Path) -> None:
     variant.mkdir(parents=True)
     (variant / "model.json").write_text("{}")
     for strategy, seed, advice in (
-        ("label", "0", "the pipeline of params.yaml does not make it, `uotft train --dataset"),
-        ("uot", "7", "the pipeline of params.yaml does not make it, `uotft train --dataset"),
+        ("label", "0", "it is no cell of params.yaml; `uotft train --dataset"),
+        ("uot", "7", "it is no cell of params.yaml; `uotft train --dataset"),
         ("none", "0", "`dvc repro` makes it"),
     ):
         words = ("--dataset", "digits", "--strategy", strategy, "--seed", seed)

@@ -180,7 +180,7 @@ def test_features_on_a_disk_that_fills_up(cell: Path, measured: Callable[[str], 
         assert there
         filler.unlink()
         with started(cell, *words) as process:
-            assert any("uotft: going on with" in process.stdout.readline() for _ in range(3))
+            assert any("uotft: resuming" in process.stdout.readline() for _ in range(3))
             process.terminate()
             process.communicate(timeout=60)
         assert {p.name: p.read_bytes() for p in folder.glob("shard-*.npz")}.items() >= there.items()

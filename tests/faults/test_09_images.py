@@ -141,7 +141,7 @@ def test_verify_lists_path_and_reason_of_every_bad_file_and_of_no_other(
         said = dict(line.split(": ", 1) for line in lines)
         assert said.keys() == {str(inside / name) for name in BAD}
         assert all(why in said[str(inside / name)] for name, why in REASONS.items())
-        assert last.endswith(f"; {len(BAD)} not as they should be")
+        assert last.endswith(f"; {len(BAD)} wrong")
     measured(f"{len(BAD)} of {len(BAD)} bad kinds listed, 0 of {len(ODD)} odd ones")
 
 

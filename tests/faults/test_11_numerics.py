@@ -245,7 +245,7 @@ def test_classes_without_images_have_no_weight(counts: list) -> None:
 
 def test_counts_that_are_no_numbers(tmp_path) -> None:  # noqa: ANN001
     np.savez(tmp_path / "a.npz", means=np.eye(2), counts=np.array(["1", "2"]))
-    with pytest.raises(BadBank, match="counts is an array of type <U1; numbers are needed"):
+    with pytest.raises(BadBank, match="counts is an array of type <U1; it must hold numbers"):
         brought(str(tmp_path / "a.npz"))
 
 

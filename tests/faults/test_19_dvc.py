@@ -138,7 +138,7 @@ def test_the_command_says_it_with_its_exit_code(whole: Path) -> None:
     done = call("uotft", "data", "verify", cwd=whole)
     assert done.returncode == 0, done.stdout
     assert "stages in dvc.lock: " in done.stdout
-    assert done.stdout.endswith("and DVC's copies; 0 not as they should be\n")
+    assert done.stdout.endswith("and DVC's copies; 0 wrong\n")
     metrics = whole / "metrics/digits/uot.json"
     before = metrics.read_bytes()
     metrics.write_bytes(before.replace(b"top1", b"top2", 1))

@@ -260,7 +260,7 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...], str]] = {
         r"uot/0/selection.json was made with other settings \(cost_scale\)",
     ),
     "selection": (selection, ("evaluate", "compare"), "models/own/uot/0 was trained with another"),
-    "model": (model, ("compare",), "metrics/own/uot.json is of another .*models/own/uot/0"),
+    "model": (model, ("compare",), "own/uot.json was measured on another version of .*/uot/0"),
     "damaged model": (flipped("models/own/uot/0/model.safetensors"), ("evaluate",), "model.safet"),
 }  # fmt: skip
 

@@ -240,7 +240,7 @@ def test_other_machines_are_let_in_on_demand_alone(tmp_path: Path) -> None:
         process.terminate()
         _, said = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "--host 0.0.0.0: everyone who reaches it may read, change and delete runs" in said
+    assert "--host 0.0.0.0: everyone who can reach it can read, change and delete runs" in said
 
 
 @pytest.fixture

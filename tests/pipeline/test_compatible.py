@@ -26,8 +26,8 @@ def mixed(root: Path, size: int, **train: str):  # noqa: ANN201
 
 def test_images_of_two_sizes_are_refused_at_the_first_stage(tmp_path: Path) -> None:
     mixed(tmp_path, 32)
-    for words in (("prepare", "--dataset", "birds"), ("train", "--dataset", "birds")):
-        done = call("uotft", *words, cwd=tmp_path)
+    for arguments in (("prepare", "--dataset", "birds"), ("train", "--dataset", "birds")):
+        done = call("uotft", *arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert (
             "the source glyphs has images of 16 x 16 pixels, the target birds has images of "
@@ -50,6 +50,6 @@ def test_what_can_be_trained_is_not_refused(tmp_path: Path) -> None:
 def test_a_backbone_that_sees_no_colours_is_said(tmp_path: Path) -> None:
     ws = mixed(tmp_path, 16)
     [note] = compatible.notes(ws)
-    assert note.startswith("the backbone sees grey alone and takes no notice of the colours in bi")
+    assert note.startswith("the backbone sees grey alone and ignores the colours in bi")
     ws.params.backbone["channels"] = 3
     assert not compatible.notes(ws)

@@ -91,8 +91,8 @@ def birds(tmp_path: Path) -> Path:
 def verify(root: Path) -> dict[str, str]:
     """{file: what is wrong with it}."""
     _, bad = datasets.verify(workspace(root), "birds", quiet)
-    said = (line.removeprefix(f"{root}/photos/").partition(": ") for line in bad)
-    return {name: why for name, _, why in said}
+    states = (line.removeprefix(f"{root}/photos/").partition(": ") for line in bad)
+    return {name: why for name, _, why in states}
 
 
 def test_unusual_files_are_good_files(birds: Path) -> None:
@@ -127,21 +127,21 @@ def test_a_folder_that_would_be_refused_now_is_one_of_the_things(birds: Path) ->
     summary, bad = datasets.verify(workspace(birds), "birds", quiet)
     assert summary == "birds: 47 files hashed"
     assert sum(line.endswith(": missing") for line in bad) == 47
-    assert "20 images of one class, 'wren'" in bad[-1]
+    assert "all images (20) are of one class, 'wren'" in bad[-1]
 
 
 def test_the_command_says_it_with_its_exit_code(birds: Path) -> None:
     done = call("uotft", "data", "verify", "birds", cwd=birds)
     assert (done.returncode, done.stdout) == (
         0,
-        "birds: 47 files hashed; 0 not as they should be\n",
+        "birds: 47 files hashed; 0 wrong\n",
     )
     (birds / "photos/wren/01.jpg").unlink()
     done = call("uotft", "data", "verify", "birds", cwd=birds)
     assert done.returncode == 1
     assert done.stdout.split("\n")[:2] == [
         f"{birds}/photos/wren/01.jpg: missing",
-        "birds: 47 files hashed; 1 not as they should be",
+        "birds: 47 files hashed; 1 wrong",
     ]
 
 
@@ -197,10 +197,10 @@ def test_an_archive_that_rots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_params(tmp_path, tiny_params())
     ws = workspace(tmp_path)
     prepare.prepare(ws, "dtd", progress=quiet)
-    said, bad = datasets.verify(ws, "dtd", quiet)
-    assert (said, bad) == ("dtd: 27 files hashed, dtd-r1.0.1.tar.gz", [])
+    summary, bad = datasets.verify(ws, "dtd", quiet)
+    assert (summary, bad) == ("dtd: 27 files hashed, dtd-r1.0.1.tar.gz", [])
     path.write_bytes(bytes(len(contents[path.name])))
-    assert "is not its SHA-256" in datasets.verify(ws, "dtd", quiet)[1][0]
+    assert "its checksum is" in datasets.verify(ws, "dtd", quiet)[1][0]
 
 
 def test_list(birds: Path) -> None:
@@ -274,8 +274,8 @@ def test_dvc_sees_a_changed_image_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "other.zip").write_bytes(official.zipped(members))
     stage = {"stages": {"prepare": committed["stages"]["prepare"]}}
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(stage))
-    for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
-        subprocess.run(words, cwd=tmp_path, check=True)
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
 
     def ran() -> set[str]:
         done = call("dvc", "repro", cwd=tmp_path)

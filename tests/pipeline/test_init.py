@@ -52,15 +52,15 @@ def test_a_preset_is_complete(preset: str, tmp_path: Path, folders: tuple[Path, 
     for stage in yaml.safe_load(pipeline)["stages"].values():
         for setting in stage.get("do", stage).get("params", []):
             for strategy in checked.strategies:
-                words = {"key": "old", "item.strategy": strategy}
-                words |= {"train.objective": checked.train.objective}
+                values = {"key": "old", "item.strategy": strategy}
+                values |= {"train.objective": checked.train.objective}
                 section = params
-                for word in _fill(setting, words).split("."):
-                    section = section[word]
+                for key in _fill(setting, values).split("."):
+                    section = section[key]
 
 
-def _fill(text: str, words: dict[str, str]) -> str:
-    return re.sub(r"\$\{(.*?)\}", lambda found: words[found[1]], text)
+def _fill(text: str, values: dict[str, str]) -> str:
+    return re.sub(r"\$\{(.*?)\}", lambda found: values[found[1]], text)
 
 
 def test_the_paper_says_so(tmp_path: Path, folders: tuple[Path, Path]) -> None:
@@ -124,7 +124,7 @@ def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("papr", "old", "my birds"), "--preset: got 'papr'; known are paper"),
         (("paper", "odl", "my birds"), "odl: no such folder of images"),
@@ -136,9 +136,9 @@ def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None
     ],
 )
 def test_mistakes_write_nothing(
-    tmp_path: Path, folders: tuple[Path, Path], words: tuple[str, str, str], message: str
+    tmp_path: Path, folders: tuple[Path, Path], arguments: tuple[str, str, str], message: str
 ) -> None:
-    preset, source, target = words
+    preset, source, target = arguments
     with pytest.raises(UserError, match=message):
         init.init(tmp_path / "new", preset, str(tmp_path / source), str(tmp_path / target))
     assert not (tmp_path / "new").exists()
@@ -173,7 +173,7 @@ def test_a_preset_takes_the_place_of_one_that_nobody_has_edited(
     mine = params.read_text()
     project(tmp_path, old, birds, "small")
     assert params.read_text() == mine
-    with pytest.raises(UserError, match="has been edited, and is not of --preset paper: leave"):
+    with pytest.raises(UserError, match="has been edited and differs from --preset paper: leave"):
         project(tmp_path, old, birds, "paper")
     assert params.read_text() == mine
 
@@ -199,7 +199,7 @@ def listed(folder: Path) -> Path:
     ("make", "message"),
     [
         (loose, "no image in a folder named after its class"),
-        (lambda folder: pictures(folder, 1, 4), "images of one class, 'class 0'"),
+        (lambda folder: pictures(folder, 1, 4), "are of one class, 'class 0'"),
         (listed, "birds.csv: all training images are of one class, 'robin'"),
     ],
     ids=["loose", "one class", "list"],
@@ -221,25 +221,27 @@ def test_init_says_what_it_sees(
     for path in folders[0].rglob("*.png"):
         Image.open(path).convert("L").save(path)
     init.init(tmp_path / "new", "paper", *map(str, folders))
-    said = [record.getMessage() for record in caplog.records]
-    assert said[0].startswith("old: 6 classes, 72 images grey, 20 to 2")
-    assert said[1].startswith("my-birds: 3 classes, 36 images in colour, 20 to 2")
-    assert said[2].startswith("the network sees each picture at 224 pixels a side")
-    assert said[3].startswith("old is grey and my-birds in colour")
-    assert re.match(r"old: pictures of 2\d pixels a side are blown up to 224; --preset", said[4])
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0].startswith("old: 6 classes, 72 images grey, 20 to 2")
+    assert messages[1].startswith("my-birds: 3 classes, 36 images in colour, 20 to 2")
+    assert messages[2].startswith("the network sees each picture at 224 pixels a side")
+    assert messages[3].startswith("old is grey and my-birds in colour")
+    assert re.match(
+        r"old: pictures of 2\d pixels a side are enlarged to 224; use --preset", messages[4]
+    )
 
     caplog.clear()
     pictures(tmp_path / "photos", 2, 4, side=100)
     init.init(tmp_path / "other", "small", str(folders[0]), str(tmp_path / "photos"))
-    said = [record.getMessage() for record in caplog.records]
-    assert said[2].startswith("the network sees each picture at 32 pixels a side")
-    assert re.match(r"photos: pictures of 10\d pixels a side are shrunk to 32, which", said[-1])
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[2].startswith("the network sees each picture at 32 pixels a side")
+    assert re.match(r"photos: pictures of 10\d pixels a side are shrunk to 32, which", messages[-1])
 
 
 def test_init_leaves_the_index_of_git_alone(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         return done.stdout
 
@@ -252,7 +254,7 @@ def test_init_leaves_the_index_of_git_alone(tmp_path: Path, folders: tuple[Path,
 
 
 @pytest.mark.parametrize(
-    ("preset", "words"),
+    ("preset", "recipe"),
     [
         ("small", {}),
         ("paper", {}),
@@ -265,13 +267,13 @@ def test_a_preset_trains(
     tmp_path: Path,
     folders: tuple[Path, Path],
     preset: str,
-    words: dict,
+    recipe: dict,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prepare to train, in this process; the network is traced, but not turned into C++."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     params = small(raw(preset, tmp_path / "project", folders))
-    params["train"]["recipe"] |= words
+    params["train"]["recipe"] |= recipe
     (tmp_path / "project").mkdir()
     write_params(tmp_path / "project", params)
     ws = workspace(tmp_path / "project")
@@ -286,7 +288,7 @@ def test_a_preset_trains(
     network, facts = model_io.read(ws.cell("models", Cell("my-birds", "uot", 0)))
     images = len(readers.images(ws, "my-birds").rows("train"))
     assert images == 3 * 8, "all of them, without subset"
-    assert facts["steps"] == 2 * images // (8 * words.get("accumulate", 1))
+    assert facts["steps"] == 2 * images // (8 * recipe.get("accumulate", 1))
     assert facts["image_size"] == [12, 12, 3]
     assert all(bool(p.isfinite().all()) for p in network.parameters())
     assert "loss/source" in points[0][1]

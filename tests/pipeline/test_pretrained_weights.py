@@ -85,9 +85,9 @@ def test_a_classifier_of_other_classes_is_replaced_by_means(fresh: Path, tmp_pat
     means = torch.as_tensor(banks.read(ws.embedding("glyphs")).means).float()
     pool = np.array(features.read(ws.features("glyphs"))["features"])
     head = network.head("target")
-    said = (torch.as_tensor(pool) @ head.weight.T + head.bias).argmax(1)
+    predicted = (torch.as_tensor(pool) @ head.weight.T + head.bias).argmax(1)
     nearest = torch.cdist(torch.as_tensor(pool), means).argmin(1)
-    assert (said == nearest).float().mean() > 0.95
+    assert (predicted == nearest).float().mean() > 0.95
 
 
 def test_moco_selects_in_one_space_and_trains_in_another(fresh: Path, tmp_path: Path) -> None:

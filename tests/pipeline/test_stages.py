@@ -72,8 +72,8 @@ def test_undrawn_training_images_decide_nothing_either(fresh: Path) -> None:
     run_train(fresh)
     ws, before = workspace(fresh), weights(fresh)
     pool = pools.read(ws.features("digits"))
-    drawn = sample(pool["labels"], ws.params.subset, 0)
-    others = np.setdiff1d(np.arange(len(pool["labels"])), drawn)
+    sampled = sample(pool["labels"], ws.params.subset, 0)
+    others = np.setdiff1d(np.arange(len(pool["labels"])), sampled)
     features = np.array(pool["features"])
     features[others] = 7
     np.save(ws.features("digits") / "features.npy", features)
@@ -182,7 +182,7 @@ def test_the_report_shows_numbers_with_and_without(fresh: Path) -> None:
     mean = np.mean([m["clean"]["top1"] for m in results.values()])
     for name in ("comparison.md", "index.html"):
         text = (ws.root / "reports" / name).read_text()
-        assert f"{found} of 1000 test images are in the source too." in text
+        assert f"{found} of 1000 test images are also in the source." in text
         assert f"/ {mean:.2f}." in text
 
 

@@ -23,9 +23,9 @@ def quiet(items, label):  # noqa: ANN001, ANN201
     return items
 
 
-def train(root: Path, *words: str, strategy: str = "uot") -> Path:
+def train(root: Path, *overrides: str, strategy: str = "uot") -> Path:
     """Select and train one cell with other words in this process; the folder of its model."""
-    ws = workspace(root).with_changes(words)
+    ws = workspace(root).with_changes(overrides)
     units_stage.own_units(ws)
     select.select(ws, Cell("digits", strategy, 0))
     train_stage.train(
@@ -66,14 +66,14 @@ def test_a_variant_has_one_folder_however_it_is_spelled(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "word",
+    "override",
     [
         "selectors.label.table=tables/classes.json",
         f"selectors.label.classes={list('abcdefgh') * 9}",
     ],
 )
-def test_words_that_are_no_folders_name_get_a_short_one(fresh: Path, word: str) -> None:
-    ws = workspace(fresh).with_changes([word])
+def test_words_that_are_no_folders_name_get_a_short_one(fresh: Path, override: str) -> None:
+    ws = workspace(fresh).with_changes([override])
     assert len(Path(ws.variant).parts) == 2
     assert len(Path(ws.variant).name) < 120
     ws.note_overrides()
@@ -82,7 +82,7 @@ def test_words_that_are_no_folders_name_get_a_short_one(fresh: Path, word: str) 
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (
             ["train.weight=1"],
@@ -107,9 +107,9 @@ def test_words_that_are_no_folders_name_get_a_short_one(fresh: Path, word: str) 
         (["train.objective=magic"], r"--set train\.objective=magic: train\.objective: got 'magic'"),
     ],
 )
-def test_words_that_mean_nothing(tiny: Path, words: list[str], message: str) -> None:
+def test_words_that_mean_nothing(tiny: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        workspace(tiny).with_changes(words)
+        workspace(tiny).with_changes(overrides)
 
 
 def test_a_word_that_says_the_same_gives_the_same_weights(fresh: Path) -> None:

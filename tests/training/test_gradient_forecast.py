@@ -215,7 +215,7 @@ def test_its_part_of_the_report(selected: Path) -> None:
     assert found.table[1][-1].startswith("+1.50 ± ")
     assert found.correlations[1][2] == "too few points", "one strategy"
     assert found.picture.startswith(b"\x89PNG")
-    assert "not shown to foretell" in found.note
+    assert "do not show that the forecast predicts" in found.note
     assert found.note in found.text()
     assert "| uot | 5 | " in found.text()
     parts = [part for section in found.sections() for part in section.parts]
@@ -261,4 +261,4 @@ def test_no_correlation_is_said_plainly() -> None:
     noise = np.random.default_rng(3).normal(size=(2, 5, 6))
     rows = forecast_evaluation.correlations(values(noise[0]), {"test": values(noise[1])})
     assert {row[-1] for row in rows[1:]} == {"no; no"}
-    assert "Every interval holds zero" in forecast_evaluation.verdict(rows)
+    assert "Every interval includes zero" in forecast_evaluation.verdict(rows)

@@ -1,6 +1,6 @@
 """Test metrics of many runs -> tables: means and intervals over seeds, paired differences.
 
-The label of a row names it. The label is the strategy, unless other settings tell rows apart too.
+A row's label is its strategy, and also other settings if those tell rows apart.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ HEADER = (
 )  # fmt: skip
 CERTAINTY = ("strategy", "seeds", "Δ none, 95 % t-interval", "p", "p, Holm", "95 % bootstrap")
 STANDING = ("strategy", "win", "tie", "loss")
-FEW = 500  # test images; of fewer, one is worth more than 0.2 points
+FEW = 500  # test images; with fewer, one image is worth more than 0.2 points
 LEGEND = (
     "Mean ± 95 % t-interval over seeds. Δ: paired difference in top-1 on the same seeds, in "
-    "points; p: of its t-test, corrected after Holm for the rows that have one. "
-    "A seed draws the labelled images that subset leaves, their order and random weights."
+    "points; p: of its t-test, corrected by Holm's method over the rows that have one. "
+    "A seed decides which labelled images subset keeps, their order and the random weights."
 )
 
 Results = dict[str, dict[str, Any]]  # {row: {seed: test metrics}}
@@ -30,9 +30,9 @@ Results = dict[str, dict[str, Any]]  # {row: {seed: test metrics}}
 
 @dataclass(frozen=True)
 class Row:
-    """One row; ``against`` holds the paired differences in top-1 from each baseline.
+    """One row; ``against`` is {baseline: paired difference in top-1}, in points.
 
-    ``p`` are their p-values, corrected for as many as there are rows with that baseline.
+    ``p`` is {baseline: its p-value}, corrected for the number of rows with that baseline.
     """
 
     strategy: str
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """Top-1 of one row minus that of another on the same seeds; ``p`` corrected over all pairs."""
+    """Top-1 of one row minus that of another on the same seeds; ``p`` corrected for all pairs."""
 
     difference: Interval
     p: float
@@ -124,7 +124,7 @@ def certainty(
 
 
 def pairs(results: Results) -> dict[tuple[str, str], Pair]:
-    """{(row, other row): their difference}, both ways, of rows that share at least two seeds."""
+    """{(row, other row): their difference}, both ways, for rows with two common seeds or more."""
     top1 = _top1(results)
     both = [(a, b) for a, b in combinations(results, 2) if len(top1[a].keys() & top1[b].keys()) > 1]
     found = [paired(top1[a], top1[b]) for a, b in both]
@@ -140,7 +140,7 @@ def standing(results: Results, found: dict[tuple[str, str], Pair]) -> list[tuple
     lines: list[tuple[str, ...]] = [STANDING]
     for label in results:
         outcomes = [pair.outcome for (a, _), pair in found.items() if a == label]
-        lines.append((label, *(str(outcomes.count(word)) for word in STANDING[1:])))
+        lines.append((label, *(str(outcomes.count(outcome)) for outcome in STANDING[1:])))
     return lines
 
 
@@ -149,31 +149,31 @@ def verdict(rows: list[Row]) -> str:
     tested = [row for row in rows if "none" in row.against]
     if not tested:
         return "No row can be compared with plain fine-tuning (the strategy none) on its own seeds."
-    shown = [row for row in tested if row.p["none"] < LEVEL]
+    significant = [row for row in tested if row.p["none"] < LEVEL]
     best = max(tested, key=lambda row: row.against["none"].mean)
     better = sorted(
-        (row for row in shown if row.against["none"].mean > 0),
+        (row for row in significant if row.against["none"].mean > 0),
         key=lambda row: -row.against["none"].mean,
     )
-    worse = [row for row in shown if row.against["none"].mean < 0]
+    worse = [row for row in significant if row.against["none"].mean < 0]
     if better:
         text = f"Reuse helped: {_difference(better[0])}."
         if len(better) > 1:
             text += f" So did {', '.join(row.strategy for row in better[1:])}."
     else:
-        text = f"Reuse is not shown to help: at best, {_difference(best)}."
+        text = f"These runs do not show that reuse helps: at best, {_difference(best)}."
     if worse:
-        text += f" Shown to hurt: {', '.join(_difference(row) for row in worse)}."
+        text += f" Reuse hurt: {', '.join(_difference(row) for row in worse)}."
     return text
 
 
 def overlap_note(results: dict[str, dict[str, Any]]) -> str:
-    """How accuracy changes without the test images that are also in the source; "" without any."""
+    """How accuracy changes without the test images that are also in the source; "" if none are."""
     [*tested] = (m for seeds in results.values() for m in seeds.values())
     if "clean" not in tested[0]:
         return ""
     images, clean = tested[0]["images"], tested[0]["clean"]["images"]
-    note = f"{images - clean} of {images} test images are in the source too."
+    note = f"{images - clean} of {images} test images are also in the source."
     if not clean:
         return note
     means = (
@@ -185,20 +185,20 @@ def overlap_note(results: dict[str, dict[str, Any]]) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """What the reader of the table must know of its intervals: one seed, equal seeds, few images.
+    """Cautions about the intervals of the table: one seed, equal seeds, few test images.
 
-    Seeds answer the same test images, so their interval does not hold what other images would do.
+    All seeds see the same test images, so intervals over seeds do not cover the choice of images.
     """
     found = {
         label: interval([m["top1"] for m in seeds.values()]) for label, seeds in results.items()
     }
     lines = []
     if alone := [label for label, value in found.items() if value.n < 2]:
-        lines.append(f"– is no interval, for want of a second seed: {', '.join(alone)}.")
+        lines.append(f"– means no interval, since there is only one seed: {', '.join(alone)}.")
     if equal := [label for label, value in found.items() if value.half == 0]:
         lines.append(
-            f"± 0.00 is not certainty: all seeds got the same share of these test images right "
-            f"({', '.join(equal)})."
+            f"± 0.00 does not mean certainty: all seeds got the same share of these test images "
+            f"right ({', '.join(equal)})."
         )
     images = min(m.get("images", FEW) for seeds in results.values() for m in seeds.values())
     if 0 < images < FEW:
@@ -207,14 +207,14 @@ def notes(results: Results) -> list[str]:
             for label, value in found.items()
         )
         lines.append(
-            f"There are {images} test images, so one is worth {100 / images:.2f} points. Were "
-            f"others tested, top-1 might lie within (binomial 95 % interval, Wilson): {shares}."
+            f"There are {images} test images, so one is worth {100 / images:.2f} points. On other "
+            f"test images, top-1 might lie within (binomial 95 % interval, Wilson): {shares}."
         )
     return lines
 
 
 def cells(rows: list[Row]) -> list[tuple[str, ...]]:
-    """The table as text, its header first."""
+    """The table as text, header first."""
     return [HEADER, *(row.cells() for row in rows)]
 
 

@@ -1,4 +1,4 @@
-"""Numbers and images -> PNG pictures. All of matplotlib is here.
+"""Numbers and images -> PNG pictures. Only this module uses matplotlib.
 
 Axes: S source classes, K kept classes, T target classes, n rows of a comparison. A colour belongs
 to a strategy: it has the same one in all pictures of a page.
@@ -31,9 +31,9 @@ NAMED = 60  # most names along a side of a heat map
 
 @dataclass(frozen=True)
 class Point:
-    """One variation of an experiment: what was measured, and the paper's number if it has one.
+    """One variation of an experiment: the value measured, and the paper's if it has one.
 
-    ``line`` and ``x`` place it in a plot against a setting; a point without ``x`` is a line across.
+    ``line`` and ``x`` place it in a plot against a setting; without ``x`` it is a horizontal line.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """The points of one target; ``label`` names the metric that they are values of."""
+    """The points of one target; ``label`` names their metric."""
 
     title: str
     label: str
@@ -94,7 +94,7 @@ def forecast_picture(
     curves: dict[str, dict[str, dict[int, Interval]]],
     selected: dict[str, dict[str, tuple[float, float]]],
 ) -> bytes:
-    """Measures of the forecast against K, mean over seeds with a 95 % band; one panel a measure.
+    """Measures of the forecast against K, mean over seeds with a 95 % band; a panel a measure.
 
     ``curves`` is {measure: {strategy: {K: interval}}}. ``selected`` {measure: {strategy: (K,
     value)}} puts a dot at the strategy's own K. ``strategies`` are all of the comparison, in order:
@@ -118,10 +118,10 @@ def classes_picture(
     """A contact sheet: a line per strategy, its first ``columns`` classes, one image each.
 
     ``sheets`` is {strategy: [(caption, uint8 image (H, W) or (H, W, 3))]}. A caption with a line
-    break is shown as it is. Of any other caption the last two words are shown.
+    break is shown as it is; of any other, the last two words.
     """
     figure = _figure(1.6 + 0.66 * columns, 0.5 + 1.05 * len(sheets))
-    axes = figure.subplots()  # one for all: a pair of axes an image takes ten times as long
+    axes = figure.subplots()  # one for all images: axes for each would take ten times as long
     axes.set_axis_off()
     for line, (strategy, classes) in enumerate(sheets.items()):
         axes.text(-0.2, line + 0.68, _plain(strategy), ha="right", va="center")
@@ -140,7 +140,7 @@ def classes_picture(
 def plan_picture(plan_KT: Floats, kept: tuple[str, ...], target: tuple[str, ...]) -> bytes:
     """The plan (K, T) as a heat map: kept source classes down, target classes across.
 
-    The colour is the mass. A side with more than 60 classes names only some of them.
+    The colour is the mass. A side with more than 60 classes names only every few of them.
     """
     height, width = (max(2, min(0.17 * n, 12)) for n in plan_KT.shape)
     figure = _figure(3.2 + 1.6 * width, 1 + height)
@@ -167,7 +167,7 @@ def wide_plan_picture(
 
 
 def square_picture(title: str, values: Floats, texts: list[list[str]], names: list[str]) -> bytes:
-    """Rows against the same rows, (n, n): red below zero, white at zero, blue above.
+    """A table of rows against rows, (n, n): red below zero, white at zero, blue above.
 
     Each cell shows its entry of ``texts`` (n x n), up to 20 rows; more would not be readable.
     """
@@ -175,6 +175,7 @@ def square_picture(title: str, values: Floats, texts: list[list[str]], names: li
     size = max(3, 0.75 * len(names)) if len(names) <= 20 else 12
     figure = _figure(2 + size, 1.4 + 0.7 * size)
     axes = figure.subplots()
+    # 1.5: the strongest colours stay light enough for black text
     axes.imshow(values, aspect="auto", cmap="RdBu", vmin=-1.5 * largest, vmax=1.5 * largest)
     axes.set(title=_plain(title))
     _name_ticks(axes, tuple(names), tuple(names), 8)
@@ -188,7 +189,7 @@ def setting_picture(title: str, name: str, lines: dict[str, dict[float, Interval
     """Accuracy against a setting: mean over seeds with a 95 % band.
 
     ``lines`` is {label: {value of the setting: interval}}. A label with a single value, which may
-    be NaN for "not set", is a dashed line across.
+    be NaN for "not set", is a dashed horizontal line.
     """
     figure = _figure(8, 3.8)
     axes = figure.subplots()
@@ -212,12 +213,14 @@ def similarity_picture(
     *,
     mass: bool = False,
     expected: NDArray[np.int64] | None = None,
-    shown: int = 100,
+    most: int = 100,
 ) -> bytes:
-    """The sorted similarity vector (figure 2b of the paper), and its best ``shown`` by name.
+    """The sorted similarity vector (figure 2b of the paper), and its best ``most`` by name.
 
-    Classes that are never kept (-inf) are not plotted. With ``mass`` the scores are log P1 and the
-    bars P1 itself. Where some classes were ``expected``, the names of the others are orange.
+    ``scores_S`` (S,) are the scores, ``kept`` (K,) the kept rows, best first. Classes that are
+    never kept (-inf) are not plotted. With ``mass`` the scores are log P1, the log of the mass that
+    each class sends, and the bars show P1. With ``expected`` rows, names of other classes are
+    orange.
     """
     figure = _figure(12, 5.4)
     upper, lower = figure.subplots(2, 1)
@@ -227,10 +230,10 @@ def similarity_picture(
     upper.axvline(len(kept), color="grey", linewidth=0.8, linestyle=":")
     label = "log of the mass sent" if mass else "score"
     upper.set(xlabel="rank", ylabel=label, title=f"{len(kept)} of {len(scores_S)} kept")
-    best = kept[:shown]
+    best = kept[:most]
     lower.bar(range(len(best)), np.exp(scores_S[best]) if mass else scores_S[best], color="C0")
-    words = [_plain(names[row][:20]) for row in best]
-    lower.set_xticks(range(len(best)), words, rotation=90, fontsize=6)
+    labels = [_plain(names[row][:20]) for row in best]
+    lower.set_xticks(range(len(best)), labels, rotation=90, fontsize=6)
     lower.set(xlim=(-1, max(len(best), 1)), ylabel="mass sent" if mass else "score")
     if expected is not None:
         lower.set_title("orange names: not among the expected", fontsize=9)
@@ -240,7 +243,7 @@ def similarity_picture(
 
 
 def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
-    """Recall of the expected classes among the best K against eps_c (figure 4a of the paper)."""
+    """Recall of the expected classes among the best K, in %, against eps_c (figure 4a)."""
     figure = _figure(6, 3.6)
     axes = figure.subplots()
     axes.plot(list(curve), list(curve.values()), marker="o")
@@ -254,7 +257,7 @@ def recall_picture(curve: dict[float, float], top_k: int, used: float) -> bytes:
 
 
 def search_picture(means: dict[int, tuple[float, bool]], importance: dict[str, float]) -> bytes:
-    """Validation top-1 of each trial and the best so far; beside it what each setting explains.
+    """Validation top-1 of each trial and the best so far; beside it the importance of settings.
 
     ``means`` is {trial: (mean over its seeds, whether it has all of them)}. ``importance`` is
     {setting: share of the variance}; without it there is one panel.
@@ -298,7 +301,7 @@ def experiment_picture(panels: list[Panel], axis: str = "", *, log: bool = False
 
 
 def _paper_dots(axes: Axes, points: list[Point]) -> None:
-    """A point per line, the first on top."""
+    """One point a line, the first on top."""
     for y, point in enumerate(reversed(points)):
         color = f"C{(len(points) - 1 - y) % 10}"
         axes.errorbar(point.value.mean, y, xerr=point.value.half, fmt="o", capsize=3, color=color)
@@ -308,7 +311,7 @@ def _paper_dots(axes: Axes, points: list[Point]) -> None:
 
 
 def _paper_lines(axes: Axes, points: list[Point]) -> None:
-    """A line with a band for each ``line`` of the points; those without ``x`` go across."""
+    """A line with a band for each ``line`` of the points; horizontal for points without ``x``."""
     for number, point in enumerate(p for p in points if p.x is None):
         value, color = point.value, f"C{number + 7}"
         axes.axhline(value.mean, color=color, linestyle="--", label=_plain(point.label))
@@ -326,7 +329,7 @@ def _paper_lines(axes: Axes, points: list[Point]) -> None:
 
 
 def _dots(axes: Axes, order: list[str], values: dict[str, Interval]) -> None:
-    """An interval per line; colours follow the order of the table, as in the curves."""
+    """One interval a line; colours follow the order of the table, as in the curves."""
     for y, name in enumerate(order):
         if name in values:
             color = f"C{len(order) - 1 - y}"
@@ -345,11 +348,11 @@ def _band(
 
 
 def _name_ticks(axes: Axes, down: tuple[str, ...], across: tuple[str, ...], size: int) -> None:
-    """Put names along both sides of a heat map; only some of them where there are many."""
+    """Put names along both sides of a heat map; at most NAMED a side."""
     for axis, names in ((axes.yaxis, down), (axes.xaxis, across)):
-        step = -(-len(names) // NAMED)
-        words = [_plain(n[:24]) for n in names[::step]]
-        axis.set_ticks(range(0, len(names), step), words, fontsize=size)
+        step = -(-len(names) // NAMED)  # rounded up
+        labels = [_plain(n[:24]) for n in names[::step]]
+        axis.set_ticks(range(0, len(names), step), labels, fontsize=size)
     axes.tick_params(axis="x", rotation=90)
 
 
@@ -360,7 +363,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _png(figure: Figure) -> bytes:
-    """The picture, in fonts that have the letters of all its texts, where such are installed."""
+    """The picture as PNG, in installed fonts that have the letters of all its texts."""
     from matplotlib.text import Text
 
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
@@ -368,14 +371,14 @@ def _png(figure: Figure) -> bytes:
     for text in texts if fonts else []:
         text.set_fontfamily([*text.get_fontfamily(), *fonts])
     file = io.BytesIO()
-    with warnings.catch_warnings():  # `_fonts` says once what letters no font has
+    with warnings.catch_warnings():  # `_fonts` warns once about letters that no font has
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
 
 
 def _plain(text: str) -> str:
-    """A text that matplotlib draws as it is: between two dollar signs it would read TeX."""
+    """Text that matplotlib shows as it is; between two dollar signs it would read TeX."""
     return text.replace("$", r"\$")
 
 
@@ -383,13 +386,13 @@ def _plain(text: str) -> str:
 def _fonts(letters: frozenset[str]) -> tuple[str, ...]:
     """Names of installed fonts for those of ``letters`` that matplotlib's own font lacks.
 
-    Each font is the one that has most of what is still missing.
+    Greedy: each next font is the one that has most of the letters still missing.
     """
     from matplotlib.font_manager import FontProperties, findfont, fontManager
 
-    wanted = {ord(letter) for letter in letters if letter.isprintable()}
-    missing = wanted - _charmap(findfont(FontProperties()))
-    # Last Resort, which comes with matplotlib, has a box for every letter
+    codes = {ord(letter) for letter in letters if letter.isprintable()}
+    missing = codes - _charmap(findfont(FontProperties()))
+    # Last Resort, which comes with matplotlib, claims every letter and shows a box
     fonts = [f for f in fontManager.ttflist if (f.style, f.weight) == ("normal", 400)]
     fonts = [f for f in fonts if not f.name.startswith("Last Resort")] if missing else []
     installed = {font.name: font.fname for font in sorted(fonts, key=lambda f: f.fname)}
@@ -408,16 +411,16 @@ def _fonts(letters: frozenset[str]) -> tuple[str, ...]:
 
 @cache
 def _warn(script: str) -> None:
-    """Say once a process and script, however many pictures there are, that letters are boxes."""
+    """Warn, once a process and script, that pictures show boxes in place of letters."""
     logger.warning(
         f"pictures show boxes for names in {script or 'unknown'} letters, since no installed font "
-        "has them; a font of that script (Noto has them all) in ~/.local/share/fonts helps"
+        "has them; install a font of that script, such as Noto, in ~/.local/share/fonts"
     )
 
 
 @cache
 def _charmap(file: str) -> frozenset[int]:
-    """The letters that a font file has; none where it cannot be read."""
+    """The code points that a font file has; none if it cannot be read."""
     from matplotlib.ft2font import FT2Font
 
     try:

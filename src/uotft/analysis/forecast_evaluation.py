@@ -1,4 +1,4 @@
-"""Forecasts and the gains that training brought -> a table, correlations, a picture.
+"""Forecasts and the gains from training -> a table, correlations, a picture.
 
 Theorem 1 of Liu et al. (2022) predicts a negative correlation: the larger delta^2, the smaller the
 gain over none. `uotft compare` puts the evaluation into its report.
@@ -22,9 +22,9 @@ CORRELATIONS = ("δ² against", "n", "Spearman", "Pearson", "distinguishable fro
 PANELS = {"delta2": "forecast δ²", "cosine": "cosine of mean gradients"}
 NOTE = (
     "δ²: mean squared distance between the target's gradient and those of the kept source images, "
-    "at the pre-trained weights, in the backbone (equation 4 of Liu et al.; a small one promises "
-    "a gain). Cosine: of the two mean gradients. Correlations with 95 % intervals from a bootstrap "
-    "over seeds; these strategies are fixed, so another set of strategies may correlate otherwise."
+    "of the pre-trained backbone (equation 4 of Liu et al.; a small one promises a gain). Cosine: "
+    "of the two mean gradients. Correlations with 95 % intervals from a bootstrap over seeds; they "
+    "hold for these strategies, and others may correlate differently."
 )
 
 Values = dict[str, dict[int, float]]  # {strategy: {seed: value}}
@@ -33,7 +33,7 @@ Cells = dict[str, dict[str, Any]]  # {strategy: {seed: selected, curve}}, foreca
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The forecasts of one target beside the gains: two tables, a PNG and how to read them."""
+    """Forecasts and gains on one target: two tables, a PNG and a note on how to read them."""
 
     table: Rows
     correlations: Rows
@@ -43,9 +43,9 @@ class Evaluation:
     def sections(self) -> list[Section]:
         """Its part of the page."""
         return [
-            Section("Forecast before training, and what came true", [Table(self.table)]),
-            Section("Did the forecast foretell the gain?", [Table(self.correlations)]),
-            Section("Forecast along K", [Picture(self.picture, "forecast")]),
+            Section("Forecast before training, and the gain after it", [Table(self.table)]),
+            Section("Did the forecast predict the gain?", [Table(self.correlations)]),
+            Section("Forecast against K", [Picture(self.picture, "forecast")]),
             Section("How to read the forecast", [Text(self.note)]),
         ]
 
@@ -58,10 +58,10 @@ class Evaluation:
 def evaluate(
     target: str, cells: Cells, strategies: list[str], top1: dict[str, Values]
 ) -> Evaluation | None:
-    """The forecasts ``cells`` beside the gains in ``top1``, {"validation", "test": values}.
+    """Compare the forecasts ``cells`` with the gains in ``top1``, {"validation", "test": values}.
 
-    ``strategies`` are all of the comparison. None without the strategy none, which gains are
-    measured from, and None if no strategy keeps any class.
+    ``strategies`` are all of the comparison. Returns None without the strategy none, the baseline
+    of gains, or if no strategy keeps a class.
     """
     kept = [s for s in strategies if s in cells]
     if "none" not in strategies or not kept:
@@ -87,7 +87,7 @@ def evaluate(
 
 
 def gains(top1: Values, strategies: list[str]) -> Values:
-    """Top-1 minus that of ``none`` on the same seed, in points, for the seeds that both have."""
+    """Top-1 minus that of ``none`` on the same seed, in points, for common seeds."""
     none = top1["none"]
     return {s: {k: v - none[k] for k, v in top1[s].items() if k in none} for s in strategies}
 
@@ -110,7 +110,7 @@ def table(measured: dict[str, Values], gained: list[Values]) -> Rows:
 
 
 def correlate(forecast: Values, gained: Values, *, ranks: bool, pooled: bool) -> Correlation:
-    """Correlation of forecast and gain, over the seeds that every strategy has."""
+    """Correlation of forecast and gain over the seeds that all strategies have."""
     seeds = sorted(set.intersection(*(set(forecast[s]) & set(gained[s]) for s in forecast)))
 
     def grid(values: Values) -> Floats:
@@ -126,22 +126,22 @@ def correlations(forecast: Values, gained: dict[str, Values]) -> Rows:
         for pooled in (False, True):
             both = [correlate(forecast, values, ranks=r, pooled=pooled) for r in (True, False)]
             points = "strategies x seeds" if pooled else "strategies"
-            shown = "; ".join(_sign(c) for c in both)
-            rows.append((f"{part} gain, {points}", str(both[0].n), *map(str, both), shown))
+            signs = "; ".join(_sign(c) for c in both)
+            rows.append((f"{part} gain, {points}", str(both[0].n), *map(str, both), signs))
     return rows
 
 
 def verdict(rows: Rows) -> str:
     """A sentence that sums up the table of ``correlations``."""
     if any("yes" in row[-1] for row in rows[1:]):
-        return "Where the last column says yes, the interval leaves zero out."
+        return "Where the last column says yes, the interval excludes zero."
     return (
-        "Every interval holds zero: on these runs the forecast is not shown to foretell the gain."
+        "Every interval includes zero: these runs do not show that the forecast predicts the gain."
     )
 
 
 def _sign(found: Correlation) -> str:
-    if not found.shown():
+    if not found.is_significant():
         return "no"
     return "yes, as theorem 1 says" if found.value < 0 else "yes, against theorem 1"
 

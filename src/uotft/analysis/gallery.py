@@ -1,7 +1,7 @@
 """The sections of a comparison's page that show classes and test images.
 
 They show what was selected, where the plan sends mass, and what reuse repaired or broke. The
-images come from outside, as `Images`: this module knows no files.
+caller provides the images as `Images`; this module reads no files.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from uotft.analysis.page import Items, Part, Picture, Rows, Section, Table, Text
 from uotft.analysis.prediction_changes import Changed, Sides
 from uotft.analysis.trials import Line
 
-MOST = 8  # rows of which single classes and images are shown
-PAIRS = 3  # pairs of classes of a row, repaired and broken
-THUMBNAILS = 12  # classes or images of a row
+MOST = 8  # most rows that show single classes and images
+PAIRS = 3  # most pairs of classes a row, repaired and broken each
+THUMBNAILS = 12  # most classes or images a row
 CONFUSED = ("strategy", "true class", "taken for", "none", "with reuse", "change", "seeds")
 TURNED = ("strategy", "repaired", "broken", "test images", "seeds")
 
 
 class Shown(NamedTuple):
-    """A class or unit by its name, and one image of it: uint8 (H, W) or (H, W, 3)."""
+    """The name of a class or unit, and one image of it: uint8 (H, W) or (H, W, 3)."""
 
     name: str
     image: NDArray[np.uint8]
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Absent:
-    """Images that cannot be shown, and why."""
+    """Why images cannot be shown."""
 
     reason: str
 
@@ -44,29 +44,30 @@ class Images(Protocol):
     """Where the page gets its images from."""
 
     def examples(self, target: str, rows: list[Line], most: int) -> dict[str, list[Shown]] | Absent:
-        """{target, then each row's label: its first ``most`` classes or kept units, in order}.
+        """{label: its first ``most`` classes or kept units, in order}; ``target`` comes first.
 
-        The image of each is its first training image.
+        The labels are ``target`` and those of ``rows``. Each class or unit comes with its first
+        training image.
         """
 
     def tested(self, target: str, data: str, rows: NDArray[np.int64]) -> NDArray[np.uint8] | Absent:
         """The images (n, H, W) or (n, H, W, 3) in ``rows`` (n,) of a target's file.
 
-        ``data`` is the SHA-256 of the file that was tested: images of another file are absent.
+        ``data`` is the SHA-256 of the file that was tested; images of another file are absent.
         """
 
 
 def classes(target: str, rows: list[Line], images: Images) -> Section:
-    """Contact sheets of what each row kept, or a table where the images are absent."""
+    """Contact sheets of the classes that each row kept; without images, a table of their names."""
     heading, chosen = "Selected classes", [row for row in rows if row.first.kept][:MOST]
     if not chosen:
         return Section(
             heading, [Text("No row keeps a source class, or the runs do not say which.")]
         )
-    seed = f"Of each row's lowest seed, {THUMBNAILS} at most, best first: rank, score, name."
+    seed = f"Lowest seed of each row, at most {THUMBNAILS} classes, best first: rank, score, name."
     found = images.examples(target, chosen, THUMBNAILS)
     if isinstance(found, Absent):
-        reason = f"{seed} Without pictures: {found.reason}."
+        reason = f"{seed} No pictures: {found.reason}."
         return Section(heading, [Table(_kept_classes(chosen)), Text(reason)])
     sheets = {target: [(f"\n{name[:14]}", image) for name, image in found[target]]}
     for row in chosen:
@@ -86,7 +87,7 @@ def _kept_classes(rows: list[Line]) -> Rows:
 
 
 def plans(rows: list[Line]) -> Section:
-    """The plan of each row that has one, of its lowest seed."""
+    """The transport plan of each row that has one, for its lowest seed."""
     heading, pictures = "The transport plan", list[Part]()
     for row in rows[:MOST]:
         trial = row.first
@@ -97,17 +98,17 @@ def plans(rows: list[Line]) -> Section:
             title = f"{row.label}, seed {trial.seed}"
             pictures.append(Picture(figures.wide_plan_picture(title, trial.plan_KT, kept, names)))
     if not pictures:
-        return Section(heading, [Text("No row has a plan: uot alone makes one.")])
+        return Section(heading, [Text("No row has a plan; only the strategy uot makes one.")])
     note = Text("How much mass each kept class sends to each target class.")
     return Section(heading, [note, *pictures])
 
 
 def common(rows: list[Line]) -> Section:
-    """Which share of the kept classes two rows have in common."""
+    """The share of kept classes that each pair of rows has in common."""
     heading = "Overlap of the selections"
     chosen = [row for row in rows if row.first.kept]
     if len(chosen) < 2:
-        return Section(heading, [Text("Two rows that keep source classes are needed.")])
+        return Section(heading, [Text("This needs two rows that keep source classes.")])
     values = np.array([[_jaccard(a, b) for b in chosen] for a in chosen])
     texts = [[f"{v:.2f}" if isfinite(v) else "" for v in line] for line in values]
     names = [row.label for row in chosen]
@@ -119,7 +120,7 @@ def common(rows: list[Line]) -> Section:
 
 
 def _jaccard(a: Line, b: Line) -> float:
-    """|A and B| / |A or B| of the classes kept, mean over the seeds that both have."""
+    """The Jaccard index of the kept classes, |A and B| / |A or B|: mean over common seeds."""
     shares = []
     for seed in a.trials.keys() & b.trials.keys():
         one, other = ({c["name"] for c in row.trials[seed].kept} for row in (a, b))
@@ -128,9 +129,9 @@ def _jaccard(a: Line, b: Line) -> float:
 
 
 def changes(target: str, rows: list[Line], none: dict[str, str], images: Images) -> list[Section]:
-    """Mistakes that reuse repaired, and those it made: counts, images, pairs of classes.
+    """Mistakes that reuse repaired, and new ones that it made: counts, images, pairs of classes.
 
-    ``none`` is {row: the row of none that it is compared with}, by label.
+    ``none`` is {row: the row of the strategy none that it is compared with}, by label.
     """
     headings = "Test images repaired and broken", "Confused classes"
     answers = {
@@ -143,18 +144,18 @@ def changes(target: str, rows: list[Line], none: dict[str, str], images: Images)
         if (found := prediction_changes.sides(answers[other], answers[label]))
     }
     if not both:
-        reason = "No row has the answers of its own models and those of none; evaluate keeps them."
+        reason = "No row has predictions for itself and for none; `uotft evaluate` writes them."
         return [Section(heading, [Text(reason)]) for heading in headings]
-    shown = {label: both[label] for label in [*both][:MOST]}
+    first = {label: both[label] for label in [*both][:MOST]}
     note = (
         "Repaired: wrong with none, right with reuse, on the same seed; broken: the reverse. "
         "Images a seed, mean ± 95 % t-interval."
     )
-    turned: list[Part] = [Table(_turned(both)), Text(note), *_thumbnails(target, shown, images)]
-    pairs = f"Test images a seed; of each row the {PAIRS} largest falls and rises."
+    turned: list[Part] = [Table(_turned(both)), Text(note), *_thumbnails(target, first, images)]
+    pairs = f"Test images a seed; the {PAIRS} largest falls and rises of each row."
     return [
         Section(headings[0], turned),
-        Section(headings[1], [Table(_confused(shown)), Text(pairs)]),
+        Section(headings[1], [Table(_confused(first)), Text(pairs)]),
     ]
 
 
@@ -181,21 +182,21 @@ def _confused(both: dict[str, Sides]) -> Rows:
 def _thumbnails(target: str, both: dict[str, Sides], images: Images) -> list[Part]:
     """The images that most seeds repaired, and those that most seeds broke."""
     groups = {
-        (label, word): prediction_changes.changed(found, THUMBNAILS, repaired=word == "repaired")
+        (label, verb): prediction_changes.changed(found, THUMBNAILS, repaired=verb == "repaired")
         for label, found in both.items()
-        for word in ("repaired", "broke")
+        for verb in ("repaired", "broke")
     }
     [(example, _), *_] = next(iter(both.values()))
     rows = np.array([c.row for changed in groups.values() for c in changed], np.int64)
     found = images.tested(target, example.data, rows)
     if isinstance(found, Absent):
-        return [Text(f"Without pictures: {found.reason}.")]
+        return [Text(f"No pictures: {found.reason}.")]
     pictures = iter(found)
     sheets = {
-        f"{label}\n{word}": [(_answers(c, len(both[label])), next(pictures)) for c in changed]
-        for (label, word), changed in groups.items()
+        f"{label}\n{verb}": [(_answers(c, len(both[label])), next(pictures)) for c in changed]
+        for (label, verb), changed in groups.items()
     }
-    note = "Above each image: its class; the answer of none → with reuse; on how many seeds."
+    note = "Above each image: its class; prediction of none → with reuse; on how many seeds."
     return [Picture(figures.classes_picture("", sheets, columns=THUMBNAILS)), Text(note)]
 
 

@@ -18,5 +18,5 @@ def items(texts: Iterable[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text that stays as it is in a table: no cell, code, formula or tag begins in a name."""
+    """Text that Markdown shows as it is in a table: no name starts a cell, code, formula or tag."""
     return re.sub(r"([|`$]|<(?=[A-Za-z/!]))", r"\\\1", " ".join(text.split("\n")))

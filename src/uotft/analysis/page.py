@@ -1,4 +1,4 @@
-"""Sections -> one HTML page that holds everything it shows and needs no network.
+"""Sections -> one self-contained HTML page, which loads nothing from the network.
 
 The markup and the style sheet are in templates/report.html. Jinja escapes every text it inserts,
 so a class named ``<script>`` stays a name. `uotft compare` writes the page to reports/index.html.
@@ -23,7 +23,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG. One with a ``name`` is also a file of its own, reports/pictures/NAME-TARGET.png."""
+    """A PNG. One with a ``name`` is also written to reports/pictures/NAME-TARGET.png."""
 
     png: bytes
     name: str = ""
@@ -31,7 +31,7 @@ class Picture:
 
     @property
     def uri(self) -> str:
-        """The picture itself as an address, so that the page loads no other file."""
+        """The picture as a data: address, so that the page loads no other file."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 

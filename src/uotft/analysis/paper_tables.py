@@ -41,9 +41,9 @@ def load(name: str) -> Experiment:
 
 
 def scaled(overrides: tuple[str, ...], classes: int, images: int) -> tuple[str, ...]:
-    """The paper's numbers of classes, clusters and images as the same shares of another source.
+    """Overrides whose numbers of classes, clusters and images are scaled to another source.
 
-    ``classes`` and training ``images`` are those of the other source.
+    They become the same share of its ``classes``, or of its training ``images``, as in the paper.
     """
     share = images / IMAGES if "select.unit=image" in overrides else classes / CLASSES
 
@@ -57,7 +57,7 @@ def scaled(overrides: tuple[str, ...], classes: int, images: int) -> tuple[str, 
 
 
 def scale_note(source: str, classes: int, images: int) -> str:
-    """A sentence on what the paper's numbers of classes and images become on this source."""
+    """A sentence on how the paper's numbers of classes and images are scaled to this source."""
     return (
         f"{source} has {classes} classes: K and clusters are {classes / CLASSES:g} times "
         f"the paper's, numbers of single images {images / IMAGES:.2g} times"
@@ -66,7 +66,7 @@ def scale_note(source: str, classes: int, images: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One variation on one target; what was not measured, or not in the paper, is None.
+    """One variation on one target; None for what was not measured or is not in the paper.
 
     ``difference`` is the paired difference in top-1 from the label ``against``, on the same seeds.
     """
@@ -115,9 +115,9 @@ def rows(experiment: Experiment, target: str, results: Results) -> list[Row]:
 
 
 def cells(experiment: Experiment, table: list[Row], metric: str = "") -> list[tuple[str, ...]]:
-    """The table as text, its header first; columns without any value are left out.
+    """The table as text, header first; columns without any value are left out.
 
-    ``metric`` is the one that the target's literature reports; its column is marked with a star.
+    ``metric`` is the one that the target's literature reports; a star marks its column.
     """
     columns: dict[str, list[str]] = {
         "variation": [row.label for row in table],
@@ -143,7 +143,7 @@ def cells(experiment: Experiment, table: list[Row], metric: str = "") -> list[tu
 
 
 def flat(target: str, row: Row) -> dict[str, Any]:
-    """The row as numbers, for table.csv; what is unknown stays empty."""
+    """The row as numbers, for table.csv; unknown ones are None."""
     numbers: dict[str, Any] = {
         "target": target, "variation": row.label, "seeds": row.seeds, "kept": row.classes
     }  # fmt: skip
@@ -166,7 +166,7 @@ def runs(found: dict[str, Results]) -> list[dict[str, Any]]:
 def document(experiment: Experiment, tables: dict[str, list[tuple[str, ...]]], note: str) -> str:
     """The tables of all targets in Markdown, with the paper's claim, ``note`` and a legend."""
     texts = [
-        f"# {experiment.title}\n\nThe paper: {experiment.says}\n\n{note}\n",
+        f"# {experiment.title}\n\nThe paper: {experiment.claim}\n\n{note}\n",
         *(f"## {target}\n\n{markdown.table(table)}" for target, table in tables.items()),
         LEGEND.format(backbone=experiment.backbone.partition(":")[0]),
         "",
@@ -197,9 +197,9 @@ def picture(experiment: Experiment, tables: dict[str, list[Row]]) -> bytes:
 
 
 def plotted_metric(experiment: Experiment, table: list[Row]) -> str:
-    """The metric that the picture shows: recall, if the paper's picture does, else top-1.
+    """The metric that the picture shows: recall or top1.
 
-    Recall needs a value here. Without any top-1 it is shown for every experiment.
+    Recall, if it was measured and either the paper's figure shows it or there is no top-1.
     """
     measured = {name for row in table for name in row.values}
     recall = "recall" in measured and (experiment.recalls or "top1" not in measured)

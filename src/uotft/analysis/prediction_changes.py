@@ -1,4 +1,4 @@
-"""Answers of two strategies on the same test images -> what the second repaired and what it broke.
+"""Predictions of two strategies for the same test images -> what the second repaired and broke.
 
 An image is repaired if the first is wrong and the second right, on the same seed. It is broken in
 the reverse case. Axes: seeds, 2 sides (before, after), n test images.
@@ -20,7 +20,7 @@ Sides = list[tuple[Answers, Answers]]  # (before, after), one pair per seed
 
 @dataclass(frozen=True)
 class Confused:
-    """How many images of class ``true`` are taken for another, before and after; seed means."""
+    """How many images of class ``true`` are taken for another, before and after: seed means."""
 
     true: str
     taken_for: str
@@ -31,7 +31,7 @@ class Confused:
 
 @dataclass(frozen=True)
 class Changed:
-    """A test image in ``row`` that ``times`` seeds repaired (or broke), with the usual answers."""
+    """The test image in ``row``, repaired (or broken) on ``times`` seeds; usual predictions."""
 
     row: int
     true: str
@@ -41,7 +41,7 @@ class Changed:
 
 
 def sides(before: dict[int, Answers], after: dict[int, Answers]) -> Sides:
-    """The pairs of seeds that both have, if both answered for the same images."""
+    """(before, after) for each common seed whose predictions are for the same images."""
     seeds = sorted(before.keys() & after.keys())
     return [
         (before[seed], after[seed]) for seed in seeds
@@ -51,16 +51,16 @@ def sides(before: dict[int, Answers], after: dict[int, Answers]) -> Sides:
 
 
 def confused(both: Sides, most: int) -> list[Confused]:
-    """The ``most`` pairs of classes whose mistakes fell most, then the ``most`` that rose most."""
+    """The ``most`` pairs of classes whose mistakes fell most, then those that rose most."""
     first = both[0][0]
     classes = len(first.names)
     counts = np.array([[_mistakes(answers, classes) for answers in pair] for pair in both])
     change = (counts[:, 1] - counts[:, 0]).mean(0)  # (classes, classes)
     order = np.argsort(change, axis=None, kind="stable")
-    wanted = [i for i in order[:most].tolist() if change.flat[i] < 0]
-    wanted += [i for i in order[: -most - 1 : -1].tolist() if change.flat[i] > 0]
+    pairs = [i for i in order[:most].tolist() if change.flat[i] < 0]
+    pairs += [i for i in order[: -most - 1 : -1].tolist() if change.flat[i] > 0]
     found = []
-    for true, taken in (divmod(i, classes) for i in wanted):
+    for true, taken in (divmod(i, classes) for i in pairs):
         before, after = counts[:, :, true, taken].T
         found.append(
             Confused(
@@ -77,7 +77,7 @@ def confused(both: Sides, most: int) -> list[Confused]:
 def changed(both: Sides, most: int, *, repaired: bool) -> list[Changed]:
     """The images that most seeds repaired, or broke; seeds that did the reverse are subtracted.
 
-    Equal images are ordered by row.
+    Images with equal counts are ordered by row.
     """
     wrong = np.array([[a.predicted != a.labels for a in pair] for pair in both])
     turn = (

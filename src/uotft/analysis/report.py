@@ -20,7 +20,7 @@ from uotft.core.records import Trial
 
 @dataclass(frozen=True)
 class Report:
-    """The comparison on one target: its rows, their table, its part of the page and of the text."""
+    """The comparison on one target: its rows, their table, its sections of the page, its text."""
 
     target: str
     rows: list[Line]
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        """{name: PNG} of the pictures that are files of their own, too."""
+        """{name: PNG} of the pictures that are also written as files."""
         parts = [part for section in self.sections for part in section.parts]
         return {part.name: part.png for part in parts if isinstance(part, Picture) and part.name}
 
@@ -65,12 +65,12 @@ def of_target(
         + (forecast.text() if forecast else "")
         + (f"\n### {ABOUT}\n\n{markdown.items(about)}" if about else "")
     )
-    shown = sections(target, rows, by, images, forecast, about)
-    return Report(target, rows, table, shown, text)
+    parts = sections(target, rows, by, images, forecast, about)
+    return Report(target, rows, table, parts, text)
 
 
 def top1(rows: list[Line]) -> dict[str, Values]:
-    """Top-1 of each row and seed: at the last validation, and on the test part."""
+    """Top-1 of each row and seed, in %: at the last validation, and on the test part."""
     curves = {row.label: trials.curve(row) for row in rows}
     return {
         "validation": {label: values[max(values)] for label, values in curves.items()},
@@ -86,11 +86,11 @@ def document(reports: list[Report]) -> str:
 
 
 def html(reports: list[Report], notes: list[str] | None = None) -> str:
-    """The page: the sections of all targets, then ``notes`` on how rows were made of the runs.
+    """The page: the sections of all targets, then ``notes`` on how the runs were put into rows.
 
     With several targets each heading names its target.
     """
-    shown = [
+    parts = [
         replace(section, heading=f"{report.target}: {section.heading}")
         if len(reports) > 1
         else section
@@ -98,19 +98,19 @@ def html(reports: list[Report], notes: list[str] | None = None) -> str:
         for section in report.sections
     ]
     if notes:
-        shown.append(Section("These runs", [Text(f"{note}.") for note in notes]))
+        parts.append(Section("These runs", [Text(f"{note}.") for note in notes]))
     title = f"uotft comparison: {', '.join(report.target for report in reports)}"
-    return page.render(title, shown)
+    return page.render(title, parts)
 
 
-def row_notes(told: list[str], differ: list[str], older: int) -> list[str]:
-    """What the reader must know of the rows.
+def row_notes(by: list[str], differ: list[str], older: int) -> list[str]:
+    """Notes on how the runs were put into rows.
 
-    ``told`` are the parameters that tell rows apart, ``differ`` all in which trainings differ,
+    ``by`` are the parameters that tell rows apart, ``differ`` all in which trainings differ,
     ``older`` is the number of trainings that a newer one replaces.
     """
-    made = [f"rows are told apart by {', '.join(told)}"] if told else []
-    if hidden := [name for name in differ if name not in told]:
+    made = [f"rows are told apart by {', '.join(by)}"] if by else []
+    if hidden := [name for name in differ if name not in by]:
         made.append(f"trainings of one row differ in {', '.join(hidden)}")
     if older:
         made.append(f"{older} left out: a newer training has the same row and seed")
@@ -133,7 +133,7 @@ def runs(reports: list[Report]) -> list[dict[str, Any]]:
 
 
 def named_runs(reports: list[Report], by: list[str]) -> list[dict[str, Any]]:
-    """The same, with each training's run in MLflow and its values of the parameters ``by``."""
+    """The lines of `runs`, with each training's MLflow run and its values of ``by``."""
     trainings = [trial for report in reports for trial in report.trainings]
     return [
         line | {"run": trial.origin.run} | {name: trial.settings.get(name) for name in by}
@@ -157,7 +157,7 @@ def points(reports: list[Report]) -> list[dict[str, Any]]:
 
 
 def summary(reports: list[Report]) -> dict[str, Any]:
-    """{target: {row: numbers}}, what summary.json holds."""
+    """{target: {row: numbers}}, the content of summary.json."""
     return {r.target: {row.strategy: _numbers(row) for row in r.table} for r in reports}
 
 

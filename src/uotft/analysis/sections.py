@@ -1,6 +1,6 @@
 """The sections of a comparison's page: rows of finished trainings -> headings, tables, pictures.
 
-Where the trainings lack what a section needs, the section says so in one sentence.
+A section that lacks data says so in one sentence.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _verdict(target: str, table: list[comparison.Row]) -> Section:
 
 
 def _results(results: comparison.Results, table: list[comparison.Row]) -> Section:
-    """The table of results; also how test images that are in the source change it."""
+    """The table of results, and how test images that are also in the source change it."""
     parts: list[Part] = [Table(comparison.cells(table)), Text(comparison.LEGEND)]
     parts += [Text(note) for note in comparison.notes(results)]
     if note := comparison.overlap_note(results):
@@ -78,25 +78,25 @@ def _results(results: comparison.Results, table: list[comparison.Row]) -> Sectio
 
 
 def _standing(results: comparison.Results) -> Section:
-    """How often each row wins, ties and loses against the others, and by how much."""
+    """How often each row wins, ties and loses against the others, and by how many points."""
     found, heading = comparison.pairs(results), "Win, tie, loss"
     if not found:
-        return Section(heading, [Text("Two rows with two seeds in common are needed.")])
+        return Section(heading, [Text("This needs two rows with at least two seeds in common.")])
     names = [*results]
     values = np.array([[_color_value(found, a, b) for b in names] for a in names])
     texts = [[_pair_text(found, a, b) for b in names] for a in names]
     title = "row minus column, top-1, points; wins and losses in colour"
     picture = figures.square_picture(title, values, texts, names)
     rule = (
-        "A win is a gain on the same seeds whose p, corrected after Holm for all pairs of rows, is "
-        f"below {LEVEL:g}; a loss is the reverse; all others are ties."
+        "A win is a gain on the same seeds with p, corrected by Holm's method for all pairs of "
+        f"rows, below {LEVEL:g}; a loss is the reverse; all else is a tie."
     )
     table = comparison.standing(results, found)
     return Section(heading, [Table(table), Picture(picture), Text(rule)])
 
 
 def _curves(target: str, rows: list[Line], none: dict[str, str]) -> Section:
-    """Validation accuracy by step, of the rows that have a curve."""
+    """Validation accuracy by step, for the rows that have a curve."""
     heading, curves = "Learning curves", {row.label: trials.curve(row) for row in rows}
     curves = {label: found for label, found in curves.items() if found}
     if not curves:
@@ -114,7 +114,7 @@ def _curves(target: str, rows: list[Line], none: dict[str, str]) -> Section:
 
 
 def _over(found: Curve, none: Curve) -> dict[int, Interval]:
-    """The paired difference from ``none`` at the steps that both have."""
+    """{step: the paired difference from ``none``}, at the steps that both have."""
     return {
         step: paired(values, none[step])
         for step, values in found.items()
@@ -142,7 +142,7 @@ def _settings(target: str, rows: list[Line], by: list[str]) -> Section:
 
 
 def _cost(rows: list[Line], none: dict[str, str]) -> Section:
-    """What a training of each row costs: images through the network, and time."""
+    """What a training of each row costs: images fed to the network, and seconds."""
     seen = {r.label: [trials.images_seen(t) for t in r.trials.values()] for r in rows}
     took = {r.label: [t.origin.seconds for t in r.trials.values()] for r in rows}
     lines: Rows = [COST]
@@ -158,28 +158,28 @@ def _cost(rows: list[Line], none: dict[str, str]) -> Section:
         timed = sum(isfinite(v) for v in took[row.label])
         lines.append((row.label, str(len(row.trials)), *cells, str(timed)))
     note = (
-        "A training, mean over seeds: images of all batches, validation aside; seconds of its "
-        "MLflow run from start to end, with whatever else the machine had to do."
+        "Cost of one training, mean over seeds: images of all training batches, and seconds from "
+        "start to end of its MLflow run, so other work on the machine counts too."
     )
     return Section("Cost", [Table(lines), Text(note)])
 
 
 def _versions(rows: list[Line]) -> Section:
-    """Which code and data made the models, and how many models each."""
+    """Which versions of code and data made the models, and how many models each made."""
     heading, made = "Versions of code and data", [t for r in rows for t in r.trials.values()]
     known = [t.origin.versions for t in made if t.origin.versions]
     if not known:
         return Section(heading, [Text("No run in this MLflow store made these models.")])
     lines: Rows = [("what", "version", "trainings")]
     for name in sorted({name for versions in known for name in versions}):
-        counts = Counter(versions.get(name, "not said") for versions in known)
+        counts = Counter(versions.get(name, "not recorded") for versions in known)
         lines += [(name, version, str(count)) for version, count in counts.most_common()]
     note = f"{len(known)} of {len(made)} models have a run in this MLflow store."
     return Section(heading, [Table(lines), Text(note)])
 
 
 def _color_value(found: dict[tuple[str, str], comparison.Pair], a: str, b: str) -> float:
-    """The difference that colours a cell; a tie has no colour."""
+    """The difference that colours a cell; 0 for a tie, which has no colour."""
     pair = found.get((a, b))
     return pair.difference.mean if pair and pair.outcome != "tie" else 0.0
 

@@ -1,7 +1,7 @@
 """Means with 95 % intervals over seeds, paired differences and their tests, and correlations.
 
-Intervals and tests are Student's t, so the interval of a difference excludes zero exactly if its p
-is below 0.05. With `FEWEST` seeds or more there is a bootstrap interval too.
+Intervals and tests use Student's t, so the interval of a difference excludes zero exactly if its p
+is below 0.05. From `FEWEST` seeds on there is a bootstrap interval too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Interval:
         return f"{self.mean:.2f} ± {self.width()}"
 
     def signed(self) -> str:
-        """With an explicit sign, for differences."""
+        """The interval as text with an explicit sign, for differences."""
         return f"{self.mean:+.2f} ± {self.width()}"
 
     def width(self, digits: str = ".2f") -> str:
@@ -61,10 +61,11 @@ def interval(values: list[float]) -> Interval:
 def wilson(share: float, images: int) -> tuple[float, float]:
     """The 95 % interval of a percentage that ``images`` test images measured (Wilson 1927).
 
-    It is what other images of the same kind might give one model; seeds do not enter.
+    It tells what one model might reach on other images of the same kind; seeds play no part.
     """
     from scipy.stats import norm
 
+    # the score interval: its middle is pulled towards 50 %, so it stays within 0 to 100 %
     z, p = float(norm.ppf(1 - LEVEL / 2)), share / 100
     middle = (p + z * z / (2 * images)) / (1 + z * z / images)
     half = z / (1 + z * z / images) * np.sqrt(p * (1 - p) / images + (z / (2 * images)) ** 2)
@@ -79,7 +80,7 @@ def paired(values: dict[int, float], baseline: dict[int, float]) -> Interval:
 def resampled(values: dict[int, float], baseline: dict[int, float]) -> tuple[float, float]:
     """The 95 % interval of the mean paired difference by the BCa bootstrap (Efron 1987).
 
-    NaN for fewer than ``FEWEST`` seeds, or where no seed differs from another.
+    NaN for fewer than ``FEWEST`` seeds, or if all differences are equal.
     """
     from scipy.stats import bootstrap
 
@@ -92,10 +93,11 @@ def resampled(values: dict[int, float], baseline: dict[int, float]) -> tuple[flo
 
 
 def holm(p: list[float]) -> list[float]:
-    """p-values corrected for multiple testing (Holm 1979); NaN means no test and stays."""
+    """p-values corrected for multiple testing (Holm 1979); NaN means no test and stays NaN."""
     values = np.array(p)
     order = np.argsort(values)  # NaN comes last
     tests = int(np.isfinite(values).sum())
+    # the smallest of m p-values times m, the next times m - 1, ..., never falling
     raised = np.maximum.accumulate(values[order] * (tests - np.arange(len(values))))
     corrected = np.empty(len(values))
     corrected[order] = np.minimum(raised, 1)
@@ -125,7 +127,7 @@ class Correlation:
             return f"{self.value:+.2f} [too few seeds]"
         return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
-    def shown(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
@@ -133,7 +135,7 @@ class Correlation:
 def correlation(x: Floats, y: Floats, *, ranks: bool, pooled: bool) -> Correlation:
     """Pearson's correlation of ``x`` and ``y`` (cells, seeds), or with ``ranks`` Spearman's.
 
-    With ``pooled`` every cell of every seed is a point, else each cell's mean over seeds is one.
+    With ``pooled`` each cell of each seed is a point, else each cell's mean over seeds.
     The bootstrap resamples whole seeds, because the cells of one seed share its images.
     """
     from scipy.stats import rankdata

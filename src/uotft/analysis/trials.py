@@ -15,9 +15,9 @@ from uotft.core import registry
 from uotft.core.records import BASELINES, Trial
 from uotft.training import objectives
 
-# Never used to tell rows apart: what a row has columns for, the seed, and what follows from both.
+# Never used to tell rows apart: what has a column of its own, the seed, and what follows from them.
 OWN = ("dataset", "strategy", "seed", "processes", "strategy.kept")
-# A baseline with other values of these was trained on other images, or from another start.
+# A baseline with other values of these had other training images or another start: no fair pair.
 SHARED = ("subset.", "backbone.")
 
 Curve = dict[int, dict[int, float]]  # {step: {seed: validation top-1}}
@@ -35,7 +35,7 @@ class Line:
 
     @property
     def first(self) -> Trial:
-        """The training of the lowest seed, which stands for the others in pictures."""
+        """The training of the lowest seed, which pictures show."""
         return self.trials[min(self.trials)]
 
 
@@ -51,10 +51,10 @@ def differing(trials: list[Trial]) -> list[str]:
 
 
 def lines(trials: list[Trial], by: list[str]) -> tuple[dict[str, list[Line]], int]:
-    """{target: rows told apart by the parameters ``by``}, and how many trainings were left out.
+    """({target: rows told apart by the parameters ``by``}, number of trainings left out).
 
-    The newest of several trainings of one seed in a row counts; the others are left out. Rows are
-    in order of the first appearance of their strategy, then of the values of ``by``.
+    Of several trainings of one seed in a row, only the newest counts. Rows are ordered by the first
+    appearance of their strategy, then by the values of ``by``.
     """
     cells: dict[tuple[str, str, tuple[str, ...]], dict[int, Trial]] = {}
     for trial in sorted(trials, key=lambda t: t.origin.started):
@@ -75,7 +75,7 @@ def lines(trials: list[Trial], by: list[str]) -> tuple[dict[str, list[Line]], in
 
 
 def rank(strategy: str) -> int:
-    """The place of a strategy in the order of rows: baselines before the others."""
+    """The rank of a strategy in the order of rows: baselines before the others."""
     return BASELINES.index(strategy) if strategy in BASELINES else len(BASELINES)
 
 
@@ -88,8 +88,8 @@ def short(name: str, names: list[str]) -> str:
 def baselines(rows: list[Line]) -> dict[str, dict[str, str]]:
     """{row: {baseline: the row it is compared with}} by label, of one target.
 
-    The row of ``none`` (``random``) must have the same labelled images and backbone. Of several,
-    the one that shares most other parameters is taken.
+    A baseline must have the same labelled images and backbone. Of several rows of ``none`` (or
+    ``random``), the one that shares most other parameters is taken.
     """
     found: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -129,7 +129,7 @@ def by_step(found: Curve) -> dict[int, Interval]:
 
 
 def images_seen(trial: Trial) -> float:
-    """Images that went through the network in training, repeats included; NaN where unknown.
+    """Images fed to the network in training, repeats included; NaN if unknown.
 
     Steps x batches per step x images per batch, summed over the parts that the objective reads,
     plus the images of the steps that train the head alone.
@@ -140,14 +140,15 @@ def images_seen(trial: Trial) -> float:
         return float("nan")
     parts = objectives.parts(registry.load("objectives", name, "train.objective"))
     if not _kept(trial) and "source" in parts:
-        parts = {"target"}  # training does the same
+        parts = {"target"}  # as in training: no source class, no source batch
     sizes = {
         part: "train.target_batch" if part == "target" else "train.source_batch" for part in parts
     }
-    if not settings.keys() >= {*sizes.values()}:  # the run is of another version of uotft
+    if not settings.keys() >= {*sizes.values()}:  # a run of another version of uotft
         return float("nan")
     batch = sum(int(settings[size]) for size in sizes.values())
     head = int(settings.get("train.head_steps", 0))
+    # the last step of the curve counts the steps of the head too
     batches = (max(trial.curve) - head) * int(settings.get("train.recipe.accumulate", 1))
     return float(batches * batch + head * int(settings["train.target_batch"]))
 
@@ -155,8 +156,8 @@ def images_seen(trial: Trial) -> float:
 def same_selections(rows: list[Line]) -> list[str]:
     """A sentence for each pair of rows that kept the same units on every seed that both have.
 
-    Streams draw images by seed alone (training/streams.py) and kept classes are numbered by rank
-    (selection/parts.py): so nothing but the numbers of the source head's rows can differ.
+    Streams sample images by seed alone (training/streams.py) and kept classes are numbered by rank
+    (selection/parts.py), so only the order of the source head's rows can differ.
     """
     lines = []
     for a, b in combinations([row for row in rows if row.first.kept], 2):
@@ -166,11 +167,11 @@ def same_selections(rows: list[Line]) -> list[str]:
             continue
         apart = max(abs(a.trials[s].test["top1"] - b.trials[s].test["top1"]) for s in seeds)
         why = (
-            "in the same order: their trainings are the same, and what differs is rounding"
+            "in the same order: their trainings are the same, and differ by rounding alone"
             if kept[0] == kept[1]
-            else "in another order: they train on the same images in the same order, and a class "
-            "has another row, with another random start, in the source head alone. What differs "
-            "is chance"
+            else "in another order: they train on the same images in the same order, but a class "
+            "has another row of the source head, with another random start. They differ by chance "
+            "alone"
         )
         lines.append(
             f"{a.label} and {b.label} are one selection: they kept the same units, {why} "
@@ -196,7 +197,7 @@ def _value(trial: Trial, name: str) -> str:
 
 
 def _kept(trial: Trial) -> int:
-    """How many units the selection keeps; the run's parameters say it if the file is missing."""
+    """How many units the selection keeps; from the run's parameters if the file is missing."""
     return len(trial.kept) or int(trial.settings.get("strategy.kept", 0))
 
 

@@ -1,1 +1,1 @@
-"""The command line: each module parses one group of commands, calls, and prints."""
+"""The command line: each module parses one group of commands, calls a package and prints."""

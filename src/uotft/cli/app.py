@@ -1,4 +1,4 @@
-"""The command line: all commands under one name, errors as exit codes, and how loud it is.
+"""The command line: all commands under one name, errors as exit codes, -v and -q.
 
 Heavy imports wait until a command needs them: `uotft --help` takes 0.1 s.
 
@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["--help", "-h"]},
-    help="Fine-tune image models on the target and the part of the pre-training data that helps.",
+    help="Fine-tune image models on the target and on the pre-training data that helps.",
 )
 #: In the order of `uotft --help`.
 for command in (
@@ -76,10 +76,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _loudness(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show details too, and where errors come from.")
+        bool, typer.Option("--verbose", "-v", help="Also show details, and where errors come from.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone, and no progress.")
+        bool, typer.Option("--quiet", "-q", help="Show only warnings and errors, no progress.")
     ] = False,
     version: Annotated[
         bool,
@@ -88,7 +88,7 @@ def _loudness(
         ),
     ] = False,
 ) -> None:
-    """Options that stand before the command."""
+    """Options before the command."""
     if verbose and quiet:
         raise UserError("-v and -q contradict each other: choose one")
     if verbose or quiet:
@@ -108,14 +108,14 @@ def main() -> None:
         _fail(error, error.code)
     except Interrupted as error:
         _fail(error, 130)
-    except OSError as error:  # a folder that may not be written, a disk that is full
+    except OSError as error:  # a folder without permission to write, a full disk
         if error.filename is None:
             raise
         _fail(error, 2, f"{os.fsdecode(error.filename)}: {error.strerror}")
 
 
 def _fail(error: Exception, code: int, message: str = "") -> None:
-    """Say in one message why the command failed; with -v also where."""
+    """Print in one message why the command failed; with -v also where."""
     logger.debug("this is where the error comes from:", exc_info=error)
     typer.echo(f"uotft: {message or error}", err=True)
     sys.exit(code)

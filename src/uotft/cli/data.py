@@ -1,4 +1,4 @@
-"""The commands uotft data …: list, fetch, check and show data sets, and write parts of them.
+"""The commands uotft data …: list, fetch, check, show and export data sets.
 
 uotft data prepare cub
 """
@@ -13,16 +13,23 @@ import typer
 from uotft.cli.options import Dataset, Seed, Strategy, workspace
 from uotft.cli.tables import print_table
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look at data.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="List, fetch, check, show and export data sets.",
+)
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A set of `uotft data list`, or one of params.yaml.")
+    str,
+    typer.Argument(
+        metavar="NAME", help="A name from `uotft data list`, or a data set of params.yaml."
+    ),
 ]
 
 
 @app.command("list")
 def list_() -> None:
-    """Say which data sets there are, how large they are, and how far each is."""
+    """List the data sets, their sizes, and whether each is downloaded or prepared."""
     from uotft.pipeline.datasets import listing
 
     header, *rows = listing(workspace())
@@ -39,8 +46,8 @@ def prepare(
 ) -> None:
     """Fetch a data set's archives, check and unpack them, and make data/NAME.npz.
 
-    Says first what it takes on the disk. A broken download goes on where it stopped. What must be
-    fetched by hand is named, with the place to put it.
+    Shows first how much disk space this takes. A broken download resumes. If files must be
+    downloaded by hand, the message lists them and says where to put them.
     """
     from uotft.core.progress import track
     from uotft.pipeline.fetch import fetch
@@ -54,11 +61,14 @@ def prepare(
 
 @app.command()
 def verify(
-    name: Annotated[str, typer.Argument(help="A data set; without: all that dvc.lock has.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A data set; without one, all outputs in dvc.lock.")
+    ] = "",
 ) -> None:
-    """Hash every file of a data set again: what is missing, changed, added or unreadable.
+    """Hash every file of a data set again; list missing, changed, added and unreadable ones.
 
-    Without a name, all that the pipeline has made, and DVC's copies. Exit code 1 if anything is.
+    Without a name, checks all outputs of the pipeline and DVC's copies of them. Exit code 1 if
+    anything is wrong.
     """
     from uotft.core.progress import track
     from uotft.pipeline import datasets
@@ -68,7 +78,7 @@ def verify(
     summary, bad = datasets.verify(ws, name, track) if name else everything(ws, track)
     for line in bad:
         typer.echo(line)
-    typer.echo(f"{summary}; {len(bad)} not as they should be")
+    typer.echo(f"{summary}; {len(bad)} wrong")
     raise typer.Exit(1 if bad else 0)
 
 
@@ -78,7 +88,7 @@ def show(
     output: Annotated[Path, typer.Option(dir_okay=False, help="A PNG file.")],
     classes: Annotated[int, typer.Option(min=1, max=100, help="Rows of the sheet.")] = 20,
 ) -> None:
-    """Draw a contact sheet: one row a class, with its first training images."""
+    """Write a contact sheet: one row per class, with its first training images."""
     from uotft.pipeline import datasets
 
     typer.echo(datasets.show(workspace(), name, output, classes))
@@ -87,7 +97,8 @@ def show(
 @app.command()
 def overlap(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="A data set or folder to compare with itself.")
+        str,
+        typer.Argument(metavar="[NAME]", help="A data set or folder, to compare its own parts."),
     ] = "",
     target: Annotated[
         str,
@@ -98,28 +109,28 @@ def overlap(
         typer.Option(help="A folder of images (only its train/, if it has one) or a data set."),
     ] = "",
     output: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="A JSON file for every pair found.")
+        Path | None, typer.Option(dir_okay=False, help="A JSON file, for all pairs found.")
     ] = None,
 ) -> None:
-    """Find the target's test images that are in the source too: same file or same picture.
+    """Find the target's test images that are also in the source: same file or same picture.
 
-    With a NAME instead, the test images of that set that are in its own train or val.
+    With a NAME instead: the test images of that set that are also in its own train or val.
 
-    Cropped, turned and mirrored copies are not found. A folder needs no params.yaml. Without
-    --source it is that of params.yaml, and the pairs go into overlap/.
+    Does not find cropped, turned and mirrored copies. A folder needs no params.yaml. Without
+    --source, uses the source of params.yaml and writes the pairs to overlap/.
     """
     from uotft.core.errors import UserError
     from uotft.core.progress import track
     from uotft.pipeline.overlap import overlap, overlap_lines, within
 
     if bool(name) == bool(target or source):
-        raise UserError("name one data set, or --target with or without --source")
+        raise UserError("give either a NAME, or --target (with or without --source)")
     if name:
         for line in overlap_lines(within(name, output, progress=track)):
             typer.echo(line)
         return
     if not target:
-        raise UserError("--target is needed beside --source")
+        raise UserError("--source needs --target")
     if not source:
         ws = workspace(target)
         source, output = ws.params.source, output or ws.overlap(target)
@@ -132,11 +143,11 @@ def subset(
     dataset: Annotated[str, typer.Argument(metavar="NAME", help="A prepared data set.")],
     output: Annotated[Path, typer.Option(help="FILE.csv, or a new folder for shards.")],
     subset: Annotated[str, typer.Option(help="shots=N, fraction=SHARE or longtail=IMBALANCE.")],
-    seed: Annotated[int, typer.Option(min=0, help="Draws the images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that samples the images.")] = 0,
 ) -> None:
     """Write the images that a seed may train on, and those of val and test, as a data set.
 
-    FILE.csv lists them: path (of sets without files, the row in data/NAME.npz), label and split.
+    FILE.csv lists their path (or row in data/NAME.npz, for a set without files), label and split.
     A folder gets the images themselves, as shards.
     """
     from uotft.core.progress import track

@@ -1,4 +1,4 @@
-"""The commands uotft experiment …: the paper's tables and figures on the data that is here.
+"""The commands uotft experiment …: the paper's tables and figures on the project's data.
 
 uotft experiment run table4 --dry-run
 """
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_() -> None:
-    """Say which experiments there are: one a table or figure of the paper."""
+    """List the experiments: one for each table or figure of the paper."""
     from uotft.analysis import paper_tables
 
     for name in paper_tables.names():
@@ -32,17 +32,19 @@ def list_() -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="One of the list.")]) -> None:
-    """Show an experiment's definition, and the paper's numbers where it has some."""
+def show(name: Annotated[str, typer.Argument(help="A name from `uotft experiment list`.")]) -> None:
+    """Show an experiment's definition, and the paper's numbers if there are any."""
     from uotft.analysis import paper_tables
 
-    shown = paper_tables.load(name)
-    typer.echo(f"{shown.title}\n{shown.says}\n")
-    typer.echo(f"backbone: {shown.backbone}\ntargets: {', '.join(shown.targets) or 'all'}")
-    typer.echo(f"seeds: {shown.seeds}\n")
-    for variation in shown.variations:
+    experiment = paper_tables.load(name)
+    typer.echo(f"{experiment.title}\n{experiment.claim}\n")
+    typer.echo(
+        f"backbone: {experiment.backbone}\ntargets: {', '.join(experiment.targets) or 'all'}"
+    )
+    typer.echo(f"seeds: {experiment.seeds}\n")
+    for variation in experiment.variations:
         typer.echo(f"{variation.label:<18} {variation.strategy} {' '.join(variation.overrides)}")
-    for numbers, kind in ((shown.paper, ""), (shown.recalls, ", recall")):
+    for numbers, kind in ((experiment.paper, ""), (experiment.recalls, ", recall")):
         for target, values in numbers.items():
             line = ", ".join(f"{label} {value:.2f}" for label, value in values.items())
             typer.echo(f"the paper, {target}{kind}: {line}")
@@ -50,12 +52,15 @@ def show(name: Annotated[str, typer.Argument(help="One of the list.")]) -> None:
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="One of the list.")],
+    name: Annotated[str, typer.Argument(help="A name from `uotft experiment list`.")],
     on: Annotated[
-        list[str] | None, typer.Option(help="A target instead of the definition's; repeatable.")
+        list[str] | None,
+        typer.Option(help="A target, in place of the experiment's own; repeatable."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what it would cost.")
+    ] = False,
     jobs: Jobs = 0,
     num_processes: Processes = 1,
     no_train: Annotated[
@@ -63,30 +68,33 @@ def run(
     ] = False,
     expect: Expected = None,
     table: LabelTable = "",
-    source_bank: Annotated[str, typer.Option(help="Class means, for recall alone.")] = "",
-    target_bank: Annotated[str, typer.Option(help="The same of the target.")] = "",
+    source_bank: Annotated[
+        str, typer.Option(help="Class means of the source, to measure recall alone.")
+    ] = "",
+    target_bank: Annotated[str, typer.Option(help="Class means of the target.")] = "",
     output: Annotated[
-        Path | None, typer.Option(file_okay=False, help="With class means from files: a folder.")
+        Path | None,
+        typer.Option(file_okay=False, help="A folder for the tables, with --source-bank."),
     ] = None,
 ) -> None:
-    """Run an experiment on what is here: train what is missing, measure, write the tables.
+    """Run an experiment on the project's data: train missing cells, test, write the tables.
 
-    With --source-bank, --target-bank and --expect: recall from class means, without any training
-    and without a params.yaml.
+    With --source-bank, --target-bank and --expect: measure recall from class means, without
+    training and without a params.yaml.
     """
     from uotft.analysis import paper_tables
     from uotft.pipeline import experiment_cells
     from uotft.runs import experiment_runner
 
-    shown, expected = paper_tables.load(name), expect or []
+    experiment, expected = paper_tables.load(name), expect or []
     if source_bank or target_bank:
-        _recall(shown, source_bank, target_bank, expected, table, output)
+        _recall(experiment, source_bank, target_bank, expected, table, output)
         return
-    ws, number = workspace(), seeds or shown.seeds
+    ws, number = workspace(), seeds or experiment.seeds
     if dry_run:
         targets = experiment_cells.targets(ws, name, on or [])
         columns = experiment_cells.columns(
-            ws, shown, targets, number, num_processes, expected, table
+            ws, experiment, targets, number, num_processes, expected, table
         )
         for line in (experiment_cells.scale(ws), *experiment_runner.forecast(ws, columns, jobs)):
             typer.echo(line)
@@ -97,15 +105,15 @@ def run(
     tables, failed = experiment_runner.run(ws, plan)
     typer.echo(experiment_cells.scale(ws))
     for target, cells in tables:
-        _print_cells(f"{shown.title}: {target}", cells)
-    typer.echo(f"tables and a picture: {ws.root / 'reports' / 'experiments' / name}")
+        _print_cells(f"{experiment.title}: {target}", cells)
+    typer.echo(f"tables and a picture are in {ws.root / 'reports' / 'experiments' / name}")
     for line in failed:
         typer.echo(f"failed: {line}", err=True)
     raise typer.Exit(1 if failed else 0)
 
 
 def _recall(
-    shown: Experiment,
+    experiment: Experiment,
     source: str,
     target: str,
     expected: list[str],
@@ -116,11 +124,13 @@ def _recall(
     from uotft.analysis import paper_tables
     from uotft.pipeline import experiment_cells
 
-    recall = experiment_cells.bank_results(shown, source, target, expected, table)
-    _print_cells(shown.title, paper_tables.cells(shown, paper_tables.rows(shown, "", recall)))
+    recall = experiment_cells.bank_results(experiment, source, target, expected, table)
+    _print_cells(
+        experiment.title, paper_tables.cells(experiment, paper_tables.rows(experiment, "", recall))
+    )
     if output:
         note = f"From {source}."
-        experiment_cells.write_results(output, shown, {"recall": recall}, {}, note)
+        experiment_cells.write_results(output, experiment, {"recall": recall}, {}, note)
 
 
 def _print_cells(title: str, cells: Sequence[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Commands on a trained model: its answers for image files, a file for other programs, MLflow.
+"""Commands on a trained model: predict, export it to a file, register it in MLflow.
 
 uotft predict --dataset digits photo.png
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def predict(
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Image files, or folders with images below."),
+        typer.Argument(metavar="IMAGE...", help="Image files, or folders of images."),
     ],
     dataset: ModelTarget = "",
     strategy: Strategy = "uot",
@@ -29,7 +29,7 @@ def predict(
     model: ModelFolder = "",
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
-    """Say which classes image files show: the five likeliest of each, with probabilities."""
+    """Predict the classes of image files: the five likeliest of each, with probabilities."""
     from uotft.core.progress import track
     from uotft.pipeline.predict_export import predict
 
@@ -68,33 +68,37 @@ def _print_answers(answers: list[Answer]) -> None:
 
 def export(
     format_: Annotated[str, typer.Option("--format", help="onnx, or torch (torch.export).")],
-    output: Annotated[Path, typer.Option(dir_okay=False, help="The file; FILE.json describes it.")],
+    output: Annotated[
+        Path, typer.Option(dir_okay=False, help="The file to write; FILE.json describes it.")
+    ],
     dataset: ModelTarget = "",
     strategy: Strategy = "uot",
     seed: Seed = 0,
     model: ModelFolder = "",
 ) -> None:
-    """Write a trained model for other programs, checked against the original's answers."""
+    """Write a trained model for other programs, and compare its outputs with the original's."""
     from uotft.pipeline.predict_export import export
 
     about = export(model_folder("export", model, dataset, strategy, seed), format_, output)
     typer.echo(
-        f"{output}: logits differ by {about['difference']:.1e} of the largest at most; "
-        f"class names in {output}.json"
+        f"{output}: logits differ by at most {about['difference']:.1e} of the largest; "
+        f"class names are in {output}.json"
     )
 
 
 def register(
     name: Annotated[str, typer.Option(help="The model's name in MLflow's registry.")],
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help="The id or the name of a run.")] = "",
-    dataset: Annotated[str, typer.Option(help="Or the target of a model in models/.")] = "",
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="The id or name of a run.")] = "",
+    dataset: Annotated[
+        str, typer.Option(help="Or the target of a model in models/, in place of RUN.")
+    ] = "",
     strategy: Strategy = "uot",
     seed: Seed = 0,
     alias: Annotated[str, typer.Option(help="A name for this version, such as champion.")] = "",
 ) -> None:
-    """Put a run's model into MLflow's registry, with its selection and accuracies.
+    """Register a run's model in MLflow, with its selection and accuracies.
 
-    The same weights are registered once.
+    Registers the same weights only once.
     """
     from uotft.core.records import Cell
     from uotft.runs import job

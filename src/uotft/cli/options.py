@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean: a workspace, a fleet, other settings."""
+"""Options that several commands share, and the workspace and settings that they mean."""
 
 from __future__ import annotations
 
@@ -14,35 +14,49 @@ if TYPE_CHECKING:
 
 Dataset = Annotated[str, typer.Option(help="A data set with a section in params.yaml.")]
 ModelTarget = Annotated[str, typer.Option(help="The target that the model was trained on.")]
-ModelFolder = Annotated[str, typer.Option(help="Or a folder with model.safetensors.")]
+ModelFolder = Annotated[
+    str, typer.Option(help="Or a folder with model.safetensors, in place of --dataset.")
+]
 Strategy = Annotated[str, typer.Option(help="How source classes are selected.")]
-Seed = Annotated[int, typer.Option(min=0, help="Draws the labelled images, order and weights.")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, help="Seed of the labelled images, their order and the random weights."),
+]
 Processes = Annotated[
-    int, typer.Option(min=1, help="Worker processes over all machines: one a GPU, or on the CPU.")
+    int,
+    typer.Option(
+        min=1, help="Worker processes on all machines together: one per GPU, or on the CPU."
+    ),
 ]
 Jobs = Annotated[
     int, typer.Option(min=0, help="Trainings at a time; 0: as many as GPUs or cores allow.")
 ]
 All = Annotated[bool, typer.Option("--all", help="Every strategy and every seed of params.yaml.")]
 Machines = Annotated[int, typer.Option(min=1, help="Machines that share the processes.")]
-MachineRank = Annotated[int, typer.Option(min=0, help="This machine; 0 prepares and tracks.")]
+MachineRank = Annotated[
+    int, typer.Option(min=0, help="Number of this machine; 0 prepares and tracks.")
+]
 MainIp = Annotated[str, typer.Option(help="The address of machine 0.")]
 MainPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port of machine 0.")]
-Subset = Annotated[str, typer.Option(help="Short for --set subset.…, such as fraction=0.2.")]
+Subset = Annotated[str, typer.Option(help="Short for --set subset.…: fraction=0.2, for example.")]
 Preset = Annotated[
     str,
-    typer.Option(help="Settings to start from: paper, or small: few pixels, no weights needed."),
+    typer.Option(
+        help="Settings to start from: paper, or small (few pixels, no weights to download)."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="SETTING=VALUE instead of params.yaml's, such as train.lambda=0.3; repeatable.",
+        help="SETTING=VALUE in place of params.yaml's, such as train.lambda=0.3; repeatable.",
     ),
 ]
 Expected = Annotated[
     list[str] | None,
-    typer.Option(help="Source classes that should be found; prints their recall; repeatable."),
+    typer.Option(
+        help="Source classes that selection should find; prints their recall; repeatable."
+    ),
 ]
 LabelTable = Annotated[str, typer.Option(help="JSON or CSV of class labels for --expect.")]
 
@@ -52,7 +66,7 @@ def workspace(
 ) -> Workspace:
     """The workspace around the current folder, or around ``start``.
 
-    A data set and a strategy are checked here, before anything long starts.
+    Checks the names of a data set and a strategy before anything long starts.
     """
     from uotft.core import config
     from uotft.pipeline.workspace import Workspace
@@ -66,7 +80,7 @@ def workspace(
 
 
 def overrides(settings: list[str] | None, subset: str) -> list[str]:
-    """What --set says, with --subset as one more setting."""
+    """The settings of --set, with --subset as one more."""
     from uotft.core import config
 
     if subset:
@@ -90,5 +104,5 @@ def name_and_value(option: str, text: str) -> tuple[str, str]:
     """``a=b`` -> (a, b)."""
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise UserError(f"{option}: got {text!r}; NAME=VALUE is needed")
+        raise UserError(f"{option}: got {text!r}; write NAME=VALUE")
     return name, value

@@ -1,4 +1,4 @@
-"""Commands around a project: make one, look at its machine, its MLflow page and what was not sent.
+"""Commands around a project: make one, check its machine, open MLflow, send what was not sent.
 
 uotft init --source old --target birds
 """
@@ -17,22 +17,24 @@ logger = logging.getLogger(__name__)
 
 
 def init(
-    source: Annotated[str, typer.Option(help="Old images, to reuse some of: folder, zip or list.")],
-    target: Annotated[str, typer.Option(help="Your labelled images, likewise.")],
+    source: Annotated[
+        str, typer.Option(help="Source images, to reuse some of: a folder, zip or list.")
+    ],
+    target: Annotated[str, typer.Option(help="Your labelled images: a folder, zip or list.")],
     preset: Preset = "paper",
 ) -> None:
-    """Make this folder a project of its own, on two sets of images: params.yaml, dvc.yaml."""
+    """Make this folder a project on two sets of images: write params.yaml and dvc.yaml."""
     from uotft.core.progress import track
     from uotft.pipeline.init import init
 
     name = init(Path.cwd(), preset, source, target, track)
-    typer.echo(f"params.yaml has the settings; next: uotft train --dataset {name}, or dvc repro")
+    typer.echo(f"settings are in params.yaml; next: uotft train --dataset {name}, or dvc repro")
 
 
 def sync() -> None:
-    """Send to MLflow what it did not take before, and mark the runs that died.
+    """Send to MLflow what could not be sent before, and mark runs whose process died.
 
-    Exit code 1 if it does not take all of it now.
+    Exit code 1 if something could still not be sent.
     """
     from uotft.tracking import delivery
 
@@ -47,11 +49,11 @@ def ui(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
-    """Open the MLflow page on this project's runs, for this machine only, until Ctrl-C."""
+    """Serve the MLflow page of this project's runs, on this machine only, until Ctrl-C."""
     from uotft.tracking import delivery, server
 
     if host not in server.HERE:
-        logger.warning("--host %s: everyone who reaches it may read, change and delete runs; "
+        logger.warning("--host %s: everyone who can reach it can read, change and delete runs; "
                        "MLflow asks for no password", host)  # fmt: skip
     root = workspace().root
     for _, line in delivery.sync(root):
@@ -60,7 +62,7 @@ def ui(
 
 
 def doctor() -> None:
-    """Say what is installed, which devices are there, and which data is found."""
+    """Show what is installed, which devices there are, and which data is found."""
     from uotft.runs.doctor import findings
 
     healthy = True

@@ -1,4 +1,4 @@
-"""One printer for every table on standard output."""
+"""Prints every table on standard output."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def print_table(
 ) -> None:
     """Print a table as wide as the terminal, or ``width`` characters wide into a file or pipe.
 
-    The first ``text_columns`` stand left, the others right; without a number all stand left. A line
-    is drawn below the rows numbered ``lines_after``.
+    The first ``text_columns`` columns are left-aligned, the others right-aligned; without a number,
+    all are left-aligned. A line separates each row number in ``lines_after`` from the next row.
     """
     from rich.console import Console
     from rich.table import Table

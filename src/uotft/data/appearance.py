@@ -1,7 +1,7 @@
-"""What looks wrong about the pixels of a data set: many nearly black, of one colour, or equal.
+"""Checks of a data set's pixels: are many pictures nearly black, of one colour, or equal?
 
 Such files are read without an error, and a network learns nothing from them: 12 bits of a camera in
-16-bit files, drawings that are in the alpha channel alone, one picture written again and again.
+16-bit files, drawings in the alpha channel alone, one picture written again and again.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from uotft.core.records import Files, ImageSet, Progress
 from uotft.data.pixel_cache import NO_BACKGROUND, Store, in_parts, raw_mode
 
-SAMPLE = 4096  # pictures that are looked at, spread over the set
-BLOCK = 256  # pictures that are in memory at once
-DARK = 65  # levels of 255 that no pixel of a nearly black picture reaches, nor 14 of 16 bits
-FLAT = 8  # levels that the pixels of a picture of one colour differ by, at most
-MANY = 0.05  # share of the pictures that is worth a line; fewer are, if they are a whole class
-OPENED = 64  # files that are opened again for their 16 bits, or their transparency
+SAMPLE = 4096  # pictures that are checked, spread over the set
+BLOCK = 256  # pictures in memory at once
+DARK = 65  # level of 255 that no pixel of a nearly black picture reaches; 14 bits of 16 give 64
+FLAT = 8  # most levels by which the pixels of a picture of one colour differ
+MANY = 0.05  # share of the pictures that is worth a note; so is a whole class
+OPENED = 64  # most files that are opened again to look for 16 bits or transparency
 HALF = 0.5  # share of a picture's pixels
 
 
 @dataclass(frozen=True)
 class Look:
-    """Of one picture: its brightest value, how far its pixels differ, and a hash of them."""
+    """One picture: its brightest value, how far its pixels differ, and a hash of them."""
 
     brightest: int
     spread: int
@@ -38,7 +38,7 @@ class Look:
 
 
 def looks(images: ImageSet, dataset: str, progress: Progress) -> list[str]:
-    """Lines about the readable pictures of a set of files; none where they look well."""
+    """Notes on the readable pictures of a set of files; empty if nothing looks wrong."""
     files, pixels = images.files, images.images
     if files is None or not isinstance(pixels, Store):
         return []
@@ -46,7 +46,7 @@ def looks(images: ImageSet, dataset: str, progress: Progress) -> list[str]:
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).round().astype(np.int64)]
     found: list[Look] = []
     starts: Iterable[int] = range(0, len(rows), BLOCK)
-    for start in starts if pixels.is_small else progress(starts, "looking at a sample"):
+    for start in starts if pixels.is_small else progress(starts, "checking a sample"):
         squares = pixels.read(rows[start : start + BLOCK])
         found += in_parts(partial(_look, squares), range(len(squares)))
     kinds = _kinds(found)
@@ -56,14 +56,14 @@ def looks(images: ImageSet, dataset: str, progress: Progress) -> list[str]:
             line = _line(what, rows[which], len(rows), images)
             lines.append(f"{line}{_why(files, rows[which].tolist(), dataset)}")
     if lines:
-        lines[-1] += f"; `uotft data show {dataset} --output {dataset}.png` draws some of the set"
+        lines[-1] += f"; `uotft data show {dataset} --output {dataset}.png` shows some of them"
     return lines
 
 
 def _veils(files: Files, rows: NDArray[np.int64], dataset: str) -> list[str]:
-    """A line if many pictures are half transparent: the fourth channel of a TIFF may be infrared.
+    """A note if many pictures are half transparent: the fourth channel of a TIFF may be infrared.
 
-    A file says only that it has a fourth channel; tools call it alpha, whatever it is.
+    A file says only that it has a fourth channel; tools take it for alpha, whatever it is.
     """
     if files.background == NO_BACKGROUND or not len(rows):
         return []
@@ -74,7 +74,7 @@ def _veils(files: Files, rows: NDArray[np.int64], dataset: str) -> list[str]:
         return []
     return [
         f"{len(veiled)} of {len(some)} pictures opened are half transparent in most of their "
-        f"pixels, such as {files.path(veiled[0])}: `background: {files.background}` shines "
+        f"pixels, such as {files.path(veiled[0])}: `background: {files.background}` shows "
         "through. If their last channel is something else, such as near infrared, `background: "
         f"none` in datasets.{dataset} leaves it out"
     ]
@@ -94,19 +94,19 @@ def _half_clear(files: Files, row: int) -> float:
 def _look(squares: Sequence[NDArray[np.uint8]], number: int) -> Look:
     square = np.ascontiguousarray(squares[number])
     spread = _spread(square[::8, ::8])
-    if spread <= FLAT:  # only then it takes all pixels to know
+    if spread <= FLAT:  # a coarse grid is enough for most pictures; this one needs all pixels
         spread = _spread(square)
     digest = hashlib.blake2b(square.data, digest_size=16).digest()
     return Look(int(square.max()), spread, digest)
 
 
 def _spread(pixels: NDArray[np.uint8]) -> int:
-    """How far the pixels (H, W, 3) of a picture differ, in its channel with most contrast."""
+    """How far the pixels (H, W, 3) of a picture differ, in its channel of most contrast."""
     return int(np.ptp(pixels.reshape(-1, 3), 0).max())
 
 
 def _kinds(found: list[Look]) -> dict[str, NDArray[np.bool_]]:
-    """{what is said of a picture: whether it is so (n,)}; of each picture one thing at most."""
+    """{finding: for which pictures it holds (n,)}; at most one finding a picture."""
     dark = np.array([look.brightest < DARK for look in found], bool)
     flat = np.array([look.spread <= FLAT for look in found], bool) & ~dark
     often = Counter(look.digest for look in found)
@@ -120,7 +120,7 @@ def _kinds(found: list[Look]) -> dict[str, NDArray[np.bool_]]:
 
 
 def _is_much(which: NDArray[np.bool_], labels: NDArray[np.int64]) -> bool:
-    """Whether so many pictures are worth a line: some of all, or all of a class."""
+    """Whether a finding is worth a note: it holds for MANY of all, or for a whole class."""
     count = int(which.sum())
     if count < 2:
         return False
@@ -137,11 +137,11 @@ def _line(what: str, rows: NDArray[np.int64], n: int, images: ImageSet) -> str:
     of = f"{len(classes)} of {len(images.names)} classes"
     if len(classes) == 1:
         of = f"class {images.names[classes[0]]!r}"
-    return f"{len(rows):,} of {n:,} pictures looked at {what}, such as {path}, of {of}"
+    return f"{len(rows):,} of {n:,} pictures checked {what}, such as {path}, of {of}"
 
 
 def _why(files: Files, rows: list[int], dataset: str) -> str:
-    """What the files themselves say about it: 16 bits, or transparency."""
+    """A likely reason, from the files themselves: 16 bits, or transparency."""
     opened = [_opened(files, row) for row in rows[:OPENED]]
     values = [value for value, _, _ in opened if value]
     if values:
@@ -157,7 +157,7 @@ def _why(files: Files, rows: list[int], dataset: str) -> str:
     if any(clear for _, _, clear in opened):
         return (
             f"; they have transparent pixels, which show `background: {files.background}`: another "
-            f"colour in datasets.{dataset} may show what is drawn"
+            f"colour in datasets.{dataset} may make the drawing visible"
         )
     return ""
 

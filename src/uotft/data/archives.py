@@ -1,7 +1,7 @@
 """Archives of data sets: checked, and unpacked once. Downloaded files are not trusted.
 
 Size and SHA-256 must be those that the data set's module states. From tar and zip files, only plain
-files and folders are unpacked, into one folder, which gets its name when all of them are there.
+files and folders are unpacked, into a temporary folder that gets its final name once complete.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from typing import IO, Any, Literal
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
+from uotft.core.text import some
 
 Progress = Callable[..., Iterable[int]]
 
 CHUNK = 2**24  # bytes that are hashed or copied at a time
-FILES = 1_000_000  # an archive of more is refused, unless its data set says how many it has
-RATIO = 100  # unpacked bytes for each byte of an archive; a bomb has a thousand
-BLOCK = 2**12  # bytes that even an empty file is counted as, since a disk needs them
-NAME = 2**20  # most bytes of a long name, or of another header record before a member of a tar
+FILES = 1_000_000  # most files in an archive, unless its data set states another number
+RATIO = 100  # most unpacked bytes for each byte of an archive; a zip bomb has a thousand
+BLOCK = 2**12  # bytes that even an empty file counts as: its block on disk
+NAME = 2**20  # most bytes of a long name, or of another header record, before a member of a tar
 SLACK = 2**26  # bytes that any archive may unpack to: small ones of text compress very well
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 BROKEN = (
@@ -68,18 +69,20 @@ class Archive:
         if self.bytes and size != self.bytes:
             return f"it has {size:,} bytes, not {self.bytes:,}"
         if not (self.sha256 or self.md5):
-            return "" if tarfile.is_tarfile(path) else "no tar file"
+            return "" if tarfile.is_tarfile(path) else "not a tar file"
         found = digest(path, "sha256" if self.sha256 else "md5", progress)
         return (
-            "" if found.startswith(self.sha256 or self.md5) else f"{found} is not its {self.sum()}"
+            ""
+            if found.startswith(self.sha256 or self.md5)
+            else f"its checksum is {found}, not {self.sum()}"
         )
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a public data set before it is fetched; ``metric`` is its literature's.
+    """Facts about a public data set; ``metric`` is the one that its literature reports.
 
-    ``signs`` are paths that exist in a folder where the set is unpacked.
+    ``signs`` are paths that exist in a folder with the unpacked set.
     """
 
     name: str
@@ -103,7 +106,7 @@ def digest(path: Path, kind: str, progress: Progress = lambda items, label: item
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """{file name: SHA-256} from a list as `sha256sum` writes it: a checksum and a name a line."""
+    """{file name: SHA-256} from a list as `sha256sum` writes it. `UserError` names a bad line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -113,15 +116,15 @@ def read_sums(path: Path) -> dict[str, str]:
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
         if not match:
             raise UserError(
-                f"{path}: line {number}: 64 hexadecimal digits, two spaces and a file name are "
-                f"needed, as sha256sum writes them; got {line!r}"
+                f"{path}: line {number}: got {line!r}; it must be 64 hexadecimal digits, two "
+                "spaces and a file name, as sha256sum writes them"
             )
         found[match[2]] = match[1].lower()
     return found
 
 
 def ready(card: Card, folder: Path, root: Path) -> Path | None:
-    """Where a set is unpacked: in ``folder`` itself, or below the workspace's cache/."""
+    """Where a set is unpacked: ``folder`` itself, a folder below cache/, or None if nowhere."""
     signs = card.signs or [f"{a.into}/{a.holds}".lstrip("/") for a in card.archives]
     if all((folder / sign).exists() for sign in signs):
         return folder
@@ -132,7 +135,8 @@ def ready(card: Card, folder: Path, root: Path) -> Path | None:
 def unpacked(card: Card, path: str, root: Path, progress: Progress) -> Path:
     """The folder with the content of a set's archives in ``path``; unpacks them below cache/ once.
 
-    A relative ``path`` starts at ``root``, the workspace.
+    A relative ``path`` starts at ``root``, the workspace. Raises `UserError` if an archive is
+    missing or is not the published one.
     """
     folder = located(root, path)
     if there := ready(card, folder, root):
@@ -141,7 +145,7 @@ def unpacked(card: Card, path: str, root: Path, progress: Progress) -> Path:
     if absent:
         raise UserError(
             f"{folder}: {', '.join(absent)} missing; `uotft data prepare {card.name}` fetches "
-            "them, or says where they are"
+            "them, or says where to get them"
         )
     for archive in card.archives:
         if why := archive.wrong(folder / archive.name, progress):
@@ -152,10 +156,11 @@ def unpacked(card: Card, path: str, root: Path, progress: Progress) -> Path:
 
 
 def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Progress) -> None:
-    """Unpack (path, folder below, most files) into ``folder``, which gets its name at the end.
+    """Unpack each (path, subfolder, most files) into ``folder``, which appears when complete.
 
     Other files, such as lists, are copied. An archive inside an archive is unpacked beside itself,
-    into a folder of its name. Of a name that is there twice, the later file is kept (`notes`).
+    into a folder of its name. If an archive has a name twice, the later file is kept; `notes` says
+    so. Raises `UserError` for a broken or unsafe archive, and leaves nothing of it.
     """
     made = storage.new_folder(folder)
     twice: list[str] = []
@@ -176,18 +181,18 @@ def unpack(archives: Iterable[tuple[Path, str, int]], folder: Path, progress: Pr
                 raise UserError(f"{path}: cannot be unpacked into {made}: {error}") from error
             twice += limit.twice
         if twice:
-            more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
             line = (
-                f"files of the archive whose name it has twice ({len(twice)}), the later counts: "
+                f"names that the archive has twice ({len(twice)}); the later file is kept: "
+                f"{some(twice)}"
             )
-            _notes(folder).write_text(line + ", ".join(twice[:5]) + more, encoding="utf-8")
+            _notes(folder).write_text(line, encoding="utf-8")
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
 def notes(folder: Path) -> list[str]:
-    """Lines about what ``folder`` was unpacked from."""
+    """Notes on the archives that ``folder`` was unpacked from."""
     path = _notes(folder)
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
@@ -210,39 +215,39 @@ class _Member(tarfile.TarInfo):
         """From a header block."""
         made = super().frombuf(*given)
         if made.size > NAME and not (made.isreg() or made.isdir()):
-            raise tarfile.ReadError(f"a name or a note of {made.size:,} bytes")
+            raise tarfile.ReadError(f"a header record of {made.size:,} bytes")
         return made
 
 
 class _Limit:
-    """How much one archive may still write; refuses members that may not be written.
+    """How much one archive may still unpack to; refuses unsafe members.
 
-    ``twice`` are the names that it has more than once.
+    ``twice`` collects the names that the archive has more than once.
     """
 
     def __init__(self, path: Path, files: int, size: int) -> None:
         self.path, self.files, self.bytes, self.twice = path, files, size, list[str]()
-        self.most = f"{files:,} files and {size:,} bytes, {RATIO} times its own size and some"
+        self.most = f"{files:,} files and {size:,} bytes (about {RATIO} times its own size)"
 
     def admit(self, name: str, size: int, kind: str) -> None:
-        """Refuse a member that is not a plain file or folder inside ``folder``, or is too much."""
+        """Refuse a member that leaves the folder, is neither file nor folder, or is too large."""
         self.files, self.bytes = self.files - 1, self.bytes - max(size, BLOCK)
         why = ""
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             why = "its path leaves the folder"
         elif kind:
-            why = f"it is a {kind}, and only files and folders are taken"
+            why = f"it is a {kind}, and only files and folders are unpacked"
         elif self.files < 0 or self.bytes < 0:
-            why = f"more than {self.most} are unpacked from one archive"
+            why = f"the archive would unpack to more than {self.most}"
         if why:
             raise UserError(
-                f"{self.path}: refused because of {name!r}: {why}. Nothing of it is left; if "
-                "you trust it, unpack it yourself and name the folder"
+                f"{self.path}: refused because of {name!r}: {why}. Nothing was unpacked; if "
+                "you trust it, unpack it yourself and set path to the folder"
             )
 
 
 def _extract(file: IO[bytes], folder: Path, stem: str, limit: _Limit, deeper: int) -> Iterator[str]:
-    """Write the members of a tar or zip below ``folder``, one a step.
+    """Write the members of a tar or zip below ``folder``; yields the name of each.
 
     With ``stem``, the name of an inner archive, members outside a folder of that name are put into
     one. Leaves out the files that macOS adds (._*, __MACOSX).
@@ -284,7 +289,7 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, str, Callable[[], Any]
         return
     with tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member) as tar:
         while member := tar.next():
-            tar.members.clear()  # type: ignore[attr-defined]  # or all of them stay in memory
+            tar.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps them all in memory
             kind = "" if member.isreg() or member.isdir() else "link or device"
             taken = partial(tar.extractfile, member) if member.isreg() else None
             yield member.name, member.size, kind, taken

@@ -1,4 +1,4 @@
-"""What looks wrong in a data set before anything is trained on it: lines for its user.
+"""Checks of a data set before anything is trained on it: notes for the user.
 
 uotft data prepare birds
 """
@@ -8,32 +8,32 @@ from __future__ import annotations
 import numpy as np
 
 from uotft.core.records import ImageSet, Progress
+from uotft.core.text import some
 from uotft.data import duplicates, overlap
 from uotft.data.pixel_cache import in_parts
 
 NAMED = 10  # classes that a note names
-NEAR = 20_000  # images up to which near copies are looked for; each takes one or two ms
+NEAR = 20_000  # most images of a set that is searched for near copies; each takes one or two ms
 
 
 def classes_without(images: ImageSet) -> list[str]:
-    """A note for each of the parts val and test that lacks some classes; a part may be empty."""
+    """A note for val and for test, if the part has images but lacks some classes."""
     notes = []
     for part in ("val", "test"):
         counts = np.bincount(images.labels[images.rows(part)], minlength=len(images.names))
         absent = np.flatnonzero(counts == 0)
         if counts.any() and len(absent):
-            named = ", ".join(images.names[label] for label in absent[:NAMED])
-            more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+            names = some((images.names[label] for label in absent), NAMED)
             of = f"{len(absent)} of {len(counts)}"
-            notes.append(f"classes without an image in {part}: {of} ({named}{more})")
+            notes.append(f"classes without an image in {part}: {of} ({names})")
     return notes
 
 
 def near_copies(images: ImageSet, progress: Progress) -> list[str]:
     """A note that counts test images that look like one of train or val, in a set of files.
 
-    By `overlap.find`, on the pixels that are kept. Nothing is said of a set with more than NEAR
-    images, or whose test images look alike among themselves: similar is then not the same.
+    Uses `overlap.find` on the kept pixels. There is no note for a set of more than NEAR images, or
+    one whose test images look alike among themselves: there, similar does not mean the same.
     """
     from PIL import Image
 
@@ -58,8 +58,9 @@ def near_copies(images: ImageSet, progress: Progress) -> list[str]:
     pairs = {int(m.target): int(m.source) for m in found if m.reason != "bytes"}
     if not pairs or overlap.alike(target) > overlap.ALIKE:
         return []
-    example = " = ".join(duplicates.shown(images, row) for row in next(iter(pairs.items())))
+    example = " = ".join(duplicates.path_of(images, row) for row in next(iter(pairs.items())))
     return [
-        f"test images that look the same as an image of train or val, in other bytes: {len(pairs)} "
-        f"of {len(tested)} ({example}); `uotft data overlap` with the set's name lists them"
+        f"test images that look the same as an image of train or val but differ in bytes: "
+        f"{len(pairs)} of {len(tested)} ({example}); `uotft data overlap` with the set's name "
+        "lists them"
     ]

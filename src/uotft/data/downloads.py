@@ -55,7 +55,10 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
 
 
 def sized(archive: Archive, folder: Path) -> Archive:
-    """The archive with its size, from the first address that states one; downloads nothing."""
+    """The archive with its size, from the first address that states one; downloads nothing.
+
+    If none does, a ``UserError`` lists why.
+    """
     tried = []
     for url in archive.urls:
         try:
@@ -85,7 +88,7 @@ def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
         if answer.status != 206:
             start = 0
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise ConnectionError(f"the server sent another part than the one from byte {start}")
+            raise ConnectionError(f"the server sent another range than from byte {start} on")
         elif not (archive.sha256 or archive.md5) and _newer(answer, part):
             part.unlink()  # without a checksum, a mix of two versions would go unnoticed
             raise ConnectionError("the file on the server changed since its first part was fetched")

@@ -21,12 +21,13 @@ from pydantic import Field, field_validator
 
 from uotft.core.errors import UserError
 from uotft.core.records import Files, ImageSet, Settings
+from uotft.core.text import indented
 from uotft.data.pixel_cache import NO_BACKGROUND, in_parts, is_several, upright_size
 
 T = TypeVar("T")
 
-#: Formats that Pillow knows and that are no pictures for it alone: pages that Ghostscript, an
-#: outside program, would draw, and films.
+#: Formats that Pillow lists but cannot read as pictures by itself: pages, which need the outside
+#: program Ghostscript, and films.
 NO_PICTURES = {"EPS", "PDF", "MPEG"}
 CHUNK = 1024
 TOLERATED = 0.01  # share of the files that `unreadable: skip` may leave out
@@ -35,19 +36,23 @@ TOLERATED = 0.01  # share of the files that `unreadable: skip` may leave out
 class View(Settings):
     """How image files are stored and shown to the network; settings of every set of files."""
 
-    stored: int = Field(256, ge=8, description="pixels a side that are kept of each picture")
+    stored: int = Field(256, ge=8, description="pixels a side at which each picture is kept")
     size: int = Field(224, ge=8, description="pixels a side that the network sees")
     share: float = Field(
-        0.875, gt=0, le=1, description="of the shorter side, the centred square that tests see"
+        0.875,
+        gt=0,
+        le=1,
+        description="side of the centred square that tests see, as a share of the shorter side",
     )
     unreadable: Literal["error", "skip"] = Field(
-        "error", description="files that cannot be read: an error, or left out and counted"
+        "error",
+        description="what to do with unreadable files: stop with an error, or skip and count them",
     )
     background: str = Field(
         "white", description="colour behind transparent pixels: black, '#808080', ...; none: as is"
     )
     white: int = Field(
-        0, ge=0, lt=2**16, description="value of 16-bit grey files that is white; 0: 65535"
+        0, ge=0, lt=2**16, description="value that is white in 16-bit grey files; 0 means 65535"
     )
 
     @field_validator("background")
@@ -56,19 +61,19 @@ class View(Settings):
         from PIL import ImageColor
 
         if name != NO_BACKGROUND and len(ImageColor.getrgb(name)) > 3:
-            raise ValueError("a background is not transparent itself")
+            raise ValueError("the background itself cannot be transparent")
         return name
 
 
 class PublicSettings(View):
     """Settings that all public data sets share; each has its own ``path``."""
 
-    path: str = Field(description="the folder of its archives, or of what they unpack to")
+    path: str = Field(description="the folder of its archives, or of their unpacked content")
     val: float = Field(
         0.1,
         gt=0,
         lt=1,
-        description="share of the training part for validation, if none is official",
+        description="share of the training part to cut for validation, if there is no official one",
     )
     seed: int = Field(0, ge=0, description="seed of that cut")
 
@@ -80,7 +85,7 @@ def suffixes() -> frozenset[str]:
 
     def reads(form: str) -> bool:
         opens = Image.OPEN.get(form, (None,))[0]
-        # some formats are only told apart: another library would have to read them
+        # a stub only recognises its format: another library would have to read it
         is_stub = isinstance(opens, type) and issubclass(opens, ImageFile.StubImageFile)
         return opens is not None and not is_stub and form not in NO_PICTURES
 
@@ -95,7 +100,7 @@ def is_image(name: str) -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    """``SUFFIXES``, made when it is first asked for: Pillow takes a moment to import."""
+    """``SUFFIXES``, made on first use, since Pillow takes a moment to import."""
     if name == "SUFFIXES":
         return suffixes()
     raise AttributeError(name)
@@ -113,7 +118,8 @@ def image_set(
 ) -> ImageSet:
     """The data set of some files below ``root``; reads each once for its hash and its size.
 
-    ``inside`` has the columns archives, offsets and bytes of files inside tar files.
+    ``paths``, ``labels`` and ``splits`` are (n,). ``inside`` holds the columns archives, offsets
+    and bytes (n,) of files inside tar files.
     """
     n = len(paths)
     columns: dict[str, Any] = {"bytes": np.empty(n, np.int64), **inside}
@@ -136,7 +142,7 @@ def image_set(
         files.sizes[part] = np.array(sides).T
     notes: tuple[str, ...] = ()
     if several:
-        example = shown(bytes(files.paths[several[0]]))
+        example = printable(bytes(files.paths[several[0]]))
         notes = (
             f"files that hold several pictures, such as frames or pages: {len(several):,} of "
             f"{n:,} (such as {example}); only the first of each is read",
@@ -154,13 +160,13 @@ def listed(
     """The data set of an official list of (path below ``root``, class, part).
 
     ``names`` maps classes, in the order of their labels, to names. Without a part val, a share of
-    every class is cut from train.
+    every class is cut from train. Raises `UserError` for a class that is not in ``names``.
     """
     number = {key: label for label, key in enumerate(names)}
     unknown = next((row for row in rows if row[1] not in number), None)
     if unknown or not rows:
         what = f"{unknown[0]} is of an unknown class, {unknown[1]!r}" if unknown else "no image"
-        raise UserError(f"{root}: {what}; the lists and the images of the set do not go together")
+        raise UserError(f"{root}: {what}; the lists and the images of the set do not match")
     paths, keys, parts = zip(*rows, strict=True)
     labels, splits = np.array([number[key] for key in keys]), np.array(parts, "U5")
     if "val" not in parts:
@@ -170,7 +176,7 @@ def listed(
 
 
 def lines(path: Path, parse: Callable[[str], T]) -> list[T]:
-    """``parse`` of every line of the list in a file, which must have some."""
+    """``parse`` of every line of a list, which must have some. Raises `UserError`."""
 
     def parsed(line: bytes) -> T:
         return parse(text(line.decode("utf-8-sig")).strip())
@@ -178,16 +184,19 @@ def lines(path: Path, parse: Callable[[str], T]) -> list[T]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: a list that is needed: {error.strerror}") from error
+        raise UserError(f"{path}: the list cannot be read: {error.strerror}") from error
     numbered = enumerate(content.split(b"\n"), start=1)
     found = [(number, (line,)) for number, line in numbered if line.strip()]
     if not found:
-        raise UserError(f"{path}: a list that is needed: it is empty")
+        raise UserError(f"{path}: the list is empty")
     return _each(path, "line", found, parsed)
 
 
 def mat(path: Path, names: tuple[str, ...], parse: Callable[..., T]) -> list[T]:
-    """``parse`` of every entry of some variables of a MATLAB file; executes nothing from it."""
+    """``parse`` of every entry of some variables of a MATLAB file; executes nothing from it.
+
+    Raises `UserError` for an unreadable file and for an entry that ``parse`` refuses.
+    """
     from scipy.io import loadmat
 
     try:
@@ -197,28 +206,31 @@ def mat(path: Path, names: tuple[str, ...], parse: Callable[..., T]) -> list[T]:
         raise UserError(f"{path}: {', '.join(names)} cannot be read ({error!r})") from error
     if len({len(column) for column in columns}) > 1:
         sizes = ", ".join(f"{len(c)} of {n}" for n, c in zip(names, columns, strict=True))
-        raise UserError(f"{path}: there are {sizes}: it is not as the makers of the set wrote it")
+        raise UserError(f"{path}: got {sizes}; all must have as many entries")
     return _each(path, "entry", enumerate(zip(*columns, strict=True), start=1), parse)
 
 
 def text(value: Any) -> str:
-    """The value itself; an error unless it is a text that can be a file name."""
+    """The value itself. Raises `ValueError` unless it is text that can be a file name."""
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError("a text is needed")
+        raise ValueError("it must be text")
     return value
 
 
 def _each(
-    path: Path, word: str, entries: Iterable[tuple[int, Any]], parse: Callable[..., T]
+    path: Path, kind: str, entries: Iterable[tuple[int, Any]], parse: Callable[..., T]
 ) -> list[T]:
-    """``parse`` of every (number, arguments); the error names the first one that fails."""
+    """``parse`` of every (number, arguments). The error names the first entry that fails.
+
+    ``kind`` is line or entry.
+    """
     made = []
     for number, entry in entries:
         try:
             made.append(parse(*entry))
         except (ValueError, LookupError, TypeError, ArithmeticError) as error:
             raise UserError(
-                f"{path}: {word} {number} is not as the makers of the set wrote it: got "
+                f"{path}: {kind} {number} is not in the format of the set's makers: got "
                 f"{', '.join(map(repr, entry))[:200]} ({error!r})"
             ) from error
     return made
@@ -232,11 +244,11 @@ def differences(files: Files, progress: Callable[..., Iterable[int]]) -> list[st
         try:
             content = files.content(row)
         except FileNotFoundError:
-            return f"{shown(path)}: missing"
+            return f"{printable(path)}: missing"
         except OSError as error:
-            return f"{shown(path)}: unreadable ({error.strerror})"
+            return f"{printable(path)}: unreadable ({error.strerror})"
         same = hashlib.sha256(content).digest() == files.sha256[row].tobytes()
-        return "" if same else f"{shown(path)}: changed"
+        return "" if same else f"{printable(path)}: changed"
 
     found: list[str] = []
     for start in progress(range(0, len(files.paths), CHUNK), "hashing"):
@@ -244,7 +256,7 @@ def differences(files: Files, progress: Callable[..., Iterable[int]]) -> list[st
     return [line for line in found if line]
 
 
-def shown(path: Path | bytes) -> str:
+def printable(path: Path | bytes) -> str:
     """A path as text that every terminal can show."""
     return os.fsencode(path).decode(errors="replace")
 
@@ -252,17 +264,15 @@ def shown(path: Path | bytes) -> str:
 def without(images: ImageSet, bad: dict[int, str]) -> ImageSet:
     """The set with the split of unreadable rows {row: why} changed to "unreadable".
 
-    Raises `UserError` where the settings do not allow it, for more than TOLERATED of all files, and
-    for a class that is left without a training image.
+    Raises `UserError` if the settings do not allow it, if more than TOLERATED of all files are
+    unreadable, and if a class is left without a training image.
     """
     assert images.files is not None
     if bad and (images.files.unreadable == "error" or len(bad) > TOLERATED * len(images.labels)):
-        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise UserError(
             f"{len(bad)} of {len(images.labels)} image files cannot be read; unreadable: skip in "
-            f"the data set's section leaves out up to {TOLERATED:.0%} of them:\n  "
-            + "\n  ".join([*bad.values()][:5])
-            + more
+            f"the data set's section leaves out up to {TOLERATED:.0%} of them:"
+            f"{indented(bad.values())}"
         )
     splits = images.splits.astype("U10")
     splits[list(bad)] = "unreadable"

@@ -1,11 +1,11 @@
-"""A folder of images -> its rows: path, class and part; and a line for all that is left out.
+"""A folder of images -> its rows: path, class and part; and notes on what is left out.
 
     PART/CLASS/…/image    CLASS/…/image    CLASS/PART/image
 
 Parts are train, val and test in any case and their common spellings: Training, train_set, valid,
-dev, Testing; also birds_train beside birds_test. Folders around them, such as an archive's own, are
-passed. What can be read in two ways, such as ``train`` beside other folders of images, is refused:
-the wrong reading trains on official test images without a word.
+dev, Testing; also birds_train beside birds_test. Outer folders, such as an archive's own, are
+skipped. A layout that can be read in two ways, such as ``train`` beside other folders of images, is
+refused: the wrong reading would silently train on official test images.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uotft.core.errors import UserError
-from uotft.data.files import shown
+from uotft.core.text import counted, some
+from uotft.data.files import printable
 from uotft.data.lists import PARTS, Rows, class_name, differ_in_case
-from uotft.data.walk import counted, pieces, plural, some, walk
+from uotft.data.walk import pieces, walk
 
 Names = tuple[str, ...]  # of folders, from the top
 
@@ -44,9 +45,9 @@ class Scan:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder: its path, the names of the folders it lies in and its own, how many images.
+    """A folder: its path from the top, the names along that path, and its number of images.
 
-    ``names`` are in NFC without spaces around them, and so the same for what looks the same.
+    ``names`` are stripped and in Unicode's form NFC, so names that look the same are equal.
     """
 
     inner: bytes
@@ -59,7 +60,8 @@ class Layout:
     """How folders are read.
 
     ``top`` are the folders around parts or classes, ``parts`` {folder: its part}, ``inside``
-    {folder of a part: the folders around its classes}. With ``turned``, a class holds its parts.
+    {folder of a part: the folders around its classes}. With ``turned``, each class holds its own
+    parts, CLASS/PART/image.
     """
 
     top: Names = ()
@@ -68,7 +70,7 @@ class Layout:
     turned: bool = False
 
     def class_at(self, names: Names) -> int | None:
-        """Which of the ``names`` of a folder is its class; None if it is in no class."""
+        """The index in ``names`` of a folder's class; None if the folder is in no class."""
         at = len(self.top)
         if names[:at] != self.top or len(names) == at:
             return None
@@ -88,8 +90,8 @@ class Layout:
 def scan(folder: Path) -> Scan:
     """Find the images below ``folder``, their classes and parts; reads no file.
 
-    Raises `UserError` where there are no two classes, a class has no training image, or the layout
-    can be read in two ways.
+    Raises `UserError` if there are fewer than two classes, if a class has no training image, or if
+    the layout can be read in two ways.
     """
     tree = walk(folder)
     every = [Place(i, tuple(map(_name, pieces(i))), len(n)) for i, n in tree.folders.items()]
@@ -109,28 +111,31 @@ def scan(folder: Path) -> Scan:
 
 def part_of(name: str) -> str | None:
     """train, val or test if a folder's whole name is a spelling of it, such as ``Testing_set``."""
-    part, rest = _word(name)
+    part, rest = _part_and_rest(name)
     return part if part and not rest else None
 
 
-def _word(name: str) -> tuple[str, str]:
-    """(part, the rest of the name) of ``birds_Training``; no part without exactly one such word."""
-    words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+|\d+", name)]
-    while words and words[0].isdecimal():  # 1_train, 2_test
-        del words[0]
-    found = [word for word in words if word in PARTS]
-    rest = [word for word in words if word not in PARTS and word not in FILLERS]
+def _part_and_rest(name: str) -> tuple[str, str]:
+    """(part, rest of the name): ("train", "birds") for ``birds_Training``.
+
+    The part is "" unless exactly one word of the name means a part.
+    """
+    tokens = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+|\d+", name)]
+    while tokens and tokens[0].isdecimal():  # 1_train, 2_test
+        del tokens[0]
+    found = [token for token in tokens if token in PARTS]
+    rest = [token for token in tokens if token not in PARTS and token not in FILLERS]
     return (PARTS[found[0]] if len(found) == 1 else "", " ".join(rest))
 
 
 def _name(piece: bytes) -> str:
-    """The name of a folder as users see it: Unicode has two forms of ä, copying adds spaces."""
+    """The name of a folder as users see it: Unicode has two forms of ä, and copying adds spaces."""
     text = piece.decode(errors="backslashreplace")
     return class_name(text) or text
 
 
 def _children(places: Iterable[Place], at: Names) -> dict[str, Counter[Names]]:
-    """{folder directly in ``at``: {names below it: images there}}; () is the folder itself."""
+    """{folder directly in ``at``: {path below it: number of images}}; () is the folder itself."""
     found: dict[str, Counter[Names]] = defaultdict(Counter)
     for place in places:
         if place.names[: len(at)] == at and len(place.names) > len(at):
@@ -141,6 +146,7 @@ def _children(places: Iterable[Place], at: Names) -> dict[str, Counter[Names]]:
 def _layout(folder: Path, places: list[Place]) -> tuple[Layout, list[str]]:
     """How folders of images are read, and lines about what is unusual."""
     top: Names = ()
+    # skip the folders around the set, but stop at one that is itself a part
     while name := _wrapper(_children(places, top)):
         if part_of(name) and not _complete(_groups(_children(places, (*top, name)))):
             break
@@ -161,27 +167,27 @@ def _layout(folder: Path, places: list[Place]) -> tuple[Layout, list[str]]:
 
 
 def _passed(names: Names) -> str:
-    return f"images are looked for in {'/'.join(names)}/, since no other folder there has any"
+    return f"reading {'/'.join(names)}/, the only folder there that has images"
 
 
 def _wrapper(children: dict[str, Counter[Names]]) -> str:
-    """The only folder of images, if they lie deeper in it."""
+    """The name of the only folder, if its images lie in its subfolders; else ""."""
     only = next(iter(children), "")
     return only if len(children) == 1 and () not in children[only] else ""
 
 
 def _groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """{rest of the name: {folder: part}} of the folders that are named like parts."""
+    """{rest of the name: {folder: part}} for the folders that are named like parts."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:
-        part, rest = _word(name)
+        part, rest = _part_and_rest(name)
         if part:
             found[rest][name] = part
     return found
 
 
 def _complete(groups: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    """The groups that have training images and others: nothing but parts is named like that."""
+    """The groups with train and another part: only parts are named like that."""
     return {rest: g for rest, g in groups.items() if {"train"} < set(g.values())}
 
 
@@ -208,8 +214,8 @@ def _parts(
         if count > 1:
             names = ", ".join(name for name in found if found[name] == part)
             raise UserError(
-                f"{folder}: {count} folders are named like the part {part} ({names}); move their "
-                "images into one, or the others elsewhere"
+                f"{folder}: {count} folders are named like the part {part} ({names}); merge them "
+                "into one, or move the others elsewhere"
             )
     others = {name: below.total() for name, below in children.items() if name not in found}
     known, rest = ", ".join(found), counted(Counter(others), "image")
@@ -217,22 +223,22 @@ def _parts(
         return found
     if not others:
         raise UserError(
-            f"{folder}: {known} and no folder of training images; name the folder that also holds "
-            f"them, or {folder / known.split(', ')[0]} to cut parts from it"
+            f"{folder}: it holds {known} and no folder of training images; name the folder that "
+            f"holds all parts, or {folder / known.split(', ')[0]} to cut parts from it"
         )
     if any(names for name in found for names in children[name]):
         raise UserError(
             f"{folder}: {known} holds folders, like a part, beside other folders ({rest}). If it "
             f"is a part, move the others elsewhere; if it is a class, {AS_CLASSES}"
         )
-    notes.append(f"{known} is read as a class, like the folders beside it, and not as a part")
+    notes.append(f"{known} is read as a class, like the folders beside it, not as a part")
     return None
 
 
 def _around(folder: Path, places: list[Place], at: Names, parts: dict[str, str]) -> Names:
     """The folders around the classes of the part ``at``, such as train/images/CLASS.
 
-    A folder that is one of several in another part is a class there, and so here.
+    A folder that is one of several in another part is a class there, so it is one here too.
     """
     top, start = at[:-1], len(at)
     there = (_children(places, (*top, name)) for name in parts if name != at[-1])
@@ -242,7 +248,7 @@ def _around(folder: Path, places: list[Place], at: Names, parts: dict[str, str])
     inner = _complete(_groups(_children(places, at)))
     if inner:
         raise UserError(
-            f"{folder}: {'/'.join(at)} is a part and holds parts itself "
+            f"{folder}: {'/'.join(at)} is a part, but holds parts itself "
             f"({some(n for group in inner.values() for n in group)}); keep one kind of them"
         )
     return at[start:]
@@ -267,14 +273,14 @@ def _turned(folder: Path, children: dict[str, Counter[Names]]) -> dict[str, str]
 
 
 def _nested(folder: Path, children: dict[str, Counter[Names]], *, is_part: bool) -> list[str]:
-    """A line where no class holds images itself; refuses what looks like sets beside each other."""
+    """A note if no class holds images itself; refuses what looks like several sets."""
     for name, below in children.items():
         again = {names[0] for names in below if names} & (children.keys() - {name})
         if len(again) > 1:
             raise UserError(
                 f"{folder}: {name} holds folders named like those beside it "
-                f"({some(sorted(again))}), as if it were the set once more; move it elsewhere, or "
-                "name it as path"
+                f"({some(sorted(again))}), as if it were a second copy of the set; move it "
+                "elsewhere, or set path to it"
             )
     if len(children) < 2 or any(() in below for below in children.values()):
         return []
@@ -293,7 +299,7 @@ def _nested(folder: Path, children: dict[str, Counter[Names]], *, is_part: bool)
 
 
 def _left_out(every: list[Place], layout: Layout) -> list[str]:
-    """Lines about images beside all classes."""
+    """Notes on the images outside all classes."""
     loose, beside = Counter[str](), Counter[str]()
     for place in every:
         if place.images and layout.class_at(place.names) is None:
@@ -303,7 +309,7 @@ def _left_out(every: list[Place], layout: Layout) -> list[str]:
             known[f"in {'/'.join(place.names[: len(layout.top) + 1] or ['.'])}/"] += place.images
     lines = []
     if loose:
-        lines.append(f"left out {counted(loose, 'image', ' in no folder of a class')}")
+        lines.append(f"left out {counted(loose, 'image', ' outside all class folders')}")
     if beside:
         where = f" beside the parts {', '.join(layout.parts or ())}"
         lines.append(f"left out {counted(beside, 'image', where)}")
@@ -311,7 +317,7 @@ def _left_out(every: list[Place], layout: Layout) -> list[str]:
 
 
 def _empty(every: list[Place], layout: Layout) -> list[str]:
-    """A line that names the folders of classes and parts without an image."""
+    """A note that names the folders of classes and parts without an image."""
     filled, found = set[Names](), dict[Names, None]()
     for place in every:
         at, after = layout.class_at(place.names), len(layout.top)
@@ -326,7 +332,7 @@ def _empty(every: list[Place], layout: Layout) -> list[str]:
 
 
 def _alike(every: list[Place], layout: Layout) -> list[str]:
-    """Lines about folders that are one class, and about classes that may be meant as one."""
+    """Notes on folders that are one class, and on classes that may be meant as one."""
     spelled: dict[str, set[bytes]] = defaultdict(set)
     for place in every:
         at = layout.class_at(place.names)
@@ -341,14 +347,14 @@ def _alike(every: list[Place], layout: Layout) -> list[str]:
         )
     if seldom := [name for name in spelled if name.casefold() in SELDOM]:
         lines.append(
-            f"folders that are read as classes and seldom are: {some(seldom)}; move elsewhere what "
-            "is none, such as masks, or list the images in manifest.csv"
+            f"folders read as classes, though such names seldom mean one: {some(seldom)}; move "
+            "away what is no class, such as masks, or list the images in manifest.csv"
         )
     return [*lines, *differ_in_case(spelled)]
 
 
 def _must_train(folder: Path, rows: Rows, notes: list[str]) -> None:
-    """Refuse what cannot be trained on; the error also has the lines about what was left out."""
+    """Refuse a set that cannot be trained on; the error also lists the ``notes``."""
     seen = "".join(f"\n  {note}" for note in notes)
     names = dict.fromkeys(name for _, name, _ in rows)
     trained = {name for _, name, part in rows if part == "train"}
@@ -360,14 +366,14 @@ def _must_train(folder: Path, rows: Rows, notes: list[str]) -> None:
         )
     if len(names) == 1:
         raise UserError(
-            f"{folder}: {plural(len(rows), 'image')} of one class, {next(iter(names))!r}, and "
-            "none of another; two are needed: name the folder that holds the folders of the "
+            f"{folder}: all images ({len(rows):,}) are of one class, {next(iter(names))!r}; at "
+            "least two classes are needed: name the folder that holds the folders of the "
             f"classes{seen}"
         )
     if untrained := [name for name in names if name not in trained]:
         first = next(path for path, name, _ in rows if name == untrained[0])
         raise UserError(
-            f"{folder}: class {untrained[0]!r} has no training image, as {len(untrained)} of "
-            f"{len(names)} classes ({shown(first)}); classes that have some are "
+            f"{folder}: class {untrained[0]!r} has no training image ({printable(first)}); such "
+            f"classes: {len(untrained)} of {len(names)}; classes with training images: "
             f"{some(sorted(trained))}{seen}"
         )

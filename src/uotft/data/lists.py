@@ -3,9 +3,9 @@
     path,label,split
     photos/1.jpg,robin,train
 
-Paths count from the folder of the list. Without the column split, all rows are in train. The names
-of the columns are found in any case; a CSV may be written with commas, semicolons or tabs, in UTF-8
-or UTF-16. What could be the column of the parts and is not understood is refused: a new cut would
+Paths are relative to the list's folder. Without the column split, all rows are in train. Column
+names may be in upper or lower case; a CSV may use commas, semicolons or tabs, in UTF-8 or UTF-16. A
+column that may give the parts, but whose values are not understood, is refused: a new cut would
 train on test images.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uotft.core.errors import UserError
+from uotft.core.text import FEW, some
 from uotft.data.files import is_image
 
 # How people spell the parts; `part_of` ignores case, spaces, "_" and "-".
@@ -37,17 +38,16 @@ COLUMNS = ("path", "label", "split")
 LIKE_SPLIT = ("set", "subset", "part", "partition", "fold", "usage", "phase", "datasplit")
 INDEX = ("", "unnamed: 0", "__index_level_0__")  # a column that pandas adds
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
-MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "?"}  # labels that stand for none
-BETWEEN = ("|", ";", ",", " ")  # what stands between the labels of a picture that has several
-FEW = 5  # examples in a message
+MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "?"}  # labels that mean: no label
+BETWEEN = ("|", ";", ",", " ")  # separators in the label of a picture that has several
 
 Rows = list[tuple[bytes, str, str]]  # path, class, part
 
 
 class Found(NamedTuple):
-    """The images of a set below ``folder``, lines for the user, and listed files that are absent.
+    """The images of a set below ``folder``, notes for the user, and listed files that are absent.
 
-    The rows include those that are absent.
+    ``rows`` include the absent ones.
     """
 
     folder: Path
@@ -67,14 +67,16 @@ class Found(NamedTuple):
             )
 
     def _elsewhere(self) -> str:
-        """What may help with the first absent path: an address, or one of another machine."""
+        """A hint on the first absent path, if it is an address or a path of another machine."""
         path = self.absent[0].replace("\\", "/")
         if "://" in path:
-            return "; it is an address: fetch the files, and list them from the list's folder"
+            return (
+                "; it is an address: fetch the files, and list their paths from the list's folder"
+            )
         pieces = path.split("/")
         ends = ("/".join(pieces[at:]) for at in range(1, len(pieces)))
         near = next((end for end in ends if (self.folder / end).is_file()), "")
-        return f"; {near} is there: write paths from the list's folder" if near else ""
+        return f"; {near} is there: write paths relative to the list's folder" if near else ""
 
 
 def part_of(name: str) -> str | None:
@@ -93,16 +95,11 @@ def differ_in_case(names: Iterable[str]) -> tuple[str, ...]:
     for name in sorted(set(names)):
         alike.setdefault(name.casefold(), []).append(name)
     groups = [" and ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
-    more = f" and {len(groups) - FEW} more" if len(groups) > FEW else ""
-    return (
-        (f"classes whose names differ in case only: {', '.join(groups[:FEW])}{more}",)
-        if groups
-        else ()
-    )
+    return (f"classes whose names differ in case only: {some(groups)}",) if groups else ()
 
 
 def read(path: Path) -> Found:
-    """The rows of a list, each picture once; an error names the row that it is in."""
+    """The rows of a list, each picture once. Raises `UserError`, which names the row."""
     header, cells = _table(path)
     columns, notes = _columns(path, header, cells)
     rows: Rows = []
@@ -113,8 +110,8 @@ def read(path: Path) -> Found:
         label, part = class_name(given), part_of(split) if split.strip() else "train"
         image = image.strip()
         if not image or not label or {"\0", "\n"} & {*image, *label}:
-            shown = dict(zip(header, row, strict=False))
-            raise UserError(f"{path}: row {number}: path and label are needed, got {shown}")
+            got = dict(zip(header, row, strict=False))
+            raise UserError(f"{path}: row {number}: needs a path and a label, got {got}")
         if part is None:
             raise UserError(
                 f"{path}: row {number}: split: got {split!r}; known are train, val, test and their "
@@ -147,7 +144,7 @@ def _must_agree(
     """Refuse a picture that two rows give another label or another part."""
     for mine, other in zip(here, before[:2], strict=True):
         if mine != other:
-            raise UserError(f"{path}: {where} is {mine} here, and {other} in row {before[2]}")
+            raise UserError(f"{path}: {where} is {mine} here, but {other} in row {before[2]}")
 
 
 def _rows_notes(again: int, partless: int, changed: dict[str, str]) -> list[str]:
@@ -166,24 +163,27 @@ def _rows_notes(again: int, partless: int, changed: dict[str, str]) -> list[str]
 
 
 def _label_notes(labels: Counter[str]) -> list[str]:
-    """Notes for labels, {label: rows}, that seem to be none, or several in one."""
+    """Notes on labels, {label: number of rows}, that look like none, or like several in one."""
     notes = []
     if none := [label for label in labels if label.casefold() in MISSING]:
         count = sum(labels[label] for label in none)
         notes.append(
             f"rows of the list with the label {' or '.join(map(repr, none))}: {count}; it is read "
-            "as a class: remove the rows if it stands for none"
+            "as a class: remove the rows if it means that there is no label"
         )
     if several := sorted({label for mark in BETWEEN for label in _several(labels, mark)}):
         notes.append(
-            f"labels that seem to be several in one: {len(several)} of {len(labels)}, such as "
-            f"{several[0]!r}; each is read as a class of its own, for a picture has one class"
+            f"labels that look like several in one: {len(several)} of {len(labels)}, such as "
+            f"{several[0]!r}; each is read as one class, since a picture has one class here"
         )
     return notes
 
 
 def _several(labels: Iterable[str], mark: str) -> list[str]:
-    """The labels that ``mark`` cuts into others, or all it cuts if few pieces make many labels."""
+    """The labels that ``mark`` splits into other known labels.
+
+    If few different pieces make up many labels, all labels that ``mark`` splits.
+    """
     known, found = set(labels), dict[str, list[str]]()
     for label in known:
         pieces = [piece.strip(" []'\"") for piece in label.split(mark)]
@@ -195,7 +195,7 @@ def _several(labels: Iterable[str], mark: str) -> list[str]:
 
 
 def _file(folder: Path, image: str) -> tuple[str, bool]:
-    """(path, whether it is a file); backslashes separate folders where only that is a file."""
+    """(path, whether it is a file); backslashes become slashes if only that gives a file."""
     if os.path.isfile(os.path.join(folder, image)):
         return image, True
     turned = image.replace("\\", "/")
@@ -207,11 +207,12 @@ def _file(folder: Path, image: str) -> tuple[str, bool]:
 def _text(path: Path, number: int, row: Sequence[Any], column: int | None) -> str:
     """A cell as text, empty where there is none."""
     cell = row[column] if column is not None and column < len(row) else None
-    if cell is None or cell != cell:  # not a number, as pandas leaves it
+    if cell is None or cell != cell:  # NaN, which pandas writes for an empty cell
         return ""
     if not isinstance(cell, str | int | float):
         raise UserError(
-            f"{path}: row {number}: a cell of {type(cell).__name__}; path, label and split are text"
+            f"{path}: row {number}: got a cell of type {type(cell).__name__}; path, label and "
+            "split must be text"
         )
     return str(cell)
 
@@ -225,19 +226,19 @@ def _bare(name: str) -> str:
 
 
 def _named(header: Sequence[str]) -> dict[str, int]:
-    """{known column: its place}."""
+    """{known column: its index}."""
     return {c: i for i, name in enumerate(header) if (c := name.strip().casefold()) in COLUMNS}
 
 
 def _columns(
     path: Path, header: Sequence[str], cells: Sequence[Sequence[Any]]
 ) -> tuple[dict[str, int], list[str]]:
-    """({known column: its place}, notes); raises `UserError` if one is missing or uncertain."""
+    """({known column: its index}, notes). Raises `UserError` if one is missing or uncertain."""
     plain = [name.strip().casefold() for name in header]
     found, notes = _named(header), list[str]()
-    shown = ", ".join(map(repr, header))
+    columns_text = ", ".join(map(repr, header))
     if twice := [c for c in found if plain.count(c) > 1]:
-        raise UserError(f"{path}: two columns are called {twice[0]}: {shown}")
+        raise UserError(f"{path}: two columns are called {twice[0]}: {columns_text}")
     if "row" in plain and "path" not in found:
         raise UserError(
             f"{path}: it lists rows of another set and no files; `uotft data subset` with a "
@@ -246,16 +247,16 @@ def _columns(
     if missing := [c for c in ("path", "label") if c not in found]:
         hint = "; the first line must name the columns" if any(map(is_image, header)) else ""
         raise UserError(
-            f"{path}: no column {' and no column '.join(missing)}; the columns path (from the "
-            "list's folder, with its ending) and label are needed, split may be there; got "
-            f"{shown}{hint}"
+            f"{path}: no column {' and no column '.join(missing)}; a list needs the columns "
+            "path (relative to the list's folder, with its ending) and label, and may have split; "
+            f"got {columns_text}{hint}"
         )
     others = [i for i, name in enumerate(plain) if name not in COLUMNS and name not in INDEX]
     if "split" not in found:
         guess = _guessed_split(path, header, cells, others)
         if guess is not None:
             found["split"] = guess
-            notes.append(f"the column {header[guess]!r} of the list says the parts")
+            notes.append(f"the column {header[guess]!r} of the list gives the parts")
             others.remove(guess)
     if others:
         unused = ", ".join(repr(header[i]) for i in others[: 2 * FEW])
@@ -266,9 +267,9 @@ def _columns(
 def _guessed_split(
     path: Path, header: Sequence[str], cells: Sequence[Sequence[Any]], others: Sequence[int]
 ) -> int | None:
-    """The one column whose every value is a part; None if no column looks like that of the parts.
+    """The index of the only column whose values are all parts; None if none looks like that.
 
-    Raises `UserError` for a column whose name means parts and whose values do not, and for two.
+    Raises `UserError` for two such columns, and for a column named like parts with other values.
     """
     full, named = list[int](), list[tuple[int, list[str]]]()
     for i in others:
@@ -313,13 +314,13 @@ def _table(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
 
 
 def _csv(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
-    """A CSV of any separator and encoding, if only one reading has the columns path and label."""
+    """(header, rows) of a CSV with commas, semicolons or tabs, in UTF-8 or UTF-16."""
     content = path.read_bytes()
     encoding = next((e for mark, e in MARKS.items() if content.startswith(mark)), "utf-8")
     text = content.decode(encoding)
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     heads = {d: next(iter(csv.reader([first], delimiter=d)), []) for d in ",;\t"}
-    # the separator that finds most of the known columns, or else most columns
+    # the separator that gives the most known columns; of equal ones, the most columns
     delimiter = max(heads, key=lambda d: (len(_named(heads[d])), len(heads[d])))
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True

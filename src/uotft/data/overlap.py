@@ -9,8 +9,8 @@ A file stem counts alone only if it is an ImageNet id (n02085620_7, ILSVRC2012_v
 once to one image. Any other equal stem, such as 0001 or img_1, may name two images, and counts only
 if the pictures agree; its hash may differ by more than DISTANCE.
 
-Where more than ALIKE of the target's own test images look like another one of them, as handwritten
-digits do, two pictures that look alike are not one picture, and only bytes and stems count.
+If more than ALIKE of the target's test images look like another of them, as handwritten digits do,
+looking alike does not mean being the same picture, and only bytes and stems count.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def picture(image: Image, key: Key, sha256: str, stem: str | None = None) -> Pic
 
     grey = _grey(image).resize((32, 32), Resampling.LANCZOS)
     pixels = np.asarray(grey, np.float32)
+    # phash reads 32 x 32 pixels; their means over 2 x 2 are the 16 x 16 thumbnail
     thumbnail = pixels.reshape(16, 2, 16, 2).mean((1, 3)).ravel()
     thumbnail -= thumbnail.mean()
     flat = pixels.std() < FLAT or not thumbnail.any()
@@ -116,7 +117,7 @@ def find(target: Sequence[Picture], source: Iterable[Picture]) -> Iterator[Match
 
 
 def alike(pictures: Sequence[Picture]) -> float:
-    """The share of ``pictures`` that look like another of them, of other bytes."""
+    """The share of ``pictures`` that look like another of them with other bytes."""
     found = find(pictures, pictures)
     return len({match.target for match in found if match.reason == "picture"}) / len(pictures)
 
@@ -133,7 +134,7 @@ def _near(target: NDArray[np.uint64], source: NDArray[np.uint64]) -> Pairs:
 def _correlations(
     target: NDArray[np.float32], source: NDArray[np.float32], pairs: Pairs
 ) -> NDArray[np.float32]:
-    """Of the thumbnails of each pair: 1 for the same picture, 0 if one of them is flat."""
+    """Correlation of the thumbnails of each pair (n,): 1 if equal, 0 if one of them is flat."""
     parts = [pairs[i : i + BLOCK].T for i in range(0, len(pairs), BLOCK)]
     values = [np.einsum("ij,ij->i", target[t], source[s]) for t, s in parts]
     return np.concatenate([np.zeros(0, np.float32), *values])

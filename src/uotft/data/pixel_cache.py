@@ -1,8 +1,8 @@
 """Image files -> pixels: each decoded once, kept as uint8 squares in a file mapped into memory.
 
 A picture of any shape is stretched to a square of side S, and a crop of it is a box of that square.
-So all pixels of a data set are one array (n, S, S, 3). Rows are decoded when they are first read:
-the file is sparse, and costs S * S * 3 bytes for each of them.
+So all pixels of a data set are one array (n, S, S, 3). A row is decoded when it is first read. The
+file is sparse: it takes S * S * 3 bytes for each decoded row.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held; TURNS undoes it
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
          6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
-TURNING = b"eXIf", b"exif", b"adobe.xmp"  # in a PNG that may hold an orientation
-# How files begin that are often called .jpg and are no pictures for Pillow.
+TURNING = b"eXIf", b"exif", b"adobe.xmp"  # in a PNG, these may hold an orientation
+# First bytes of files that are often named .jpg but that Pillow cannot read.
 BEGIN = {
     b"version https://git-lfs": "a pointer of Git LFS: `git lfs pull` fetches the picture",
     b"/annex/objects/": "a pointer of git-annex: `git annex get` fetches the picture",
@@ -41,7 +41,7 @@ BEGIN = {
     b"<?xml": "a text in XML", b"%pdf": "a PDF",
 }  # fmt: skip
 HEIC = b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"
-ALONE = b"\xff\xd8\xff", b"8BPS"  # JPEG and PSD: what they hold besides belongs to the picture
+ALONE = b"\xff\xd8\xff", b"8BPS"  # JPEG and PSD: further images in them are its thumbnail or layers
 Uint8 = NDArray[np.uint8]
 T = TypeVar("T")
 Bar = Callable[..., Iterable[int]]
@@ -54,7 +54,7 @@ WHOLE = 16 * 2**30  # bytes up to which all pixels of a data set are kept, not o
 
 
 class Store:
-    """The pixels of ``files``, kept below ``folder``; an array (n, S, S, 3) for its users."""
+    """The pixels of ``files``, kept below ``folder``; indexed like an array (n, S, S, 3)."""
 
     def __init__(self, files: Files, folder: Path) -> None:
         self.files, self.folder = files, folder
@@ -73,7 +73,7 @@ class Store:
         return np.asarray(self.kept[rows])
 
     def hold(self, rows: NDArray[np.int64], progress: Bar = lambda starts, label: starts) -> None:
-        """Decode and keep those of ``rows`` that are missing; an error if one cannot be read."""
+        """Decode and keep those of ``rows`` that are missing; `UserError` if one is unreadable."""
         self._must(self.fill(rows, progress))
 
     def read(self, rows: NDArray[np.int64]) -> list[Uint8]:
@@ -110,7 +110,7 @@ class Store:
 
     @property
     def is_small(self) -> bool:
-        """Whether there is room for all pixels of the data set."""
+        """Whether all pixels of the data set are kept, not only those of the rows selected."""
         return bool(np.prod(self.shape) <= WHOLE)
 
     def _decoded(self, rows: NDArray[np.int64]) -> tuple[list[Uint8], dict[int, str]]:
@@ -155,12 +155,12 @@ class Store:
             raise UserError(f"{why}; put the file back, or run `uotft prepare` again")
 
     def _need_space(self, rows: int) -> None:
-        wanted = {f"for the pixels of {rows} images": rows * int(np.prod(self.shape[1:]))}
-        disk.need(wanted, self.folder, "make room, or lower `stored`")
+        sizes = {f"for the pixels of {rows} images": rows * int(np.prod(self.shape[1:]))}
+        disk.need(sizes, self.folder, "make room, or lower `stored`")
 
 
 def content_of(files: Files, row: int) -> bytes:
-    """The bytes of a file; an error if they changed since `uotft prepare` read them."""
+    """The bytes of a file; `UserError` if they changed since `uotft prepare` read them."""
     try:
         content = files.content(row)
     except OSError as error:
@@ -173,7 +173,7 @@ def content_of(files: Files, row: int) -> bytes:
 def square(
     content: bytes, side: int, path: Path, background: str = "white", white: int = 0
 ) -> Uint8:
-    """An encoded picture, upright, as uint8 (side, side, 3), stretched to fill it."""
+    """An encoded picture, upright, stretched to uint8 (side, side, 3)."""
     pixels = np.array(picture_of(content, path, "RGB", side, background, white))
     # scaling would not change a picture of that size, and torch takes seconds to import
     return pixels if pixels.shape == (side, side, 3) else scaled(pixels, side)
@@ -216,7 +216,7 @@ def is_several(content: bytes) -> bool:
 
 
 def _instead(content: bytes) -> str:
-    """What a file is that Pillow cannot read, as far as its beginning says."""
+    """What an unreadable file is, judging by its first bytes; "" if they do not tell."""
     if not content:
         return "; it is empty"
     if content[4:].startswith(HEIC):
@@ -267,7 +267,7 @@ def picture_of(
 def _turn(picture: Image) -> int:
     """The EXIF orientation, 1 to 8, that is still to be undone; 1 if it is missing or unreadable.
 
-    Pillow undoes that of a TIFF itself, in its size when it opens the file, in its pixels later.
+    Pillow undoes a TIFF's itself: in the size when it opens the file, in the pixels later.
     """
     with suppress(*_faults()):
         if ORIENTATION not in getattr(picture, "tag_v2", ()):
@@ -279,7 +279,7 @@ def _faults() -> tuple[type[Exception], ...]:
     """What Pillow raises on files that are not pictures, are cut off, or are too large."""
     from PIL import Image
 
-    corners = LookupError, TypeError, ArithmeticError, struct.error  # which hostile files reach
+    corners = LookupError, TypeError, ArithmeticError, struct.error  # from malicious files
     return OSError, SyntaxError, ValueError, *corners, Image.DecompressionBombError
 
 
@@ -315,9 +315,10 @@ def raw_mode(file: Image) -> str:
 
 
 def _scale_key(file: Image, raw: str) -> None:
-    """Give the transparent grey or colour of a PNG the bits of its pixels, which Pillow does not.
+    """Scale the transparent grey or colour of a PNG to the 8 bits of its pixels.
 
-    In the file it has 2 or 4 bits where those are scaled to 8, and 16 where 8 are kept.
+    Pillow scales pixels of 2 or 4 bits up to 8, and cuts 16 bits down to 8, but leaves the
+    transparent value as it is in the file.
     """
     key = file.info.get("transparency")
     if isinstance(key, int) and raw in ("L;2", "L;4"):
@@ -335,6 +336,7 @@ def pool() -> ThreadPoolExecutor:
 def in_parts(make: Callable[[int], T], rows: Iterable[int]) -> list[T]:
     """``make`` of every row, in order; all threads share the work, a chunk of rows each."""
     every = list(rows)
+    # eight chunks a core: slow rows are shared evenly, and a chunk is worth its overhead
     step = max(1, len(every) // (8 * len(os.sched_getaffinity(0))))
     parts = [every[start : start + step] for start in range(0, len(every), step)]
     return [

@@ -1,7 +1,7 @@
 """WebDataset shards: tar files in which the members of one sample share a key, KEY.jpg and KEY.cls.
 
 The key is a member's name up to the first dot of its last part, the rest is its extension; a
-sample's members stand together. Nothing is unpacked: reading makes an index of where in the tar the
+sample's members are adjacent. Nothing is unpacked: reading makes an index of where in the tar the
 bytes of every picture lie. So the tar files must be uncompressed.
 
 Format: https://github.com/webdataset/webdataset (the tar format of the POSIX standard beneath).
@@ -51,8 +51,8 @@ def pictures(
     """The picture of every sample of a shard that has one, with the content of KEY.``label``.
 
     A picture is a member whose last ending is in ``suffixes``. Tools that cut names at the last dot
-    write KEY.5s.jpg and KEY.5s.cls: each such pair is a picture and its label. What is not read is
-    counted in ``left_out``.
+    write KEY.5s.jpg and KEY.5s.cls: each such pair is a picture and its label. ``left_out`` counts
+    what is not read. Raises `UserError` for a damaged tar and for a picture without a label.
     """
     with _opened(path) as tar:
         for key, group in groupby(_members(tar, left_out), lambda m: _key(m.name)[0]):
@@ -65,12 +65,12 @@ def pictures(
                 left_out["samples without a picture"] += 1
             elif not chosen:
                 raise UserError(
-                    f"{path}: one picture and a member {key}.{label} are needed, the sample has "
-                    f"{', '.join(sorted(sample))} (a sample's members stand together; `label` in "
-                    "the data set's section says which one holds the class)"
+                    f"{path}: the sample {key} needs one picture and a member {key}.{label}, but "
+                    f"has {', '.join(sorted(sample))} (a sample's members must be adjacent; "
+                    "`label` in the data set's section says which one holds the class)"
                 )
             else:
-                left_out["more pictures of a sample, without a label of their own"] += others
+                left_out["further pictures of a sample, without a label of their own"] += others
             for extension, label_extension in chosen.items():
                 text, member = tar.extractfile(sample[label_extension]), sample[extension]
                 assert text is not None  # it is a regular file
@@ -86,7 +86,7 @@ def _members(tar: tarfile.TarFile, left_out: Counter[str]) -> Iterator[tarfile.T
         elif _key(member.name)[1]:
             yield member
         else:
-            left_out["files without an ending or with a dot in front"] += 1
+            left_out["hidden files and files without an ending"] += 1
 
 
 def _pairs(
@@ -113,7 +113,9 @@ def write(file: BinaryIO, members: Iterable[tuple[str, bytes]]) -> None:
     """Write a tar of (name, content) in this order; the same members give the same bytes."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in members:
-            about = tarfile.TarInfo(name)  # no time, no owner
+            about = tarfile.TarInfo(
+                name
+            )  # without time and owner, so that equal content gives equal bytes
             about.size = len(content)
             tar.addfile(about, io.BytesIO(content))
 
@@ -132,8 +134,8 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
             start = file.read(2)
         if start in PACKED:
             raise UserError(
-                f"{path}: compressed ({PACKED[start]}); pictures are read at their place in the "
-                "tar, so unpack this layer first (gunzip and the like), not the tar"
+                f"{path}: compressed ({PACKED[start]}); pictures are read inside the tar file, so "
+                "remove the compression first (gunzip and the like), but do not unpack the tar"
             )
         with tarfile.open(path, "r:") as tar:
             yield tar

@@ -24,19 +24,19 @@ Rows = NDArray[np.int64]
 def sample(labels: Rows, subset: Subset, seed: int) -> Rows:
     """The rows of ``subset`` among images with ``labels`` (n,), class by class.
 
-    More shots than a class has images is a ``UserError``.
+    Raises `UserError` for more shots than a class has images.
     """
     available = np.bincount(labels)
-    wanted = sizes(available, subset, seed)
-    if (wanted > available).any():
-        label = int(np.argmax(wanted > available))
+    counts = sizes(available, subset, seed)
+    if (counts > available).any():
+        label = int(np.argmax(counts > available))
         raise UserError(
             f"subset.shots: got {subset.shots}, but class {label} has only {available[label]} "
             f"training images; choose at most {available.min()}"
         )
     rng = np.random.default_rng(seed)
     classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(available)[:-1])
-    parts = [rng.permutation(rows)[:n] for rows, n in zip(classes, wanted.tolist(), strict=True)]
+    parts = [rng.permutation(rows)[:n] for rows, n in zip(classes, counts.tolist(), strict=True)]
     return np.concatenate(parts)
 
 
@@ -55,16 +55,16 @@ def longtail(available: Rows, imbalance: float, seed: int) -> Rows:
     """The number of images to take of each class, (C,): Pareto-distributed, as in section 4.3.
 
     Sizes from a Pareto distribution, sorted, fall as a power of the rank r: n_r = n_1 r^-a, Zipf's
-    law (Newman 2005). Here a is such that n_1 / n_C = ``imbalance``, and n_1 is the size of the
-    smallest class, so that each class has enough images. The seed assigns the ranks. Numbers are
-    rounded, to one at least.
+    law (Newman 2005). Here a = log(imbalance) / log(C), so that n_1 / n_C = ``imbalance``. n_1 is
+    the size of the smallest class, so that every class has enough images. The seed assigns the
+    ranks. Numbers are rounded, to at least one.
     """
     ranks = 1 + np.random.default_rng((seed, 1)).permutation(len(available))
     power = np.log(imbalance) / np.log(max(len(available), 2))
     return _some(available.min() * ranks**-power, available)
 
 
-def _some(wanted: NDArray[np.floating[Any]], available: Rows) -> Rows:
-    """``wanted`` (C,), rounded; at least one image of each class, and at most all."""
-    taken: Rows = np.minimum(np.maximum(np.rint(wanted).astype(np.int64), 1), available)
+def _some(counts: NDArray[np.floating[Any]], available: Rows) -> Rows:
+    """``counts`` (C,), rounded; at least one image of each class, and at most all."""
+    taken: Rows = np.minimum(np.maximum(np.rint(counts).astype(np.int64), 1), available)
     return taken

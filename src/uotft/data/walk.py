@@ -1,20 +1,21 @@
-"""What lies below a folder: the images, folder by folder, and a count of every other file.
+"""The content of a folder: its images, folder by folder, and a count of every other file.
 
-Files and folders that systems and tools leave, and all hidden ones, are left out. A link to a
-folder is followed, but no folder is read twice: a link to a folder above, or to one that is in the
-set already, is left out.
+Hidden files and folders are left out, and so are those that systems and tools leave behind. Links
+to folders are followed, but no folder is read twice: a link to a folder above it, or to one that
+was read already, is left out.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from uotft.core.errors import UserError
-from uotft.data.files import is_image, shown
+from uotft.core.text import counted, plural, some
+from uotft.data.files import is_image, printable
 
 #: Made by macOS, Windows, Linux, Synology, QNAP and Python; in lower case. Names that start with a
 #: dot (.DS_Store, .ipynb_checkpoints, .thumbnails, ._1.jpg) are hidden and left out as well.
@@ -23,19 +24,19 @@ SYSTEM = {
     "__macosx", "icon\r", "lost+found", "#recycle", "#snapshot", "@eadir", "@tmp", "@recycle",
     "@recently-snapshot", "__pycache__",
 }  # fmt: skip
+#: Pictures that Pillow does not read; a note advises to convert them.
 CONVERT = {".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"}
 TABLES = {".csv", ".tsv", ".parquet", ".xlsx", ".jsonl"}  # endings of what may be a list of labels
-NAMED = 5  # things that a line names; it counts the others
 
 
 @dataclass
 class Tree:
-    """``folders``: {path from the top: names of its images}, in the order of their paths.
+    """What `walk` found: ``folders`` is {path from the top: names of its images}, by path.
 
-    A file stands before the folders beside it. The others are left out: ``other`` counts files by
-    ending, ``lists`` names those of them that may list labels. ``hidden`` counts the files of each
-    hidden or system name, ``linked`` are links to folders that are read already, ``strange`` links
-    to nothing and what is no plain file.
+    A folder's own images come before those of its subfolders. The other fields hold what is left
+    out. ``other`` counts files by ending; ``lists`` names those of them that may list labels.
+    ``hidden`` counts the files below each hidden or system name. ``linked`` are links to folders
+    that were read already, ``strange`` are broken links and special files.
     """
 
     folders: dict[bytes, list[bytes]] = field(default_factory=dict)
@@ -46,23 +47,23 @@ class Tree:
     strange: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """A line for each kind of thing that is left out."""
+        """A line for each kind of file or folder that is left out."""
         lines = []
         if self.other:
             pictures = [f"{end} (convert to .jpg)" for end in self.other if end in CONVERT]
-            also = f"; pictures that Pillow cannot read here: {some(pictures)}" if pictures else ""
-            lines.append(f"left out {counted(self.other, 'file', ', no images')}{also}")
+            also = f"; pictures that Pillow cannot read: {some(pictures)}" if pictures else ""
+            lines.append(f"left out {counted(self.other, 'non-image file')}{also}")
         if self.lists:
             lines.append(
-                f"lists that are not read, since folders say the classes and parts: "
-                f"{some(self.lists)}; to read one, name it as path: a CSV or Parquet file with the "
-                "columns path, label and, if it says the parts, split"
+                f"lists that are not read, because the folders give classes and parts: "
+                f"{some(self.lists)}; to read one, set path to it: a CSV or Parquet file with the "
+                "columns path, label and, optionally, split"
             )
         if self.hidden:
             lines.append(f"left out {counted(self.hidden, 'hidden or system file')}")
         if self.linked:
             what = plural(len(self.linked), "link")
-            lines.append(f"left out {what} to folders that are read already: {some(self.linked)}")
+            lines.append(f"left out {what} to folders that were read already: {some(self.linked)}")
         if self.strange:
             what = plural(len(self.strange), "broken link")
             lines.append(f"left out {what} or special files: {some(self.strange)}")
@@ -70,23 +71,23 @@ class Tree:
 
 
 def walk(top: Path) -> Tree:
-    """Read all folders below ``top``, and no file. Raises `UserError` for one that is closed."""
+    """Read all folders below ``top``, but no file. Raises `UserError` for an unreadable folder."""
     tree, seen, links = Tree(), set[tuple[int, int]](), list[bytes]()
     waiting = [b""]
-    # links last: the real folder of a class gives it its name, not an alias that sorts before it
+    # links come last: a class is named after its real folder, not an alias that sorts before it
     while waiting or links:
         inner = waiting.pop() if waiting else links.pop(0)
         here = os.path.join(os.fsencode(top), inner)
         try:
             facts = os.stat(here)
             if (facts.st_dev, facts.st_ino) in seen or _leads_up(here):
-                tree.linked.append(shown(inner))
+                tree.linked.append(printable(inner))
                 continue
             seen.add((facts.st_dev, facts.st_ino))
             with os.scandir(here) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            raise UserError(f"{shown(here).rstrip('/')}: {error.strerror}") from error
+            raise UserError(f"{printable(here).rstrip('/')}: {error.strerror}") from error
         tree.folders[inner] = []
         folders = _sort(entries, inner, tree, links)
         waiting += [os.path.join(inner, name) for name in reversed(folders)]
@@ -95,39 +96,20 @@ def walk(top: Path) -> Tree:
 
 
 def below(top: Path) -> Iterator[bytes]:
-    """The image files below ``top``, as paths from it, folder by folder in order of names."""
+    """The image files below ``top``, as paths relative to it, folder by folder, by name."""
     for inner, names in walk(top).folders.items():
         for name in names:
             yield os.path.join(inner, name)
 
 
 def pieces(inner: bytes) -> tuple[bytes, ...]:
-    """The folders of a path from the top, which is the empty path."""
+    """The names of the folders along a path from the top; () for the top itself."""
     return tuple(inner.split(b"/")) if inner else ()
 
 
-def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
-    return ", ".join(every[:NAMED]) + more
-
-
-def counted(counts: Counter[str], what: str, after: str = "") -> str:
-    """``12 files AFTER: 7 .txt, 5 .mat``, the most frequent first."""
-    each = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    names = some(f"{count:,} {name}" for name, count in each)
-    return f"{plural(counts.total(), what)}{after}: {names}"
-
-
-def plural(count: int, what: str) -> str:
-    """``1 file``, ``2,000 files``."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
-
-
 def is_junk(name: bytes) -> bool:
-    """Whether a name is hidden, or one that systems and tools give."""
-    return name.startswith(b".") or shown(name).lower() in SYSTEM
+    """Whether a name is hidden, or one that systems and tools leave behind."""
+    return name.startswith(b".") or printable(name).lower() in SYSTEM
 
 
 def _sort(
@@ -138,26 +120,26 @@ def _sort(
     for entry in entries:
         path = os.path.join(inner, entry.name)
         if is_junk(entry.name):
-            key = "._*" if entry.name.startswith(b"._") else shown(entry.name)
+            key = "._*" if entry.name.startswith(b"._") else printable(entry.name)
             tree.hidden[key] += _files(entry)
         elif entry.is_dir(follow_symlinks=False):
             folders.append(entry.name)
         elif os.path.isdir(entry.path):
             links.append(path)
         elif not os.path.isfile(entry.path) if entry.is_symlink() else not entry.is_file():
-            tree.strange.append(shown(path))
-        elif is_image(shown(entry.name)):
+            tree.strange.append(printable(path))
+        elif is_image(printable(entry.name)):
             tree.folders[inner].append(entry.name)
         else:
-            ending = os.path.splitext(shown(entry.name))[1].lower()
+            ending = os.path.splitext(printable(entry.name))[1].lower()
             tree.other[ending or "without an ending"] += 1
             if ending in TABLES:
-                tree.lists.append(shown(path))
+                tree.lists.append(printable(path))
     return folders
 
 
 def _files(entry: os.DirEntry[bytes]) -> int:
-    """How many files an entry is or holds; what may not be read counts as none."""
+    """The number of files below an entry, 1 for a file; an unreadable folder counts as empty."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(names) for _, _, names in os.walk(entry.path))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from uotft.core import config
 from uotft.core.errors import UserError
 from uotft.core.records import Progress, silently
-from uotft.data.files import View, shown
+from uotft.data.files import View, printable
 from uotft.data.pixel_cache import NO_BACKGROUND, in_parts, picture_of, square, upright_size
 from uotft.models.inputs import ahead, to_input, views
 from uotft.models.network import Network
@@ -98,7 +98,7 @@ def answers(
 
     def one(row: int) -> tuple[str, Pixels | UserError]:
         try:
-            return shown(os.fsencode(files[row])), read(Path(files[row]))
+            return printable(os.fsencode(files[row])), read(Path(files[row]))
         except UserError as error:
             return "", error
 

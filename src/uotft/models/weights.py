@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -18,6 +17,7 @@ from uotft.core import locks
 from uotft.core.errors import UserError
 from uotft.core.progress import track
 from uotft.core.records import Settings
+from uotft.core.text import some
 from uotft.data import downloads
 from uotft.data.archives import Archive
 
@@ -97,7 +97,9 @@ def pretrained(
     rows = take_linear(state, classifier)
     chosen = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not chosen:
-        raise UserError(f"{path}: no key begins with {prefix!r}; its keys are {few(state)}")
+        raise UserError(
+            f"{path}: no key begins with {prefix!r}; its keys are {some(sorted(state), 4)}"
+        )
     fit(backbone.trunk if isinstance(backbone, Trunk) else backbone, chosen, path)
     return Pretrained(backbone, rows, origin(path))
 
@@ -193,16 +195,11 @@ def fit(network: nn.Module, state: State, path: Path) -> None:
         "of another shape": [f"{k} {(*state[k].shape,)} for {(*own[k].shape,)}" for k in wrong],
     }
     if any(found.values()):
-        differences = "; ".join(f"{what}: {few(names)}" for what, names in found.items() if names)
+        differences = "; ".join(
+            f"{what}: {some(sorted(keys), 4)}" for what, keys in found.items() if keys
+        )
         raise UserError(f"{path}: these weights do not fit this backbone; {differences}")
     network.load_state_dict(state, strict=False)
-
-
-def few(names: Iterable[str], most: int = 4) -> str:
-    """The first names in alphabetical order, and the number of the others."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + more
 
 
 def download(url: str) -> Path:

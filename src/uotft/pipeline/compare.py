@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str, list[Row]]:
-    """Read metrics and histories of every target; writes tables and pictures to reports/.
+    """Read the metrics and histories of every target; write tables and pictures to reports/.
 
     `dvc metrics show` prints a row for each reports/metrics/TARGET/STRATEGY.json.
 
-    ``origins`` {SHA-256 of weights: the run that made them} holds the runs that are known.
+    ``origins`` is {SHA-256 of weights: the run that made them}, for the runs that are known.
     """
     from uotft.analysis import forecast_evaluation, report
 
@@ -45,7 +45,7 @@ def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str
     storage.write_csv(folder / "runs.csv", report.runs(reports))
     storage.write_csv(folder / "curves.csv", report.points(reports))
     storage.write_json(folder / "summary.json", (numbers := report.summary(reports)))
-    shutil.rmtree(folder / "metrics", ignore_errors=True)  # of strategies that are no more
+    shutil.rmtree(folder / "metrics", ignore_errors=True)  # of strategies no longer in params.yaml
     for target, strategies in numbers.items():
         for strategy, own in strategies.items():
             storage.write_json(folder / "metrics" / target / f"{strategy}.json", own)
@@ -58,7 +58,7 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
     """Every training of params.yaml, from the pipeline's files."""
     settings = {k: str(v) for k, v in config.flat(ws.params.model_dump(by_alias=True)).items()}
     found = []
-    source_bank(ws)  # refuses units of other images or settings, which the report would show
+    source_bank(ws)  # refuses units of other images or settings, else the report would show them
     for target in ws.params.targets:
         for strategy in ws.params.strategies:
             tested = storage.read_json(ws.metrics(target, strategy))
@@ -69,7 +69,8 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
                 freshness.check_model(ws, Cell(target, strategy, seed), facts)
                 if tested[str(seed)]["model"] != facts["sha256"]:
                     raise UserError(
-                        f"{ws.metrics(target, strategy)} is of another {model}: run dvc repro"
+                        f"{ws.metrics(target, strategy)} was measured on another version of "
+                        f"{model}: run dvc repro"
                     )
                 history = model / "history.csv"
                 plan = ws.cell("selections", Cell(target, strategy, seed)) / "plan.npz"
@@ -95,7 +96,7 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
 
 
 def about(ws: Workspace | None, target: str) -> tuple[str, ...]:
-    """What prepare noted of the source and the target, where these are the ones that are here."""
+    """The notes of the stage prepare on the source and the target, if their files are here."""
     files = (
         {name: ws.data(name).with_suffix(".json") for name in (ws.params.source, target)}
         if ws
@@ -112,19 +113,19 @@ def about(ws: Workspace | None, target: str) -> tuple[str, ...]:
 def compare_runs(
     made: list[Trial], by: list[str], output: Path | None, ws: Workspace | None
 ) -> tuple[dict[str, list[Row]], list[str]]:
-    """Compare any trainings; returns the tables and what the reader must know of their rows.
+    """Compare any trainings; returns ({target: table}, notes on how runs became rows).
 
-    Rows are told apart by the parameters ``by``, or by all in which the trainings differ. With
-    ``output``, a folder, it writes table.csv, table.md, runs.csv and index.html there. ``ws`` has
-    the images, if there is one.
+    Rows differ in the parameters ``by``, or in all in which the trainings differ. Writes table.csv,
+    table.md, runs.csv and index.html to the folder ``output``, if given. ``ws`` provides the
+    images, if there is one.
     """
     from uotft.analysis import comparison, report
 
     differ = trials.differing(made)
-    told = by or differ
+    by = by or differ
     ordered = sorted(made, key=lambda t: (t.target, trials.rank(t.strategy), t.strategy))
-    found, older = trials.lines(ordered, told)
-    notes = report.row_notes(told, differ, older)
+    found, older = trials.lines(ordered, by)
+    notes = report.row_notes(by, differ, older)
     if output is None:
         return {
             target: comparison.table(trials.results(rows), trials.baselines(rows))
@@ -132,11 +133,11 @@ def compare_runs(
         }, notes
     images = WorkspaceImages(ws)
     reports = [
-        report.of_target(target, rows, told, images, about=about(ws, target))
+        report.of_target(target, rows, by, images, about=about(ws, target))
         for target, rows in found.items()
     ]
     storage.write_csv(output / "table.csv", report.lines(reports))
     storage.write_bytes(output / "table.md", report.document(reports).encode())
-    storage.write_csv(output / "runs.csv", report.named_runs(reports, told))
+    storage.write_csv(output / "runs.csv", report.named_runs(reports, by))
     storage.write_bytes(output / "index.html", report.html(reports, notes).encode())
     return {one.target: one.table for one in reports}, notes

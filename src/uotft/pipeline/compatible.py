@@ -1,7 +1,7 @@
-"""Whether a source and its targets can be trained together, by the settings alone, before a stage.
+"""Checks, before a stage and by the settings alone, that source and targets fit together.
 
-One batch holds images of both, so they have one size where source images are trained on. Grey and
-colour fit: each set is shown to the network as the backbone sees, in one or three channels.
+One batch holds images of both, so both need the same size if source images are trained on. Grey and
+colour need not match: every set is converted to the one or three channels of the backbone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uotft.training import objectives
 def check(ws: Workspace, targets: Sequence[str], strategies: Sequence[str]) -> None:
     """Refuse targets whose images have another size than the source's, where both make a batch.
 
-    Data sets without a setting ``size`` are compared when they are read: ``check_images``.
+    `check_images` compares data sets without a setting ``size``, once they are read.
     """
     source = ws.params.source
     size = _size(ws, source)
@@ -30,21 +30,21 @@ def check(ws: Workspace, targets: Sequence[str], strategies: Sequence[str]) -> N
 
 
 def check_images(ws: Workspace, target: str, source: ImageSet, images: ImageSet) -> None:
-    """The same of the images themselves."""
+    """The same check for the images themselves."""
     here, there = (_side(each) for each in (source, images))
     if here != there:
         raise UserError(_misfit(ws, target, here, there))
 
 
 def notes(ws: Workspace) -> list[str]:
-    """Lines on what fits, and is perhaps not meant: colours that the backbone does not see."""
+    """Notes on what works but may not be intended: colours that the backbone does not see."""
     _, backbone = config.backbone(ws.params.backbone)
     coloured = [n for n in (ws.params.source, *ws.params.targets) if _is_of_files(ws, n)]
     if getattr(backbone, "channels", 3) == 3 or not coloured:
         return []
     return [
-        f"the backbone sees grey alone and takes no notice of the colours in "
-        f"{' and '.join(coloured)}; backbone.channels: 3 in params.yaml shows them to it"
+        f"the backbone sees grey alone and ignores the colours in {' and '.join(coloured)}; "
+        "backbone.channels: 3 in params.yaml lets it see them"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The commands data subset and data export: a part of the data -> files that others can read."""
+"""The commands data subset and data export: a part of the data -> files for other programs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def write_subset(
 ) -> list[str]:
     """Write the images that a seed may train on, and those of val and test, as a data set.
 
-    The training part is what `uotft train --subset SETTING --seed SEED` draws. OUTPUT.csv is a
+    The training part is what `uotft train --subset SETTING --seed SEED` samples. OUTPUT.csv is a
     list with one line an image: path (or row, in a set without files of its own), label, split. Any
     other OUTPUT is a folder of shards. Returns lines: what was written, and how to read it again.
     """
-    wanted, images = config.subset_settings(setting), image_places.read(ws, dataset)
+    chosen, images = config.subset_settings(setting), image_places.read(ws, dataset)
     pool = images.rows("train")
-    train = np.sort(pool[subset.sample(images.labels[pool], wanted, seed)])
+    train = np.sort(pool[subset.sample(images.labels[pool], chosen, seed)])
     parts = {"train": train} | {part: images.rows(part) for part in ("val", "test")}
     section: dict[str, object] = {"path": os.path.relpath(output, ws.root)}
     if output.suffix == ".csv":
@@ -59,7 +59,7 @@ def write_subset(
         f"of a class, and {sum(map(len, parts.values())) - len(train)} of val and test"
     )
     if section["kind"] == "folder" and not _stand_alone(images):
-        note = f"{ROWS_ONLY.format(dataset)}; an --output without .csv writes shards, which can be"
+        note = f"{ROWS_ONLY.format(dataset)}; write shards instead: --output FOLDER"
         return [summary, note]
     text = yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=2**16)
     return [summary, f"as a data set: {text.strip()}"]
@@ -71,7 +71,7 @@ def _stand_alone(images: ImageSet) -> bool:
 
 
 def _view(images: ImageSet) -> dict[str, object]:
-    """The settings with which written images look the same to the network as these do."""
+    """The settings with which the network sees the written images as it sees these."""
     if images.files is None:
         side = images.images.shape[1]
         return {"stored": side, "size": side, "share": 1.0}
@@ -83,7 +83,7 @@ def _write_list(images: ImageSet, rows: NDArray[np.int64], output: Path) -> None
     files = images.files if _stand_alone(images) else None
 
     def fill(file: BinaryIO) -> None:
-        # surrogates: paths that are not UTF-8 keep their bytes
+        # surrogateescape: paths that are not UTF-8 keep their bytes
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         lines = csv.writer(text)
         lines.writerow(["path" if files else "row", "label", "split"])
@@ -113,7 +113,7 @@ def export_source(
     _must_be_new(output)
     chosen = read_selection(ws, Cell(target, strategy, seed))
     if not chosen["classes"]:
-        raise UserError(f"the strategy {strategy!r} keeps no class: there is nothing to export")
+        raise UserError(f"the strategy {strategy!r} keeps no class, so there is nothing to export")
     part = source_part(ws, np.array([c["row"] for c in chosen["classes"]], np.int64))
     keep = np.ones(len(part.rows), bool)
     if ws.params.train.overlap == "exclude":
@@ -140,7 +140,7 @@ def _write_shards(
 ) -> int:
     """Write {part: (rows, labels)} to OUTPUT/PART-000000.tar, …, with classes.txt.
 
-    Returns the number of tar files. The folder gets its name when all is in it.
+    Returns the number of tar files. The folder gets its final name once it is complete.
     """
     _must_be_new(output)
     made = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -153,7 +153,7 @@ def _write_shards(
             storage.write(path, partial(shards.write, members=_members(images, rows, labels)))
         storage.write_bytes(made / "classes.txt", "".join(f"{n}\n" for n in names).encode())
         made.rename(output)
-        storage.sync(output.parent)
+        storage.sync(output.parent)  # so that the rename survives a power cut
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return len(starts)
@@ -162,7 +162,7 @@ def _write_shards(
 def _members(
     images: ImageSet, rows: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> Iterator[tuple[str, bytes]]:
-    """The members of some images: KEY.cls, then the picture."""
+    """The members of a tar: KEY.cls, then the picture, for each image."""
     from PIL import Image
 
     for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
@@ -174,7 +174,7 @@ def _members(
         else:
             content = content_of(images.files, row)
             suffix = images.files.path(row).suffix.lower()
-            if not is_image(f"x{suffix}"):  # named by a list; readers go by the bytes, not the name
+            if not is_image(f"x{suffix}"):  # from a list, under any name; readers go by the bytes
                 suffix = ".jpg"
         yield f"{key}.cls", str(label).encode()
         yield key + suffix, content

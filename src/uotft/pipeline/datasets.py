@@ -1,4 +1,4 @@
-"""The commands data list, verify and show: which data sets there are, what has changed since."""
+"""The commands data list, verify and show: the data sets, their state, and changed files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from uotft.pipeline.fetch import card_of, shards_of
 from uotft.pipeline.verify import differences
 from uotft.pipeline.workspace import Workspace
 
-OWN = ("folder", "shards")  # kinds of a user's own images: nothing to list without a section
+OWN = (
+    "folder",
+    "shards",
+)  # kinds of a user's own images: not listed without a section in params.yaml
 SHEET = 10  # images of each class on a contact sheet
-MANY = 10  # archives that are not named one by one
+MANY = 10  # archives; `verify` names fewer one by one
 
 
 def listing(ws: Workspace) -> list[tuple[str, ...]]:
-    """A header, and a row for each registered data set and each of params.yaml."""
+    """A header, and a row for each public data set and each of params.yaml."""
     rows: list[tuple[str, ...]]
     rows = [("name", "kind", "classes", "images", "metric", "archives", "state")]
     public = [name for name in registry.names("datasets") if name not in OWN]
@@ -54,16 +57,16 @@ def listing(ws: Workspace) -> list[tuple[str, ...]]:
 
 
 def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]]:
-    """(a summary of what was checked, one line for each thing wrong with it).
+    """(a summary of what was checked, one line per fault).
 
-    Hashes every file of a prepared set, and its archives; decodes every file of a set without
-    data/NAME.npz. Compares DVC's copies of the set with dvc.lock.
+    Hashes every file of a prepared set, and its archives. Decodes every file of a set that is not
+    prepared. Compares DVC's copies of the set with dvc.lock.
     """
     module, settings = config.known_dataset(ws.params, name)
     if not ws.data(name).is_file():
         images = ws.decoding(name, module.load(settings, progress, ws.root))
         if not isinstance(images.images, Store):
-            return f"{name}: not prepared, and nothing of it is in files", []
+            return f"{name}: not prepared, and it has no files to check", []
         bad = images.images.fill(np.arange(len(images.labels)), progress, keep=False)
         return f"{name}: not prepared; {len(images.labels)} files decoded", [*bad.values()]
     images = image_places.read(ws, name)
@@ -93,7 +96,7 @@ def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]
 def _added(
     ws: Workspace, name: str, module: Any, settings: Any, known: Files, progress: Progress
 ) -> list[str]:
-    """A line for each file that came after the set was prepared, or why it cannot be read now."""
+    """A line for each file added since the set was prepared, or why the set cannot be read now."""
     try:
         listed = module.found(settings, progress, ws.root)
     except UserError as error:
@@ -106,11 +109,11 @@ def _added(
     added = (folder / os.fsdecode(path) for path, _, _ in listed.rows if path not in paths)
     pictures = {digest.tobytes() for digest in known.sha256}
     new = (path for path in added if not _is_copy(path, pictures))
-    return [*lines, *(f"{files.shown(path)}: added" for path in new)]
+    return [*lines, *(f"{files.printable(path)}: added" for path in new)]
 
 
 def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
-    """Write a contact sheet: one row a class, with its first training images."""
+    """Write a contact sheet as PNG: one row per class, with its first training images."""
     from uotft.analysis import figures
 
     storage.need(ws.data(name))
@@ -128,12 +131,12 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
 
 
 def _is_copy(path: Path, pictures: set[bytes]) -> bool:
-    """Whether a file's SHA-256 is among those of a set, which then leaves it out."""
+    """Whether a file's SHA-256 is among those of a set, so that the set leaves it out."""
     return path.is_file() and hashlib.sha256(path.read_bytes()).digest() in pictures
 
 
 def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
-    """How far a set is: to be fetched, fetched, unpacked or prepared."""
+    """The state of a set: to be downloaded, there, unpacked or prepared."""
     if ws.data(name).is_file():
         return "prepared"
     folder = located(ws.root, settings.path)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def embed(ws: Workspace, dataset: str, context: Context) -> None:
-    """Features of every image of the training part; goes on with the shards that are there."""
+    """Compute features of every training image; resumes from the shards that are there."""
     from uotft.models import embedding, model_io
     from uotft.models.inputs import Views
     from uotft.training import runtime
@@ -37,10 +37,12 @@ def embed(ws: Workspace, dataset: str, context: Context) -> None:
     views = Views(images, rows)
     for part, found in embedding.shards(network, views, mine, context, batch_size=size):
         arrays = {"features": found}
-        if hasattr(network.backbone, "project"):  # selection compares others than heads see
+        if hasattr(
+            network.backbone, "project"
+        ):  # selection compares projected features, heads see the trunk's
             arrays = {"features": embedding.projected(network, found), "trunk": found}
         features.keep(left, part, arrays, ws.params.embed.dtype)
-    if runtime.agreed(context.stop, context.accelerator):  # waits here until all others are done
+    if runtime.agreed(context.stop, context.accelerator):  # every process waits here for the others
         raise Interrupted("embedding was interrupted")
     if main:
         features.join(
@@ -57,7 +59,7 @@ def embed(ws: Workspace, dataset: str, context: Context) -> None:
 
 
 def _share(ws: Workspace, dataset: str, shards: list[range], context: Context) -> list[range]:
-    """This process's share of the shards that are not there yet."""
+    """This process's share of the missing shards."""
     accelerator, left = context.accelerator, ws.unfinished(ws.features(dataset))
     fingerprint = freshness.of_features(ws, dataset)
     claim_together(left, fingerprint, context)
@@ -65,9 +67,9 @@ def _share(ws: Workspace, dataset: str, shards: list[range], context: Context) -
         freshness.begin(left, fingerprint)
     accelerator.wait_for_everyone()
     missing = features.missing(left, shards)
-    accelerator.wait_for_everyone()  # until all have seen the same
+    accelerator.wait_for_everyone()  # no process writes a shard before all have listed them
     if accelerator.is_main_process and (there := len(shards) - len(missing)):
-        logger.info(f"going on with {there} of {len(shards)} shards")
+        logger.info(f"resuming: {there} of {len(shards)} shards are done")
     return missing[accelerator.process_index :: accelerator.num_processes]
 
 

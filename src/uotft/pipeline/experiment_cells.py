@@ -1,6 +1,6 @@
-"""The cells of an experiment on the project's data: which, their cost, their results on disk.
+"""The cells of an experiment on the project's data, their cost and their results on disk.
 
-`uotft experiment run NAME` makes them; the tables come from analysis/paper_tables.py.
+`uotft experiment run NAME` trains them; analysis/paper_tables.py makes the tables.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Column:
 
     @property
     def metrics(self) -> Path:
-        """The file with the test metrics of all seeds in its folder, which may be more."""
+        """The file with the test metrics of all seeds on disk, perhaps more than ``seeds``."""
         return self.ws.metrics(self.target, self.strategy)
 
     def folder(self, kind: str, seed: int) -> Path:
@@ -54,18 +54,19 @@ class Column:
         return self.ws.cell(kind, Cell(self.target, self.strategy, seed))
 
     def finished(self, seed: int) -> dict[str, Any] | None:
-        """The facts of a cell that is done, else None."""
+        """The facts of a finished cell, else None."""
         return freshness.finished(self.ws, Cell(self.target, self.strategy, seed), self.processes)
 
     @cached_property
     def cost(self) -> int:
-        """Images that one training reads."""
+        """Number of images that one training reads."""
         settings = self.ws.params.train
         module, _ = config.objective(self.ws.params, settings.objective)
         of_source = len(objectives.parts(module) - {"target"}) if self.strategy != "none" else 0
         images = storage.read_images(self.ws.data(self.target))
         per_class = np.bincount(images.labels[images.rows("train")])
         labelled = int(subset.sizes(per_class, self.ws.params.subset, 0).sum())
+        # as in training: epochs become steps by the number of labelled images
         recipe = settings.recipe.counted(labelled, settings.target_batch)
         batch = settings.target_batch + of_source * settings.source_batch
         head = settings.head_steps * settings.target_batch
@@ -105,36 +106,36 @@ def columns(
 
 def targets(ws: Workspace, name: str, on: Sequence[str]) -> tuple[str, ...]:
     """The data sets of an experiment: ``on``, else its definition's, else all of params.yaml."""
-    wanted = tuple(on) or paper_tables.load(name).targets or tuple(ws.params.targets)
-    missing = [target for target in wanted if target not in ws.params.datasets]
+    chosen = tuple(on) or paper_tables.load(name).targets or tuple(ws.params.targets)
+    missing = [target for target in chosen if target not in ws.params.datasets]
     if missing:
         raise UserError(
             f"experiment {name}: its targets {', '.join(missing)} have no section under datasets: "
-            f"in params.yaml; add them, or name others with --on, of "
-            f"{', '.join(sorted({*ws.params.datasets} - {ws.params.source}))}"
+            f"in params.yaml; add them, or choose others with --on "
+            f"({', '.join(sorted({*ws.params.datasets} - {ws.params.source}))})"
         )
-    return wanted
+    return chosen
 
 
 def scale(ws: Workspace) -> str:
-    """A sentence on what the paper's numbers of classes and images become on this source."""
+    """A sentence on how the paper's numbers of classes and images are scaled to this source."""
     source = ws.params.source
     summary = storage.read_json(ws.data(source).with_suffix(".json"))
     return paper_tables.scale_note(source, summary["classes"], summary["images"]["train"])
 
 
-def literature(ws: Workspace, wanted: Sequence[str]) -> dict[str, str]:
-    """{target: the metric that its literature reports}, for the public sets."""
-    cards = {t: getattr(config.known_dataset(ws.params, t)[0], "CARD", None) for t in wanted}
+def literature(ws: Workspace, names: Sequence[str]) -> dict[str, str]:
+    """{target: the metric that its literature reports}, for the public sets among ``names``."""
+    cards = {t: getattr(config.known_dataset(ws.params, t)[0], "CARD", None) for t in names}
     return {target: card.metric for target, card in cards.items() if card}
 
 
 def unmeasured(column: Column) -> tuple[list[int], dict[str, Any]]:
-    """Finished seeds without valid test metrics, and {seed: metrics} of the others.
+    """(finished seeds without valid test metrics, {seed: metrics} of the others).
 
     All seeds in the folder count, because one file has the metrics of all. Metrics are valid if
-    they are of the model on disk and not older: a model that was trained again after its test may
-    have been tested on other images.
+    they are of the model on disk and not older than it: a model that was trained again after its
+    test may have been tested on other images.
     """
     made = column.folder("models", 0).parent.glob(f"*/{freshness.FINGERPRINT}")
     seeds = sorted(int(path.parent.name) for path in made)
@@ -158,9 +159,9 @@ def _modified(path: Path) -> int:
 def results(
     all_columns: Sequence[Column], expect: Sequence[str], table: str
 ) -> dict[str, paper_tables.Results]:
-    """{target: {label: {seed: numbers}}} of the cells that are done.
+    """{target: {label: {seed: numbers}}} of the finished cells.
 
-    A cell that is only selected has its number of classes and their recall of ``expect``.
+    A cell with a selection but no model has its number of classes and their recall of ``expect``.
     """
     found: dict[str, paper_tables.Results] = {}
     for column in all_columns:
@@ -189,8 +190,8 @@ def bank_results(
     """{label: {0: kept classes and recall}} from two files of class means, without training."""
     means = banks.brought(source), banks.brought(target)
     if not experiment.recalls or not expect:
-        raise UserError("--source-bank and --target-bank go with an experiment that measures "
-                        "recall, table4 or fig4a, and with --expect")  # fmt: skip
+        raise UserError("--source-bank and --target-bank need --expect, and an experiment that "
+                        "measures recall: table4 or fig4a")  # fmt: skip
     rows = expected(means[0], [*expect], table)
     found: paper_tables.Results = {}
     for variation in experiment.variations:

@@ -1,7 +1,7 @@
-"""The command data prepare: fetch the archives of a data set to where its section says, checked.
+"""The command data prepare: fetch a data set's archives to the path of its section; check them.
 
-The makers of shards often publish no checksums. SHA256SUMS in the folder then keeps those of the
-first download, in the format of `sha256sum -c SHA256SUMS`.
+Often nobody publishes checksums of shards. The file SHA256SUMS in their folder then keeps those of
+the first download, in the format of `sha256sum -c SHA256SUMS`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ REQUESTS = 8  # requests for the size of a file at a time
 
 
 def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> Iterator[str]:
-    """Fetch a set's archives to where its section says, and check them; yields a line a step.
+    """Fetch a set's archives to the path of its section and check them; yields a line per step.
 
-    They come from the folder ``given``, if they are there, or from their addresses. The first line
-    says how much disk space it takes; without enough, nothing is fetched.
+    They come from the folder ``given`` if they are there, else from their addresses. The first line
+    says how much disk space this takes. Raises `UserError` at once if there is too little.
     """
     module, settings = config.known_dataset(ws.params, name)
     card = card_of(module)
@@ -39,7 +39,7 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
         return
     if card is None:
         if given:
-            raise UserError(f"--from: {name} has no archives; name its path in params.yaml instead")
+            raise UserError(f"--from: {name} has no archives; set its path in params.yaml instead")
         return
     folder = located(ws.root, settings.path)
     if there := archives.ready(card, folder, ws.root):
@@ -47,8 +47,8 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
         return
     if given and archives.ready(card, given, ws.root):
         raise UserError(
-            f"--from: {given} holds {name} unpacked; name it as datasets.{name}.path in "
-            "params.yaml, and it is read where it is"
+            f"--from: {given} holds {name} unpacked; set datasets.{name}.path in params.yaml to "
+            "it, and it is read in place"
         )
     absent = [a for a in card.archives if not (folder / a.name).is_file()]
     local = {a.name: given / a.name for a in absent if given and (given / a.name).is_file()}
@@ -69,7 +69,9 @@ def shards_of(ws: Workspace, settings: Any) -> tuple[Path, list[Archive]]:
     """(folder, tar files) that a section's ``urls`` name, with the checksums that are known."""
     folder = located(ws.root, settings.path)
     if "://" in settings.path:
-        raise UserError(f"{settings.path}: path is a folder of this machine, urls has addresses")
+        raise UserError(
+            f"{settings.path}: path must be a folder on this machine; addresses go into urls"
+        )
     stated = located(ws.root, settings.sums) if settings.sums else None
     kept = stated or folder / SUMS
     known = archives.read_sums(kept) if stated or kept.is_file() else {}
@@ -86,19 +88,19 @@ def shards_of(ws: Workspace, settings: Any) -> tuple[Path, list[Archive]]:
 def _fetch_shards(
     ws: Workspace, name: str, settings: Any, given: Path | None, progress: Progress
 ) -> Iterator[str]:
-    """Fetch the shards of ``urls`` into their folder; check again those already there."""
-    folder, wanted = shards_of(ws, settings)
-    absent = [a for a in wanted if not (folder / a.name).is_file()]
+    """Fetch the shards of ``urls`` into their folder; check those already there again."""
+    folder, shards = shards_of(ws, settings)
+    absent = [a for a in shards if not (folder / a.name).is_file()]
     loaded = [a for a in absent if not (given and (given / a.name).is_file())]
     with ThreadPoolExecutor(REQUESTS) as threads:
         sized = {a.name: a for a in threads.map(lambda a: downloads.sized(a, folder), loaded)}
     yield _space(name, {"to download": sum(a.bytes for a in sized.values())}, folder)
-    kept = folder / SUMS  # perhaps of another section's shards too
+    kept = folder / SUMS  # may hold those of another section's shards too
     known = archives.read_sums(kept) if kept.is_file() else {}
     with _exclusive(ws, name):
-        for archive in wanted:
+        for archive in shards:
             path = folder / archive.name
-            hint = f"if its makers have changed it, delete its line in {settings.sums or kept}"
+            hint = f"if its publisher has changed it, delete its line in {settings.sums or kept}"
             hint = hint if archive.sha256 else ""
             if archive.name in sized:
                 _download(sized[archive.name], folder, hint, progress)
@@ -111,42 +113,42 @@ def _fetch_shards(
                 lines = (f"{digest}  {file}\n" for file, digest in sorted(known.items()))
                 storage.write_bytes(kept, "".join(lines).encode())
     where = settings.sums or kept
-    yield f"{name}: {len(wanted)} shards, {len(loaded)} downloaded; their SHA-256 are in {where}"
+    yield f"{name}: {len(shards)} shards, {len(loaded)} downloaded; their SHA-256 are in {where}"
 
 
 def _by_hand(card: Card, hand: list[Archive], folder: Path, given: Path | None) -> str:
     """The message that lists the files to fetch by hand, and where to put them."""
-    wanted = "".join(
+    missing = "".join(
         f"\n  {a.name}{f', {a.bytes:,} bytes' if a.bytes else ''}, {a.sum()}" for a in hand
     )
     where = f"{given} has no such file; " if given else ""
     return (
-        f"{card.name}: no public address has these files; {where}put them into {folder}, or give "
-        f"--from DIR with the folder where they are:{wanted}\n{card.by_hand}\nhome: {card.home}"
+        f"{card.name}: these files must be downloaded by hand; {where}put them into {folder}, or "
+        f"name their folder with --from DIR:{missing}\n{card.by_hand}\nhome: {card.home}"
     )
 
 
 def _plan(card: Card, settings: Any, loaded: list[Archive], folder: Path) -> str:
-    """A line on the disk space that preparing takes; an error where there is too little."""
-    wanted = {
+    """A line on the disk space that preparing takes. Raises `UserError` if it is too little."""
+    sizes = {
         "to download": sum(a.bytes for a in loaded),
         "to unpack": sum(a.bytes for a in card.archives),
         "of pixels": min(sum(card.images.values()) * settings.stored**2 * 3, WHOLE),
     }
-    return _space(card.name, wanted, folder)
+    return _space(card.name, sizes, folder)
 
 
-def _space(name: str, wanted: dict[str, int], folder: Path) -> str:
-    """A line on the bytes that are wanted and free; an error where these are too few."""
+def _space(name: str, sizes: dict[str, int], folder: Path) -> str:
+    """A line on the bytes that are needed and free. Raises `UserError` if too few are free."""
     remedy = f"make room, or name another disk as datasets.{name}.path"
     try:
-        return f"{name}: {disk.need(wanted, folder, remedy)}"
+        return f"{name}: {disk.need(sizes, folder, remedy)}"
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
 def _take(archive: Archive, source: Path, folder: Path, progress: Progress) -> None:
-    """Check a file of the user's, and link it into ``folder``, or copy it from another disk."""
+    """Check a user's file and link it into ``folder``, or copy it from another disk."""
     if why := archive.wrong(source, progress):
         raise UserError(f"{source}: {why}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +176,7 @@ def _exclusive(ws: Workspace, name: str) -> AbstractContextManager[int]:
 
 
 def card_of(module: Any) -> Card | None:
-    """The card in a data set's module; None where it is not a public one."""
+    """The card in a data set's module; None if the set is not public."""
     found = getattr(module, "CARD", None)
     assert found is None or isinstance(found, Card)
     return found

@@ -56,7 +56,7 @@ def gradient_products(
 
     The source head is the whole pre-trained classifier, so the gradient of a class does not depend
     on which other classes are selected. The gradient of a cluster is the mean over its images, each
-    under the label of its own class.
+    with the label of its own class.
     """
     import torch
 
@@ -102,7 +102,7 @@ def measured(products: Products, order: NDArray[np.int64], k: int) -> dict[str, 
 
 
 def ranked(chosen: dict[str, Any]) -> NDArray[np.int64]:
-    """The rows (S,) of all classes that a selection.json could keep at some K, best first."""
+    """The rows of all classes that a selection.json could keep at some K, best first."""
     names = tuple(chosen["scores"])
     values = [-np.inf if v is None else v for v in chosen["scores"].values()]
     return ranking.keep(Scores(np.array(values)), names, len(names))

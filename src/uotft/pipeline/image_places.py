@@ -1,9 +1,9 @@
 """Where the image files of a prepared data set lie on this machine.
 
-DVC versions data/NAME.npz, and another machine has the images elsewhere. So the file says only how
-they lie to something that each machine knows: ``path``, the place that the data set's section in
-params.yaml names, or ``project``, whose cache/ holds what archives are unpacked to. The SHA-256 of
-every file, compared when it is read, says that they are the same.
+DVC versions data/NAME.npz, but another machine may keep the images elsewhere. So the file stores a
+path relative to something that each machine knows: ``path``, the place that the data set's section
+in params.yaml names, or ``project``, whose cache/ holds unpacked archives. The SHA-256 of each
+file, checked when it is read, shows that the images are the same.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from uotft.pipeline.workspace import Workspace
 
 PATH, PROJECT = "path", "project"
 UNPACKED = "cache/unpacked"
-PATIENCE_S = 24 * 3600  # for another process that unpacks the same archive
+PATIENCE_S = 24 * 3600  # how long to wait for another process that unpacks the same archive
 
 
 def write(ws: Workspace, dataset: str, images: ImageSet) -> None:
-    """data/DATASET.npz, the same bytes for the same images on every machine."""
+    """Write data/DATASET.npz: the same bytes for the same images on every machine."""
     if images.files is not None:
         root = _kept(ws, dataset, Path(images.files.root))
         images = replace(images, files=replace(images.files, root=root))
@@ -35,7 +35,7 @@ def write(ws: Workspace, dataset: str, images: ImageSet) -> None:
 
 
 def read(ws: Workspace, dataset: str) -> ImageSet:
-    """The set of data/DATASET.npz, its files where this machine has them; perhaps it has none."""
+    """The set in data/DATASET.npz, with its files' place on this machine, even if absent."""
     images = storage.read_images(ws.data(dataset))
     if images.files is None:
         return images
@@ -44,14 +44,14 @@ def read(ws: Workspace, dataset: str) -> ImageSet:
 
 
 def are_absent(files: Files) -> bool:
-    """Whether the images are not there: neither the first, nor one in the middle, nor the last."""
+    """Whether the images are absent, judging by the first, the middle and the last file."""
     names = files.archives if len(files.archives) else files.paths
     some = {0, len(names) // 2, len(names) - 1} if len(names) else set()
     return not any(os.path.exists(os.path.join(os.fsencode(files.root), names[i])) for i in some)
 
 
 def bring(ws: Workspace, dataset: str) -> None:
-    """Unpack a set's archive, as another machine did; an error where there is nothing of it."""
+    """Unpack a set's archive, as another machine did. Raises `UserError` if it is missing."""
     must_be_there(ws, dataset)
     module, settings = config.known_dataset(ws.params, dataset)
     lock = ws.root / "cache" / f".{dataset}.prepare.lock"
@@ -63,26 +63,26 @@ def bring(ws: Workspace, dataset: str) -> None:
 
 
 def must_be_there(ws: Workspace, dataset: str) -> None:
-    """Refuse a set whose ``path`` leads to nothing on this machine, and say how to get it."""
+    """Raise `UserError` if a set's ``path`` does not exist here; it says how to get the images."""
     module, settings = config.known_dataset(ws.params, dataset)
     path = located(ws.root, settings.path)
     if path.exists():
         return
     tracked = path.with_name(f"{path.name}.dvc")
     if tracked.is_file():
-        way = f"`dvc pull {tracked}` brings it"
+        way = f"`dvc pull {tracked}` fetches it"
     elif card_of(module) or getattr(settings, "urls", None):
         way = f"`uotft data prepare {dataset}` fetches it"
     else:
         way = "put it there"
     raise UserError(
-        f"{dataset}: its images are not on this machine: {path} is missing; {way}, or write "
-        f"where they are as path in datasets.{dataset} of params.yaml"
+        f"{dataset}: its images are not on this machine: {path} is missing; {way}, or set path in "
+        f"datasets.{dataset} of params.yaml to where they are"
     )
 
 
 def _start(ws: Workspace, dataset: str) -> Path:
-    """The folder that a section's ``path`` means: itself, that of a list, what is unpacked."""
+    """The folder that a section's ``path`` means: itself, a list's folder, or the unpacked set."""
     module, settings = config.known_dataset(ws.params, dataset)
     path = located(ws.root, settings.path).absolute()
     if card := card_of(module):
@@ -91,7 +91,7 @@ def _start(ws: Workspace, dataset: str) -> Path:
 
 
 def _kept(ws: Workspace, dataset: str, root: Path) -> str:
-    """How ``root`` lies to the section's path, or to the project."""
+    """``root`` relative to the section's path, or to the project."""
     start = _start(ws, dataset)
     if not root.is_relative_to(start) and root.is_relative_to(ws.root.absolute()):
         return Path(PROJECT, root.relative_to(ws.root.absolute())).as_posix()
@@ -99,7 +99,7 @@ def _kept(ws: Workspace, dataset: str, root: Path) -> str:
 
 
 def _found(ws: Workspace, dataset: str, kept: str) -> Path:
-    """The folder that ``_kept`` describes; also one that an earlier version wrote as it was."""
+    """The folder that ``_kept`` describes; also the absolute path of an earlier version."""
     start, (first, *inner) = _start(ws, dataset), Path(kept).parts
     if first == PROJECT:
         return ws.root.joinpath(*inner)

@@ -1,7 +1,7 @@
 """The command init: a preset and two sets of images -> a project with a DVC pipeline, anywhere.
 
-Such a project has no src/ to depend on. So its dvc.yaml is the clone's with the folders, archives
-or lists of images as dependencies in place of the code.
+Such a project has no src/ to depend on. So its dvc.yaml is that of the clone, but its stages depend
+on folders, archives or lists of images in place of the code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from uotft.data.lists import LISTS
 PRESETS = resources.files("uotft") / "presets"
 ENDINGS = (*archives.SUFFIXES, *LISTS)
 PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
-SEEN = 20  # pictures of a set whose size and colours init looks at
+SEEN = 20  # about so many pictures of a set are opened for their size and colours
 DETAIL = 64  # pixels a side below which photographs are hard to recognise
 GREY = {"1", "L", "LA", "I", "I;16", "F"}  # Pillow's modes without colour
 
@@ -42,18 +42,18 @@ logger = logging.getLogger(__name__)
 def init(folder: Path, preset: str, source: str, target: str, progress: Progress = silently) -> str:
     """Write params.yaml, dvc.yaml and .gitignore into ``folder``; returns the target's name.
 
-    Looks at the images first: what `uotft prepare` would refuse is refused here.
+    Checks the images first, as `uotft prepare` will. Raises `UserError` for those it would refuse.
     """
     existing = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
     if existing:
-        raise UserError(f"{folder / existing[0]} is there already: init wants a folder without it")
+        raise UserError(f"{folder / existing[0]} is there already: init needs a folder without it")
     paths = _images(source), _images(target)
     params = render(preset, folder, *paths)
     looks = [_look_at(path, progress) for path in paths]
     _note(looks, names(folder, *paths), yaml.safe_load(params))
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # DVC's own message does not say why
-        raise UserError(f"{folder}: Permission denied: init wants a folder that may be written")
+        raise UserError(f"{folder}: Permission denied: init needs a folder that it may write to")
     is_new = not (folder / ".dvc").is_dir()
     _init_dvc(folder)
     if is_new:
@@ -61,7 +61,9 @@ def init(folder: Path, preset: str, source: str, target: str, progress: Progress
     ignored = folder / ".gitignore"
     before = ignored.read_text(encoding="utf-8") if ignored.is_file() else ""
     storage.write_bytes(ignored, (before + _ignore()).encode())
-    pipeline = PRESETS / "project" / "pipeline.yaml"  # not named dvc.yaml there: DVC would run it
+    pipeline = (
+        PRESETS / "project" / "pipeline.yaml"
+    )  # not named dvc.yaml in presets/, or DVC would run it
     storage.write_bytes(folder / "dvc.yaml", pipeline.read_bytes())
     storage.write_bytes(folder / "params.yaml", params.encode())
     return names(folder, *paths)[1]
@@ -70,17 +72,17 @@ def init(folder: Path, preset: str, source: str, target: str, progress: Progress
 def project(
     here: Path, source: str, target: str, preset: str = "", progress: Progress = silently
 ) -> tuple[Path, str]:
-    """The project on two sets of images below ``here``; made on the first call.
+    """The project on two sets of images, below ``here``; the first call makes it.
 
-    A ``preset``, by default the paper's, takes the place of another one that nobody has edited.
-    Returns its folder and the target's name.
+    A ``preset``, by default the paper's, replaces another one unless somebody has edited it.
+    Returns the project's folder and the target's name.
     """
     paths = _images(source), _images(target)
     folder = here / f"uotft-{_name(here / 'nowhere', paths[1])}"
     if not (folder / "params.yaml").exists():
         return folder, init(folder, preset or "paper", source, target, progress)
-    params, wanted = config.load(folder), names(folder, *paths)
-    for name, path in zip(wanted, paths, strict=True):
+    params, called = config.load(folder), names(folder, *paths)
+    for name, path in zip(called, paths, strict=True):
         if params.datasets.get(name, {}).get("path") != _path(folder, path):
             raise UserError(
                 f"{folder / 'params.yaml'} is the project of other images: {path} is not the path "
@@ -88,22 +90,22 @@ def project(
             )
     if preset:
         _choose(preset, folder, *paths)
-    return folder, wanted[1]
+    return folder, called[1]
 
 
 def _choose(preset: str, folder: Path, source: Path, target: Path) -> None:
-    """Give a project the settings of a preset, unless somebody has edited what it has."""
-    file, wanted = folder / "params.yaml", render(preset, folder, source, target)
+    """Give a project the settings of a preset, unless somebody has edited its params.yaml."""
+    file, text = folder / "params.yaml", render(preset, folder, source, target)
     now = file.read_text(encoding="utf-8")
-    if now == wanted:
+    if now == text:
         return
     if now in (render(other, folder, source, target) for other in presets()):
-        storage.write_bytes(file, wanted.encode())
-        logger.info("%s has the settings of --preset %s now", file, preset)
-    elif yaml.safe_load(wanted)["backbone"]["name"] != config.load(folder).backbone["name"]:
+        storage.write_bytes(file, text.encode())
+        logger.info("%s now has the settings of --preset %s", file, preset)
+    elif yaml.safe_load(text)["backbone"]["name"] != config.load(folder).backbone["name"]:
         raise UserError(
-            f"{file} has been edited, and is not of --preset {preset}: leave --preset out to train "
-            f"with its settings, or remove {file} to start from the preset's"
+            f"{file} has been edited and differs from --preset {preset}: leave out --preset to use "
+            f"the edited settings, or remove {file} to start from the preset's"
         )
 
 
@@ -113,7 +115,7 @@ def presets() -> list[str]:
 
 
 def render(preset: str, folder: Path, source: Path, target: Path) -> str:
-    """The params.yaml of a preset, for two sets of images; paths are from ``folder``."""
+    """The text of a preset's params.yaml for two sets of images; paths start at ``folder``."""
     if preset not in presets():
         raise UserError(f"--preset: got {preset!r}; known are {', '.join(presets())}")
     name_of_source, name_of_target = names(folder, source, target)
@@ -129,17 +131,17 @@ def render(preset: str, folder: Path, source: Path, target: Path) -> str:
 
 
 def names(folder: Path, source: Path, target: Path) -> tuple[str, str]:
-    """Names of the two data sets: those of their folders, in letters that DVC allows for stages.
+    """Names of the two data sets: those of their folders, in characters that DVC allows.
 
-    They differ from all folders of the project, since `uotft data overlap` takes both kinds of
-    name.
+    They differ from all folders of the project, since `uotft data overlap` accepts the name of a
+    data set and that of a folder.
     """
     first, second = (_name(folder, path) for path in (source, target))
     return (first, second) if first != second else (f"{first}-source", second)
 
 
 def _images(path: str) -> Path:
-    """Where images are, as ``kind: folder`` reads them."""
+    """The path of a set of images, if ``kind: folder`` can read it."""
     found = Path(path).expanduser()
     if not found.is_dir() and not (found.is_file() and found.name.lower().endswith(ENDINGS)):
         known = ", ".join(ENDINGS)
@@ -149,7 +151,7 @@ def _images(path: str) -> Path:
 
 @dataclass(frozen=True)
 class _Look:
-    """What a set of images looks like from outside; sides and colours are those of a few."""
+    """A set of images at a glance; sides and colours are those of a sample."""
 
     classes: int
     images: int
@@ -163,9 +165,9 @@ class _Look:
 
 
 def _look_at(path: Path, progress: Progress) -> _Look | None:
-    """Refuse images of which no data set can be made, as `kind: folder` finds them.
+    """Refuse images that make no data set of ``kind: folder``.
 
-    An archive is not unpacked for that: the stage prepare, the first one, says what is wrong there.
+    An archive is not unpacked for that (None): the first stage, prepare, says what is wrong there.
     """
     if path.is_file() and not path.name.lower().endswith(LISTS):
         return None
@@ -178,19 +180,19 @@ def _look_at(path: Path, progress: Progress) -> _Look | None:
     classes = {name for _, name, part in rows if part == "train"}
     if len(classes) == 1:
         raise UserError(
-            f"{path}: all training images are of one class, {min(classes)!r}: a set needs two "
-            "classes at least, each in a folder of its own"
+            f"{path}: all training images are of one class, {min(classes)!r}; at least two "
+            "classes are needed, each in a folder of its own"
         )
     sides, modes = [], set()
     for image, _, _ in rows[:: max(1, len(rows) // SEEN)]:
         with suppress(Exception), Image.open(os.fsencode(folder) + b"/" + image) as picture:
-            sides.append(min(picture.size))  # of the file's head: prepare reads, and complains
+            sides.append(min(picture.size))  # from the file's header; prepare reads the rest
             modes.add(picture.mode)
     return _Look(len(classes), len(rows), sides, bool(modes) and modes <= GREY)
 
 
 def _note(looks: list[_Look | None], called: tuple[str, str], params: dict[str, Any]) -> None:
-    """Say what the two sets are, how they are shown to the network, and what does not match."""
+    """Log what the two sets are, how the network will see them, and what does not match."""
     for name, look in zip(called, looks, strict=True):
         if look and look.sides:
             logger.info("%s: %s", name, look)
@@ -201,24 +203,24 @@ def _note(looks: list[_Look | None], called: tuple[str, str], params: dict[str, 
     if source and target and source.grey != target.grey:
         grey, colour = called if source.grey else called[::-1]
         logger.warning("%s is grey and %s in colour: what is learned on one may be of little use "
-                       "on the other", grey, colour)  # fmt: skip
+                       "for the other", grey, colour)  # fmt: skip
     for name, look in zip(called, looks, strict=True):
         if look and look.sides and (line := _scale(look.sides, sizes[name])):
             logger.warning("%s: %s", name, line)
 
 
 def _scale(sides: list[int], size: int) -> str:
-    """A line if pictures of these ``sides`` are far from the ``size`` that the network sees."""
+    """A note if pictures of these ``sides`` are much smaller or larger than ``size``."""
     change = "size and stored in params.yaml, the same in both sets"
     if 2 * max(sides) < size:
         return (
-            f"pictures of {max(sides)} pixels a side are blown up to {size}; --preset small is for "
-            f"such, or lower {change}"
+            f"pictures of {max(sides)} pixels a side are enlarged to {size}; use --preset small, "
+            f"or lower {change}"
         )
     if size < DETAIL and min(sides) >= 3 * size:
         return (
-            f"pictures of {min(sides)} pixels a side are shrunk to {size}, which is fast and loses "
-            f"their detail; to keep more, raise {change}"
+            f"pictures of {min(sides)} pixels a side are shrunk to {size}, which is fast but loses "
+            f"detail; to keep more, raise {change}"
         )
     return ""
 
@@ -237,7 +239,7 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _path(folder: Path, path: Path) -> str:
-    """A path relative to ``folder`` if it is below, so that the project may move; else absolute."""
+    """A path relative to ``folder`` if it is below, so that the project can move; else absolute."""
     here, there = folder.resolve(), path.resolve()
     return str(there.relative_to(here) if there.is_relative_to(here) else there)
 
@@ -255,9 +257,11 @@ def _ignore() -> str:
 
 
 def _unstage(folder: Path) -> None:
-    """Take what `dvc init` has put into git's index out again: what is committed is the user's."""
+    """Unstage what `dvc init` added to git's index: what to commit is up to the user."""
     command = ["git", "reset", "--quiet", "--", ".dvc", ".dvcignore"]
-    subprocess.run(command, cwd=folder, capture_output=True, check=False)  # perhaps without git
+    subprocess.run(
+        command, cwd=folder, capture_output=True, check=False
+    )  # may fail: there may be no git
 
 
 def _init_dvc(folder: Path) -> None:
@@ -267,7 +271,7 @@ def _init_dvc(folder: Path) -> None:
     git = ["git", "rev-parse", "--show-prefix"]
     found = subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False)
     mode = ["--no-scm"] if found.returncode else ["--subdir"] if found.stdout.strip() else []
-    # also for `dvc` typed by hand: no calls home, and indexes where strangers cannot write
+    # also for `dvc` typed by hand: no telemetry, and indexes where other users cannot write
     settings = [
         ["core.analytics", "false"],
         ["core.check_update", "false"],

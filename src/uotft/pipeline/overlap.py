@@ -30,15 +30,15 @@ def within(
     progress: Progress,
     workspace: Callable[[], Workspace] = Workspace.find,
 ) -> dict[str, Any]:
-    """Compare the test images of one set, or folder with parts, with its images of train and val.
+    """Compare the test images of one set, or folder with parts, with its train and val images.
 
     The result is that of `overlap`, with the set on both sides.
     """
     folder = Path(name)
     if folder.is_dir() and not (_parts(folder, ("train",)) and _parts(folder, ("test",))):
         raise UserError(
-            f"{name}: a folder without train/ and test/ has no parts to compare; prepare it as a "
-            "data set, or name two folders as --source and --target"
+            f"{name}: the folder has no train/ and test/ to compare; prepare it as a data set, or "
+            "name two folders as --source and --target"
         )
     sides = {
         "source": _side(name, ("train", "val"), workspace, progress),
@@ -58,7 +58,7 @@ def overlap(
     """Compare the target's test images with the source's training images; may write a JSON file.
 
     Each side is a folder or a prepared data set; only the latter needs the ``workspace``. In the
-    result, ``matches`` are the pairs that count, ``doubtful`` those that do not because the
+    result, ``matches`` are the pairs that count; ``doubtful`` are those that do not, because the
     target's own pictures look alike.
     """
     sides = {
@@ -69,11 +69,11 @@ def overlap(
 
 
 def _compared(sides: dict[str, _Folder | _Prepared], output: Path | None) -> dict[str, Any]:
-    """The pairs that are in both sides, and what was compared."""
+    """The pairs of equal images, and what was compared."""
     tested = list(sides["target"].pictures())
     if not tested:
         side = sides["target"]
-        lost = side.unreadable or f"it has none in {side.part}"
+        lost = side.unreadable or f"there are none in {side.part}"
         raise UserError(f"{side.name}: none of its images can be read: {lost}")
     found = [asdict(match) for match in image_overlap.find(tested, sides["source"].pictures())]
     alike = (
@@ -106,7 +106,7 @@ def _compared(sides: dict[str, _Folder | _Prepared], output: Path | None) -> dic
 
 
 def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:
-    """The result for people: counts for each reason, and the first matches."""
+    """The result as text: counts for each reason, and the ``first`` matches."""
     counts, matches = result["counts"], result["matches"]
     for side in ("source", "target"):
         facts, lost = result[side], result[side]["unreadable"]
@@ -133,7 +133,7 @@ def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:
 def _side(
     name: str, parts: tuple[str, ...], workspace: Callable[[], Workspace], progress: Progress
 ) -> _Folder | _Prepared:
-    """The folder of this name, or else the prepared data set."""
+    """The folder of this name, or else the prepared data set; `UserError` if neither exists."""
     if Path(name).is_dir():
         return _Folder(name, parts, progress)
     try:
@@ -145,11 +145,11 @@ def _side(
 
 
 def _parts(folder: Path, parts: tuple[str, ...]) -> list[Path]:
-    """The folders of these parts, in whatever spelling."""
+    """The folders of these parts, in any of their spellings."""
     return sorted(p for p in folder.iterdir() if part_of(p.name) in parts and p.is_dir())
 
 
-SMALL = 64  # pixels a side at least, of a JPEG that is decoded smaller than it is
+SMALL = 64  # least side in pixels to which a JPEG may be scaled down while decoding
 
 
 class _Prepared:
@@ -174,7 +174,7 @@ class _Prepared:
                 continue
             files, path = self.images.files, self.images.files.path(row)
             content = content_of(files, row)
-            digest = files.sha256[row].tobytes().hex()  # which content_of has checked
+            digest = files.sha256[row].tobytes().hex()  # content_of has checked it
             image = picture_of(content, path, "L", SMALL, files.background, files.white)
             yield image_overlap.picture(image, row, digest, path.stem)
 
@@ -216,16 +216,16 @@ class _Folder:
     def pictures(self) -> Iterator[image_overlap.Picture]:
         """Every image that can be read; the others are listed in ``unreadable``."""
         for name in self.progress(self.files, f"{self.name}: {self.part}"):
-            shown = os.fsencode(name).decode(errors="replace")  # JSON holds Unicode only
+            key = os.fsencode(name).decode(errors="replace")  # JSON holds Unicode only
             try:
                 content = (self.root / name).read_bytes()
                 digest = hashlib.sha256(content).hexdigest()
-                image = picture_of(content, Path(shown), "L", SMALL)
+                image = picture_of(content, Path(key), "L", SMALL)
             except (OSError, UserError):
-                self.unreadable.append(shown)
+                self.unreadable.append(key)
                 continue
-            self.digest.update(f"{shown}\0{digest}\n".encode())
-            yield image_overlap.picture(image, shown, digest, Path(shown).stem)
+            self.digest.update(f"{key}\0{digest}\n".encode())
+            yield image_overlap.picture(image, key, digest, Path(key).stem)
 
     def facts(self) -> dict[str, Any]:
         """What was compared."""

@@ -1,4 +1,4 @@
-"""The commands predict and export: a model's answers for image files, and a file of the model."""
+"""The commands predict and export: predictions for image files, and a model as a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def predict(
     model: Path, files: list[str], progress: Progress = silently
 ) -> tuple[list[Answer], list[str]]:
-    """The likeliest classes of each image file in order, and why the others cannot be read.
+    """(the likeliest classes of each image file, in order; why the other files are unreadable).
 
     A folder stands for all images below it. Warnings count its other files.
     """
@@ -65,24 +65,28 @@ def _images_of(file: str) -> list[str]:
 
 
 def model_of(ws: Workspace, cell: Cell) -> Path:
-    """The folder of a cell's model; without one, an error that names what is trained, and how."""
+    """The folder of a cell's model. Without one, `UserError` names the trained ones."""
     folder = ws.cell("models", cell)
     if (folder / "model.json").is_file():
         return folder
     options = f"--dataset {cell.target} --strategy {cell.strategy} --seed {cell.seed}"
-    makes = f"the pipeline of params.yaml does not make it, `uotft train {options}` does"
+    makes = f"it is no cell of params.yaml; `uotft train {options}` makes it"
     asked, params = (cell.target, cell.strategy, cell.seed), ws.params
     if asked in product(params.targets, params.strategies, params.seeds):
         makes = f"`dvc repro` makes it, or `uotft train {options}`"
     there = sorted(ws.root.glob(f"models/{cell.target}/*/*/model.json"))
     there += sorted(ws.root.glob(f"variants/*/models/{cell.target}/*/*/model.json"))
     lines = [f"  {_named(ws, path.parent)}" for path in there]
-    trained = f"models of {cell.target} that are trained:" if there else "none is trained yet"
+    trained = (
+        f"trained models of {cell.target}:"
+        if there
+        else f"no model of {cell.target} is trained yet"
+    )
     raise UserError("\n".join([f"{folder}/model.json is missing: {makes}; {trained}", *lines]))
 
 
 def _named(ws: Workspace, folder: Path) -> str:
-    """The options that mean a trained model."""
+    """The command-line options that select a trained model."""
     kind, *names = folder.relative_to(ws.root).parts
     if kind != "models":
         return f"--model {shlex.quote(str(folder))}"
@@ -91,7 +95,7 @@ def _named(ws: Workspace, folder: Path) -> str:
 
 
 def export(model: Path, form: str, output: Path) -> dict[str, Any]:
-    """Write the model as ``form`` (onnx, torch) to ``output``, and its facts to OUTPUT.json."""
+    """Write the model as ``form`` (onnx, torch) to ``output``, and its metadata to OUTPUT.json."""
     storage.need(model / "model.json")
     from uotft.models import model_io
     from uotft.models.export import FORMATS, TOLERANCE, export
@@ -102,7 +106,7 @@ def export(model: Path, form: str, output: Path) -> dict[str, Any]:
     network, facts = model_io.read(model)
     content, difference = export(network, facts["image_size"], form)
     _, settings = dataset_of(facts)
-    # a model of image files saw, in tests, the centred square of this share of the shorter side
+    # share: tests used the centred square of this share of the shorter side
     names = {"share", "background", "white"}
     seen = settings.model_dump(include=names) if isinstance(settings, View) else {}
     about = {

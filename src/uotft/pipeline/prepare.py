@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
-    """Make data/DATASET.npz and its summary; returns a line that says what was made."""
+    """Write data/DATASET.npz and its summary; returns a line that says what was written."""
     lock = ws.root / "cache" / f".{dataset}.prepare.lock"
     with locks.exclusive(lock, f"{ws.data(dataset)} is being made by another process"):
         return _prepare(ws, dataset, progress)
@@ -63,13 +63,13 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
 
 
 def _anywhere(images: ImageSet, lines: Iterable[str]) -> list[str]:
-    """Lines with the files named from the set's folder: a versioned file knows no machine."""
+    """Lines with paths relative to the set's folder, since versioned files go to other machines."""
     root = images.files.root if images.files is not None else ""
     return [line.replace(f"{root}/", "") if root else line for line in lines]
 
 
 def _official(module: Any, counts: dict[str, int]) -> str:
-    """What the makers of a public set count, where we count differently: a list may be cut off."""
+    """The published counts of a public set if ``counts`` differ: a list may be cut off."""
     card = card_of(module)
     made = card.images if card else counts
     here = counts | {"train": counts["train"] + counts.get("val", 0) * ("val" not in made)}
@@ -79,7 +79,7 @@ def _official(module: Any, counts: dict[str, int]) -> str:
 
 
 def _remove_others(folder: Path) -> None:
-    """Remove the pixels of earlier versions of the data set, and what a killed process has left."""
+    """Remove the pixels of earlier versions of the data set, and leftovers of killed processes."""
     for other in folder.parent.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)

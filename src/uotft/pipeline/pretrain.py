@@ -1,4 +1,4 @@
-"""The stage pretrain: a backbone trained on every source class, or one that brings its weights."""
+"""The stage pretrain: a backbone trained on every source class, or given weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from uotft.training.streams import Sampling
 def pretrain(ws: Workspace, context: Context) -> None:
     """Train the backbone on every source class; writes pretrained/SOURCE/.
 
-    A backbone that brings weights is not trained: it gets a classifier and is written.
+    A backbone with given weights is not trained; it only gets a classifier.
     """
     fingerprint = freshness.of_pretraining(ws)
     claim_together(ws.unfinished(ws.pretrained()), fingerprint, context)
@@ -64,10 +64,10 @@ def _task(ws: Workspace, images: ImageSet, context: Context) -> Task:
 def _adopted(
     ws: Workspace, found: Pretrained, images: ImageSet, context: Context
 ) -> tuple[Task, str]:
-    """No steps with weights that are there already, and where the classifier comes from.
+    """A task of 0 steps with the given weights, and the origin of its classifier.
 
-    It has a row a source class: those of the weights' own classifier if it has as many, else of
-    class means.
+    The classifier has a row per source class: the weights' own classifier if it has as many rows,
+    else class means.
     """
     settings, classes = ws.params.pretrain, len(images.names)
     network = Network(found.backbone, target=classes).to(context.accelerator.device)
@@ -80,7 +80,7 @@ def _adopted(
             network, Views(images, rows), features.cut(len(rows), size), context, batch_size=size
         )
         means, _ = features.class_means((part for _, part in shards), images.labels[rows], classes)
-        if context.stop():  # there may be shards missing
+        if context.stop():  # then shards may be missing
             raise Interrupted("embedding was interrupted")
         head = "class means"
         start = nearest_mean_rows(torch.as_tensor(means).float(), settings.head_scale)

@@ -1,4 +1,4 @@
-"""What earlier stages have made, for later ones; refused when it is not of today's inputs."""
+"""Reads the outputs of earlier stages; refuses those made of other inputs than today's."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from uotft.selection import banks, features, parts
 
 
 def images(ws: Workspace, dataset: str) -> ImageSet:
-    """The prepared images of a data set; those of files are decoded when they are asked for."""
+    """The prepared images of a data set; image files are decoded on first use."""
     freshness.check_prepared(ws, dataset)
     found = ws.decoding(dataset, image_places.read(ws, dataset))
     new = isinstance(found.images, Store) and not found.images.there.any()
     if new and found.files is not None and image_places.are_absent(found.files):
-        # perhaps DVC has brought data/NAME.npz from another machine, and nothing of cache/
+        # perhaps DVC has fetched data/NAME.npz from another machine, but not cache/
         image_places.bring(ws, dataset)
         found = ws.decoding(dataset, image_places.read(ws, dataset))
     return found
 
 
 def source(ws: Workspace) -> ImageSet:
-    """The source as it is selected from and reused: ``source_fraction`` of a class.
+    """The source for selection and reuse: ``source_fraction`` of each class.
 
-    The rows left out of the training part are in no part.
+    The other training images get the split "unused".
     """
     found = images(ws, ws.params.source)
     rows, splits = found.rows("train"), found.splits.astype("U10")
     splits[rows] = "unused"
-    splits[rows[drawn(ws, found.labels[rows])]] = "train"
+    splits[rows[sampled(ws, found.labels[rows])]] = "train"
     return replace(found, splits=splits)
 
 
-def drawn(ws: Workspace, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of the source's training images, of ``labels`` (n,), ``source_fraction`` leaves.
+def sampled(ws: Workspace, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of the source's training images that ``source_fraction`` keeps, ascending.
 
-    Ascending. The draw has a seed of its own, 0.
+    ``labels`` (n,) are those of all its training images. The sample has a seed of its own, 0.
     """
     fraction = ws.params.source_fraction
     if fraction == 1:
@@ -55,7 +55,7 @@ def drawn(ws: Workspace, labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def pool(ws: Workspace, dataset: str, *, hashed: bool = True) -> dict[str, NDArray[Any]]:
-    """The features of a data set, refused when they are not of today's inputs and code."""
+    """The features of a data set. Raises `UserError` unless made of today's inputs and code."""
     folder, dtype = ws.features(dataset), ws.params.embed.dtype
     found = features.read(folder, hashed=hashed)
     made_of = str(found.get("data", "")), str(found["backbone"])
@@ -68,14 +68,14 @@ def pool(ws: Workspace, dataset: str, *, hashed: bool = True) -> dict[str, NDArr
 
 
 def source_bank(ws: Workspace) -> ClassBank:
-    """The units that strategies score, refused when params.yaml asks for others."""
+    """The units that strategies score. Raises `UserError` if params.yaml asks for others."""
     bank = banks.read(ws.embedding(ws.params.source))
     freshness.check_bank(ws, bank)
     return bank
 
 
 def source_images(ws: Workspace, bank: ClassBank) -> ImageSet:
-    """The source whose training images are the bank's, refused when params.yaml means others."""
+    """The source images of the bank. Raises `UserError` if params.yaml means others."""
     images = source(ws)
     freshness.check_source(ws, images, bank)
     return images
@@ -88,21 +88,21 @@ def source_part(ws: Workspace, kept: NDArray[np.int64]) -> SourcePart:
 
 
 def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
-    """Class means of the target images that this seed may train on, and of no others."""
+    """Class means of the target images that this seed trains on, and of no others."""
     found = pool(ws, target)
     rows = subset.sample(found["labels"], ws.params.subset, seed)
     return parts.target_bank(found, rows, str(ws.embedding(target)))
 
 
 def read_selection(ws: Workspace, cell: Cell) -> dict[str, Any]:
-    """A selection.json, refused when its embeddings, images or settings are not today's."""
+    """A selection.json. Raises `UserError` unless its inputs and settings are today's."""
     chosen: dict[str, Any] = storage.read_json(ws.cell("selections", cell) / "selection.json")
     freshness.check_selection(ws, cell, chosen)
     return chosen
 
 
 def read_overlap(ws: Workspace, target: str) -> dict[str, NDArray[np.int64]]:
-    """{side: rows of images that are on both sides}, ascending."""
+    """{source, target: ascending rows of the images that are on both sides}."""
     found: dict[str, Any] = storage.read_json(ws.overlap(target))
     freshness.check_overlap(ws, target, found)
     return {

@@ -1,4 +1,4 @@
-"""The images of a workspace, for the pages of a comparison."""
+"""The images of a workspace, for the page of a comparison."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from uotft.pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class WorkspaceImages:
-    """What `gallery.Images` asks for, from the files of ``ws``; without ``ws`` all are absent."""
+    """`gallery.Images` from the files of ``ws``; without ``ws`` all images are absent."""
 
     ws: Workspace | None
 
     def examples(self, target: str, rows: list[Line], most: int) -> dict[str, list[Shown]] | Absent:
-        """{target, then each row's label: its first ``most`` classes or kept units, in order}.
+        """{label: its first ``most`` classes or kept units, in order}; ``target`` comes first.
 
-        The image of each is its first training image. A file that is missing or made of other
-        inputs is a reason, not an error.
+        The labels are ``target`` and those of ``rows``. Each class or unit comes with its first
+        training image. If a file is missing or made of other inputs, the result is `Absent`.
         """
         if self.ws is None:
-            return Absent("there is no params.yaml here, and so no images")
+            return Absent("there is no params.yaml here, so there are no images")
         try:
             return _examples(self.ws, target, rows, most)
         except UserError as error:
@@ -39,7 +39,7 @@ class WorkspaceImages:
     def tested(self, target: str, data: str, rows: NDArray[np.int64]) -> NDArray[np.uint8] | Absent:
         """The images (n, H, W) or (n, H, W, 3) in ``rows`` (n,) of data/TARGET.npz.
 
-        They are absent if the file is not the one with the SHA-256 ``data``, which was tested.
+        They are absent unless the file has the SHA-256 ``data``, that of the file tested.
         """
         from uotft.models.inputs import Views
 
@@ -54,7 +54,7 @@ def _examples(ws: Workspace, target: str, rows: list[Line], most: int) -> dict[s
     made = storage.fingerprint(ws.embedding(ws.params.source))
     for row in rows:
         if row.first.selection["fingerprints"]["source"] != made:
-            raise UserError(f"{row.label} selected from another source than the one that is here")
+            raise UserError(f"{row.label} selected from another source than the one here")
     images, bank = readers.images(ws, target), source_bank(ws)
     source = source_images(ws, bank)
     names = bank.labels if bank.unit == "image" else bank.names
@@ -68,12 +68,15 @@ def _examples(ws: Workspace, target: str, rows: list[Line], most: int) -> dict[s
 
 
 def _first(
-    images: ImageSet, members: NDArray[np.int64], wanted: list[int], names: tuple[str, ...]
+    images: ImageSet, members: NDArray[np.int64], units: list[int], names: tuple[str, ...]
 ) -> list[Shown]:
-    """The first training image of each unit ``wanted``; ``members`` (n,) is the unit of each."""
+    """The first training image of each of ``units``.
+
+    ``members`` (n,) is the unit of each training image.
+    """
     from uotft.models.inputs import Views
 
     found, first = np.unique(members, return_index=True)
-    rows = images.rows("train")[first[np.searchsorted(found, wanted)]]
+    rows = images.rows("train")[first[np.searchsorted(found, units)]]
     views = Views(images, rows)[:]
-    return [Shown(names[unit], image) for unit, image in zip(wanted, views, strict=True)]
+    return [Shown(names[unit], image) for unit, image in zip(units, views, strict=True)]

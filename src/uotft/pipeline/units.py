@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def units(ws: Workspace) -> str:
-    """Make what strategies score, as select.unit says: classes, clusters or single images."""
+    """Make what strategies score, according to select.unit: classes, clusters or images."""
     pool, unit = _source_pool(ws), ws.params.select.unit
     features, names = pool["features"], tuple(pool["names"].tolist())
     members, note, backbone = pool["labels"], "", str(pool["backbone"])
@@ -53,17 +53,17 @@ def units(ws: Workspace) -> str:
 
 
 def own_units(ws: Workspace) -> str:
-    """Make the units of a variant that needs its own, if need be; a line that says so, or ""."""
+    """Make the units of a variant that needs its own and lacks them; returns a line, or ""."""
     return units(ws) if ws.upstream and not freshness.has_units(ws) else ""
 
 
 def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
-    """The pool of the source; with a ``source_fraction``, of the rows that it leaves."""
+    """The features of the source; with a ``source_fraction``, of the images that it keeps."""
     of_index = ws.params.select.unit == "class" and ws.params.source_fraction == 1
     pool = readers.pool(ws, ws.params.source, hashed=not of_index)
-    rows = readers.drawn(ws, pool["labels"])
+    rows = readers.sampled(ws, pool["labels"])
     if len(rows) == len(pool["labels"]):
-        return pool  # mapped, and its means are taken
+        return pool  # memory-mapped; its means are in the index already
     pool["labels"] = pool["labels"][rows]
     for name in (name for name in pools.ARRAYS if name in pool):
         pool[name] = pool[name][rows]
@@ -72,9 +72,9 @@ def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
     return pool
 
 
-def cluster_bank(features: str, output: str, wanted: dict[str, Any]) -> str:
-    """Clusters of a file of features (n, D), written as a bank; returns a line that says so."""
-    settings = config.cluster_settings(wanted)
+def cluster_bank(features: str, output: str, overrides: dict[str, Any]) -> str:
+    """Cluster a file of features (n, D) and write the bank; returns a line that says so."""
+    settings = config.cluster_settings(overrides)
     pool = banks.brought(features)
     points = np.asarray(pool.means, np.float32)
     bank, note = _clustered(points, settings, pool.backbone)
@@ -83,7 +83,7 @@ def cluster_bank(features: str, output: str, wanted: dict[str, Any]) -> str:
 
 
 def _clustered(features: NDArray[Any], settings: Cluster, backbone: str) -> tuple[ClassBank, str]:
-    """Clusters as a bank of their means, and a note on how good they are."""
+    """The bank of the clusters' means, and a note on the quality of the clusters."""
     from uotft.selection import clustering
 
     found = clustering.kmeans(features, settings)
@@ -96,6 +96,6 @@ def _clustered(features: NDArray[Any], settings: Cluster, backbone: str) -> tupl
     return ClassBank(means, names, counts, backbone, "", "cluster", found.labels), note
 
 
-def _numbered(word: str, n: int) -> tuple[str, ...]:
+def _numbered(prefix: str, n: int) -> tuple[str, ...]:
     """Names whose alphabetical order is that of their numbers."""
-    return tuple(f"{word}{i:0{len(str(n - 1))}}" for i in range(n))
+    return tuple(f"{prefix}{i:0{len(str(n - 1))}}" for i in range(n))

@@ -1,6 +1,6 @@
-"""The command data verify: hash everything in dvc.lock again, the outputs and DVC's copies of them.
+"""The command data verify: hash all outputs in dvc.lock again, and DVC's copies of them.
 
-DVC trusts its cache: it silently checks out a copy that has changed, and calls it up to date
+DVC trusts its cache: it silently checks out a damaged copy, and calls it up to date
 (treeverse/dvc#5978, #9641).
 """
 
@@ -18,10 +18,10 @@ Pairs = list[tuple[str, str]]  # paths from the root, and the MD5 of each
 
 
 def everything(ws: Workspace, progress: Progress) -> tuple[str, list[str]]:
-    """(a summary of what was checked, one line for each thing wrong), for all stages that ran."""
+    """(a summary of what was checked, one line per fault), for all stages that ran."""
     made, bad, count = dvc.made_stages(ws.root), list[str](), 0
     if not made:
-        raise UserError(f"{ws.root / 'dvc.lock'} tells of no stage: dvc repro runs them")
+        raise UserError(f"{ws.root / 'dvc.lock'} has no stage yet; dvc repro runs them")
     for name in progress([*made], "hashing"):
         files, wrong = _compared(ws, name, made[name])
         count, bad = count + files, bad + wrong
@@ -29,12 +29,12 @@ def everything(ws: Workspace, progress: Progress) -> tuple[str, list[str]]:
 
 
 def differences(ws: Workspace, stage: str) -> list[str]:
-    """How the outputs of a stage, here and in DVC's cache, differ from dvc.lock; a line each."""
+    """One line for each output of a stage, or DVC's copy of it, that differs from dvc.lock."""
     return _compared(ws, stage, dvc.made_stages(ws.root).get(stage, {}))[1]
 
 
 def _compared(ws: Workspace, stage: str, recorded: dict[str, Any]) -> tuple[int, list[str]]:
-    """(how many files dvc.lock has of a stage, what is wrong with them)."""
+    """(number of files that dvc.lock has of a stage, one line per fault)."""
     files, bad = _files(ws, recorded)
     for name, md5 in files:
         path, kept = ws.root / name, dvc.copy_of(ws.root, md5)
@@ -50,7 +50,7 @@ def _compared(ws: Workspace, stage: str, recorded: dict[str, Any]) -> tuple[int,
 
 
 def _files(ws: Workspace, stage: dict[str, Any]) -> tuple[Pairs, list[str]]:
-    """The files of a stage's outputs, also those in folders, and what is wrong with the latter."""
+    """The files of a stage's outputs, also those in folders, and one line per fault in folders."""
     files: Pairs = []
     bad = []
     for out in stage.get("outs", []):

@@ -1,4 +1,4 @@
-"""A clone's settings, and where each stage keeps its files."""
+"""The settings of a clone or project, and where each stage keeps its files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from uotft.core.settings import Params
 
 logger = logging.getLogger(__name__)
 
-UPSTREAM = ("source_fraction=", "cluster.", "select.unit=")  # what decides the units
+UPSTREAM = ("source_fraction=", "cluster.", "select.unit=")  # settings that decide the units
 LONGEST = 100  # letters of a variant's folder
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A clone's settings, and where each stage keeps its files."""
+    """The settings of a clone or project, and where each stage keeps its files."""
 
     root: Path
     params: Params
@@ -33,7 +33,7 @@ class Workspace:
 
     @classmethod
     def find(cls, start: Path | None = None) -> Workspace:
-        """The workspace around ``start``, by default the current folder: see `nearest`."""
+        """The workspace around ``start``, by default the current folder; see `nearest`."""
         root = cls.nearest(start)
         return cls(root, config.load(root))
 
@@ -45,9 +45,9 @@ class Workspace:
         return next(found, here)
 
     def with_changes(self, overrides: Sequence[str]) -> Workspace:
-        """The same with other settings, SETTING=VALUE each; without overrides, itself.
+        """The workspace with other settings, SETTING=VALUE each; itself without overrides.
 
-        Its cells lie in variants/OVERRIDES/, since those of params.yaml are DVC's.
+        Its cells are in variants/OVERRIDES/, since DVC manages those of params.yaml.
         """
         if not overrides:
             return self
@@ -56,11 +56,11 @@ class Workspace:
 
     @property
     def variant(self) -> str:
-        """The folder of the cells with other settings than those of params.yaml, or ""."""
+        """The folder of cells with other settings than params.yaml, or "" if there are none."""
         return _folder(self.overrides)
 
     def note_overrides(self) -> None:
-        """Say in a variant's folder which overrides it was made with: its name may be cut."""
+        """Write a variant's overrides to its folder, since the folder's name may be cut off."""
         for folder in {self.variant, self.upstream} - {""}:
             overrides = self.overrides if folder == self.variant else self._above
             storage.write_json(self.root / folder / "overrides.json", {"set": [*overrides]})
@@ -71,7 +71,7 @@ class Workspace:
 
     @property
     def upstream(self) -> str:
-        """The folder of a variant with units of its own, or "": others differ downstream alone."""
+        """The folder of a variant with its own units, or "" if it uses those of params.yaml."""
         return _folder(self._above)
 
     def data(self, dataset: str) -> Path:
@@ -87,13 +87,13 @@ class Workspace:
         return self.root / "embeddings" / f"{dataset}-images"
 
     def embedding(self, dataset: str) -> Path:
-        """What selection compares: the units of the source, the index of a target's features."""
+        """What selection compares: the source's units, or the index of a target's features."""
         if dataset == self.params.source:
             return self.root / self.upstream / "embeddings" / f"{dataset}.npz"
         return self.features(dataset) / FEATURES_INDEX
 
     def overlap(self, target: str) -> Path:
-        """Which of the target's test images are in the source too."""
+        """The file that lists the target's test images that are also in the source."""
         return self.root / "overlap" / f"{target}.json"
 
     def cell(self, kind: str, cell: Cell) -> Path:
@@ -101,22 +101,22 @@ class Workspace:
         return self.root / self.variant / kind / cell.target / cell.strategy / str(cell.seed)
 
     def unfinished(self, made: Path) -> Path:
-        """Where a training keeps checkpoints, or an embedding shards, until ``made`` is there.
+        """Where a training keeps checkpoints, or an embedding its shards, until ``made`` exists.
 
-        DVC removes what a stage makes before it runs the stage, so they cannot be in there.
+        They cannot be inside ``made``: DVC removes a stage's outputs before it runs the stage.
         """
         return self.root / "unfinished" / made.relative_to(self.root)
 
     def forecast(self, target: str) -> Path:
-        """delta^2 of every selection on a target, before any training."""
+        """The file with delta^2 of every selection on a target."""
         return self.root / "forecast" / f"{target}.json"
 
     def metrics(self, target: str, strategy: str) -> Path:
-        """Test metrics of all seeds of one strategy."""
+        """The file with the test metrics of all seeds of one strategy."""
         return self.root / self.variant / "metrics" / target / f"{strategy}.json"
 
     def predictions(self, target: str, strategy: str) -> Path:
-        """The class that each seed's model of one strategy predicts for each test image."""
+        """The file with the class that each seed's model predicts for each test image."""
         return self.root / self.variant / "predictions" / target / f"{strategy}.npz"
 
     def seeds(self, target: str, strategy: str) -> list[int]:
@@ -130,23 +130,23 @@ class Workspace:
         return found
 
     def rows(self, dataset: str, images: ImageSet, part: str) -> NDArray[np.int64]:
-        """The rows of a part of a data set, which must have some."""
+        """The rows of a part of a data set. Raises `UserError` if there are none."""
         if len(rows := images.rows(part)):
             return rows
-        word = {"train": "training", "val": "validation"}.get(part, part)
-        needed = " or a class with two training images, of which one can be cut off"
+        adjective = {"train": "training", "val": "validation"}.get(part, part)
+        other = ", or a class with two training images, so that one can be cut for val"
         raise UserError(
-            f"{self.data(dataset)} has no {word} image: a folder needs a {part}/"
-            f"{',' + needed if part == 'val' else ''}"
+            f"{self.data(dataset)} has no {adjective} image: a folder needs a {part}/"
+            f"{other if part == 'val' else ''}"
         )
 
     def prepared_as(self, dataset: str) -> dict[str, Any]:
-        """The settings that decide what a data set is: all of its section, defaults too."""
+        """The settings that a data set is prepared with: its whole section, with defaults."""
         module, settings = config.known_dataset(self.params, dataset)
         return {"kind": module.__name__.rpartition(".")[2], **settings.model_dump(mode="json")}
 
     def decoding(self, dataset: str, images: ImageSet) -> ImageSet:
-        """The set whose files, if it is one of files, give pixels; they are kept in cache/."""
+        """The set with pixels: image files are decoded on first use and kept in cache/."""
         if images.files is None:
             return images
         from uotft.data.pixel_cache import Store
@@ -161,7 +161,7 @@ class Workspace:
 
 
 def _folder(overrides: tuple[str, ...]) -> str:
-    """variants/OVERRIDES, cut and with a digest where that is no folder's name; "" without any."""
+    """variants/OVERRIDES, cut and with a digest if too long or with a slash; "" without any."""
     if not overrides:
         return ""
     name = ",".join(overrides)

@@ -1,7 +1,7 @@
 """Class means <-> files: the pipeline's own, and any that a user brings.
 
 An npz with an array ``means`` (classes, D) is a bank; ``names`` and ``counts`` are optional, and so
-is all that the pipeline adds. A plain npy is a bank of means, read as it is needed (memory-mapped).
+are the arrays that the pipeline adds. A plain npy is a bank of means; it is memory-mapped.
 """
 
 from __future__ import annotations
@@ -42,47 +42,47 @@ def write(path: Path, bank: ClassBank) -> None:
 def brought(path: str) -> ClassBank:
     """A bank that a user names."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; an npz with an array 'means' is needed")
+        raise UserError(f"{path}: no such file; name an npz with an array 'means'")
     return read(Path(path))
 
 
 def read(path: Path) -> ClassBank:
     """A bank, checked: two axes, real numbers, at least one row, no name twice.
 
-    Without names a row's name is its number, without counts its count is one. Whether the means
-    are finite is asked where a cost is made of them. Names as bytes are read as UTF-8. Any array
-    that selection reads fits the rows of means, or is refused by its name.
+    Without names a row's name is its number, without counts its count is one. Names as bytes are
+    read as UTF-8. Raises `BadBank` for an array that does not fit the rows of means. Whether the
+    means are finite is checked later, where they become costs.
     """
     arrays = _arrays(path)
     means = _means(path, arrays)
     classes = len(means)
     counts = _column(path, arrays, "counts", classes, np.ones(classes, np.int64))
     if counts.dtype.kind not in "fiu":
-        raise BadBank(f"{path}: counts is an array of type {counts.dtype}; numbers are needed")
+        raise BadBank(f"{path}: counts is an array of type {counts.dtype}; it must hold numbers")
     names = _texts(path, arrays, "names", classes, np.arange(classes))
     _no_twins(path, names)
     labels = () if not arrays.get("labels", np.empty(0)).size else ("labels",)
-    unit = _word(path, arrays, "unit")
+    unit = _text(path, arrays, "unit")
     if unit not in ("", "class", "cluster", "image"):
-        raise BadBank(f"{path}: unit is {unit!r}; class, cluster or image is needed")
+        raise BadBank(f"{path}: unit is {unit!r}; known are class, cluster and image")
     return ClassBank(
         means=means,
         names=tuple(names),
         counts=counts,
-        backbone=_word(path, arrays, "backbone"),
+        backbone=_text(path, arrays, "backbone"),
         file=str(path),
         # rows without names of their own, but each with its class, are images
         unit=unit or ("image" if labels and "names" not in arrays else "class"),
         members=_members(path, arrays, classes),
         labels=tuple(label for name in labels for label in _texts(path, arrays, name, classes)),
         trunk=_trunk(path, arrays, classes),
-        data=_own_word(arrays, "data"),
-        features=_own_word(arrays, "features"),
+        data=_own_text(arrays, "data"),
+        features=_own_text(arrays, "features"),
     )
 
 
 def same_backbone(source: ClassBank, target: ClassBank) -> None:
-    """Refuse features of two networks; where one bank does not say, nothing can be told."""
+    """Refuse features of two networks; a bank that does not name its network is accepted."""
     if source.backbone and target.backbone and source.backbone != target.backbone:
         raise BadBank(
             f"{source.file or 'source'} and {target.file or 'target'} were made with different "
@@ -114,7 +114,7 @@ def _means(path: Path, arrays: dict[str, NDArray[Any]]) -> Floats:
     if means.ndim != 2 or means.dtype.kind not in "fiu":
         raise BadBank(
             f"{path}: means is an array of shape {means.shape} and type {means.dtype}; "
-            "(classes, features) of real numbers is needed"
+            "it must have shape (classes, features) and hold real numbers"
         )
     if not means.size:
         raise BadBank(f"{path}: the bank is empty, its means have shape {means.shape}")
@@ -132,7 +132,7 @@ def _column(
         raise BadBank(
             f"{path}: {name} has shape {column.shape} for {rows} rows of means"
             + (f"; means of shape {means.shape} look transposed" if turned else "")
-            + ("" if turned else f"; ({rows},), one entry a row, is needed")
+            + ("" if turned else f"; it must have shape ({rows},), one entry a row")
         )
     return column
 
@@ -150,7 +150,7 @@ def _texts(
         return [*map(str, column.tolist())]
     if column.dtype.kind != "S":
         raise BadBank(
-            f"{path}: {name} is an array of type {column.dtype}; text or whole numbers are needed"
+            f"{path}: {name} is an array of type {column.dtype}; it must hold text or whole numbers"
         )
     texts = []
     for row, raw in enumerate(column.tolist()):
@@ -164,20 +164,20 @@ def _texts(
     return texts
 
 
-def _word(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> str:
+def _text(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> str:
     """One text, or "" where there is none."""
     held = arrays.get(name, np.array(""))
     if held.size != 1 or held.dtype.kind not in "US":
         raise BadBank(
-            f"{path}: {name} is an array of shape {held.shape} and type {held.dtype}; one text is "
-            "needed, or none"
+            f"{path}: {name} is an array of shape {held.shape} and type {held.dtype}; it must hold "
+            "one text, or be left out"
         )
     held = held.ravel()
     return _texts(path, {name: held, "means": held}, name, 1)[0]
 
 
-def _own_word(arrays: dict[str, NDArray[Any]], name: str) -> str:
-    """A fingerprint that the pipeline wrote; other tools use these names for what is not read."""
+def _own_text(arrays: dict[str, NDArray[Any]], name: str) -> str:
+    """A fingerprint that the pipeline wrote, else "": other tools use these names differently."""
     held = arrays.get(name, np.array(""))
     return str(held) if held.ndim == 0 and held.dtype.kind == "U" else ""
 
@@ -210,6 +210,6 @@ def _no_twins(path: Path, names: list[str]) -> None:
     for row, name in enumerate(names):
         if first.setdefault(name, row) != row:
             raise BadBank(
-                f"{path}: the class name {name!r} stands there twice (rows {first[name]} and "
-                f"{row}); names tell classes apart"
+                f"{path}: two rows have the class name {name!r} ({first[name]} and {row}); every "
+                "class needs its own name"
             )

@@ -1,8 +1,8 @@
 """The registry of experiments: tables and figures of Liu et al. (2022), and more; one file each.
 
-A file holds ``EXPERIMENT``. Numbers of classes and clusters refer to the paper's 1,000 source
-classes, numbers of single images to its 1,281,167. `uotft experiment run` scales them to the
-project's source. What a variation does not set comes from params.yaml: recipe, heads, norms.
+Each file holds one ``EXPERIMENT``. Numbers of classes and clusters refer to the paper's 1,000
+source classes, numbers of single images to its 1,281,167. `uotft experiment run` scales them to the
+project's source. Settings that a variation does not set come from params.yaml.
 
     uotft experiment show table1a
     uotft experiment run table1a --on digits --dry-run
@@ -29,8 +29,8 @@ HUNDRED = (*JOINT, "select.top_k=100")
 class Variation:
     """One row of a table, or one point of a figure: a strategy and overrides, SETTING=VALUE each.
 
-    ``line`` and ``x`` place it in a figure; without ``x`` it is a line across. ``against`` is the
-    label that it is compared with, by default the experiment's baseline.
+    ``line`` and ``x`` place it in a figure; without ``x`` it is a horizontal line. ``against`` is
+    the label that it is compared with, by default the experiment's baseline.
     """
 
     label: str
@@ -45,13 +45,13 @@ class Variation:
 class Experiment:
     """A table or a figure. ``paper`` is {target: {label: top-1 %}}, the best of three trials.
 
-    Without ``targets`` it runs on those of params.yaml. ``recalls`` is {model: {label: %}}, the
-    paper's recall of the classes that should be found. ``axis`` is the label of a figure's x axis,
-    which is logarithmic with ``log``.
+    ``claim`` is the paper's finding. ``recalls`` is {model: {label: %}}, the paper's recall of the
+    classes that should be found. Without ``targets`` the experiment runs on those of params.yaml.
+    ``axis`` is the label of a figure's x axis, which is logarithmic with ``log``.
     """
 
     title: str
-    says: str
+    claim: str
     variations: tuple[Variation, ...]
     baseline: str
     backbone: str = RESNET18

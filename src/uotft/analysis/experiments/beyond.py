@@ -1,7 +1,8 @@
 """Beyond Liu et al. (2022): UOT with co-tuning (You et al. 2020) and L2-SP (Li et al. 2018).
 
-And with a second stage on the target alone, with K from the plan, with single images in place of
-classes, and with the modes of batch norm. 128,117 images are a tenth of the paper's source.
+It also tries UOT with a second stage on the target alone, with K from the plan, with single images
+in place of classes, and with the modes of batch norm. 128,117 images are a tenth of the paper's
+source.
 """
 
 from uotft.analysis.experiments import HUNDRED, JOINT, PLAIN, Experiment, Variation
@@ -10,7 +11,7 @@ NO_DECAY = "train.recipe.weight_decay=0"  # L2-SP stands in for it
 
 EXPERIMENT = Experiment(
     title="Beyond the paper",
-    says="The paper compares UOT with co-tuning, but never tries the two together.",
+    claim="The paper compares UOT with co-tuning, but never tries the two together.",
     variations=(
         Variation("Fine-Tune", "none", PLAIN),
         Variation("Co-Tuning", "none", ("train.objective=co_tuning",)),

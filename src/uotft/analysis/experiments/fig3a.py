@@ -1,13 +1,13 @@
 """Figure 3a of Liu et al. (2022): 50 to 300 kept classes.
 
-The line across of the paper, all classes that match by label, needs their names: `--expect`.
+The paper's horizontal line, all classes that match by label, needs their names: `--expect`.
 """
 
 from uotft.analysis.experiments import JOINT, PLAIN, Experiment, Variation
 
 EXPERIMENT = Experiment(
     title="Figure 3a: number of kept classes",
-    says="On CUB more classes do not help, on Caltech they do; UOT is above random at every K. "
+    claim="More classes do not help on CUB, but do on Caltech; UOT is above random at every K. "
     "On CUB, UOT with 100 classes (77.21 %) is level with the 59 birds by label (76.89 %).",
     variations=(
         Variation("Fine-Tune", "none", PLAIN),

@@ -4,7 +4,7 @@ from uotft.analysis.experiments import HUNDRED, PLAIN, Experiment, Variation
 
 EXPERIMENT = Experiment(
     title="Figure 3b: share of the target's training images",
-    says="The fewer target images there are, the more UOT gains over plain fine-tuning.",
+    claim="The fewer target images there are, the more UOT gains over plain fine-tuning.",
     variations=tuple(
         Variation(
             f"{name}, {100 * share:.0f} %",

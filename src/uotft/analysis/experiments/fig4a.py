@@ -1,14 +1,14 @@
-"""Figure 4a of Liu et al. (2022): the cost scale eps_c, by recall; here by accuracy too.
+"""Figure 4a of Liu et al. (2022): recall against the cost scale eps_c; here accuracy too.
 
-As for table4, recall needs class means alone.
+As for table4, recall needs class means alone, no training.
 """
 
 from uotft.analysis.experiments import HUNDRED, PLAIN, Experiment, Variation
 
 EXPERIMENT = Experiment(
     title="Figure 4a: the cost scale eps_c",
-    says="After supervised pre-training recall does not depend on eps_c, after self-supervised "
-    "pre-training it must be small; Greedy-OT does not know it and is below.",
+    claim="After supervised pre-training recall does not depend on eps_c; after self-supervised "
+    "pre-training eps_c must be small. Greedy-OT has no eps_c and finds fewer.",
     variations=(
         Variation("Fine-Tune", "none", PLAIN),
         Variation("Greedy-OT", "greedy_ot", HUNDRED),

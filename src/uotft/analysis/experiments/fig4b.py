@@ -4,7 +4,7 @@ from uotft.analysis.experiments import JOINT, PLAIN, Experiment, Variation
 
 EXPERIMENT = Experiment(
     title="Figure 4b: ten parts of the source, by similarity",
-    says="The farther the part is from CUB, the lower the accuracy, in the end below plain "
+    claim="The farther the part is from CUB, the lower the accuracy; the farthest are below plain "
     "fine-tuning.",
     variations=(
         Variation("Fine-Tune", "none", PLAIN),

@@ -1,6 +1,6 @@
 """Table 1b of Liu et al. (2022), lower half: self-supervised pre-training, source without labels.
 
-Clusters take the place of classes, 200 of 2000, and equation (7) that of equation (6).
+Clusters replace classes (200 of 2000 are kept), and equation (7) replaces equation (6).
 """
 
 from uotft.analysis.experiments import (
@@ -17,7 +17,7 @@ CLUSTERS = (*UNLABELLED, "cluster.clusters=2000", "select.top_k=200")
 
 EXPERIMENT = Experiment(
     title="Table 1b, without labels: clusters of the source, self-supervised pre-training",
-    says="Reuse helps on most targets without any label; UOT and Greedy-OT are near each other.",
+    claim="Reuse helps on most targets without any label; UOT and Greedy-OT are close.",
     variations=(
         Variation("Fine-Tune", "none", PLAIN),
         Variation("Random", "random", CLUSTERS),

@@ -4,7 +4,7 @@ from uotft.analysis.experiments import EIGHT, HUNDRED, MOCO, PLAIN, Experiment, 
 
 EXPERIMENT = Experiment(
     title="Table 1b, with labels: selection strategies, self-supervised pre-training",
-    says="UOT is 2.93 points above plain fine-tuning on average; on cars no reuse helps.",
+    claim="UOT is 2.93 points above plain fine-tuning on average; on cars no reuse helps.",
     variations=(
         Variation("Fine-Tune", "none", PLAIN),
         Variation("Random", "random", HUNDRED),

@@ -1,13 +1,13 @@
 """Table 2 of Liu et al. (2022): 1000 or 2000 clusters of a source without labels.
 
-200 clusters of 2000 are reused; of 1000, which are twice as large, 100: as many images.
+200 of 2000 clusters are reused, or 100 of 1000, which are twice as large: as many images.
 """
 
 from uotft.analysis.experiments import EIGHT, MOCO, UNLABELLED, Experiment, Variation, by_target
 
 EXPERIMENT = Experiment(
     title="Table 2: number of clusters",
-    says="2000 clusters are better than 1000 on most targets; still more would be noisy.",
+    claim="2000 clusters are better than 1000 on most targets; even more would be noisy.",
     variations=(
         Variation(
             "1000 clusters", "uot", (*UNLABELLED, "cluster.clusters=1000", "select.top_k=100")

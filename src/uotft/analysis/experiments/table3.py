@@ -7,7 +7,7 @@ TARGETS = ("cub", "aircraft", "caltech")
 
 EXPERIMENT = Experiment(
     title="Table 3: long-tailed targets",
-    says="UOT helps more than on balanced targets: +4.54 on CUB, +1.22 on Aircraft, +4.24 on "
+    claim="UOT helps more than on balanced targets: +4.54 on CUB, +1.22 on Aircraft, +4.24 on "
     "Caltech.",
     variations=(
         Variation("Fine-Tune", "none", (*PLAIN, TAIL)),

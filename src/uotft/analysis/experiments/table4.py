@@ -1,4 +1,4 @@
-"""Table 4 of Liu et al. (2022): the distance and the method, by recall and by accuracy.
+"""Table 4 of Liu et al. (2022): recall and accuracy by distance and method.
 
 Recall is the share of ImageNet's 59 bird classes among the 100 kept for CUB. It needs class means
 alone: `uotft experiment run table4 --source-bank S.npz --target-bank T.npz --expect bird`.
@@ -13,7 +13,7 @@ SCALE = "selectors.uot.cost_scale"
 
 EXPERIMENT = Experiment(
     title="Table 4: distance and method",
-    says="UOT with the cosine finds most birds; Greedy-OT misses most of them after "
+    claim="UOT with the cosine finds most birds; Greedy-OT misses most of them after "
     "self-supervised pre-training, where accuracy on CUB is 78.63, 79.32, 78.48 and 80.98 %.",
     variations=(
         Variation("GOT-l2", "greedy_ot", (*HUNDRED, f"{GREEDY}=l2")),

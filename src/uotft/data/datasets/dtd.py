@@ -52,13 +52,13 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     folder = archives.unpacked(CARD, settings.path, root, progress) / "dtd"
 
     def image(line: str) -> tuple[str, str]:
-        word, _ = line.split("/")
-        return f"images/{line}", word
+        texture, _ = line.split("/")
+        return f"images/{line}", texture
 
     rows = [
-        (path, word, part)
+        (path, texture, part)
         for part in ("train", "val", "test")
-        for path, word in files.lines(folder / f"labels/{part}{settings.partition}.txt", image)
+        for path, texture in files.lines(folder / f"labels/{part}{settings.partition}.txt", image)
     ]
-    names = {word: word for word in sorted({word for _, word, _ in rows})}
+    names = {texture: texture for texture in sorted({texture for _, texture, _ in rows})}
     return files.listed(folder, rows, names, settings, progress)

@@ -1,12 +1,12 @@
-"""Your own images: a folder of folders, one a class, an archive of that, or a list of files.
+"""Your own images: a folder with one subfolder per class, an archive of that, or a list of files.
 
     FOLDER/train/CLASS/*.jpg    FOLDER/val/…    FOLDER/test/…
 
-``train`` alone will do, or the folders of the classes alone: missing parts are then cut from the
-training images, stratified and seeded. `data.folders` has the spellings of parts, and what is left
-out. Or a CSV or Parquet file lists images, in the columns path (from its own folder), label and,
-optionally, split; in a folder it is named manifest.csv or manifest.parquet. A zip or tar of any of
-these is unpacked once, below cache/. In params.yaml:
+``train`` alone is enough, or the folders of the classes alone: missing parts are then cut from the
+training images, stratified and seeded. `data.folders` documents the spellings of parts, and what is
+left out. Or a CSV or Parquet file lists images, in the columns path (relative to its folder), label
+and, optionally, split; inside a folder it is named manifest.csv or manifest.parquet. A zip or tar
+of any of these is unpacked once, below cache/. In params.yaml:
 ``datasets: {birds: {kind: folder, path: photos/birds}}``.
 
     uotft data prepare birds
@@ -33,9 +33,11 @@ class Settings(files.View):
     """Settings of a folder of images."""
 
     path: str = Field(description="the folder, its zip or tar, or a CSV or Parquet list")
-    val: float = Field(0.2, ge=0, lt=1, description="share for validation, where there is no val")
+    val: float = Field(
+        0.2, ge=0, lt=1, description="share to cut for validation, if there is no val"
+    )
     test: float = Field(
-        0.2, ge=0, lt=1, description="share for tests, where there is no test; 0 for a source"
+        0.2, ge=0, lt=1, description="share to cut for tests, if there is no test; 0 for a source"
     )
     seed: int = Field(0, ge=0, description="seed of the cut into parts")
 
@@ -43,7 +45,7 @@ class Settings(files.View):
 def load(
     settings: Settings, progress: Callable[..., Iterable[int]], root: Path = Path()
 ) -> ImageSet:
-    """Find the images, read them, cut the parts. Copies nothing, but unpacks an archive first."""
+    """Find the images, read them, cut the parts. Copies nothing; unpacks an archive first."""
     listed = found(settings, progress, root)
     if settings.unreadable == "error":
         listed.must_be_there()
@@ -83,17 +85,17 @@ def _list(path: Path) -> Path | None:
     try:
         inside = sorted(entry for entry in path.iterdir() if entry.name.lower() in known)
     except OSError as error:
-        raise UserError(f"{files.shown(path)}: {error.strerror}") from error
+        raise UserError(f"{files.printable(path)}: {error.strerror}") from error
     if len(inside) > 1:
         names = ", ".join(entry.name for entry in inside)
-        raise UserError(f"{path}: {len(inside)} lists ({names}); keep one, or name it as path")
+        raise UserError(f"{path}: {len(inside)} lists ({names}); keep one, or set path to one")
     return inside[0] if inside else None
 
 
 def _unpacked(
     path: Path, cache: Path, progress: Callable[..., Iterable[int]]
 ) -> tuple[Path, list[str]]:
-    """(folder that an archive holds, lines about it); the same bytes are unpacked once."""
+    """(folder with an archive's content, notes on it); the same bytes are unpacked once."""
     if not path.name.lower().endswith(archives.SUFFIXES):
         known = ", ".join((*archives.SUFFIXES, *LISTS))
         raise UserError(f"{path}: neither a folder nor a file that ends in {known}")

@@ -78,8 +78,8 @@ def load(settings: Settings, progress: Callable[..., Iterator[int]], root: Path)
     )
 
 
-def _characters(wanted: int) -> list[tuple[str, list[np.ndarray]]]:
-    """The first ``wanted`` distinct characters: (name, one mask per font that has it)."""
+def _characters(count: int) -> list[tuple[str, list[np.ndarray]]]:
+    """The first ``count`` distinct characters: (name, one mask per font that has it)."""
     import unicodedata
 
     from matplotlib import get_data_path
@@ -99,10 +99,10 @@ def _characters(wanted: int) -> list[tuple[str, list[np.ndarray]]]:
             continue
         seen = np.vstack([seen, shape])
         found.append((unicodedata.name(chr(code)).lower(), masks))
-        if len(found) == wanted:
+        if len(found) == count:
             return found
     raise UserError(
-        f"datasets.glyphs.classes: got {wanted}, but the fonts have only {len(found)} characters; "
+        f"datasets.glyphs.classes: got {count}, but the fonts have only {len(found)} characters; "
         f"choose 2 to {len(found)}"
     )
 
@@ -131,7 +131,9 @@ def _distort(mask: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarra
     rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     affine = rotate @ np.array([[1, shear], [0, 1]]) @ np.diag(zoom)
     grid = (np.mgrid[0:size, 0:size].reshape(2, -1) - (size - 1) / 2) * (CANVAS / size)
+    # a displacement (x, y) per pixel, smoothed over the image but not between x and y (sigma 0)
     field = gaussian_filter(rng.uniform(-1, 1, (2, size, size)), (0, 4, 4)).reshape(2, -1)
+    # where each pixel of the result lies in the mask, from its centre: affine + elastic + shift
     where = affine @ grid + field * rng.uniform(0, 90) + rng.normal(0, 1.5, (2, 1))
     blurred = gaussian_filter(mask, rng.uniform(0.5, 4.0))
     pixels = map_coordinates(blurred, where + (CANVAS - 1) / 2, order=1)

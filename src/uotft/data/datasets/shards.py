@@ -1,8 +1,8 @@
-"""WebDataset shards: many images in few tar files, read where they lie, nothing unpacked.
+"""WebDataset shards: many images in few tar files, read in place without unpacking.
 
     FOLDER/photos-000.tar …    with KEY.jpg (.png, …) and KEY.cls, KEY.txt or KEY.json for each
 
-In params.yaml any name will do, as for a folder of images:
+In params.yaml, under any name, as for a folder of images:
 
     datasets: {web: {kind: shards, path: /data/web, train_tars: "photos-{000..127}.tar", test: 0.0}}
 
@@ -29,6 +29,7 @@ from pydantic import Field, field_validator
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import ImageSet
+from uotft.core.text import some
 from uotft.data import duplicates, files, lists, shards
 from uotft.data.lists import Found
 
@@ -38,29 +39,29 @@ class Settings(files.View):
 
     path: str = Field(description="the folder of the tar files")
     train_tars: str = Field(
-        "*.tar", description="those to train on, {000..127} and * stand for many; less the others"
+        "*.tar",
+        description="tar files to train on, without those of val and test; {000..127} and * stand "
+        "for many",
     )
-    val_tars: str = Field("", description="those of the validation part, if it has its own")
-    test_tars: str = Field("", description="those of the test part, if it has its own")
+    val_tars: str = Field("", description="tar files of the validation part, if it has its own")
+    test_tars: str = Field("", description="tar files of the test part, if it has its own")
     label: str = Field(
         "cls", description="the member with the class: cls, txt, or json.FIELD for a field of json"
     )
     names: str = Field("", description="a file of class names, where labels are its line numbers")
-    val: float = Field(
-        0.2, ge=0, lt=1, description="share for validation, where there are no val_tars"
-    )
+    val: float = Field(0.2, ge=0, lt=1, description="share to cut for validation, without val_tars")
     test: float = Field(
-        0.2, ge=0, lt=1, description="share for tests, where there are no test_tars; 0 for a source"
+        0.2, ge=0, lt=1, description="share to cut for tests, without test_tars; 0 for a source"
     )
     seed: int = Field(0, ge=0, description="seed of the cut into parts")
     urls: str | list[str] = Field(
         "",
-        description="addresses of the tar files, {000..127} stands for many; path is their place",
+        description="addresses of the tar files, to be saved in path; {000..127} stands for many",
     )
-    mirrors: list[str] = Field([], description="other folders of the web with the same files")
+    mirrors: list[str] = Field([], description="other addresses of a folder with the same files")
     sums: str = Field(
         "",
-        description="a list of their SHA-256, as sha256sum writes it; else that of the first day",
+        description="a list of their SHA-256, as sha256sum writes it; default: first download's",
     )
 
     @field_validator("urls")
@@ -68,9 +69,9 @@ class Settings(files.View):
     def _name_tar_files(cls, value: str | list[str]) -> str | list[str]:
         names = [_file_name(url) for url in _expanded(value)]
         if len(set(names)) < len(names):
-            raise ValueError("two addresses end in one file name; mirrors holds other addresses")
+            raise ValueError("two addresses end in one file name; write copies under mirrors")
         if value and not names:
-            raise ValueError("it names no file")
+            raise ValueError("the list names no file")
         return value
 
     @field_validator("mirrors")
@@ -132,14 +133,14 @@ def _file_name(url: str) -> str:
 def _folder(settings: Settings, root: Path) -> Path:
     if "://" in settings.path:  # training reads single images in random order, in every epoch
         raise UserError(
-            f"{settings.path}: shards are read from the disk; write the addresses as urls: in the "
-            "data set's section, and as path the folder that `uotft data prepare` puts them into"
+            f"{settings.path}: path must be a folder, since shards are read from disk; write the "
+            "addresses as urls: in the data set's section, and as path the folder to save them in"
         )
     folder = located(root, settings.path)
     absent = [name for name in settings.addresses() if not (folder / name).is_file()]
     if absent:
         raise UserError(
-            f"{folder}: {absent[0]} is missing, {len(absent)} in all that urls names; `uotft data "
+            f"{folder}: missing {some(absent, 1)}, of the files that urls names; `uotft data "
             "prepare` with the data set's name fetches them"
         )
     if not folder.is_dir():
@@ -148,7 +149,7 @@ def _folder(settings: Settings, root: Path) -> Path:
 
 
 def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
-    """{tar: its part}; with ``urls``, only of the tars that they name."""
+    """{tar: its part}; with ``urls``, only the tars that they name."""
     patterns = {"val": settings.val_tars, "test": settings.test_tars, "train": settings.train_tars}
     named, found = settings.addresses(), dict[Path, str]()
     for part, pattern in patterns.items():
@@ -156,7 +157,7 @@ def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
             if not named or tar.name in named:
                 found.setdefault(tar, part)
     if not found:
-        raise UserError(f"{folder}: no tar file is named (train_tars in the data set's section)")
+        raise UserError(f"{folder}: no tar file matches train_tars in the data set's section")
     for tar, part in found.items():
         means = lists.part_of(re.split(r"[\W_\d]", tar.name)[0])
         if settings.train_tars == "*.tar" and part == "train" and means in ("val", "test"):
@@ -168,7 +169,7 @@ def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
 
 
 def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> Found:
-    """Every tar file that the section means and that is there now, without class and part."""
+    """The tar files of the section that exist now, without class and part."""
     folder, named = located(root, settings.path), settings.addresses()
     patterns = (settings.train_tars, settings.val_tars, settings.test_tars)
     names = [name for pattern in patterns for name in shards.expand(pattern) if name]
@@ -178,30 +179,29 @@ def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    """The tar files that a setting names; each of its names must be there."""
+    """The tar files that a setting names. Raises `UserError` if one of its names has none."""
     names = [name for name in shards.expand(pattern) if name]
     outside = [name for name in names if name[0] == "/" or ".." in Path(name).parts]
     if outside:
         raise UserError(
-            f"{outside[0]}: not below {folder}; name tar files by their path from there"
+            f"{outside[0]}: not below {folder}; write tar files as paths relative to it"
         )
     found = {name: sorted(folder.glob(name)) for name in names}
     missing = [name for name, tars in found.items() if not tars]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{folder}: there is no {missing[0]}{more}, of {len(found)} named")
+        raise UserError(f"{folder}: no such file: {some(missing, 1)}, of {len(found)} named")
     return [tar for tars in found.values() for tar in tars]
 
 
 def _index(
     tar: Path, root: Path, label: str, left_out: Counter[str]
 ) -> tuple[NDArray[np.generic], ...]:
-    """Columns of one shard: names, the shard's own name, offsets, bytes, labels as text."""
+    """Columns (n,) of one shard: names, the shard's own name, offsets, bytes, labels as text."""
     extension, _, field = label.partition(".")
     found = [*shards.pictures(tar, files.suffixes(), extension, left_out)]
     if not found:
         raise UserError(
-            f"{tar}: no KEY.jpg or another picture of {', '.join(sorted(files.suffixes()))}"
+            f"{tar}: no picture, such as KEY.jpg; known are {', '.join(sorted(files.suffixes()))}"
         )
     names, offsets, sizes, labels = zip(*found, strict=True)
     return (
@@ -225,7 +225,7 @@ def _label(text: bytes, field: str, tar: Path, name: str) -> str:
         ) from error
     if isinstance(value, str | int) and (text_label := lists.class_name(str(value))):
         return text_label
-    raise UserError(f"{tar}: the label of {name} is {value!r}; a number or a name is needed")
+    raise UserError(f"{tar}: the label of {name} is {value!r}; it must be a number or a name")
 
 
 def _numbered(
@@ -249,8 +249,8 @@ def _named(numbers: tuple[str, ...], path: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
         names = tuple(lines[int(number)] for number in numbers)
     except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: no line for a label ({error})") from error
+        raise UserError(f"{path}: it lacks a line for a label ({error})") from error
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path}: the class {twice!r} stands there twice")
+        raise UserError(f"{path}: two lines are {twice!r}; every class needs its own name")
     return names
