@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.commands import call
+from support.commands import answer, call
 from support.folder_datasets import many, quiet, tree
 from support.pictures import encoded, scene
 from support.projects import tiny_params, workspace, write_params
@@ -127,5 +127,5 @@ def test_what_cannot_be_compared_with_itself(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pets: none of its images can be read: it has none in te"):
         overlap.within("pets", progress=quiet, workspace=lambda: ws)
     for words in ([], ["pets", "--target", "pets"], ["--source", "pets"]):
-        done = call("uotft", "data", "overlap", *words, cwd=tmp_path)
+        done = answer("uotft", "data", "overlap", *words, cwd=tmp_path)
         assert done.returncode == 2, words

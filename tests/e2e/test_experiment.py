@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.commands import call, users_environment
+from support.commands import answer, call, users_environment
 from support.projects import alone, runs, write_params
 from uotft.core import storage
 
@@ -139,7 +139,7 @@ def test_mistakes(project: Path) -> None:
         (("run", "table4", "--source-bank", "s.npz"), "s.npz: no such file"),
         (("show", "fig9"), "known are beyond"),
     ):
-        done = call("uotft", "experiment", *words, cwd=project)
+        done = answer("uotft", "experiment", *words, cwd=project)
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from support.commands import call
+from support.commands import answer, call
 from support.projects import runs
 
 
@@ -45,7 +45,7 @@ def test_another_subset_beside_the_pipeline(project: Path, tmp_path: Path) -> No
 
 
 def test_words_that_mean_nothing(project: Path) -> None:
-    done = call("uotft", "train", "--dataset", "digits", "--subset", "half", cwd=project)
+    done = answer("uotft", "train", "--dataset", "digits", "--subset", "half", cwd=project)
     assert done.returncode == 2
     assert "--subset: got 'half'; write shots=N, fraction=SHARE or longtail=" in done.stderr
     assert "Traceback" not in done.stderr
