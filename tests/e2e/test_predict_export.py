@@ -126,7 +126,9 @@ def test_a_model_that_is_not_there_names_those_that_are(trained: Path) -> None:
     shutil.rmtree(trained / "variants")
 
 
-@pytest.mark.parametrize(("form", "name"), [("onnx", "m.onnx"), ("torch", "m.pt2")])
+@pytest.mark.parametrize(
+    ("form", "name"), [("onnx", "m.onnx"), pytest.param("torch", "m.pt2", marks=pytest.mark.slow)]
+)
 def test_export_writes_a_file_that_answers_alike(trained: Path, form: str, name: str) -> None:
     done = call("uotft", "export", *CELL, "--format", form, "--output", name, cwd=trained)
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,6 @@ def register(project: Path, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_path: Path) -> None:
     [run] = [r for r in runs(project) if r.info.run_name == "digits-uot-0"]
     [other] = [r for r in runs(project) if r.info.run_name == "digits-none-0"]

@@ -168,3 +168,12 @@ def test_pruned_and_failed_trials_are_left_behind(scrambled: Path) -> None:
     statuses = [run.info.status for run in children(scrambled, "search-rates")]
     assert sorted(statuses) == ["FAILED"] + ["FINISHED"] * 8 + ["KILLED"]
     assert not list((scrambled / "unfinished/variants").rglob("step-*"))
+
+
+def test_one_trial_of_the_settings_as_they_are(project: Path) -> None:
+    said = search(project, RANGES, "--sampler", "tpe", "--trials", "1", "--study", "once").stdout
+    [row] = storage.read_csv(project / "search/once/report/trials.csv")
+    assert (row["trial"], row["state"], row["seeds"]) == ("0", "complete", "2")
+    assert row["settings"] == "train.lambda=1.0 select.top_k=5"
+    assert len([line for line in said.splitlines() if line.startswith("trial ")]) == 1
+    assert yaml.safe_load((project / "params.best.yaml").read_text())["select"]["top_k"] == 5

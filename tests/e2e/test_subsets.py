@@ -6,11 +6,14 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from support.commands import answer, call
 from support.projects import runs
 
 
-def test_another_subset_beside_the_pipeline(project: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_another_subset_beside_the_pipeline(project: Path) -> None:
     words = ("--dataset", "digits", "--strategy", "uot", "--subset", "longtail=10")
     before = call("dvc", "status", cwd=project).stdout
     done = call("uotft", "train", *words, "--seed", "0", cwd=project)
@@ -26,6 +29,8 @@ def test_another_subset_beside_the_pipeline(project: Path, tmp_path: Path) -> No
     assert list(results) == ["0"]
     assert call("dvc", "status", cwd=project).stdout == before
 
+
+def test_a_subset_is_listed_and_exported(project: Path, tmp_path: Path) -> None:
     made = tmp_path / "longtail.csv"
     words = ("digits", "--subset", "longtail=10", "--seed", "0", "--output", str(made))
     done = call("uotft", "data", "subset", *words, cwd=project)

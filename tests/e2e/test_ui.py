@@ -22,7 +22,6 @@ def experiments(port: int) -> set[str]:
     return {e["name"] for e in json.loads(content)["experiments"]}
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_the_page_is_there_when_it_is_said_and_ctrl_c_ends_it_all(project: Path) -> None:
     with served(project) as (process, port):

@@ -41,6 +41,7 @@ if "uotft.runs.worker" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_all_ranks_stop_within_the_step(
     cell: Path, world: int, trials: Count, measured: Callable[[str], None]
@@ -126,6 +127,7 @@ def test_an_empty_mask_gives_no_loss_and_no_nan() -> None:
     assert torch.equal(outputs["strong"].grad, torch.zeros(2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_training_whose_masks_are_all_empty_ends_well(
     cell: Path, world: int, trials: Count, measured: Callable[[str], None]

@@ -69,6 +69,7 @@ def test_names_are_plain_words(tmp_path: Path, name: str, place: str) -> None:
         config.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_name_reaches_the_shell_of_dvc(
     cloned: Path, trials: Callable[[int, int], int], measured: Callable[[str], None]
 ) -> None:

@@ -44,6 +44,7 @@ from uotft.training import checkpoints
 Count = Callable[[int, int], int]
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_cell_is_refused(
     cell: Path, trials: Count, measured: Callable[[str], None]
 ) -> None:
@@ -118,6 +119,7 @@ def test_of_many_that_begin_at_once_one_wins(
     measured(f"{number} times 8 processes at once: one owner each time")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_killed_owner_blocks_nobody(
     cell: Path, trials: Count, measured: Callable[[str], None]
@@ -176,6 +178,7 @@ time.time_ns = lambda: real_ns() + offset() * 10**9
 """
 
 
+@pytest.mark.slow
 def test_clocks_may_jump(cell: Path, measured: Callable[[str], None]) -> None:
     """The clock of all processes is set back by a day, and then by a year, while they train.
 
@@ -206,6 +209,7 @@ def test_clocks_may_jump(cell: Path, measured: Callable[[str], None]) -> None:
     measured("clock set back by a day and a year: the bytes of a steady clock, run FINISHED")
 
 
+@pytest.mark.slow
 def test_a_full_table_of_files(cell: Path, measured: Callable[[str], None]) -> None:
     with (
         mounted(cell / "unfinished", "size=64m,nr_inodes=100"),
