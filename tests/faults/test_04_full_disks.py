@@ -283,7 +283,7 @@ def test_what_stood_there_before_is_as_it_was(tmp_path: Path, what: str) -> None
 def test_a_full_disk_under_mlflows_database_ends_no_training(
     cell: Path, measured: Callable[[str], None]
 ) -> None:
-    change(cell, steps=3000)
+    change(cell, steps=1500, log_every=1)
     with mounted(cell / "small", "size=8m") as small:
         make = "import pathlib; from uotft.tracking import store; store.make_store(pathlib.Path())"
         assert call(sys.executable, "-c", make, cwd=small).returncode == 0

@@ -48,7 +48,7 @@ def test_all_ranks_stop_within_the_step(
 ) -> None:
     if world == 1 and not trials(0, 1):
         pytest.skip("two ranks agree as one does; make faults does both")
-    change(cell, steps=STEPS, checkpoint_every=5)
+    change(cell, steps=STEPS, log_every=1, checkpoint_every=5)
     many = ("--num-processes", str(world))
     done = call("uotft", *WORDS, *many, cwd=cell, DVC_STAGE="train")
     assert done.returncode == 0, done.stderr[-3000:]

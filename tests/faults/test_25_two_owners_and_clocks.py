@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -51,7 +52,9 @@ def test_a_second_run_of_a_cell_is_refused(
     """Also `uotft select`, which would change what the first one reads; other cells go on."""
     times, number = [], trials(1, 10)
     with started(cell, *WORDS, "--num-processes", "2") as process:
-        wait_for(process, lambda: begun(cell))
+        wait_for(process, lambda: begun(cell) and len(ranks(cell)) == 2)
+        for worker in (there := ranks(cell).values()):
+            os.kill(worker, signal.SIGSTOP)  # the cores are for the others; the folder stays theirs
         for _ in range(number):
             begin = time.monotonic()
             done = call("uotft", *WORDS, cwd=cell, DVC_STAGE="train")
@@ -67,6 +70,8 @@ def test_a_second_run_of_a_cell_is_refused(
         done = call("uotft", "select", *WORDS[1:-1], "1", cwd=cell)
         assert done.returncode == 0, "another cell is free"
         assert process.poll() is None
+        for worker in there:
+            os.kill(worker, signal.SIGCONT)
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode == 130
