@@ -27,8 +27,6 @@ LONG = ("e2e", "faults")
 @pytest.hookimpl(trylast=True)  # without those of the other half
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files; one makes `project`, while the other process does what needs none."""
-    if len({item.path for item in items}) == 1:
-        return
     users = {item.path for item in items if "project" in getattr(item, "fixturenames", ())}
     first = next((item.path for item in items if item.path in users), None)
 
