@@ -10,7 +10,7 @@ export DVC_SITE_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/uotft/dvc
 
 .DEFAULT_GOAL := help
 MINUTES ?= 60
-.PHONY: help setup format check test faults soak audit gpu repro graph docs golden lock clean
+.PHONY: help setup format check test test-all faults soak audit gpu repro graph docs golden lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -45,11 +45,17 @@ check: setup  ## lint, types, structure, spelling
 	python .ci/structure.py --check
 	codespell
 
-test: setup  ## run the tests, in two processes
-	pytest --numprocesses 2 --dist loadfile
+# Two processes; a file's tests stay in one of them, and long files begin first (tests/conftest.py).
+PYTEST := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test: setup  ## the tests that tell most, in less than 5 minutes: after each change
+	$(PYTEST) -m "not slow"
+
+test-all: setup  ## all other tests, those marked slow: before a merge, after make test
+	$(PYTEST) -m slow
 
 faults: setup  ## every fault of docs/reliability.md, with the full counts; then: make docs
-	UOTFT_FAULTS=full pytest --numprocesses 2 --dist loadfile tests/faults
+	UOTFT_FAULTS=full $(PYTEST) tests/faults
 
 audit: $(UV)  ## look the locked packages up in a list of known holes; exit code 3: not reached
 	@UV=$(UV) $(PYTHON) .ci/audit.py

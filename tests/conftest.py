@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.commands import call
-from support.projects import clone, tiny_params, workspace, write_params
+from support.projects import clone, copied, tiny_params, workspace, write_params
+from support.shared import once
 from support.stages import find_overlap, up_to_units
 from uotft.core import messages
 from uotft.core.records import Cell
@@ -17,6 +18,22 @@ from uotft.core.records import Cell
 # A shell starts background commands with Ctrl-C ignored, and all their children inherit that; the
 # tests send Ctrl-C to commands that a user would have started in the foreground.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: Folders with the long files, which begin first: otherwise the last one leaves a core idle.
+LONG = ("e2e", "faults")
+
+
+@pytest.hookimpl(trylast=True)  # without those of the other half
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files; one makes `project`, while the other process does what needs none."""
+    users = {item.path for item in items if "project" in getattr(item, "fixturenames", ())}
+    first = next((item.path for item in items if item.path in users), None)
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+        return item.path != first, item.path.parent.name not in LONG, item.path in users
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,24 +48,29 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Copy it before writing into it (`fresh`).
     """
-    root = tmp_path_factory.mktemp("tiny")
-    write_params(root, tiny_params())
-    up_to_units(root)
-    find_overlap(root)
-    return root
+
+    def make(root: Path) -> None:
+        write_params(root, tiny_params())
+        up_to_units(root)
+        find_overlap(root)
+
+    return once(tmp_path_factory, "tiny", make)
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone on which a user has run `dvc repro` once: git, DVC, MLflow, real processes.
 
-    It has two strategies and two seeds.
+    It has two strategies and two seeds. Each of pytest's processes has its own copy.
     """
-    folder = clone(tmp_path_factory.mktemp("project"))
-    done = call("dvc", "repro", cwd=folder, timeout=600)
+    made = once(tmp_path_factory, "project", _reproduced)
+    return copied(made, tmp_path_factory.mktemp("project"))
+
+
+def _reproduced(folder: Path) -> None:
+    done = call("dvc", "repro", cwd=clone(folder), timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (folder / "repro.txt").write_text(done.stdout)
-    return folder
 
 
 @pytest.fixture

@@ -466,6 +466,7 @@ def test_letters_are_drawn_in_a_font_that_has_them(caplog: pytest.LogCaptureFixt
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_letters_that_no_font_has_are_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

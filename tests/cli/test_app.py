@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import call
+from support.commands import answer, call
 from support.image_folders import pictures
 from uotft.cli.tables import print_table
 from uotft.core import environment, locks, messages
@@ -28,7 +28,7 @@ def test_version() -> None:
 
 @pytest.mark.parametrize("command", ["", "train", "data", "data list", "experiment run"])
 def test_the_short_help_is_the_long_one(command: str, tmp_path: Path) -> None:
-    short, long = (call("uotft", *command.split(), o, cwd=tmp_path) for o in ("-h", "--help"))
+    short, long = (answer("uotft", *command.split(), o, cwd=tmp_path) for o in ("-h", "--help"))
     assert "-h, --help" in long.stdout
     assert (short.returncode, short.stdout) == (0, long.stdout)
 
@@ -45,7 +45,7 @@ def birds(tmp_path: Path) -> Path:
 def test_quiet_leaves_the_error_and_verbose_says_where_it_comes_from(birds: Path) -> None:
     arguments = ("train", "--source", "old", "--dataset", "birds", "--set", "train.nonsense=1")
     usual, quiet, verbose = (
-        call("uotft", *option, *arguments, cwd=birds) for option in ((), ("-q",), ("-v",))
+        answer("uotft", *option, *arguments, cwd=birds) for option in ((), ("-q",), ("-v",))
     )
     info = f"uotft: in {birds / 'uotft-birds'}, with the settings of its params.yaml\n"
     error = quiet.stderr
@@ -58,13 +58,13 @@ def test_quiet_leaves_the_error_and_verbose_says_where_it_comes_from(birds: Path
 
 
 def test_quiet_and_verbose_contradict_each_other(tmp_path: Path) -> None:
-    done = call("uotft", "-q", "-v", "doctor", cwd=tmp_path)
+    done = answer("uotft", "-q", "-v", "doctor", cwd=tmp_path)
     assert done.returncode == 2
     assert "-v and -q contradict each other" in done.stderr
 
 
 def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:
-    done = call("uotft", "experiment", "list", cwd=tmp_path, UOTFT_LOG_LEVEL="loud")
+    done = answer("uotft", "experiment", "list", cwd=tmp_path, UOTFT_LOG_LEVEL="loud")
     assert done.returncode == 2
     assert done.stderr == (
         "uotft: UOTFT_LOG_LEVEL: got 'loud'; known are DEBUG, INFO, WARNING, ERROR\n"

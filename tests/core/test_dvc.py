@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -25,15 +26,22 @@ STAGES = {
 }
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DVC project whose stage `make` has run."""
-    (tmp_path / "params.yaml").write_text("train: {steps: 3}\n")
-    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(STAGES))
+    folder = tmp_path_factory.mktemp("reproduced")
+    (folder / "params.yaml").write_text("train: {steps: 3}\n")
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(STAGES))
     for words in (["init", "-q", "--no-scm"], ["repro", "-q", "make"]):
-        done = call("dvc", *words, cwd=tmp_path)
+        done = call("dvc", *words, cwd=folder)
         assert done.returncode == 0, done.stderr
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def root(reproduced: Path, tmp_path: Path) -> Path:
+    """A copy of it that the test may change."""
+    return Path(shutil.copytree(reproduced, tmp_path, dirs_exist_ok=True))
 
 
 def test_nobody_holds_what_nobody_uses(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.commands import call
+from support.commands import answer, call
 from support.folder_datasets import many, quiet, tree
 from support.pictures import encoded, scene
 from support.projects import tiny_params, workspace, write_params
@@ -129,5 +129,5 @@ def test_what_cannot_be_compared_with_itself(tmp_path: Path) -> None:
     ):
         overlap.within("pets", progress=quiet, workspace=lambda: ws)
     for arguments in ([], ["pets", "--target", "pets"], ["--source", "pets"]):
-        done = call("uotft", "data", "overlap", *arguments, cwd=tmp_path)
+        done = answer("uotft", "data", "overlap", *arguments, cwd=tmp_path)
         assert done.returncode == 2, arguments

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.commands import call, users_environment
+from support.commands import answer, call, users_environment
 from support.projects import alone, runs, write_params
 from uotft.core import storage
 
@@ -49,6 +49,7 @@ def tails(project: Path) -> list[str]:
     return sorted(r.info.run_name for r in runs(project) if "longtail=10," in r.info.run_name)
 
 
+@pytest.mark.slow
 def test_an_experiment_from_its_estimate_to_its_table(project: Path) -> None:
     status = call("dvc", "status", cwd=project).stdout
     # ---- nothing is made before it is known what it takes
@@ -115,6 +116,7 @@ def test_cells_at_once_and_one_that_fails(project: Path) -> None:
     assert (row["variation"], row["seeds"]) == ("Fine-Tune", "1")
 
 
+@pytest.mark.slow
 def test_a_stopped_experiment_stops_what_it_has_started(project: Path) -> None:
     words = (*RUN[1:], "table4", "--on", "digits", "--seeds", "1", "--jobs", "2")
     process = begin(project, *words, until="cell 2 of 4")
@@ -139,7 +141,7 @@ def test_mistakes(project: Path) -> None:
         (("run", "table4", "--source-bank", "s.npz"), "s.npz: no such file"),
         (("show", "fig9"), "known are beyond"),
     ):
-        done = call("uotft", "experiment", *words, cwd=project)
+        done = answer("uotft", "experiment", *words, cwd=project)
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr

@@ -117,23 +117,24 @@ def test_two_users_of_a_group_work_on_one_project(place: Path) -> None:
     assert closed == [], "folders that the second user cannot write"
 
 
-@pytest.mark.parametrize("home", ["", "/", "/nonexistent"])
-def test_a_user_id_without_a_name_and_a_home(place: Path, home: str) -> None:
-    project = shared(place, 52999)
-    environment = {"HOME": home} if home else {}
-    environment["TMPDIR"] = str(place / "tmp")
-    (place / "tmp").mkdir()
-    (place / "tmp").chmod(0o1777)
-    done = as_user(52999, "uotft", "--help", cwd=project, **environment)
-    assert done.returncode == 0, done.stderr
-    started(project, 52999, **environment)
-    done = as_user(52999, "uotft", "train", "--dataset", "birds", cwd=project, **environment)
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-    [run] = runs(project, "birds")
-    assert run.data.tags["mlflow.user"] == "user-52999"
-    own = place / "tmp/uotft-52999"
-    assert stat.S_IMODE(own.stat().st_mode) == 0o700
-    assert own.stat().st_uid == 52999
+def test_a_user_id_without_a_name_and_a_home(place: Path) -> None:
+    project, words = shared(place, 52999), ("uotft", "train", "--dataset", "birds")
+    for number, home in enumerate(("", "/", "/nonexistent")):
+        temporary = place / f"tmp-{number}"
+        temporary.mkdir()
+        temporary.chmod(0o1777)
+        environment = {"TMPDIR": str(temporary)} | ({"HOME": home} if home else {})
+        done = as_user(52999, "uotft", "--help", cwd=project, **environment)
+        assert done.returncode == 0, done.stderr
+        if not number:  # the others need none of the stages before the training
+            started(project, 52999, **environment)
+        done = as_user(52999, *words, "--again", cwd=project, **environment)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        users = [run.data.tags["mlflow.user"] for run in runs(project, "birds")]
+        assert users == ["user-52999"] * (number + 1)
+        own = temporary / "uotft-52999"
+        assert stat.S_IMODE(own.stat().st_mode) == 0o700
+        assert own.stat().st_uid == 52999
 
 
 def test_a_folder_that_another_user_has_made_is_not_used(place: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from support.commands import call
+from support.commands import answer, call
 from support.projects import workspace
 from support.stages import run_train
 from uotft.core.records import Cell
@@ -45,11 +45,11 @@ def test_predict_says_what_the_network_says(trained: Path) -> None:
     done = call("uotft", "predict", *CELL, "--json", *map(str, files), cwd=trained)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    for answer, file, row in zip(said, files, probabilities(trained, files), strict=True):
-        assert answer["file"] == str(file)
+    for about, file, row in zip(said, files, probabilities(trained, files), strict=True):
+        assert about["file"] == str(file)
         best = np.argsort(-row)[:5]
-        assert [c["label"] for c in answer["classes"]] == [str(c) for c in best]
-        found = [c["probability"] for c in answer["classes"]]
+        assert [c["label"] for c in about["classes"]] == [str(c) for c in best]
+        found = [c["probability"] for c in about["classes"]]
         assert found == pytest.approx(row[best].tolist(), rel=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_predict_needs_no_project_with_a_model_folder(trained: Path, tmp_path: P
 def test_predict_answers_for_the_good_files_and_names_the_bad(trained: Path) -> None:
     [file, *_] = sorted(trained.glob("*.png"))
     (trained / "page.jpg").write_text("<html>")
-    done = call("uotft", "predict", *CELL, file.name, "page.jpg", "gone.png", cwd=trained)
+    done = answer("uotft", "predict", *CELL, file.name, "page.jpg", "gone.png", cwd=trained)
     assert done.returncode == 2
     assert file.name in done.stdout
     assert "page.jpg: not an image" in done.stderr
@@ -86,7 +86,7 @@ def test_predict_takes_a_folder_and_counts_what_is_no_image(trained: Path, tmp_p
     (inside / "notes.txt").write_text("of May")
     (tmp_path / "new images/README").write_text("images")
     one = str(files[1])
-    done = call("uotft", "predict", *CELL, "--json", one, f"{tmp_path}/new images", cwd=trained)
+    done = answer("uotft", "predict", *CELL, "--json", one, f"{tmp_path}/new images", cwd=trained)
     assert done.returncode == 2
     said = json.loads(done.stdout)
     assert [answer["file"] for answer in said] == [one, *(str(inside / f.name) for f in files)]
@@ -98,7 +98,7 @@ def test_predict_takes_a_folder_and_counts_what_is_no_image(trained: Path, tmp_p
 
 def test_a_folder_without_an_image_says_what_is_there(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no image")
-    done = call("uotft", "predict", *CELL, str(tmp_path), cwd=trained)
+    done = answer("uotft", "predict", *CELL, str(tmp_path), cwd=trained)
     assert done.returncode == 2
     assert (
         f"{tmp_path}: no image in this folder or below (left out 1 non-image file: 1 .txt)"
@@ -117,7 +117,7 @@ def test_a_model_that_is_not_there_names_those_that_are(trained: Path) -> None:
         ("none", "0", "`dvc repro` makes it"),
     ):
         words = ("--dataset", "digits", "--strategy", strategy, "--seed", seed)
-        done = call("uotft", "predict", *words, "a.png", cwd=trained)
+        done = answer("uotft", "predict", *words, "a.png", cwd=trained)
         assert done.returncode == 2
         said = done.stderr.replace("\n", " ")
         assert f"models/digits/{strategy}/{seed}/model.json is missing: {advice}" in said
@@ -126,7 +126,9 @@ def test_a_model_that_is_not_there_names_those_that_are(trained: Path) -> None:
     shutil.rmtree(trained / "variants")
 
 
-@pytest.mark.parametrize(("form", "name"), [("onnx", "m.onnx"), ("torch", "m.pt2")])
+@pytest.mark.parametrize(
+    ("form", "name"), [("onnx", "m.onnx"), pytest.param("torch", "m.pt2", marks=pytest.mark.slow)]
+)
 def test_export_writes_a_file_that_answers_alike(trained: Path, form: str, name: str) -> None:
     done = call("uotft", "export", *CELL, "--format", form, "--output", name, cwd=trained)
     assert done.returncode == 0, done.stderr
@@ -159,7 +161,7 @@ def test_export_writes_a_file_that_answers_alike(trained: Path, form: str, name:
 )
 def test_mistakes(trained: Path, words: tuple[str, ...], message: str) -> None:
     before = sorted(trained.rglob("*"))
-    done = call("uotft", *words, cwd=trained)
+    done = answer("uotft", *words, cwd=trained)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.commands import call
+from support.commands import answer, call
 from support.projects import runs, workspace
 from uotft.core import storage
 from uotft.pipeline import predict_export, readers
@@ -35,7 +35,6 @@ def register(project: Path, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_path: Path) -> None:
     [run] = [r for r in runs(project) if r.info.run_name == "digits-uot-0"]
     [other] = [r for r in runs(project) if r.info.run_name == "digits-none-0"]
@@ -75,9 +74,9 @@ def test_a_model_is_registered_once_and_predicts_anywhere(project: Path, tmp_pat
     said = json.loads(done.stdout.splitlines()[-1])
     assert Path(said["code"]).is_relative_to(project / "mlruns")
     expected, _ = predict_export.predict(project / "models/digits/uot/0", files)
-    for answer in said["answers"]:
-        assert answer["label"] == [a.classes[0][0] for a in expected]
-        assert np.allclose(answer["probability"], [a.classes[0][1] for a in expected], atol=1e-6)
+    for each in said["answers"]:
+        assert each["label"] == [a.classes[0][0] for a in expected]
+        assert np.allclose(each["probability"], [a.classes[0][1] for a in expected], atol=1e-6)
 
 
 KNOWN = "but the store has no such run with a model; known are digits-none-0, digits-none-1"
@@ -96,7 +95,7 @@ KNOWN = "but the store has no such run with a model; known are digits-none-0, di
     ],
 )
 def test_mistakes(project: Path, words: str, message: str) -> None:
-    done = call("uotft", "register", *words.split(), cwd=project)
+    done = answer("uotft", "register", *words.split(), cwd=project)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

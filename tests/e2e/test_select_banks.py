@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.commands import call
+from support.commands import answer, call
 
 WORDS = ("select", "--source-bank", "s.npz", "--target-bank", "t.npz", "--output", "out.json")
 
@@ -48,7 +48,7 @@ def test_the_command_of_the_readme(folder: Path) -> None:
 
 def test_auto_k_explanation_recall_and_pictures(folder: Path) -> None:
     words = ("--explain", "--expect", "near *", "--pictures", "pictures")
-    done = call("uotft", *WORDS, *words, cwd=folder)
+    done = answer("uotft", *WORDS, *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "recall of the 6 expected: 100.00 %"
@@ -72,7 +72,7 @@ def test_other_strategies_and_settings(folder: Path) -> None:
         (("--set", "solver=blocks", "--set", "tau_target=10", "--top-k", "2"), "2 of 30 kept"),
         (("--strategy", "random", "--top-k", "auto", "--seed", "3"), "6 of 30 kept"),
     ):
-        done = call("uotft", *WORDS, *words, cwd=folder)
+        done = answer("uotft", *WORDS, *words, cwd=folder)
         assert done.returncode == 0, done.stderr
         assert kept in done.stdout
 
@@ -80,7 +80,7 @@ def test_other_strategies_and_settings(folder: Path) -> None:
 def test_images_with_a_cap_for_each_class(folder: Path) -> None:
     means = np.load(folder / "s.npz")["means"]
     np.savez(folder / "s.npz", means=means, labels=np.array(["a", "b", "c"])[np.arange(30) % 3])
-    done = call("uotft", *WORDS, "--top-k", "6", "--max-per-class", "1", cwd=folder)
+    done = answer("uotft", *WORDS, "--top-k", "6", "--max-per-class", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     classes = json.loads((folder / "out.json").read_text())["classes"]
     assert sorted(c["label"] for c in classes) == ["a", "b", "c"]
@@ -120,7 +120,7 @@ def test_nothing_heavy_is_imported(folder: Path) -> None:
     ],
 )
 def test_mistakes(folder: Path, words: tuple[str, ...], message: str) -> None:
-    done = call("uotft", *WORDS, *words, cwd=folder)
+    done = answer("uotft", *WORDS, *words, cwd=folder)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     for part in message.split("|"):
@@ -142,7 +142,7 @@ def test_bad_means(folder: Path, change, message: str) -> None:
         means, names = arrays["means"].copy(), arrays["names"]
     change(means)
     np.savez(folder / "s.npz", means=means, names=names)
-    done = call("uotft", *WORDS, cwd=folder)
+    done = answer("uotft", *WORDS, cwd=folder)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (folder / "out.json").exists()
@@ -153,17 +153,17 @@ def test_two_backbones_and_a_pickle(folder: Path) -> None:
     np.savez(folder / "t.npz", means=means, backbone="resnet50")
     means = np.load(folder / "s.npz")["means"]
     np.savez(folder / "s.npz", means=means, backbone="resnet18")
-    done = call("uotft", *WORDS, cwd=folder)
+    done = answer("uotft", *WORDS, cwd=folder)
     assert done.returncode == 2
     assert "s.npz and t.npz were made with different backbones (resnet18, resnet50)" in done.stderr
     (folder / "s.npz").write_bytes(pickle.dumps({"means": means}))
-    done = call("uotft", *WORDS, cwd=folder)
+    done = answer("uotft", *WORDS, cwd=folder)
     assert done.returncode == 2
     assert "s.npz: not a readable npz of plain arrays" in done.stderr
 
 
 def test_one_of_the_three_files_alone(tmp_path: Path) -> None:
-    done = call("uotft", "select", "--source-bank", "s.npz", cwd=tmp_path)
+    done = answer("uotft", "select", "--source-bank", "s.npz", cwd=tmp_path)
     assert done.returncode == 2
     assert "select needs --dataset, or --source-bank, --target-bank and --output" in done.stderr
 
@@ -177,13 +177,13 @@ def test_clusters_of_unlabelled_features(folder: Path) -> None:
     points = means[owners] + 0.05 * rng.normal(size=(600, 16))
     np.save(folder / "points.npy", points.astype(np.float32))
     words = ("units", "--features", "points.npy", "--output", "s.npz", "--clusters", "60")
-    done = call("uotft", *words, cwd=folder)
+    done = answer("uotft", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("s.npz: 60 clusters of 600 rows, mean cosine 0.9")
     with np.load(folder / "s.npz") as arrays:
         members, counts = arrays["members"], arrays["counts"]
     assert counts.sum() == 600
-    done = call("uotft", *WORDS, cwd=folder)
+    done = answer("uotft", *WORDS, cwd=folder)
     assert done.returncode == 0, done.stderr
     kept = [c["row"] for c in json.loads((folder / "out.json").read_text())["classes"]]
     assert set(owners[np.isin(members, kept)].tolist()) == set(range(6)), "the near ones, no other"
@@ -202,7 +202,7 @@ def test_clusters_of_unlabelled_features(folder: Path) -> None:
     ],
 )
 def test_mistakes_in_clusters(folder: Path, words: tuple[str, ...], message: str) -> None:
-    done = call("uotft", "units", *words, cwd=folder)
+    done = answer("uotft", "units", *words, cwd=folder)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert not (folder / "o.npz").exists()

@@ -126,6 +126,7 @@ def test_two_machines_make_one_run_and_go_on_together(ready: Path) -> None:
     assert [(r.info.run_id, r.info.status) for r in runs(ready)] == [(run.info.run_id, "FINISHED")]
 
 
+@pytest.mark.slow
 def test_machines_that_do_not_meet(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine 0 waits for the other, or the other for machine 0: not for ever, and they say so."""
     monkeypatch.setattr(processes, "MEET_S", 1)

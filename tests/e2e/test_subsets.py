@@ -6,11 +6,14 @@ import csv
 import json
 from pathlib import Path
 
-from support.commands import call
+import pytest
+
+from support.commands import answer, call
 from support.projects import runs
 
 
-def test_another_subset_beside_the_pipeline(project: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_another_subset_beside_the_pipeline(project: Path) -> None:
     words = ("--dataset", "digits", "--strategy", "uot", "--subset", "longtail=10")
     before = call("dvc", "status", cwd=project).stdout
     done = call("uotft", "train", *words, "--seed", "0", cwd=project)
@@ -26,6 +29,8 @@ def test_another_subset_beside_the_pipeline(project: Path, tmp_path: Path) -> No
     assert list(results) == ["0"]
     assert call("dvc", "status", cwd=project).stdout == before
 
+
+def test_a_subset_is_listed_and_exported(project: Path, tmp_path: Path) -> None:
     made = tmp_path / "longtail.csv"
     words = ("digits", "--subset", "longtail=10", "--seed", "0", "--output", str(made))
     done = call("uotft", "data", "subset", *words, cwd=project)
@@ -45,7 +50,7 @@ def test_another_subset_beside_the_pipeline(project: Path, tmp_path: Path) -> No
 
 
 def test_words_that_mean_nothing(project: Path) -> None:
-    done = call("uotft", "train", "--dataset", "digits", "--subset", "half", cwd=project)
+    done = answer("uotft", "train", "--dataset", "digits", "--subset", "half", cwd=project)
     assert done.returncode == 2
     assert "--subset: got 'half'; write shots=N, fraction=SHARE or longtail=" in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from support.commands import call
@@ -15,6 +16,7 @@ def named(project: Path, name: str) -> list:
     return [r for r in runs(project) if r.info.run_name == name]
 
 
+@pytest.mark.slow
 def test_train_brings_up_to_date_what_is_missing(project: Path) -> None:
     for folder in ("embeddings", "selections/digits/none"):
         subprocess.run(["rm", "-r", str(project / folder)], check=True)
@@ -28,6 +30,7 @@ def test_train_brings_up_to_date_what_is_missing(project: Path) -> None:
     assert (project / "embeddings/glyphs.npz").is_file()
 
 
+@pytest.mark.slow
 def test_train_finds_the_overlap_of_a_data_set_that_is_no_target(project: Path) -> None:
     """dvc.yaml has an overlap stage for each target; another data set's is made on the way."""
     params = project / "params.yaml"
@@ -45,6 +48,7 @@ def test_train_finds_the_overlap_of_a_data_set_that_is_no_target(project: Path) 
     assert made.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
     project = clone(tmp_path)
     done = call("uotft", "train", "--dataset", "digits", cwd=project)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import call
+from support.commands import answer, call
 from support.open_ports import descendants
 from support.tracking_page import ask, served
 from support.unreliable_proxy import tracking_server
@@ -22,7 +22,6 @@ def experiments(port: int) -> set[str]:
     return {e["name"] for e in json.loads(content)["experiments"]}
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_the_page_is_there_when_it_is_said_and_ctrl_c_ends_it_all(project: Path) -> None:
     with served(project) as (process, port):
@@ -46,7 +45,7 @@ def test_the_page_is_there_when_it_is_said_and_ctrl_c_ends_it_all(project: Path)
 
 
 def test_a_store_that_is_a_server_is_not_served_again(project: Path) -> None:
-    done = call("uotft", "ui", cwd=project, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    done = answer("uotft", "ui", cwd=project, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert done.returncode == 2
     assert "http://127.0.0.1:9 is already a server" in done.stderr
 
@@ -66,7 +65,7 @@ def test_doctor(project: Path) -> None:
 
 
 def test_doctor_helps_outside_a_project_too(tmp_path: Path) -> None:
-    done = call("uotft", "doctor", cwd=tmp_path)
+    done = answer("uotft", "doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "ok  torch" in done.stdout
     assert "ok  strategies" in done.stdout
@@ -75,6 +74,6 @@ def test_doctor_helps_outside_a_project_too(tmp_path: Path) -> None:
 
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("source: [")
-    done = call("uotft", "doctor", cwd=tmp_path)
+    done = answer("uotft", "doctor", cwd=tmp_path)
     assert done.returncode == 1
     assert "--  params.yaml" in done.stdout

@@ -78,7 +78,7 @@ def step_of(root: Path) -> int:
     return int(words[0]) if words else -1
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_a_random_step_it_ends_in_the_same_bytes(
     trainable: Path, world: int, trials: Callable, measured: Callable
 ) -> None:
@@ -105,7 +105,10 @@ def test_killed_at_a_random_step_it_ends_in_the_same_bytes(
     )
 
 
-@pytest.mark.parametrize("recipe", [{}, {"ema": 0.9, "momentum": 0.0, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "recipe",
+    [{}, pytest.param({"ema": 0.9, "momentum": 0.0, "accumulate": 2}, marks=pytest.mark.slow)],
+)
 def test_killed_again_and_again_nothing_is_done_twice(trainable: Path, recipe: dict) -> None:
     change(trainable, **recipe)
     points, whole = train(trainable), made(trainable)
@@ -126,6 +129,7 @@ def test_killed_again_and_again_nothing_is_done_twice(trainable: Path, recipe: d
     assert not left(trainable).exists()
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(
     trainable: Path, trials: Callable, measured: Callable
 ) -> None:
@@ -151,6 +155,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(
     measured(f"{kills} kills at random moments, imports and writes included: bit-identical")
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_to_the_same_bytes(trainable: Path) -> None:
     """Going on starts with a validation, for which each process needs its own batch norm."""
     change(trainable, checkpoint_every=6, eval_every=6)

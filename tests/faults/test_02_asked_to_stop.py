@@ -50,7 +50,14 @@ from uotft.training import checkpoints
 Count = Callable[[int, int], int]
 
 
-@pytest.mark.parametrize("whom", ["the watcher", "one rank", "the watcher by Ctrl-C"])
+@pytest.mark.parametrize(
+    "whom",
+    [
+        "the watcher",
+        pytest.param("one rank", marks=pytest.mark.slow),
+        pytest.param("the watcher by Ctrl-C", marks=pytest.mark.slow),
+    ],
+)
 def test_all_ranks_save_the_same_step(
     cell: Path, whom: str, trials: Count, measured: Callable[[str], None]
 ) -> None:
@@ -81,7 +88,7 @@ def test_all_ranks_save_the_same_step(
              f"exit code 130, at most {max(times):.1f} s")  # fmt: skip
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("head_steps", [0, 6])
 def test_a_stop_at_any_question_goes_on_to_the_same_bytes(
     fresh: Path, world: int, head_steps: int, trials: Count, measured: Callable[[str], None]
@@ -180,6 +187,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_command_is_stopped(
     cell: Path, name: str, trials: Count, measured: Callable[[str], None]

@@ -100,7 +100,9 @@ def end(children: list[int]) -> bool:
     return dead
 
 
-@pytest.mark.parametrize(("world", "few", "many"), [(1, 8, 160), (2, 2, 40)])
+@pytest.mark.parametrize(
+    ("world", "few", "many"), [(1, 8, 160), pytest.param(2, 2, 40, marks=pytest.mark.slow)]
+)
 def test_killed_at_any_moment_of_a_write(
     trainable: Path, world: int, few: int, many: int, trials: Callable, measured: Callable
 ) -> None:

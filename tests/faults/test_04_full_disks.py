@@ -90,6 +90,7 @@ def goes_on(project: Path, step: int, *more: str) -> None:
     assert again.returncode == 130
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_checkpoints_are_written(
     cell: Path, trials: Count, measured: Callable[[str], None]
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_disk_that_fills_up_while_checkpoints_are_written(
              "the one before whole and gone on with")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_limit_on_the_size_of_files(
     cell: Path, world: int, trials: Count, measured: Callable[[str], None]
@@ -152,6 +154,7 @@ def test_a_training_that_has_no_room_does_not_start(
     measured("no room for checkpoints: needed and free said, exit code 2 before the first step")
 
 
+@pytest.mark.slow
 def test_features_on_a_disk_that_fills_up(cell: Path, measured: Callable[[str], None]) -> None:
     """Refused before it starts; or in the middle, and the shards that are there are kept."""
     words, ws = ("embed", "--dataset", "glyphs"), workspace(cell)
@@ -279,10 +282,11 @@ def test_what_stood_there_before_is_as_it_was(tmp_path: Path, what: str) -> None
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_mlflows_database_ends_no_training(
     cell: Path, measured: Callable[[str], None]
 ) -> None:
-    change(cell, steps=3000)
+    change(cell, steps=1500, log_every=1)
     with mounted(cell / "small", "size=8m") as small:
         make = "import pathlib; from uotft.tracking import store; store.make_store(pathlib.Path())"
         assert call(sys.executable, "-c", make, cwd=small).returncode == 0

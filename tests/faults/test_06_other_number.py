@@ -103,7 +103,7 @@ def difference(one: dict, other: dict, name: str) -> float:
     return max(abs(one[step][name] - other[step][name]) for step in steps)
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 4)])
+@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 4, marks=pytest.mark.slow)])
 def test_without_batch_norm_losses_are_those_without_a_stop(
     transformer: Path,
     tmp_path: Path,
@@ -141,7 +141,7 @@ def test_without_batch_norm_losses_are_those_without_a_stop(
              f"within {losses:.1e}")  # fmt: skip
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 4)])
+@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 4, marks=pytest.mark.slow)])
 def test_with_batch_norm_it_goes_on_and_says_what_that_means(
     trainable: Path, first: int, then: int, capfd: pytest.CaptureFixture[str], measured: Callable
 ) -> None:
@@ -168,7 +168,7 @@ def test_with_batch_norm_it_goes_on_and_says_what_that_means(
     )
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_rows_of_a_step_do_not_know_the_number_of_processes(
     trainable: Path, world: int
 ) -> None:

@@ -96,7 +96,7 @@ def log_of(root: Path, world: int) -> list[tuple[str, int, list[int]]]:
 PLACES = [2, 4, EPOCH, 2 * EPOCH, 2 * EPOCH + 1, 4 * EPOCH, STEPS - 1]
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kill", [False, True])
 def test_no_row_is_taken_twice_and_none_is_missing(
     epochs: Path, world: int, kill: bool, trials: Callable, measured: Callable

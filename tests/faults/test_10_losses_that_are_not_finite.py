@@ -42,13 +42,14 @@ if "uotft.runs.worker" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_all_ranks_stop_within_the_step(
     cell: Path, world: int, trials: Count, measured: Callable[[str], None]
 ) -> None:
     if world == 1 and not trials(0, 1):
         pytest.skip("two ranks agree as one does; make faults does both")
-    change(cell, steps=STEPS, checkpoint_every=5)
+    change(cell, steps=STEPS, log_every=1, checkpoint_every=5)
     many = ("--num-processes", str(world))
     done = call("uotft", *WORDS, *many, cwd=cell, DVC_STAGE="train")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -127,6 +128,7 @@ def test_an_empty_mask_gives_no_loss_and_no_nan() -> None:
     assert torch.equal(outputs["strong"].grad, torch.zeros(2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_training_whose_masks_are_all_empty_ends_well(
     cell: Path, world: int, trials: Count, measured: Callable[[str], None]

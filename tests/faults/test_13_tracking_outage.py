@@ -104,6 +104,7 @@ def test_a_store_that_does_not_answer_costs_nothing_that_was_logged(
     measured(f"{' '.join(manners)}: {2 * len(POINTS)} points each, none missing, none twice")
 
 
+@pytest.mark.slow
 def test_a_store_that_comes_back_has_all_without_a_word(
     tmp_path: Path, entrance: Proxy, measured: Callable[[str], None]
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_sender_that_is_killed_anywhere_leaves_its_work_to_the_next(
     measured(f"{kill} senders stopped at one of {number} requests: nothing twice, nothing missing")
 
 
+@pytest.mark.slow
 def test_a_training_without_its_server_ends_well(
     project: Path, entrance: Proxy, measured: Callable[[str], None]
 ) -> None:

@@ -85,6 +85,7 @@ def test_many_processes_make_one_run(
     measured(f"{world} processes: 1 run")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_killed_run_says_so_and_goes_on_as_the_same(
     endless: Path, measured: Callable[[str], None]
@@ -119,6 +120,7 @@ def test_a_killed_run_says_so_and_goes_on_as_the_same(
     measured("watcher killed: KILLED by its sender; both killed: KILLED by uotft sync; one run id")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_written_is_left_alone(endless: Path) -> None:
     process = start(endless, "--strategy", "none", "--seed", "42")
     try:

@@ -39,6 +39,7 @@ def project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return alone(project, tmp_path_factory.mktemp("alone"))
 
 
+@pytest.mark.slow
 def test_what_is_up_to_date_is_trained_on_without_the_lock(project: Path) -> None:
     with holding(project) as other:
         done = call("uotft", *WORDS, "7", cwd=project)
@@ -51,6 +52,7 @@ def test_what_is_up_to_date_is_trained_on_without_the_lock(project: Path) -> Non
     assert "trained digits-none-7" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_missing_waits_for_the_lock(project: Path) -> None:
     (project / "overlap/digits.json").unlink()
     with holding(project) as other:

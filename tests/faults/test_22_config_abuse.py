@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.commands import call, users_environment
+from support.commands import answer, call, users_environment
 from support.image_folders import pictures
 from support.projects import clone, tiny_params, workspace, write_params
 from support.repository import REPOSITORY
@@ -70,6 +70,7 @@ def test_names_are_plain_words(tmp_path: Path, name: str, place: str) -> None:
         config.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_name_reaches_the_shell_of_dvc(
     cloned: Path, trials: Callable[[int, int], int], measured: Callable[[str], None]
 ) -> None:
@@ -160,7 +161,7 @@ def test_hostile_words_of_the_command_line(
 def wrong(root: Path, *words: str) -> str:
     """What is wrong with the answer to hostile words; empty if nothing is."""
     made = {".mlflow.lock", "mlflow.db", "mlruns", "search"}  # of a store that is asked for a run
-    done = call("uotft", *words, cwd=root)
+    done = answer("uotft", *words, cwd=root)
     left = {p.name for p in root.iterdir()} - {"params.yaml"} - made
     return (
         ""
@@ -224,7 +225,7 @@ def test_a_project_that_cannot_be_written(
 
 def mistake(root: Path, *words: str) -> str:
     before = sorted(root.rglob("*"))
-    done = call("uotft", *words, cwd=root)
+    done = answer("uotft", *words, cwd=root)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(root.rglob("*")) == before

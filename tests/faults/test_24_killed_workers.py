@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize("when", ["starting", "training"])
+@pytest.mark.parametrize("when", [pytest.param("starting", marks=pytest.mark.slow), "training"])
 def test_a_killed_worker_is_named(
     cell: Path, world: int, when: str, trials: Count, measured: Callable[[str], None]
 ) -> None:
@@ -73,6 +73,7 @@ def test_a_killed_worker_is_named(
              f"at most {max(times):.1f} s")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_ended_with_the_others(
     cell: Path, measured: Callable[[str], None]
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_rank_that_hangs_is_ended_with_the_others(
              f"{took:.1f} s")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ranks_do_not_outlive_their_parent(cell: Path, measured: Callable[[str], None]) -> None:
     """The main process is killed: the kernel asks both ranks to stop, which save one step."""
     with started(cell, *WORDS, "--num-processes", "2") as process:
@@ -108,6 +110,7 @@ def test_ranks_do_not_outlive_their_parent(cell: Path, measured: Callable[[str],
     measured(f"main process killed: both ranks saved and ended after {took:.1f} s")
 
 
+@pytest.mark.slow
 def test_memory_that_a_limit_refuses(cell: Path, measured: Callable[[str], None]) -> None:
     """RLIMIT_AS, set on the running worker at what it has: the next large tensor is refused."""
     with started(cell, *WORDS) as process:
@@ -127,6 +130,7 @@ def test_memory_that_a_limit_refuses(cell: Path, measured: Callable[[str], None]
     measured(f"RLIMIT_AS: said after {took:.1f} s, exit code 1, run FAILED")
 
 
+@pytest.mark.slow
 def test_shared_memory_is_not_used(
     cell: Path, trials: Count, measured: Callable[[str], None]
 ) -> None:

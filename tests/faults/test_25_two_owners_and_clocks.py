@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -45,13 +46,16 @@ from uotft.training import checkpoints
 Count = Callable[[int, int], int]
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_cell_is_refused(
     cell: Path, trials: Count, measured: Callable[[str], None]
 ) -> None:
     """Also `uotft select`, which would change what the first one reads; other cells go on."""
     times, number = [], trials(1, 10)
     with started(cell, *WORDS, "--num-processes", "2") as process:
-        wait_for(process, lambda: begun(cell))
+        wait_for(process, lambda: begun(cell) and len(ranks(cell)) == 2)
+        for worker in (there := ranks(cell).values()):
+            os.kill(worker, signal.SIGSTOP)  # the cores are for the others; the folder stays theirs
         for _ in range(number):
             begin = time.monotonic()
             done = call("uotft", *WORDS, cwd=cell, DVC_STAGE="train")
@@ -67,6 +71,8 @@ def test_a_second_run_of_a_cell_is_refused(
         done = call("uotft", "select", *WORDS[1:-1], "1", cwd=cell)
         assert done.returncode == 0, "another cell is free"
         assert process.poll() is None
+        for worker in there:
+            os.kill(worker, signal.SIGCONT)
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode == 130
@@ -119,6 +125,7 @@ def test_of_many_that_begin_at_once_one_wins(
     measured(f"{number} times 8 processes at once: one owner each time")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_killed_owner_blocks_nobody(
     cell: Path, trials: Count, measured: Callable[[str], None]
@@ -177,6 +184,7 @@ time.time_ns = lambda: real_ns() + offset() * 10**9
 """
 
 
+@pytest.mark.slow
 def test_clocks_may_jump(cell: Path, measured: Callable[[str], None]) -> None:
     """The clock of all processes is set back by a day, and then by a year, while they train.
 
@@ -207,6 +215,7 @@ def test_clocks_may_jump(cell: Path, measured: Callable[[str], None]) -> None:
     measured("clock set back by a day and a year: the bytes of a steady clock, run FINISHED")
 
 
+@pytest.mark.slow
 def test_a_full_table_of_files(cell: Path, measured: Callable[[str], None]) -> None:
     with (
         mounted(cell / "unfinished", "size=64m,nr_inodes=100"),

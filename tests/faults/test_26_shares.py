@@ -34,7 +34,9 @@ def spread(work: Callable[[int], None], world: int) -> None:
     assert not any([killed(pid) for pid in children])
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize(
+    "world", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_every_image_is_answered_once(
     trainable: Path, world: int, trials: Callable, measured: Callable
 ) -> None:

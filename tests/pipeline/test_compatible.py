@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import call
+from support.commands import answer
 from support.image_folders import pictures
 from support.projects import tiny_params, workspace, write_params
 from uotft.core.errors import UserError
@@ -27,7 +27,7 @@ def mixed(root: Path, size: int, **train: str):  # noqa: ANN201
 def test_images_of_two_sizes_are_refused_at_the_first_stage(tmp_path: Path) -> None:
     mixed(tmp_path, 32)
     for arguments in (("prepare", "--dataset", "birds"), ("train", "--dataset", "birds")):
-        done = call("uotft", *arguments, cwd=tmp_path)
+        done = answer("uotft", *arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert (
             "the source glyphs has images of 16 x 16 pixels, the target birds has images of "

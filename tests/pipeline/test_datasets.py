@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from support import dataset_archives as official
-from support.commands import call
+from support.commands import answer, call
 from support.projects import tiny_params, workspace, write_params
 from support.repository import REPOSITORY
 from uotft.core import registry, storage
@@ -248,7 +248,7 @@ def test_two_processes_do_not_fetch_one_set(
 
 def test_prepare_takes_a_set_without_a_section(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
-    done = call("uotft", "data", "prepare", "imagenet", "--from", ".", cwd=tmp_path)
+    done = answer("uotft", "data", "prepare", "imagenet", "--from", ".", cwd=tmp_path)
     assert done.returncode == 2
     assert "ILSVRC2012_img_train.tar, 147,897,477,120 bytes, MD5 1d675b47" in done.stderr
     assert not (tmp_path / "data").exists()

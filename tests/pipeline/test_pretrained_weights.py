@@ -90,6 +90,7 @@ def test_a_classifier_of_other_classes_is_replaced_by_means(fresh: Path, tmp_pat
     assert (predicted == nearest).float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_moco_selects_in_one_space_and_trains_in_another(fresh: Path, tmp_path: Path) -> None:
     _, path = moco_file(tmp_path, dimensions=16)
     run(fresh, {"name": "moco", "weights": str(path), "dimensions": 16})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.commands import answer
 from support.repository import REPOSITORY, files
 from uotft.core import registry
 
@@ -73,12 +74,8 @@ def test_selection_runs_without_torch_or_mlflow() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_documented(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "uotft", *command.split(), "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = answer("uotft", *command.split(), "--help", cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
     assert len(done.stdout.split("\n")[2].strip()) > 20
     assert f"uotft {command}" in (REPOSITORY / "docs" / "commands.md").read_text()
 

@@ -116,6 +116,7 @@ print(hashlib.sha256(found.centroids.tobytes() + found.labels.tobytes()).hexdige
 """
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_with_one_thread_or_two() -> None:
     def run(seed: int, threads: int) -> str:
         words = (sys.executable, "-c", REPEAT, str(seed))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 
@@ -63,6 +65,25 @@ def alone(project: Path, folder: Path) -> Path:
     """
     ignored = shutil.ignore_patterns("mlflow.db*", "mlruns", "variants")
     return Path(shutil.copytree(project, folder / "project", symlinks=True, ignore=ignored))
+
+
+def copied(project: Path, folder: Path) -> Path:
+    """A copy of a finished project whose MLflow store is its own: the store keeps absolute paths.
+
+    These are where the artifacts lie.
+    """
+    shutil.copytree(project, folder, symlinks=True, dirs_exist_ok=True)
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+        for table, column in (
+            ("experiments", "artifact_location"),
+            ("runs", "artifact_uri"),
+            ("logged_models", "artifact_location"),
+        ):
+            words = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            store.execute(words, (str(project), str(folder)))
+    for about in (folder / "mlruns").rglob("MLmodel"):
+        about.write_text(about.read_text().replace(str(project), str(folder)))
+    return folder
 
 
 def clone(folder: Path) -> Path:

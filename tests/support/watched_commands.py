@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ def ready(tiny: Path, folder: Path) -> Path:
 
 
 def change(project: Path, **recipe: object) -> None:
-    """A long training with a checkpoint every 20 steps, and these settings."""
+    """A long training with a checkpoint and a line every 20 steps, and these settings."""
     params = tiny_params()
-    long = {"steps": 1_000_000, "log_every": 1, "eval_every": 0, "checkpoint_every": 20}
+    long = {"steps": 1_000_000, "log_every": 20, "eval_every": 0, "checkpoint_every": 20}
     params["train"]["recipe"] |= long | recipe
     write_params(project, params)
 
@@ -103,7 +104,7 @@ def wait(until: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def wait_for(
@@ -119,6 +120,7 @@ def wait_for(
     wait(either, seconds)
 
 
+@cache  # those who wait ask twenty times a second, and reading params.yaml takes 5 ms
 def left(project: Path) -> Path:
     """The folder of the training that has not finished."""
     ws = workspace(project)
