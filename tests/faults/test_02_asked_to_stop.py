@@ -44,7 +44,7 @@ from uotft.core import signals, storage
 from uotft.core.errors import Interrupted
 from uotft.core.records import Cell, ImageSet
 from uotft.pipeline import select
-from uotft.runs.processes import Crew, follow
+from uotft.runs.processes import Crew, Fleet, follow
 from uotft.training import checkpoints
 
 Count = Callable[[int, int], int]
@@ -233,11 +233,12 @@ def test_a_signal_in_a_destructor_stops_the_workers(tmp_path: Path) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(20)"], start_new_session=True
     )
-    start, crew = time.monotonic(), Crew(0, [worker], tmp_path / "events.jsonl")
+    start, crew = time.monotonic(), Crew(Fleet(), tmp_path, workers=[worker])
+    crew.busy[:] = crew.workers
     with signals.passed_on(crew.workers) as asked:
         Fragile()
         with pytest.raises(KeyboardInterrupt):
-            follow(crew, lambda points: None, asked)
+            follow(crew, tmp_path / "events.jsonl", asked, lambda points: None)
         assert worker.wait(10) == -signal.SIGTERM
         assert time.monotonic() - start < 10
         with pytest.raises(KeyboardInterrupt):  # the second signal waits for nothing

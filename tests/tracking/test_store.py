@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread, Timer
+from time import monotonic, sleep
 
 import pytest
 
@@ -218,3 +219,30 @@ def test_what_mlflow_never_takes_is_kept_with_its_reason_and_holds_up_nothing(
     [(sent, said)] = delivery.sync(tmp_path)
     assert not sent
     assert "MLflow refused a part of the run" in said
+
+
+def test_one_process_sends_all_runs_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They overlap; a run that has ended is sent while others go on, and leaves nothing."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    write_params(tmp_path, tiny_params())
+    with session.sending(tmp_path) as sender:
+        with session.run(tmp_path, "digits", "long", watched=True) as long:
+            long.begin({"a": "b"}, {})
+            with session.run(tmp_path, "digits", "short", watched=True) as short:
+                short.begin({"a": "c"}, {})
+                short.log([(1, {"loss": 0.5})])
+            process = sender._process
+            deadline = monotonic() + 60
+            while short.folder.exists():
+                assert monotonic() < deadline, "it was not sent before the other one ended"
+                sleep(0.05)
+            long.log([(1, {"loss": 0.25})])
+        assert sender._process is process
+    assert not [*(tmp_path / "unsent").glob("*.*")]
+    mlflow = store.open_store(tmp_path)
+    found = mlflow.search_runs(experiment_names=["digits"], output_format="list")
+    assert {r.info.run_name: (r.info.status, r.data.metrics) for r in found} == {
+        "long": ("FINISHED", {"loss": 0.25}), "short": ("FINISHED", {"loss": 0.5})
+    }  # fmt: skip

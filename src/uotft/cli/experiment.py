@@ -96,7 +96,7 @@ def run(
         columns = experiment_cells.columns(
             ws, experiment, targets, number, num_processes, expected, table
         )
-        for line in (experiment_cells.scale(ws), *experiment_runner.forecast(ws, columns, jobs)):
+        for line in (experiment_cells.scale(ws), *experiment_runner.forecast(columns, jobs)):
             typer.echo(line)
         return
     plan = experiment_runner.Plan(

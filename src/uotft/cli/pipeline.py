@@ -140,8 +140,6 @@ def select(
     features), with the options below; needs neither images nor a params.yaml.
     """
     from uotft.core import config
-    from uotft.core.records import Cell
-    from uotft.runs import cells, job
 
     settings = _given({"metric": metric, "cost_scale": cost_scale} | config.parsed(set_ or []))
     size = _given({"top_k": _number(top_k), "max_per_class": max_per_class})
@@ -150,6 +148,9 @@ def select(
         if any(files) or settings or size or expect or table or pictures:
             raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
                             "params.yaml has its settings")  # fmt: skip
+        from uotft.core.records import Cell
+        from uotft.runs import cells, job
+
         ws = workspace(dataset, strategy)
         if all_:
             for line in cells.select(ws, dataset):
@@ -180,11 +181,11 @@ def _select_banks(
 
 def _print_selection(chosen: Selection, *, explain: bool) -> None:
     """The classes kept; with ``explain``, also the target classes that each of them serves."""
+    from uotft.core.text import some
     from uotft.selection.ranking import serves
 
     kept = [chosen.names[row] for row in chosen.kept]
-    more = f", and {len(kept) - NAMES} more" if len(kept) > NAMES else ""
-    names = f": {', '.join(kept[:NAMES])}{more}" if kept else ""
+    names = f": {some(kept, NAMES)}" if kept else ""
     typer.echo(f"{chosen.strategy}: {len(kept)} of {len(chosen.names)} kept{names}")
     if explain:
         for name, served in zip(kept, serves(chosen), strict=True):

@@ -22,8 +22,6 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from uotft.core import config, storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
@@ -214,7 +212,7 @@ def of_code(ws: Workspace, stage: str) -> str:
 @cache
 def _deps(text: str) -> dict[str, list[str]]:
     """{stage: deps} of a dvc.yaml."""
-    stages = (yaml.load(text, Loader=storage.SAFE) or {}).get("stages", {})
+    stages = (storage.from_yaml(text) or {}).get("stages", {})
     return {name: stage.get("do", stage).get("deps", []) for name, stage in stages.items()}
 
 

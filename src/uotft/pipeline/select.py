@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.analysis import figures
 from uotft.core import config, storage
 from uotft.core.records import Cell, Selection
-from uotft.pipeline.readers import source_bank, target_bank
-from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, choosing, ranking
 from uotft.selection.choosing import Request
+
+if TYPE_CHECKING:
+    from uotft.pipeline.workspace import Workspace
 
 
 def select(ws: Workspace, cell: Cell) -> Selection:
     """Score the source units against one seed's target images, keep K, write the selection."""
+    from uotft.pipeline.readers import source_bank, target_bank  # not for banks from files
+
     request = Request(
         cell.strategy,
         config.selector_settings(ws.params, cell.strategy),
@@ -101,6 +103,8 @@ def select_banks(
         folder = Path(extras.pictures)
         write_pictures(folder, chosen, found if len(found) else None)
         if len(found) and request.strategy == "uot":
+            from uotft.analysis import figures
+
             uot, kept = request.settings, len(chosen.kept)
             curve = choosing.recall_curve(source, target, uot, found, kept)
             picture = figures.recall_picture(curve, kept, uot.cost_scale)
@@ -111,6 +115,8 @@ def select_banks(
 
 def write_pictures(folder: Path, chosen: Selection, found: NDArray[np.int64] | None = None) -> None:
     """similarity.png (figure 2b of the paper) and, where there is a plan, plan.png."""
+    from uotft.analysis import figures  # matplotlib, which takes a second
+
     scores = chosen.scores
     picture = figures.similarity_picture(
         scores.values, chosen.kept, chosen.names, mass=scores.log_plan is not None, expected=found

@@ -89,11 +89,11 @@ def todo(columns: Sequence[Column]) -> list[Job]:
     return [(column.ws, Cell(*key[1:])) for key, column in found.items()]
 
 
-def forecast(ws: Workspace, columns: Sequence[Column], jobs: int) -> Iterator[str]:
+def forecast(columns: Sequence[Column], jobs: int) -> Iterator[str]:
     """What is done and what is to do, in cells, images and time; ``jobs`` as of a `Plan`."""
     images, read, seconds, done = 0, 0, 0.0, 0
-    processes = max(column.processes for column in columns)
-    jobs = width(jobs or ws.params.jobs, processes, ws.params.cpu_threads)
+    params = columns[0].ws.params
+    jobs = width(jobs or params.jobs, columns[0].processes, params.cpu_threads)
     for column in columns:
         facts = [found for seed in column.seeds if (found := column.finished(seed))]
         left = len(column.seeds) - len(facts)

@@ -143,10 +143,12 @@ def train(
     stage = environment.dvc_stage()
     by_hand = not (stage or current)
     with owning(ws, ws.cell("models", cell)) as lock:
+        if by_hand:
+            compatible.check(ws, [cell.target], [cell.strategy])
+            if not outlook.first(ws, cell.target):
+                crew.start()  # imports torch while DVC looks whether all is up to date
+            upstream([ws], [cell.target])
         if not stage:
-            if not current:
-                compatible.check(ws, [cell.target], [cell.strategy])
-                upstream([ws], [cell.target])
             logger.info("selecting with %s, seed %s", cell.strategy, cell.seed)
             select_stage.select(ws, cell)
         may_stay = by_hand and not again and fleet.machines == 1 and not fleet.launched

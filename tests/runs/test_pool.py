@@ -1,0 +1,173 @@
+"""Several trainings at a time: who works on what, what a failure stops, and which GPUs they get."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from support.projects import workspace
+from support.stages import find_overlap
+from uotft.core import environment, storage
+from uotft.core.errors import Interrupted, UserError, WorkerFailed
+from uotft.core.records import Cell
+from uotft.core.signals import StopRequest
+from uotft.pipeline import select
+from uotft.runs import cells, channel, processes
+from uotft.runs.pool import Pool, width
+from uotft.runs.processes import Crew, Fleet
+
+
+@pytest.fixture
+def pool(tmp_path: Path):  # noqa: ANN201
+    """Two crews without workers."""
+    asked = StopRequest()
+    made = Pool([Crew(Fleet(), tmp_path, asked=asked) for _ in range(2)], asked)
+    yield made
+    made.close()
+
+
+def test_as_many_as_gpus_or_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "cores", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert width(3, 1, 1) == 3, "the user has chosen"
+    assert width(0, 1, 1) == 8
+    assert width(0, 2, 2) == 2
+    assert width(0, 1, 16) == 1
+    assert width(0, 1, 0) == 1, "each takes all cores"
+    assert environment.share_of_gpus(0, 1) == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-b,5,7")
+    assert width(0, 1, 1) == 4
+    assert width(0, 2, 0) == 2
+    assert width(0, 8, 0) == 1
+    shares = [environment.share_of_gpus(place, 2)["CUDA_VISIBLE_DEVICES"] for place in (0, 1, 2)]
+    assert shares == ["2,GPU-b", "5,7", "2,GPU-b"], "more crews than GPUs share them"
+
+
+def test_results_are_in_order_and_a_failure_stops_no_other(pool: Pool) -> None:
+    crews, both = set(), threading.Barrier(2, timeout=20)
+
+    def work(crew: Crew, item: int) -> int:
+        if item < 2:
+            both.wait()  # the first two are under way at the same time
+        crews.add(id(crew))
+        if item == 1:
+            raise WorkerFailed(1)
+        if item == 2:
+            raise UserError("wrong")
+        return 10 * item
+
+    found = [*pool.run(work, range(5))]
+    assert [found[0], *found[3:]] == [0, 30, 40]
+    assert isinstance(found[1], WorkerFailed)
+    assert isinstance(found[2], UserError)
+    assert len(crews) == 2
+    assert [*pool.run(lambda crew, item: item, "abc")] == [*"abc"], "it can be used again"
+
+
+def test_one_request_to_stop_reaches_all(pool: Pool) -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work(crew: Crew, item: int) -> None:
+        if item == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        while not crew.asked:
+            pass
+        seen.append(item)
+        raise Interrupted("interrupted")
+
+    with pytest.raises(Interrupted):
+        [*pool.run(work, range(9))]
+    assert len(seen) <= 2, "no other was begun"
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_fault_of_the_program_stops_the_others(pool: Pool) -> None:
+    def work(crew: Crew, item: int) -> None:
+        if item == 0:
+            raise ZeroDivisionError
+        while not crew.asked:
+            pass
+
+    with pytest.raises(ZeroDivisionError):
+        [*pool.run(work, range(9))]
+
+
+def test_how_many_are_done_and_how_long_the_others_take() -> None:
+    assert cells._to_go(9, 36, 90) == "; 9 of 36 are done, about 4 min to go"
+    assert cells._to_go(36, 36, 90) == ""
+
+
+def test_a_channel_carries_words_and_what_is_held(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    words = ["train", "x" * 100_000, "täglich"]
+    with ours, theirs, (tmp_path / "lock").open("w") as file:
+        sender = threading.Thread(target=channel.send, args=(ours, words, [file.fileno()]))
+        sender.start()
+        found = channel.receive(theirs)
+        sender.join()
+        assert found is not None
+        assert found[0] == words
+        [held] = found[1]
+        assert os.fstat(held).st_ino == os.fstat(file.fileno()).st_ino
+        os.close(held)
+        assert not channel.has_answer(ours)
+        channel.answer(theirs)
+        channel.wait([ours], 10)
+        assert channel.has_answer(ours)
+        assert not channel.has_answer(ours), "one answer each"
+        ours.close()
+        assert channel.receive(theirs) is None
+
+
+def test_a_worker_that_stays_trains_as_a_new_one_does(trainable: Path) -> None:
+    """To the bit: nothing of one training is left in memory for the next, of another precision."""
+    find_overlap(trainable)
+    ws = workspace(trainable)
+    bf16 = ws.with_changes(["train.recipe.precision=bf16"])
+    work = [(ws, Cell("digits", "none", 0)), (bf16, Cell("digits", "uot", 0)),
+            (ws, Cell("digits", "uot", 0))]  # fmt: skip
+    for there, cell in work:
+        select.select(there, cell)
+
+    def weights(one_each: bool) -> list[bytes]:
+        crews, found = [], []
+        for there, cell in work:
+            if one_each or not crews:
+                crews.append(Crew(Fleet(), trainable))
+            words = ["train", cell.target, cell.strategy, str(cell.seed), *there.overrides]
+            with crews[-1].work(words) as follow:
+                follow(lambda points: None)
+            file = there.cell("models", cell) / "model.safetensors"
+            found.append(file.read_bytes())
+            file.unlink()
+        pids = [worker.pid for crew in crews for worker in crew.workers]
+        assert len(pids) == len(crews)
+        for crew in crews:
+            crew.dismiss()
+        return found
+
+    assert weights(one_each=False) == weights(one_each=True)
+
+
+def test_a_worker_that_was_lost_is_replaced(trainable: Path) -> None:
+    find_overlap(trainable)
+    cell = Cell("digits", "none", 0)
+    select.select(workspace(trainable), cell)
+    with processes.crew(Fleet(), trainable) as crew:
+        crew.start()
+        [lost] = crew.workers
+        lost.kill()
+        lost.wait()
+        with crew.work(["train", "digits", "none", "0"]) as follow:
+            follow(lambda points: None)
+        with pytest.raises(WorkerFailed), crew.work(["train", "digits", "uot", "7"]) as follow:
+            follow(lambda points: None)  # nothing is selected for it
+        with crew.work(["train", "digits", "none", "0"]) as follow:
+            follow(lambda points: None)
+    facts = storage.read_json(workspace(trainable).cell("models", cell) / "model.json")
+    assert facts["strategy"] == "none"
