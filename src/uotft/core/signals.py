@@ -98,7 +98,7 @@ def passed_on(
     The block gets the count, and must stop by itself after the first signal. The second raises
     KeyboardInterrupt.
     """
-    stop = stop or StopRequest()
+    stop = StopRequest() if stop is None else stop  # one without a request is false
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.count += 1

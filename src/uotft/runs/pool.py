@@ -93,7 +93,8 @@ def _wait_for(wanted: Future[R], futures: Sequence[Future[R]]) -> None:
     """Wait until one is done; raises at once what another one has raised."""
     while not wanted.done():
         open_ = [future for future in futures if not future.done()]
-        for future in wait(open_, return_when=FIRST_COMPLETED).done:
+        # not for ever: a signal that another thread gets wakes nobody who waits for a lock
+        for future in wait(open_, signals.POLL_S, FIRST_COMPLETED).done:
             future.result()
 
 
