@@ -62,6 +62,7 @@ def test_a_new_seed_and_a_new_strategy_run_their_own_cells(project: Path, tmp_pa
     assert {path: path.read_bytes() for path in before} == before, "one was damaged"
 
 
+@pytest.mark.slow
 def test_one_failed_cell_stops_no_other(project: Path, tmp_path: Path) -> None:
     copy = alone(project, tmp_path)
     shutil.rmtree(copy / "models")

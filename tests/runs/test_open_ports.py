@@ -23,6 +23,7 @@ def _told(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for sockets in /proc")
 def test_two_processes_listen_on_this_machine_alone(fresh: Path) -> None:
     """The command itself listens nowhere, for its workers meet through a file."""

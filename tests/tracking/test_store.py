@@ -154,6 +154,7 @@ def test_a_run_goes_on_with_each_point_once(
     assert not [*(tmp_path / "unsent").iterdir()]
 
 
+@pytest.mark.slow
 def test_a_run_inside_another_is_its_child_and_a_stop_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
