@@ -8,10 +8,11 @@ killed. Standard input must be a pipe from the starter.
 
 from __future__ import annotations
 
-from runpy import run_module
-
 from uotft.core import signals
 
 if __name__ == "__main__":
     signals.end_with_starter()
-    run_module("mlflow", run_name="__main__", alter_sys=True)
+
+    from mlflow.cli import cli  # seconds, in which the starter may end already
+
+    cli(prog_name="mlflow")
