@@ -247,3 +247,14 @@ def test_one_process_sends_all_runs_of_a_command(
     assert {r.info.run_name: (r.info.status, r.data.metrics) for r in found} == {
         "long": ("FINISHED", {"loss": 0.25}), "short": ("FINISHED", {"loss": 0.5})
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("test", ["one", "the next"])
+def test_no_test_is_shown_the_store_of_another(test: str) -> None:
+    """It may be gone, and every store that is made later in this process would fail."""
+    import mlflow
+
+    if test == "one":
+        mlflow.set_tracking_uri("sqlite:///gone/mlflow.db")
+    else:
+        assert os.environ.get("MLFLOW_TRACKING_URI", "") != "sqlite:///gone/mlflow.db"
