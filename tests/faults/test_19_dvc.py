@@ -104,7 +104,7 @@ def whole(project: Path) -> Path:
     return project
 
 
-@pytest.mark.parametrize("how", ["flip", "delete"])
+@pytest.mark.parametrize("how", [pytest.param("flip", marks=pytest.mark.slow), "delete"])
 def test_verify_reports_a_copy_that_changed_or_is_gone(
     whole: Path, how: str, trials: Callable[[int, int], int], measured: Callable[[str], None]
 ) -> None:
