@@ -24,7 +24,7 @@ CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
         (CHOICES, {"seeds": [100, 100]}, r"--seeds: got \[100, 100\]; two or more different"),
         (CHOICES, {"study": ".."}, r"--study: got '\.\.'"),
         (CHOICES, {"strategy": "none"}, "none of its settings decides anything for the"),
-        (CHOICES, {"space": "nowhere.yaml"}, "'nowhere.yaml'; a YAML file is needed, or paper or"),
+        (CHOICES, {"space": "nowhere.yaml"}, "'nowhere.yaml'; name a YAML file, or paper or"),
         (CHOICES.replace("0.3", "-1"), {}, r"space.yaml: .*\n  train.lambda: got -1: .*greater"),
         (CHOICES.replace("lambda", "mu"), {}, "train.mu has no single value in params.yaml"),
         ("seeds: {choices: [1, 2]}\n", {}, "seeds has no single value"),

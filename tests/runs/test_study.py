@@ -77,7 +77,7 @@ def test_a_space_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str)
 
 
 def test_no_space_of_that_name() -> None:
-    with pytest.raises(UserError, match="'papr'; a YAML file is needed, or paper or wide"):
+    with pytest.raises(UserError, match="'papr'; name a YAML file, or paper or wide"):
         search.read_space("papr")
 
 
@@ -209,8 +209,8 @@ def test_the_table_pairs_seeds_and_the_verdict_says_when_nothing_is_shown() -> N
     assert first[:4] == ("2", "train.lambda=0.2", "complete", "3")
     assert second[-1] == "+2.00 ± 1.24"
     assert third[-1] == ""
-    assert "the interval holds 0: not shown to be better" in search.verdict(trials)
-    assert "interval holds 0" not in search.verdict(trials[:2])
+    assert "the interval includes 0: not shown to be better" in search.verdict(trials)
+    assert "interval includes 0" not in search.verdict(trials[:2])
     assert search.best([trial(0, 80.0), trial(1, 80.0)]).number == 0
 
 

@@ -338,10 +338,10 @@ def search(
     from uotft.runs import processes, search
 
     if sampler not in ("grid", "tpe"):
-        raise UserError(f"--sampler: got {sampler!r}; grid or tpe is needed")
+        raise UserError(f"--sampler: got {sampler!r}; choose grid or tpe")
     numbers = seeds.split(",")
     if not all(number.strip().isdecimal() for number in numbers):
-        raise UserError(f"--seeds: got {seeds!r}; whole numbers with commas between are needed")
+        raise UserError(f"--seeds: got {seeds!r}; give whole numbers, such as 100,101,102")
     ws = workspace(dataset, strategy)
     plan = search.Plan(
         dataset,

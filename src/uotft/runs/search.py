@@ -119,12 +119,12 @@ def _check(ws: Workspace, plan: Plan, space: Space, fleet: Fleet) -> None:
     if fleet.launched:
         raise UserError("search starts its own processes: give --num-processes, and no launcher")
     if not re.fullmatch(r"(\w[\w.-]*)?", plan.study):
-        raise UserError(f"--study: got {plan.study!r}; a word is needed, like {plan.target}-2")
+        raise UserError(f"--study: got {plan.study!r}; give it one word, such as {plan.target}-2")
     if not space:
         raise UserError(f"--space {plan.space}: none of its settings decides anything for the "
                         f"strategy {plan.strategy}")  # fmt: skip
     if len(set(plan.seeds)) < max(2, len(plan.seeds)):
-        raise UserError(f"--seeds: got {plan.seeds}; two or more different ones are needed, for "
+        raise UserError(f"--seeds: got {plan.seeds}; give two or more different ones: "
                         "without them a difference has no interval")  # fmt: skip
     if both := sorted(set(plan.seeds) & set(ws.params.seeds)):
         raise UserError(

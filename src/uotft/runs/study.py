@@ -47,7 +47,7 @@ def read_space(name: str) -> Space:
     known = sorted(p.name[:-5] for p in SPACES.iterdir() if p.name.endswith(".yaml"))
     path = SPACES / f"{name}.yaml" if name in known else Path(name)
     if not path.is_file():
-        raise UserError(f"--space: got {name!r}; a YAML file is needed, or {' or '.join(known)}")
+        raise UserError(f"--space: got {name!r}; name a YAML file, or {' or '.join(known)}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -117,7 +117,7 @@ class Trial:
 
     @property
     def mean(self) -> float:
-        """Over its seeds."""
+        """The mean of the values over its seeds."""
         return float(np.mean(list(self.values.values()))) if self.values else float("nan")
 
 
@@ -204,7 +204,7 @@ class Study:
         return self.trials()[number]
 
     def close(self, number: int, state: State) -> Trial:
-        """No more seeds for this trial."""
+        """Close a trial: no more seeds are trained for it."""
         import optuna
 
         ends = {
@@ -327,11 +327,11 @@ def gain(trials: list[Trial]) -> Interval:
 
 
 def verdict(trials: list[Trial]) -> str:
-    """What the search found, in words."""
+    """A sentence on what the search found."""
     chosen, found = best(trials), gain(trials)
     if not chosen.number:
         return f"nothing better than params.yaml in {len(trials)} trials"
-    shown = "" if found.mean - found.half > 0 else "; the interval holds 0: not shown to be better"
+    shown = "" if found.mean - found.half > 0 else "; the interval includes 0: not shown to be better"
     return (
         f"best is trial {chosen.number}: {' '.join(overrides(chosen.setting))}; {found.signed()} "
         f"points of validation top-1 over params.yaml, paired over {found.n} seeds{shown}. It is "
