@@ -20,8 +20,8 @@ CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
     ("space", "changes", "said"),
     [
         (CHOICES, {"seeds": [100, 1, 0]}, r"\[0, 1\] are seeds of params.yaml"),
-        (CHOICES, {"seeds": [100]}, r"--seeds: got \[100\]; two or more different"),
-        (CHOICES, {"seeds": [100, 100]}, r"--seeds: got \[100, 100\]; two or more different"),
+        (CHOICES, {"seeds": [100]}, r"--seeds: got \[100\]; give two or more different"),
+        (CHOICES, {"seeds": [100, 100]}, r"--seeds: got \[100, 100\]; give two or more different"),
         (CHOICES, {"study": ".."}, r"--study: got '\.\.'"),
         (CHOICES, {"strategy": "none"}, "none of its settings decides anything for the"),
         (CHOICES, {"space": "nowhere.yaml"}, "'nowhere.yaml'; name a YAML file, or paper or"),

@@ -331,7 +331,9 @@ def verdict(trials: list[Trial]) -> str:
     chosen, found = best(trials), gain(trials)
     if not chosen.number:
         return f"nothing better than params.yaml in {len(trials)} trials"
-    shown = "" if found.mean - found.half > 0 else "; the interval includes 0: not shown to be better"
+    shown = (
+        "" if found.mean - found.half > 0 else "; the interval includes 0: not shown to be better"
+    )
     return (
         f"best is trial {chosen.number}: {' '.join(overrides(chosen.setting))}; {found.signed()} "
         f"points of validation top-1 over params.yaml, paired over {found.n} seeds{shown}. It is "
