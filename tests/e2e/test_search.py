@@ -58,14 +58,15 @@ def test_a_killed_grid_goes_on_and_no_training_is_repeated(project: Path) -> Non
     before = call("dvc", "status", cwd=project).stdout
     (project / "space.yaml").write_text(GRID)
     command = [sys.executable, "-m", "uotft", "search", *WORDS, "--space", "space.yaml"]
-    process = subprocess.Popen(
-        command, cwd=project, env=users_environment(), stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    with (project / "said").open("w") as said_to:
+        process = subprocess.Popen(
+            command, cwd=project, env=users_environment(), stderr=said_to,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
     deadline = time.monotonic() + 180
     belongs = "variants/*/models/digits/uot/*/belongs.json"
     while len(list(project.glob(belongs))) < 3:
-        assert process.poll() is None
+        assert process.poll() is None, (project / "said").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGSTOP)  # it must not end before it is killed

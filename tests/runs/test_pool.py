@@ -6,18 +6,19 @@ import os
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from support.projects import workspace
+from support.projects import tiny_params, workspace, write_params
 from support.stages import find_overlap
 from uotft.core import environment, storage
 from uotft.core.errors import Interrupted, UserError, WorkerFailed
 from uotft.core.records import Cell
 from uotft.core.signals import StopRequest
 from uotft.pipeline import select
-from uotft.runs import cells, channel, processes
+from uotft.runs import cells, channel, job, processes
 from uotft.runs.pool import Pool, width
 from uotft.runs.processes import Crew, Fleet
 
@@ -95,6 +96,26 @@ def test_a_fault_of_the_program_stops_the_others(pool: Pool) -> None:
 
     with pytest.raises(ZeroDivisionError):
         [*pool.run(work, range(9))]
+
+
+def test_only_one_training_selects_at_a_time(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All seeds of a variant write one file, and the second to rename its own found it gone."""
+    inside, most = [], []
+
+    def slow(ws: object, cell: Cell) -> None:
+        inside.append(cell)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.remove(cell)
+
+    monkeypatch.setattr(job.select_stage, "select", slow)
+    write_params(tmp_path, tiny_params())
+    ws = workspace(tmp_path)
+    every = [Cell("digits", "uot", seed) for seed in range(4)]
+    assert [*pool.run(lambda crew, cell: job.select(ws, cell), every)] == [None] * 4
+    assert most == [1] * 4
 
 
 def test_how_many_are_done_and_how_long_the_others_take() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from time import monotonic, sleep
 from typing import Any
 
@@ -44,6 +45,7 @@ from uotft.tracking import (
 from uotft.training import checkpoints
 
 Watch = Callable[[Points], None]
+_SELECTING = Lock()
 POLL_S = 1.0  # between two looks at DVC's lock
 
 logger = logging.getLogger(__name__)
@@ -150,7 +152,7 @@ def train(
             upstream([ws], [cell.target])
         if not stage:
             logger.info("selecting with %s, seed %s", cell.strategy, cell.seed)
-            select_stage.select(ws, cell)
+            _select(ws, cell)
         may_stay = by_hand and not again and fleet.machines == 1 and not fleet.launched
         if facts := freshness.trained(ws, cell, fleet.processes) if may_stay else None:
             accuracy = outlook.validation(ws, cell.target, facts)
@@ -343,6 +345,15 @@ def owning(ws: Workspace, made: Path) -> Iterator[int]:
 def select(ws: Workspace, cell: Cell) -> Selection:
     """Select for one cell, unless its training is under way, which reads what it began with."""
     with owning(ws, ws.cell("models", cell)):
+        return _select(ws, cell)
+
+
+def _select(ws: Workspace, cell: Cell) -> Selection:
+    """Select, one thread at a time: all seeds of a variant write its overrides.json.
+
+    `storage.write` tells two processes apart, not two threads; nor is matplotlib made for threads.
+    """
+    with _SELECTING:
         return select_stage.select(ws, cell)
 
 
