@@ -26,7 +26,10 @@ def send(end: socket.socket, words: Sequence[str], held: Sequence[int] = ()) -> 
 
 def receive(end: socket.socket) -> tuple[list[str], list[int]] | None:
     """Wait for work; None when there is no more."""
-    message, held, _, _ = socket.recv_fds(end, MOST_BYTES, MOST_HELD)
+    try:
+        message, held, _, _ = socket.recv_fds(end, MOST_BYTES, MOST_HELD)
+    except ConnectionResetError:  # the command was killed
+        return None
     while message and not message.endswith(b"\n"):
         if not (more := end.recv(MOST_BYTES)):
             return None
