@@ -1,4 +1,7 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -19,6 +22,34 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         storage.write(path, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_threads_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first removes its temporary name at its end, while the second writes under its own."""
+    path, sync = tmp_path / "same", storage.sync
+    renamed, under_way, done = (threading.Event() for _ in range(3))
+
+    def first_waits(folder: Path) -> None:
+        sync(folder)
+        if not renamed.is_set():
+            renamed.set()
+            assert under_way.wait(20)
+
+    def second(file: BinaryIO) -> None:
+        under_way.set()
+        assert done.wait(20)
+        file.write(b"second")
+
+    monkeypatch.setattr(storage, "sync", first_waits)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(storage.write_bytes, path, b"first")
+        assert renamed.wait(20)
+        other = threads.submit(storage.write, path, second)
+        first.result()
+        assert path.read_bytes() == b"first"
+        done.set()
+        other.result()
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("same", b"second")]
 
 
 def test_arrays_come_back_and_files_repeat_exactly(tmp_path: Path) -> None:

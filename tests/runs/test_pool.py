@@ -7,7 +7,9 @@ import signal
 import socket
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +21,7 @@ from uotft.core.records import Cell
 from uotft.core.signals import StopRequest
 from uotft.pipeline import select
 from uotft.runs import cells, channel, job, processes
-from uotft.runs.pool import Pool, width
+from uotft.runs.pool import Pool, width as pool_width
 from uotft.runs.processes import Crew, Fleet
 
 
@@ -34,6 +36,11 @@ def pool(tmp_path: Path):  # noqa: ANN201
 
 def test_as_many_as_gpus_or_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "cores", lambda: 8)
+
+    def width(wanted: int, processes: int, threads: int) -> int:
+        return pool_width(SimpleNamespace(jobs=0, cpu_threads=threads), processes, wanted)
+
+    assert pool_width(SimpleNamespace(jobs=5, cpu_threads=1), 1) == 5, "params.yaml says it"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert width(3, 1, 1) == 3, "the user has chosen"
     assert width(0, 1, 1) == 8
@@ -87,6 +94,21 @@ def test_one_request_to_stop_reaches_all(pool: Pool) -> None:
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_closed_early_it_stops_what_is_under_way(pool: Pool) -> None:
+    stopped = []
+
+    def work(crew: Crew, item: int) -> int:
+        while item and not crew.asked:
+            pass
+        stopped.append(item)
+        return item
+
+    with closing(pool.run(work, range(9))) as results:
+        assert next(results) == 0
+    assert set(stopped) <= {0, 1, 2}, "no other was begun, and all have ended"
+    assert [*pool.run(lambda crew, item: item, "abc")] == [*"abc"]
+
+
 def test_a_fault_of_the_program_stops_the_others(pool: Pool) -> None:
     def work(crew: Crew, item: int) -> None:
         if item == 0:
@@ -101,7 +123,7 @@ def test_a_fault_of_the_program_stops_the_others(pool: Pool) -> None:
 def test_only_one_training_selects_at_a_time(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All seeds of a variant write one file, and the second to rename its own found it gone."""
+    """Pictures are drawn on the way."""
     inside, most = [], []
 
     def slow(ws: object, cell: Cell) -> None:

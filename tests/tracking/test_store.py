@@ -258,3 +258,25 @@ def test_no_test_is_shown_the_store_of_another(test: str) -> None:
         mlflow.set_tracking_uri("sqlite:///gone/mlflow.db")
     else:
         assert os.environ.get("MLFLOW_TRACKING_URI", "") != "sqlite:///gone/mlflow.db"
+
+
+def test_a_folder_that_another_process_sends_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all others are sent."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    write_params(tmp_path, tiny_params())
+    with session.sending(tmp_path) as sender:
+        theirs = tmp_path / "unsent" / "theirs.1"
+        theirs.mkdir(parents=True)
+        with locks.exclusive(theirs / outbox.SENDER, "busy"):
+            sender.take(theirs)
+            with session.run(tmp_path, "digits", "ours", watched=True) as ours:
+                ours.begin({"a": "b"}, {})
+            deadline = monotonic() + 60
+            while ours.folder.exists():
+                assert monotonic() < deadline
+                sleep(0.05)
+    mlflow = store.open_store(tmp_path)
+    [run] = mlflow.search_runs(experiment_names=["digits"], output_format="list")
+    assert (run.info.run_name, run.info.status) == ("ours", "FINISHED")

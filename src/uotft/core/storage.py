@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_native_id
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
@@ -39,7 +40,8 @@ def write(path: Path, fill: Callable[[BinaryIO], object], size: int = 0) -> None
 
     The name is on the disk, too, on return. ``size`` is that of the file, where it is known before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # two processes may write the same file, and two threads of one
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_native_id()}.tmp")
     try:
         new = not path.parent.is_dir()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core import disk, storage
+from uotft.core import disk, environment, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Files
 
@@ -330,14 +330,14 @@ def _scale_key(file: Image, raw: str) -> None:
 @cache
 def pool() -> ThreadPoolExecutor:
     """One thread a core, for code that releases the GIL: Pillow's decoders, torch's scaling."""
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    return ThreadPoolExecutor(environment.cores())
 
 
 def in_parts(make: Callable[[int], T], rows: Iterable[int]) -> list[T]:
     """``make`` of every row, in order; all threads share the work, a chunk of rows each."""
     every = list(rows)
     # eight chunks a core: slow rows are shared evenly, and a chunk is worth its overhead
-    step = max(1, len(every) // (8 * len(os.sched_getaffinity(0))))
+    step = max(1, len(every) // (8 * environment.cores()))
     parts = [every[start : start + step] for start in range(0, len(every), step)]
     return [
         made for part in pool().map(lambda part: [make(r) for r in part], parts) for made in part

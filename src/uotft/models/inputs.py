@@ -100,9 +100,7 @@ def beside(
         with torch.cuda.stream(own):
             value = make(key)
             for tensor in tensors(value):
-                tensor.record_stream(
-                    reader
-                )  # its memory is not used again before the reader is done
+                tensor.record_stream(reader)  # its memory stays until the reader is done
         own.synchronize()  # here, in the thread, and not in the reader
         return value
 

@@ -193,8 +193,9 @@ def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None
 
 def of_finished(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
     """Of a finished fine-tuning, as its model.json keeps it; what was selected is in its files."""
+    code = of_code(ws, "train")
     # batch norm takes the statistics of each process's share
-    return {**of_training(ws, cell), "processes": processes, "code": of_code(ws, "train")}
+    return {**of_training(ws, cell), "processes": processes, **({"code": code} if code else {})}
 
 
 def of_code(ws: Workspace, stage: str) -> str:

@@ -79,8 +79,7 @@ def train_some(jobs: Sequence[Job], fleet: Fleet, at_once: int = 0) -> list[str]
     0: as many as params.yaml says, or as GPUs or cores allow.
     """
     ws = jobs[0][0]
-    at_once = width(at_once or ws.params.jobs, fleet.processes, ws.params.cpu_threads)
-    at_once = min(at_once, len(jobs))
+    at_once = min(width(ws.params, fleet.processes, at_once), len(jobs))
     done, began = count(1), monotonic()
 
     def one(crew: Crew, numbered: tuple[int, Job]) -> None:
@@ -94,7 +93,7 @@ def train_some(jobs: Sequence[Job], fleet: Fleet, at_once: int = 0) -> list[str]
             found = zip(jobs, crews.run(one, [*enumerate(jobs, 1)]), strict=True)
             return [f"{name_of(each)}: {error}" for each, error in found if error is not None]
     except Interrupted as error:
-        raise Interrupted(f"{error}; the same command goes on") from error
+        raise Interrupted("interrupted; the same command goes on") from error
 
 
 def name_of(each: Job) -> str:

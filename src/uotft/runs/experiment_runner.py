@@ -92,8 +92,7 @@ def todo(columns: Sequence[Column]) -> list[Job]:
 def forecast(columns: Sequence[Column], jobs: int) -> Iterator[str]:
     """What is done and what is to do, in cells, images and time; ``jobs`` as of a `Plan`."""
     images, read, seconds, done = 0, 0, 0.0, 0
-    params = columns[0].ws.params
-    jobs = width(jobs or params.jobs, columns[0].processes, params.cpu_threads)
+    jobs = width(columns[0].ws.params, columns[0].processes, jobs)
     for column in columns:
         facts = [found for seed in column.seeds if (found := column.finished(seed))]
         left = len(column.seeds) - len(facts)

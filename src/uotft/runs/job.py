@@ -147,9 +147,7 @@ def train(
     with owning(ws, ws.cell("models", cell)) as lock:
         if by_hand:
             compatible.check(ws, [cell.target], [cell.strategy])
-            if not outlook.first(ws, cell.target):
-                crew.start()  # imports torch while DVC looks whether all is up to date
-            upstream([ws], [cell.target])
+            upstream([ws], [cell.target], crew)
         if not stage:
             logger.info("selecting with %s, seed %s", cell.strategy, cell.seed)
             _select(ws, cell)
@@ -349,9 +347,9 @@ def select(ws: Workspace, cell: Cell) -> Selection:
 
 
 def _select(ws: Workspace, cell: Cell) -> Selection:
-    """Select, one thread at a time: all seeds of a variant write its overrides.json.
+    """Select, one thread at a time.
 
-    `storage.write` tells two processes apart, not two threads; nor is matplotlib made for threads.
+    Pictures are drawn on the way, and matplotlib is not made for threads.
     """
     with _SELECTING:
         return select_stage.select(ws, cell)
@@ -405,10 +403,13 @@ def _finish(run: outbox.Run, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
+def upstream(
+    workspaces: Sequence[Workspace], targets: Sequence[str], crew: Crew | None = None
+) -> None:
     """Bring units, embeddings and overlaps up to date with DVC, which knows what is stale.
 
-    ``workspaces`` are variants of one; then come the units of those that need their own.
+    ``workspaces`` are variants of one; then come the units of those that need their own. If
+    nothing seems to be missing, ``crew`` starts, and imports torch while DVC looks.
     """
     ws = workspaces[0]
     wanted = sorted({f"embed@{w.params.source}" if w.upstream else "units" for w in workspaces})
@@ -417,8 +418,10 @@ def upstream(workspaces: Sequence[Workspace], targets: Sequence[str]) -> None:
     for dataset in (ws.params.source, *targets):
         image_places.must_be_there(ws, dataset)  # DVC's own message does not say what to do
     if not _made_already(ws, targets, wanted):
-        for line in filter(None, (outlook.first(ws, target) for target in targets[:1])):
+        if line := outlook.first(ws, targets[0]):
             logger.info(line)
+        elif crew:
+            crew.start()
         _repro(ws, wanted)
     for target in targets:
         if target not in ws.params.targets:  # dvc.yaml has no such stage

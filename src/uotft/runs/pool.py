@@ -6,8 +6,7 @@ A worker imports torch once, and then takes one cell after the other: `uotft tra
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -17,6 +16,7 @@ from typing import TypeVar
 
 from uotft.core import environment, signals
 from uotft.core.errors import Interrupted, Pruned, UserError, WorkerFailed
+from uotft.core.settings import Params
 from uotft.core.signals import StopRequest
 from uotft.runs import processes
 from uotft.runs.processes import Crew, Fleet
@@ -26,35 +26,38 @@ T = TypeVar("T")
 R = TypeVar("R")
 Failure = UserError | WorkerFailed | Pruned  # of one training; the others go on
 
-logger = logging.getLogger(__name__)
 
+def width(params: Params, num_processes: int, wanted: int = 0) -> int:
+    """How many trainings run at a time: ``wanted``, or else ``jobs`` of params.yaml.
 
-def width(wanted: int, num_processes: int, cpu_threads: int) -> int:
-    """How many trainings run at a time: ``wanted``, or for 0 as many as GPUs or cores allow.
-
-    Without a GPU each process of a training takes ``cpu_threads`` cores; 0 means all of them.
+    If both are 0, as many as GPUs or cores allow. Without a GPU each process of a training takes
+    ``cpu_threads`` cores; 0 means all of them.
     """
-    if wanted:
-        return wanted
+    if jobs := wanted or params.jobs:
+        return jobs
     if gpus := environment.gpus():
         return max(1, len(gpus) // num_processes)
-    return max(1, environment.cores() // (num_processes * cpu_threads)) if cpu_threads else 1
+    threads = params.cpu_threads
+    return max(1, environment.cores() // (num_processes * threads)) if threads else 1
 
 
 class Pool:
     """``width`` crews, each for one training at a time. Make one with `pool`."""
 
     def __init__(self, crews: Sequence[Crew], asked: StopRequest) -> None:
-        self.width, self._asked = len(crews), asked
+        self._asked = asked
         self._free: SimpleQueue[Crew] = SimpleQueue()
         for crew in crews:
             self._free.put(crew)
         self._threads = ThreadPoolExecutor(len(crews), "training")
 
-    def run(self, work: Callable[[Crew, T], R], items: Sequence[T]) -> Iterator[R | Failure]:
+    def run(
+        self, work: Callable[[Crew, T], R], items: Sequence[T]
+    ) -> Generator[R | Failure, None, None]:
         """``work(crew, item)`` of every item; yields each result, or why it failed, in order.
 
-        Raises ``Interrupted`` when this process was asked to stop, after all workers have saved.
+        When it is closed early, what is under way is stopped. Raises ``Interrupted`` when this
+        process was asked to stop, after all workers have saved.
         """
 
         def one(item: T) -> R | Failure:
@@ -85,7 +88,8 @@ class Pool:
                 wait(futures)
 
     def close(self) -> None:
-        """End the threads, which have no work."""
+        """End the threads; work that is still under way is asked to stop."""
+        self._asked.count += 1
         self._threads.shutdown()
 
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -102,7 +103,8 @@ def _run_missing(
         run.log(_points(record.trials()))  # those that the run has are not sent again
         most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
         left = {trial.number for trial in record.trials() if trial.state == "running"}
-        at_once = 1 if plan.prune else min(_width(ws, plan, fleet), len(plan.seeds))
+        wanted = 1 if plan.prune else plan.jobs
+        at_once = min(width(ws.params, fleet.processes, wanted), len(plan.seeds))
         with pool(fleet, ws.root, at_once) as crews:
             while trial := record.next(most):
                 if trial.number in left:
@@ -204,18 +206,23 @@ def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) ->
 
     todo = [(place, seed) for place, seed in enumerate(plan.seeds) if seed not in trial.values]
     for part in [[what] for what in todo] if plan.prune else [todo]:
-        for (_, seed), found in zip(part, crews.run(one, part), strict=True):
-            if isinstance(found, Pruned):
-                return _drop(there, plan, record, number, "pruned")
-            if isinstance(found, WorkerFailed) and number and found.code == USERS_MISTAKE:
-                return _drop(there, plan, record, number, "failed")
-            if isinstance(found, Exception):
-                # what params.yaml cannot do is no matter of settings, nor is a lack of memory
-                raise found
-            trial = record.measured(number, seed, found)
+        failure = None
+        with closing(crews.run(one, part)) as results:  # at its end no other seed is at work
+            for (_, seed), found in zip(part, results, strict=True):
+                if isinstance(found, Exception):
+                    failure = found
+                    break
+                record.measured(number, seed, found)
+        if isinstance(failure, Pruned):
+            return _drop(there, plan, record, number, "pruned")
+        if isinstance(failure, WorkerFailed) and number and failure.code == USERS_MISTAKE:
+            return _drop(there, plan, record, number, "failed")
+        if failure:
+            # what params.yaml cannot do is no matter of settings, nor is a lack of memory
+            raise failure
         if plan.prune and part[-1][1] != plan.seeds[-1] and record.hopeless(number):
             return record.close(number, "pruned")
-    return record.close(trial.number, "complete")
+    return record.close(number, "complete")
 
 
 def _measure(there: Workspace, plan: Plan, seed: int, crew: Crew, watch: job.Watch) -> float:
@@ -236,10 +243,6 @@ def _drop(there: Workspace, plan: Plan, record: Study, number: int, state: State
         made = there.cell("models", Cell(plan.target, plan.strategy, seed))
         shutil.rmtree(there.unfinished(made), ignore_errors=True)
     return record.close(number, state)
-
-
-def _width(ws: Workspace, plan: Plan, fleet: Fleet) -> int:
-    return width(plan.jobs or ws.params.jobs, fleet.processes, ws.params.cpu_threads)
 
 
 def _line(trial: Trial) -> str:

@@ -89,7 +89,11 @@ def main(root: Path) -> int:
             found = os.read(sys.stdin.fileno(), 1 << 16)
             is_over = not found
             *names, rest = (rest + found).split(b"\n")
-            folders += [Folder(root, Path(os.fsdecode(name))) for name in names]
+            for name in names:
+                try:
+                    folders.append(Folder(root, Path(os.fsdecode(name))))
+                except UserError as error:  # another process sends it already
+                    logger.warning(error)
         for folder in [f for f in folders if f.due <= monotonic() and not is_over]:
             if folder.attempt():
                 folder.held.close()

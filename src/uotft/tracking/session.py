@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from threading import Lock
@@ -89,7 +89,8 @@ class Sender:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
-            os.write(self._pipe, f"{folder}\n".encode())
+            with suppress(BrokenPipeError):  # it has just been killed: the run stays in the outbox
+                os.write(self._pipe, f"{folder}\n".encode())
             self.folders.append(folder)
             return self._pipe
 
