@@ -74,9 +74,9 @@ def train(ws: Workspace, target: str, fleet: Fleet, jobs: int = 0) -> str:
 
 
 def train_some(jobs: Sequence[Job], fleet: Fleet, at_once: int = 0) -> list[str]:
-    """Train cells of one project, ``at_once`` at a time; a line for each that failed.
+    """Train cells of one project; returns a line for each that failed.
 
-    0: as many as params.yaml says, or as GPUs or cores allow.
+    ``at_once`` are trained at a time; 0 takes ``jobs`` of params.yaml, or what GPUs or cores allow.
     """
     ws = jobs[0][0]
     at_once = min(width(ws.params, fleet.processes, at_once), len(jobs))

@@ -106,8 +106,8 @@ def _wait_for(wanted: Future[R], futures: Sequence[Future[R]]) -> None:
 def pool(fleet: Fleet, root: Path, width: int) -> Iterator[Pool]:
     """``width`` crews of ``fleet`` on the project in ``root``, and one sender of their runs.
 
-    Several workers on one terminal would write over each other: then each only says what is wrong.
-    Of the GPUs each crew gets its share.
+    Each crew gets its share of the GPUs. With several crews the workers print warnings and errors
+    alone, since on one terminal their progress bars would write over each other.
     """
     asked = StopRequest()
     with ExitStack() as stack:

@@ -121,8 +121,9 @@ def fleet(
 class Crew:
     """The workers of this machine for one training at a time; `crew` makes and dismisses one.
 
-    ``changes`` are made to their environment. ``asked`` counts the requests to stop, where another
-    thread listens to them; else `work` listens itself. ``busy`` are the workers that have work.
+    ``changes`` are made to their environment. If ``asked`` is given, another thread counts the
+    requests to stop in it; otherwise `work` listens for signals itself. ``busy`` are the workers
+    that have work.
     """
 
     fleet: Fleet
