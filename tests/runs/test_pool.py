@@ -167,6 +167,15 @@ def test_a_channel_carries_words_and_what_is_held(tmp_path: Path) -> None:
         assert channel.receive(theirs) is None
 
 
+def test_a_command_that_is_killed_leaves_a_worker_no_more_work() -> None:
+    """It had an answer to read, so the worker is told of a reset, not of an end."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        channel.answer(theirs)
+        ours.close()
+        assert channel.receive(theirs) is None
+
+
 def test_a_worker_that_stays_trains_as_a_new_one_does(trainable: Path) -> None:
     """To the bit: nothing of one training is left in memory for the next, of another precision."""
     find_overlap(trainable)
