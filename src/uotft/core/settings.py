@@ -293,6 +293,11 @@ class Params(Settings):
     source_fraction: float = Field(
         1.0, gt=0, le=1, description="share of each source class that may be selected and reused"
     )
+    source_means: str = Field(
+        "images",
+        description="what represents a source class: images, the mean of their features; or "
+        "classifier, its row in the pre-trained classifier; or the path of a bank of class means",
+    )
     targets: list[str] = Field(
         min_length=1, description="the sets to fine-tune on: sections of datasets"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,23 @@ def pretrained(backbone: dict[str, Any], root: Path = Path()) -> Pretrained | No
     bring = getattr(module, "pretrained", lambda settings: None)
     found: Pretrained | None = bring(paths.with_files(settings, root))
     return found
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights that would be downloaded: its address, its bytes (0: unknown), its path."""
+
+    address: str
+    bytes: int
+    path: Path
+
+
+def published(backbone: dict[str, Any]) -> Published | None:
+    """The file that the ``backbone`` section of params.yaml downloads, or None."""
+    module, settings = config.backbone(backbone)
+    find = getattr(module, "published", lambda settings: None)
+    found: tuple[str, int, Path] | None = find(settings)
+    return Published(*found) if found else None
 
 
 def build(backbone: dict[str, Any], target: int, source: int = 0) -> Network:

@@ -139,6 +139,22 @@ def imagenet(name: str, settings: ImageNet) -> Pretrained | None:
     return pretrained(imagenet_trunk(name), path, classifier="fc")
 
 
+def published(name: str, settings: ImageNet) -> tuple[str, int, Path] | None:
+    """Address, bytes and path of the file that `imagenet` downloads; None if it downloads none."""
+    from torchvision import models
+
+    if settings.weights != "download":
+        return None
+    found = models.get_model_weights(name).IMAGENET1K_V1
+    size = round(found.meta["_file_size"] * 2**20)  # torchvision states it in MiB
+    return found.url, size, _cached(found.url)
+
+
+def _cached(url: str) -> Path:
+    """Where torch keeps the file of an address."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
 def origin(path: Path) -> dict[str, str]:
     """The file's name and SHA-256; not its folder, since model.json goes to other machines."""
     with path.open("rb") as file:
@@ -208,7 +224,7 @@ def download(url: str) -> Path:
     Checks a download against the start of its SHA-256, which is part of the file name. A broken
     download resumes. If it fails, a ``UserError`` says how to use a file from elsewhere.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    path = _cached(url)
     if path.is_file():
         return path
     stated = HASH.search(path.name)

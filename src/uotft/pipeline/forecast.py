@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 def forecast(ws: Workspace, target: str, *, progress: Progress) -> dict[str, Any]:
     """delta^2 of every strategy and seed, at its own K and along K; writes forecast/TARGET.json.
 
-    The file is empty for ``unit: image``: a gradient for each image would not fit in memory.
+    The file is empty for ``unit: image``, since a gradient for each image would not fit in memory,
+    and for a source of which only the selected classes are here.
     """
-    if ws.params.select.unit == "image":
+    if ws.params.select.unit == "image" or ws.by_class:
         storage.write_json(ws.forecast(target), {})
         return {}
     products = gradient_products(ws, target, ws.params.seeds, progress=progress)

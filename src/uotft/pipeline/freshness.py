@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from uotft.core import config, storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import Cell, ClassBank, ImageSet, SourcePart
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import features
@@ -45,7 +49,7 @@ FINGERPRINT = "belongs.json"
 
 def of_files(ws: Workspace, files: list[Path]) -> dict[str, str]:
     """{path from the root: SHA-256}."""
-    return {str(path.relative_to(ws.root)): storage.fingerprint(path) for path in files}
+    return {os.path.relpath(path, ws.root): storage.fingerprint(path) for path in files}
 
 
 def of_pretraining(ws: Workspace) -> Fingerprint:
@@ -53,7 +57,7 @@ def of_pretraining(ws: Workspace) -> Fingerprint:
     return {
         "backbone": ws.params.backbone,
         "pretrain": _deciding(ws.params.pretrain.model_dump()),
-        "files": of_files(ws, [ws.data(ws.params.source)]),
+        "files": {} if ws.by_class else of_files(ws, [ws.data(ws.params.source)]),
     }
 
 
@@ -68,7 +72,13 @@ def of_features(ws: Workspace, dataset: str) -> Fingerprint:
 
 def of_units(ws: Workspace) -> Fingerprint:
     """Of the units of a variant that has its own."""
-    unit = ws.params.select.unit
+    unit, origin = ws.params.select.unit, ws.params.source_means
+    if origin != "images":
+        files = [ws.pretrained() / "model.json"]
+        files += [] if ws.by_class else [ws.data(ws.params.source)]
+        files += [] if origin == "classifier" else [located(ws.root, origin)]
+        return {"source_means": origin, "source_fraction": ws.params.source_fraction,
+                "files": of_files(ws, files)}  # fmt: skip
     return {
         "unit": unit,
         "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
@@ -80,15 +90,34 @@ def of_units(ws: Workspace) -> Fingerprint:
 def of_training(ws: Workspace, cell: Cell) -> Fingerprint:
     """Of an unfinished fine-tuning."""
     selection = ws.cell("selections", cell) / "selection.json"
-    files = [ws.data(ws.params.source), ws.data(cell.target), selection, ws.overlap(cell.target)]
+    source = [] if ws.by_class else [ws.data(ws.params.source), ws.overlap(cell.target)]
+    files = [*source[:1], ws.data(cell.target), selection, *source[1:]]
     files += [ws.embedding(ws.params.source), ws.embedding(cell.target)]
     return {
+        **({"kept images": _of_kept_images(ws, cell)} if ws.by_class else {}),
         "backbone": ws.params.backbone,
         "subset": ws.params.subset.given,
         "train": _deciding(ws.params.train.model_dump(by_alias=True)),
         "objective": ws.params.objectives.get(ws.params.train.objective, {}),
         "files": of_files(ws, [*files, ws.pretrained() / "model.json"]),
     }
+
+
+def _of_kept_images(ws: Workspace, cell: Cell) -> str:
+    """The SHA-256 of all images of the kept classes, and of which are test images as well.
+
+    It stays the same while images of other classes are added to the source.
+    """
+    chosen = storage.read_json(ws.cell("selections", cell) / "selection.json")["classes"]
+    images, whole = storage.read_images(ws.data(ws.params.source)), hashlib.sha256()
+    kept = np.isin(np.array(images.names)[images.labels], [each["name"] for each in chosen])
+    tested = {match["source"] for match in storage.read_json(ws.overlap(cell.target))["matches"]}
+    for row in np.flatnonzero(kept).tolist():
+        assert images.files is not None
+        digest = images.files.sha256[row].tobytes().hex()
+        whole.update(f"{images.names[images.labels[row]]} {images.splits[row]} {digest} "
+                     f"{row in tested}\n".encode())  # fmt: skip
+    return whole.hexdigest()
 
 
 def of_cell(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
@@ -310,7 +339,7 @@ def check_bank(ws: Workspace, bank: ClassBank) -> None:
 def check_source(ws: Workspace, images: ImageSet, bank: ClassBank) -> None:
     """Refuse units of another share of the source; the draw is nested, so as many are the same."""
     here, there = len(images.rows("train")), len(bank.members)
-    if here != there:
+    if here != there and there:  # a bank that was made without images has no members
         raise UserError(
             f"{ws.embedding(ws.params.source)} is of {there} images, source_fraction: "
             f"{ws.params.source_fraction:g} means {here}: run dvc repro"
@@ -353,10 +382,17 @@ def check_pretrained(ws: Workspace, pretrained: dict[str, Any], part: SourcePart
         ws,
         {
             "the section backbone of params.yaml": pretrained["backbone"] != ws.params.backbone,
-            f"the classes of {ws.data(ws.params.source)}": classes != part.data.names,
+            f"the classes of {ws.data(ws.params.source)}": not _same_classes(
+                classes, part.data.names, ws.by_class
+            ),
             f"{ws.embedding(ws.params.source)}": part.backbone != pretrained["sha256"],
         },
     )
+
+
+def _same_classes(known: tuple[str, ...], here: tuple[str, ...], by_class: bool) -> bool:
+    """Whether the classes of the source ``here`` are those that the network knows, or some."""
+    return {*here} <= {*known} if by_class else here == known
 
 
 def check_model(ws: Workspace, cell: Cell, facts: dict[str, Any]) -> None:

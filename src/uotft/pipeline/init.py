@@ -13,8 +13,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -25,12 +24,12 @@ from PIL import Image
 from uotft.core import config, dvc, environment, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress, silently
-from uotft.data import archives
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.lists import LISTS
+from uotft.pipeline import given
+from uotft.pipeline.given import Given
 
-PRESETS = resources.files("uotft") / "presets"
-ENDINGS = (*archives.SUFFIXES, *LISTS)
+PRESETS = given.PRESETS
 PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
 SEEN = 20  # about so many pictures of a set are opened for their size and colours
 DETAIL = 64  # pixels a side below which photographs are hard to recognise
@@ -39,7 +38,25 @@ GREY = {"1", "L", "LA", "I", "I;16", "F"}  # Pillow's modes without colour
 logger = logging.getLogger(__name__)
 
 
-def init(folder: Path, preset: str, source: str, target: str, progress: Progress = silently) -> str:
+@dataclass(frozen=True)
+class Wanted:
+    """What a project is to be: a ``preset``, two sets of images, and what replaces the preset's.
+
+    Without ``source`` it is ImageNet by class; ``alone`` then compares no strategy but none, for
+    which no image of ImageNet is needed. ``home`` holds the downloads, and runs of its projects
+    go to ``tracking``, as a project's params.yaml names it.
+    """
+
+    preset: str
+    source: str
+    target: str
+    home: Path
+    backbone: str = ""
+    alone: bool = False
+    tracking: str = "."
+
+
+def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
     """Write params.yaml, dvc.yaml and .gitignore into ``folder``; returns the target's name.
 
     Checks the images first, as `uotft prepare` will. Raises `UserError` for those it would refuse.
@@ -47,10 +64,10 @@ def init(folder: Path, preset: str, source: str, target: str, progress: Progress
     existing = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
     if existing:
         raise UserError(f"{folder / existing[0]} is there already: init needs a folder without it")
-    paths = _images(source), _images(target)
-    params = render(preset, folder, *paths)
-    looks = [_look_at(path, progress) for path in paths]
-    _note(looks, names(folder, *paths), yaml.safe_load(params))
+    sets = sets_of(wanted, folder)
+    params = render(wanted, folder)
+    looks = [_look_at(each.path, progress) for each in sets]
+    _note(looks, tuple(each.name for each in sets), yaml.safe_load(params))
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # DVC's own message does not say why
         raise UserError(f"{folder}: Permission denied: init needs a folder that it may write to")
@@ -60,52 +77,75 @@ def init(folder: Path, preset: str, source: str, target: str, progress: Progress
         _unstage(folder)
     ignored = folder / ".gitignore"
     before = ignored.read_text(encoding="utf-8") if ignored.is_file() else ""
-    storage.write_bytes(ignored, (before + _ignore()).encode())
-    pipeline = (
-        PRESETS / "project" / "pipeline.yaml"
-    )  # not named dvc.yaml in presets/, or DVC would run it
-    storage.write_bytes(folder / "dvc.yaml", pipeline.read_bytes())
+    storage.write_bytes(ignored, (before + given.ignored()).encode())
+    storage.write_bytes(folder / "dvc.yaml", pipeline(by_class=sets[0].by_class).encode())
     storage.write_bytes(folder / "params.yaml", params.encode())
-    return names(folder, *paths)[1]
+    return sets[1].name
 
 
-def project(
-    here: Path, source: str, target: str, preset: str = "", progress: Progress = silently
-) -> tuple[Path, str]:
-    """The project on two sets of images, below ``here``; the first call makes it.
+def pipeline(*, by_class: bool) -> str:
+    """The text of dvc.yaml; the source's images come after the selection if ``by_class``."""
+    # not named dvc.yaml in presets/, or DVC would run it
+    text = (PRESETS / "project" / "pipeline.yaml").read_text(encoding="utf-8")
+    if not by_class:
+        return text
+    changes = yaml.safe_load((PRESETS / "project" / "by-class.yaml").read_text(encoding="utf-8"))
+    whole = yaml.safe_load(text)
+    whole["stages"] |= changes["stages"]
+    made: str = yaml.safe_dump(whole, sort_keys=False)
+    return "# Select from the weights alone, fetch the kept classes, then train.\n\n" + made
 
-    A ``preset``, by default the paper's, replaces another one unless somebody has edited it.
-    Returns the project's folder and the target's name.
+
+def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
+    """The project on two sets of images, below ``wanted.home``; the first call makes it.
+
+    A preset, by default the paper's, and a backbone replace others unless somebody has edited the
+    file. Returns the project's folder and the target's name.
     """
-    paths = _images(source), _images(target)
-    folder = here / f"uotft-{_name(here / 'nowhere', paths[1])}"
+    here = wanted.home
+    target = given.images(wanted.target, here, here / "nowhere")
+    folder = here / f"uotft-{target.name}"
+    first = replace(wanted, preset=wanted.preset or "paper", tracking="..")
     if not (folder / "params.yaml").exists():
-        return folder, init(folder, preset or "paper", source, target, progress)
-    params, called = config.load(folder), names(folder, *paths)
-    for name, path in zip(called, paths, strict=True):
-        if params.datasets.get(name, {}).get("path") != _path(folder, path):
+        return folder, init(folder, first, progress)
+    params = config.load(folder)
+    for each in sets_of(first, folder):
+        there = params.datasets.get(each.name, {})
+        if any(there.get(key) != value for key, value in each.section.items() if key != "images"):
             raise UserError(
-                f"{folder / 'params.yaml'} is the project of other images: {path} is not the path "
-                f"of a data set {name!r} there; remove it, or work inside {folder}"
+                f"{folder / 'params.yaml'} is the project of other images: {_where(each)} is not "
+                f"the path of a data set {each.name!r} there; remove it, or work inside {folder}"
             )
-    if preset:
-        _choose(preset, folder, *paths)
-    return folder, called[1]
+    if wanted.preset or wanted.backbone:
+        _choose(first, folder)
+    return folder, target.name
 
 
-def _choose(preset: str, folder: Path, source: Path, target: Path) -> None:
-    """Give a project the settings of a preset, unless somebody has edited its params.yaml."""
-    file, text = folder / "params.yaml", render(preset, folder, source, target)
+def _where(each: Given) -> str:
+    return str(each.path or each.section["path"])
+
+
+def _choose(wanted: Wanted, folder: Path) -> None:
+    """Give a project other settings, unless somebody has edited its params.yaml."""
+    file, text = folder / "params.yaml", render(wanted, folder)
     now = file.read_text(encoding="utf-8")
     if now == text:
         return
-    if now in (render(other, folder, source, target) for other in presets()):
+    backbones = {"", wanted.backbone, _line(now, "backbone")}
+    others = [
+        replace(wanted, preset=preset, backbone=backbone, alone=alone)
+        for preset in presets()
+        for backbone in backbones
+        for alone in (True, False)
+    ]
+    if now in (render(other, folder) for other in others):
         storage.write_bytes(file, text.encode())
-        logger.info("%s now has the settings of --preset %s", file, preset)
-    elif yaml.safe_load(text)["backbone"]["name"] != config.load(folder).backbone["name"]:
+        logger.info("%s now has the settings of --preset %s", file, wanted.preset)
+    elif yaml.safe_load(text)["backbone"] != config.load(folder).backbone:
         raise UserError(
-            f"{file} has been edited and differs from --preset {preset}: leave out --preset to use "
-            f"the edited settings, or remove {file} to start from the preset's"
+            f"{file} has been edited and differs from --preset {wanted.preset}"
+            f"{f' --backbone {wanted.backbone}' if wanted.backbone else ''}: leave these out to "
+            f"use the edited settings, or remove {file} to start from the preset's"
         )
 
 
@@ -114,39 +154,69 @@ def presets() -> list[str]:
     return sorted(p.name[:-5] for p in PRESETS.iterdir() if p.name.endswith(".yaml"))
 
 
-def render(preset: str, folder: Path, source: Path, target: Path) -> str:
-    """The text of a preset's params.yaml for two sets of images; paths start at ``folder``."""
-    if preset not in presets():
-        raise UserError(f"--preset: got {preset!r}; known are {', '.join(presets())}")
-    name_of_source, name_of_target = names(folder, source, target)
+def sets_of(wanted: Wanted, folder: Path) -> tuple[Given, Given]:
+    """Source and target; two folders of the same name are told apart."""
+    source = given.images(wanted.source or given.IMAGENET, wanted.home, folder)
+    target = given.images(wanted.target, wanted.home, folder)
+    if target.by_class:
+        raise UserError(f"{wanted.target}: ImageNet by class can only be a source")
+    if source.name == target.name:
+        if source.path is None:
+            raise UserError(f"{wanted.source}: the source is the target itself: name another one")
+        source = replace(source, name=f"{source.name}-source")
+    return source, target
+
+
+def render(wanted: Wanted, folder: Path) -> str:
+    """The text of params.yaml for a project in ``folder``; paths start there."""
+    if wanted.preset not in presets():
+        raise UserError(f"--preset: got {wanted.preset!r}; known are {', '.join(presets())}")
+    source, target = sets_of(wanted, folder)
     values = {
-        "source": name_of_source,
-        "target": name_of_target,
-        "source_path": _path(folder, source),
-        "target_path": _path(folder, target),
-        "top_k": PAPERS_K if _classes(source) > PAPERS_K else "auto",
+        "source": json.dumps(source.name),
+        "target": json.dumps(target.name),
+        "source_images": _inside(source.section),
+        "target_images": _inside(target.section),
+        "top_k": PAPERS_K if source.path is None or _classes(source.path) > PAPERS_K else "auto",
+        "tracking": json.dumps(wanted.tracking),
     }
-    text = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
-    return Template(text).substitute({k: json.dumps(v) for k, v in values.items()})
+    values["top_k"] = json.dumps(values["top_k"])
+    text = (PRESETS / f"{wanted.preset}.yaml").read_text(encoding="utf-8")
+    made = Template(text).substitute(values)
+    changes = {}
+    if wanted.backbone:
+        section = wanted.backbone
+        changes["backbone"] = section if section.startswith("{") else _flow(backbone_section(section))
+    if source.by_class:
+        # rows of a classifier have no lengths that compare with those of features
+        changes |= {"source_means": "classifier", "  greedy_ot": "{metric: cosine}"}
+        if wanted.preset == "small":
+            changes["  nearest"] = "{metric: cosine}"
+    if wanted.alone:
+        changes["strategies"] = "[none]"
+    for key, value in changes.items():
+        made = re.sub(rf"^{key}: (\{{.*?\}}|\[.*?\]|\S+)", lambda _, k=key, v=value: f"{k}: {v}",
+                      made, flags=re.MULTILINE)  # fmt: skip
+    return made
 
 
-def names(folder: Path, source: Path, target: Path) -> tuple[str, str]:
-    """Names of the two data sets: those of their folders, in characters that DVC allows.
-
-    They differ from all folders of the project, since `uotft data overlap` accepts the name of a
-    data set and that of a folder.
-    """
-    first, second = (_name(folder, path) for path in (source, target))
-    return (first, second) if first != second else (f"{first}-source", second)
+def _inside(section: dict[str, str]) -> str:
+    """A section as the inner part of a YAML mapping on one line."""
+    return ", ".join(
+        f"{key}: {value if key == 'kind' else json.dumps(value)}" for key, value in section.items()
+    )
 
 
-def _images(path: str) -> Path:
-    """The path of a set of images, if ``kind: folder`` can read it."""
-    found = Path(path).expanduser()
-    if not found.is_dir() and not (found.is_file() and found.name.lower().endswith(ENDINGS)):
-        known = ", ".join(ENDINGS)
-        raise UserError(f"{path}: no such folder of images, nor a file that ends in {known}")
-    return found
+def _flow(section: dict[str, Any]) -> str:
+    """A section as YAML on one line."""
+    made: str = yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=10**9)
+    return made.strip()
+
+
+def _line(text: str, key: str) -> str:
+    """The value of a top-level ``key`` of a params.yaml, if it is a mapping on one line."""
+    found = re.search(rf"^{key}: (\{{.*?\}})", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 @dataclass(frozen=True)
@@ -164,12 +234,13 @@ class _Look:
         return f"{self.classes} classes, {self.images} images {kind}, {sides} pixels a side"
 
 
-def _look_at(path: Path, progress: Progress) -> _Look | None:
+def _look_at(path: Path | None, progress: Progress) -> _Look | None:
     """Refuse images that make no data set of ``kind: folder``.
 
     An archive is not unpacked for that (None): the first stage, prepare, says what is wrong there.
+    Nor is a public set looked at, which may still have to be fetched.
     """
-    if path.is_file() and not path.name.lower().endswith(LISTS):
+    if path is None or path.is_file() and not path.name.lower().endswith(LISTS):
         return None
     settings = folder_kind.Settings(path=str(path.resolve()))
     listed = folder_kind.found(settings, progress, Path())
@@ -191,7 +262,7 @@ def _look_at(path: Path, progress: Progress) -> _Look | None:
     return _Look(len(classes), len(rows), sides, bool(modes) and modes <= GREY)
 
 
-def _note(looks: list[_Look | None], called: tuple[str, str], params: dict[str, Any]) -> None:
+def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, Any]) -> None:
     """Log what the two sets are, how the network will see them, and what does not match."""
     for name, look in zip(called, looks, strict=True):
         if look and look.sides:
@@ -225,35 +296,11 @@ def _scale(sides: list[int], size: int) -> str:
     return ""
 
 
-def _stem(path: Path) -> str:
-    """The name of a folder, or of an archive or list without its ending."""
-    name = path.resolve().name
-    known = ENDINGS if path.is_file() else ()
-    return next((name[: -len(end)] for end in known if name.lower().endswith(end)), name)
-
-
-def _name(folder: Path, path: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", _stem(path)).strip("-") or "images"
-    taken = f"/{name}/\n" in _ignore() or (folder / name).exists()
-    return f"{name}-images" if taken else name
-
-
-def _path(folder: Path, path: Path) -> str:
-    """A path relative to ``folder`` if it is below, so that the project can move; else absolute."""
-    here, there = folder.resolve(), path.resolve()
-    return str(there.relative_to(here) if there.is_relative_to(here) else there)
-
-
 def _classes(path: Path) -> int:
     """How many classes a folder of images seems to have; 0 for an archive or a list."""
     train = path / "train"
     inside = train if train.is_dir() else path
     return sum(inner.is_dir() for inner in inside.iterdir()) if path.is_dir() else 0
-
-
-def _ignore() -> str:
-    """The content of .gitignore: all that the pipeline makes."""
-    return (PRESETS / "project" / "gitignore").read_text(encoding="utf-8")
 
 
 def _unstage(folder: Path) -> None:

@@ -71,7 +71,9 @@ def _anywhere(images: ImageSet, lines: Iterable[str]) -> list[str]:
 def _official(module: Any, counts: dict[str, int]) -> str:
     """The published counts of a public set if ``counts`` differ: a list may be cut off."""
     card = card_of(module)
-    made = card.images if card else counts
+    if card is None:
+        return ""
+    made = card.images
     here = counts | {"train": counts["train"] + counts.get("val", 0) * ("val" not in made)}
     if all(here.get(part) == n for part, n in made.items()):
         return ""

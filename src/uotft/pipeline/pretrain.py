@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from uotft.core import config
 from uotft.core.context import Context
 from uotft.core.errors import Interrupted
 from uotft.core.records import ImageSet
@@ -28,6 +29,10 @@ def pretrain(ws: Workspace, context: Context) -> None:
     """
     fingerprint = freshness.of_pretraining(ws)
     claim_together(ws.unfinished(ws.pretrained()), fingerprint, context)
+    if ws.by_class:
+        if context.accelerator.is_main_process:
+            _take(ws)
+        return
     settings, images = ws.params.pretrain, readers.images(ws, ws.params.source)
     with context.accelerator.main_process_first():  # one downloads, the others find the file
         found = model_io.pretrained(ws.params.backbone, ws.root)
@@ -40,6 +45,37 @@ def pretrain(ws: Workspace, context: Context) -> None:
     output = session.Output(ws.pretrained(), ws.unfinished(ws.pretrained()), fingerprint, facts)
     validation = session.Validation(images, ws.rows(ws.params.source, images, "val"))
     session.run(task, validation, output, context)
+
+
+def _take(ws: Workspace) -> None:
+    """Write the given weights with their own classifier, of a source without images yet.
+
+    Its rows are the classes of the source, in the order of published classifiers. Where the weights
+    have no such rows, the head is zero: only the strategy none can be used then.
+    """
+    module, settings = config.dataset(ws.params, ws.params.source)
+    classes = module.every_class()
+    found = model_io.pretrained(ws.params.backbone, ws.root)
+    torch.manual_seed(ws.params.pretrain.seed)
+    network = model_io.build(ws.params.backbone, len(classes))
+    head, start = "none", (torch.zeros_like(network.head("target").weight), torch.zeros(len(classes)))
+    if found is not None:
+        network = Network(found.backbone, target=len(classes))
+        if found.classifier is not None and found.classifier[0].shape == start[0].shape:
+            head, start = "classifier", found.classifier
+    network.start_head("target", *start)
+    facts = {
+        "stage": "pretrain",
+        "source": ws.params.source,
+        "weights": found.origin if found else {},
+        "head": head,
+        "backbone": ws.params.backbone,
+        "classes": list(classes),
+        "source_classes": [],
+        "image_size": [settings.size, settings.size, 3],
+        "validation": {},
+    }
+    model_io.write(ws.pretrained(), network, facts)
 
 
 def _task(ws: Workspace, images: ImageSet, context: Context) -> Task:

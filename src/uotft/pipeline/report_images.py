@@ -15,6 +15,7 @@ from uotft.core.records import ImageSet
 from uotft.pipeline import readers
 from uotft.pipeline.readers import source_bank, source_images
 from uotft.pipeline.workspace import Workspace
+from uotft.selection.parts import members
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _examples(ws: Workspace, target: str, rows: list[Line], most: int) -> dict[s
     found = {target: _first(images, labels, classes, images.names)}
     for row in rows:
         kept = [unit["row"] for unit in row.first.kept[:most]]
-        found[row.label] = _first(source, bank.members, kept, names)
+        found[row.label] = _first(source, members(bank, source), kept, names)
     return found
 
 

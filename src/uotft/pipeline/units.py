@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 def units(ws: Workspace) -> str:
     """Make what strategies score, according to select.unit: classes, clusters or images."""
+    if ws.params.source_means != "images":
+        return _without_features(ws)
     pool, unit = _source_pool(ws), ws.params.select.unit
     features, names = pool["features"], tuple(pool["names"].tolist())
     members, note, backbone = pool["labels"], "", str(pool["backbone"])
@@ -40,16 +42,46 @@ def units(ws: Workspace) -> str:
         if unit != "class":
             trunk, _ = pools.class_means([pool["trunk"]], bank.members, len(bank.names))
         bank = replace(bank, trunk=trunk)
+    index = storage.fingerprint(ws.features(ws.params.source) / pools.INDEX)
+    _write(ws, replace(bank, data=str(pool.get("data", "")), features=index))
+    made = f"{len(bank.names)} x {unit} of {len(features)} training images"
+    return f"{ws.params.source}: {made}{note}"
+
+
+def _without_features(ws: Workspace) -> str:
+    """Class means that no image of the source is embedded for: rows of the classifier, or a bank.
+
+    Counts and members are those of the source's images, where all of them are here.
+    """
+    from uotft.models import model_io  # torch, which takes seconds
+
+    network, facts = model_io.read(ws.pretrained())
+    names, origin = tuple(facts["classes"]), ws.params.source_means
+    if origin == "classifier":
+        head = network.head("target")
+        weight, bias = (tensor.detach().double().numpy() for tensor in (head.weight, head.bias))
+        bank = rows.bank_of(weight, bias, names)
+    else:
+        bank = _brought(located(ws.root, origin), names)
+    bank = replace(bank, backbone=facts["sha256"])
+    if not ws.by_class:
+        images = readers.source(ws)
+        members = images.labels[images.rows("train")]
+        counts = np.bincount(members, minlength=len(names))
+        made_of = storage.fingerprint(ws.data(ws.params.source))
+        bank = replace(bank, counts=counts, members=members, data=made_of)
+    _write(ws, bank)
+    return f"{ws.params.source}: {len(names)} classes, from {origin}"
+
+
+def _write(ws: Workspace, bank: ClassBank) -> None:
+    """Write the bank; for a variant with units of its own, also what they are of."""
     record = freshness.units_record(ws)
     record.unlink(missing_ok=True)
-    index = storage.fingerprint(ws.features(ws.params.source) / pools.INDEX)
-    bank = replace(bank, data=str(pool.get("data", "")), features=index)
     banks.write(ws.embedding(ws.params.source), bank)
     if ws.upstream:
         ws.note_overrides()
         storage.write_json(record, freshness.of_units(ws))
-    made = f"{len(bank.names)} x {unit} of {len(features)} training images"
-    return f"{ws.params.source}: {made}{note}"
 
 
 def own_units(ws: Workspace) -> str:

@@ -19,7 +19,7 @@ from uotft.core.settings import Params
 
 logger = logging.getLogger(__name__)
 
-UPSTREAM = ("source_fraction=", "cluster.", "select.unit=")  # settings that decide the units
+UPSTREAM = ("source_means=", "source_fraction=", "cluster.", "select.unit=")  # settings that decide the units
 LONGEST = 100  # letters of a variant's folder
 
 
@@ -58,6 +58,12 @@ class Workspace:
     def variant(self) -> str:
         """The folder of cells with other settings than params.yaml, or "" if there are none."""
         return _folder(self.overrides)
+
+    @property
+    def by_class(self) -> bool:
+        """Whether the source's images are fetched by class, once classes have been selected."""
+        module, _ = config.known_dataset(self.params, self.params.source)
+        return getattr(module, "BY_CLASS", False)
 
     def note_overrides(self) -> None:
         """Write a variant's overrides to its folder, since the folder's name may be cut off."""

@@ -61,6 +61,7 @@ def train(ws: Workspace, target: str, fleet: Fleet, jobs: int = 0) -> str:
         job.upstream([ws], [target])
         for cell in every:
             select_stage.select(ws, cell)
+        job.source_images(ws, every)
     todo = [cell for cell in every if not freshness.trained(ws, cell, fleet.processes)]
     known = f"{target}: {len(every) - len(todo)} of {len(every)} cells are trained already"
     if not todo:

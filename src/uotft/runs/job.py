@@ -27,6 +27,7 @@ from uotft.pipeline import (
     image_places,
     readers,
     select as select_stage,
+    source_classes,
     units,
 )
 from uotft.pipeline.overlap import overlap
@@ -99,6 +100,8 @@ def _pretrain(ws: Workspace, crew: Crew, lock: int) -> str:
         follow(lambda points: None)
         facts = _finish(run, ws.pretrained())
     source = ws.params.source
+    if ws.by_class:
+        return f"{source}: {outlook.weights(facts)}"
     line = f"pre-trained on {source}: {outlook.validation(ws, source, facts)}"
     return "\n".join(filter(None, [line, outlook.chance(ws, source, facts, ws.pretrained())]))
 
@@ -151,6 +154,7 @@ def train(
         if not stage:
             logger.info("selecting with %s, seed %s", cell.strategy, cell.seed)
             _select(ws, cell)
+            source_images(ws, [cell])
         may_stay = by_hand and not again and fleet.machines == 1 and not fleet.launched
         if facts := freshness.trained(ws, cell, fleet.processes) if may_stay else None:
             accuracy = outlook.validation(ws, cell.target, facts)
@@ -415,7 +419,9 @@ def upstream(
     wanted = sorted({f"embed@{w.params.source}" if w.upstream else "units" for w in workspaces})
     wanted += [f"embed@{target}" for target in targets]
     wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
-    for dataset in (ws.params.source, *targets):
+    if ws.by_class:  # the rest comes once classes are selected: `source_images`
+        wanted = ["units", *(f"embed@{target}" for target in targets)]
+    for dataset in (*([] if ws.by_class else [ws.params.source]), *targets):
         image_places.must_be_there(ws, dataset)  # DVC's own message does not say what to do
     if not _made_already(ws, targets, wanted):
         if line := outlook.first(ws, targets[0]):
@@ -423,14 +429,37 @@ def upstream(
         elif crew:
             crew.start()
         _repro(ws, wanted)
-    for target in targets:
-        if target not in ws.params.targets:  # dvc.yaml has no such stage
-            overlap(
-                ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
-            )
+    if not ws.by_class:
+        _overlaps(ws, targets)
     for each in workspaces:
         if message := units.own_units(each):
             logger.info(message)
+
+
+def source_images(ws: Workspace, cells: Sequence[Cell]) -> None:
+    """Bring the images of the classes that ``cells`` keep, where the source comes by class.
+
+    Only their own stages of DVC run then: the stages before them would select for every cell.
+    """
+    if not ws.by_class:
+        return
+    targets = sorted({cell.target for cell in cells})
+    with _SELECTING:
+        for line in source_classes.fetch(ws, track, cells):
+            logger.info(line)
+        wanted = [f"prepare@{ws.params.source}"]
+        wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
+        _repro(ws, wanted, alone=True)
+        _overlaps(ws, targets)
+
+
+def _overlaps(ws: Workspace, targets: Sequence[str]) -> None:
+    """Look for overlaps of targets that dvc.yaml has no stage for."""
+    for target in targets:
+        if target not in ws.params.targets:
+            overlap(
+                ws.params.source, target, ws.overlap(target), progress=track, workspace=lambda: ws
+            )
 
 
 def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> bool:
@@ -440,7 +469,7 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
     """
     if not (held := dvc.holder(ws.root)):
         return False
-    before = [f"{stage}@{ws.params.source}" for stage in ("prepare", "embed")]
+    before = [f"{stage}@{ws.params.source}" for stage in ("prepare", "embed") if not ws.by_class]
     prepared = [f"prepare@{target}" for target in targets]
     unmade = dvc.unmade(ws.root, [*before, *prepared, "pretrain", *wanted])
     if not unmade:
@@ -460,8 +489,12 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
     return False
 
 
-def _repro(ws: Workspace, wanted: list[str]) -> None:
-    """Run DVC; where this process is stopped, DVC and its stages are stopped first."""
+def _repro(ws: Workspace, wanted: list[str], *, alone: bool = False) -> None:
+    """Run DVC; where this process is stopped, DVC and its stages are stopped first.
+
+    The stages that ``wanted`` depend on run before, unless these are to run ``alone``.
+    """
+    wanted = ["--single-item"] * alone + wanted
     logger.info("bringing up to date: dvc repro %s", " ".join(wanted))
     quiet = ["--quiet"] if messages.are_quiet() else []
     dvc.keep_indexes_apart(ws.root)
@@ -474,6 +507,8 @@ def _repro(ws: Workspace, wanted: list[str]) -> None:
 
 def _left_out(ws: Workspace, *datasets: str) -> dict[str, str]:
     """Tags that count the files of data sets that cannot be read, where there are any."""
-    summaries = {name: storage.read_json(ws.data(name).with_suffix(".json")) for name in datasets}
+    files = {name: ws.data(name).with_suffix(".json") for name in datasets}
+    # a source by class has its images later than its weights
+    summaries = {n: storage.read_json(p) for n, p in files.items() if p.is_file() or not ws.by_class}
     counts = {name: summary["images"].get("unreadable", 0) for name, summary in summaries.items()}
     return {f"unreadable.{name}": str(count) for name, count in counts.items() if count}

@@ -21,10 +21,10 @@ NAMED = 5  # kept classes that a line names
 
 def first(ws: Workspace, target: str) -> str:
     """A line on the stages that run before the training of ``target``, or "" if all are made."""
-    sets = dict.fromkeys((ws.params.source, target))
+    sets = dict.fromkeys(() if ws.by_class else (ws.params.source,)) | {target: None}
     stages = [f"prepare@{name}" for name in sets] + ["pretrain"]
     stages += [f"embed@{name}" for name in sets] + ["units"]
-    stages += [f"overlap@{target}"] * (target in ws.params.targets)
+    stages += [f"overlap@{target}"] * (target in ws.params.targets and not ws.by_class)
     if not (missing := dvc.unmade(ws.root, stages)):
         return ""
     lengths = {"pretrain": ws.params.pretrain.recipe}
@@ -53,6 +53,14 @@ def validation(ws: Workspace, dataset: str, facts: dict[str, Any]) -> str:
     top1, mean = facts["validation"]["val/top1"], facts["validation"]["val/mean_per_class"]
     images = f" ({n} images)" if (n := _images(ws, dataset)) else ""
     return f"validation top-1 {top1:.2f} %, mean per class {mean:.2f} %{images}"
+
+
+def weights(facts: dict[str, Any]) -> str:
+    """A line on the weights that a source without images begins with."""
+    classes, file = len(facts["classes"]), facts["weights"].get("file", "random weights")
+    if facts["head"] == "none":
+        return f"{file}, without a classifier of its {classes:,} classes"
+    return f"{file}, with a classifier of its {classes:,} classes"
 
 
 def chance(ws: Workspace, dataset: str, facts: dict[str, Any], made: Path) -> str:

@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Floats, ImageSet, SourcePart
+from uotft.core.text import some
+
+NAMED = 3  # unknown classes that a message names
 
 
 def part_of(bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]) -> SourcePart:
@@ -18,7 +22,7 @@ def part_of(bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]) -> Sourc
     """
     number = np.full(len(bank.names), -1)
     number[kept] = np.arange(len(kept))
-    labels = number[bank.members]
+    labels = number[members(bank, images)]
     rows, labels = images.rows("train")[labels >= 0], labels[labels >= 0]
     names, classes = tuple(bank.names[row] for row in kept), kept
     means = bank.head_means()[kept]
@@ -30,6 +34,21 @@ def part_of(bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]) -> Sourc
     elif bank.unit == "cluster":
         classes = kept[:0]
     return SourcePart(images, rows, labels, names, classes, means, bank.backbone)
+
+
+def members(bank: ClassBank, images: ImageSet) -> NDArray[np.int64]:
+    """The unit (n,) of each training image; by its class's name where the bank was made without."""
+    if len(bank.members) or not images.names:
+        return bank.members
+    place = {name: row for row, name in enumerate(bank.names)}
+    unknown = [name for name in images.names if name not in place]
+    if unknown:
+        raise UserError(
+            f"{bank.file or 'the bank'}: no row for {some(unknown, NAMED)}, classes of the source: "
+            "its names must be those of the bank"
+        )
+    rows = np.array([place[name] for name in images.names], np.int64)
+    return rows[images.labels[images.rows("train")]]
 
 
 def target_bank(pool: dict[str, NDArray[Any]], sampled: NDArray[np.int64], file: str) -> ClassBank:

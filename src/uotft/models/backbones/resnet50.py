@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from uotft.models import weights
 
 
@@ -20,3 +22,8 @@ def build(settings: Settings) -> weights.Trunk:
 def pretrained(settings: Settings) -> weights.Pretrained | None:
     """The backbone with its weights; None if the stage pretrain is to train it."""
     return weights.imagenet("resnet50", settings)
+
+
+def published(settings: Settings) -> tuple[str, int, Path] | None:
+    """Address, bytes and path of the weights that would be downloaded, if any."""
+    return weights.published("resnet50", settings)

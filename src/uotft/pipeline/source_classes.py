@@ -1,0 +1,62 @@
+"""The stage fetch: selections -> the images of the classes that they keep, of a source by class.
+
+selected/SOURCE.json lists these classes; `prepare` of the source reads it. A class that is listed
+stays, since a selection that was made by hand may need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from uotft.core import config, disk, storage
+from uotft.core.paths import located
+from uotft.core.records import Cell, Progress
+from uotft.core.text import plural
+from uotft.data import class_images, wordnet
+from uotft.pipeline.workspace import Workspace
+
+
+def fetch(
+    ws: Workspace, progress: Progress, cells: Iterable[Cell] | None = None
+) -> Iterator[str]:
+    """Bring the images of all classes that ``cells`` keep, by default all selections that exist.
+
+    Yields lines for the user. Raises `UserError` if ImageNet's terms have not been accepted, if a
+    class cannot be had, or if the disk is too small.
+    """
+    listed = listed_classes(ws)
+    wanted = sorted({*listed, *_kept(ws, cells)})
+    settings = config.dataset_settings(ws.params, ws.params.source)
+    place = located(ws.root, settings.images)
+    if missing := class_images.place(place).missing(wanted):
+        class_images.check_accepted()
+        need = {f"of {plural(len(missing), 'class')}": class_images.estimate(len(missing))}
+        yield disk.need(need, place, "make room, or name another place with --imagenet PATH")
+        yield from class_images.fetch(place, missing, progress)
+    if wanted != listed or not _list(ws).is_file():
+        storage.write_json(_list(ws), {"classes": wanted})
+    yield f"{ws.params.source}: {plural(len(wanted), 'class')} with images in {place}"
+
+
+def listed_classes(ws: Workspace) -> list[str]:
+    """The WordNet ids of the classes that the source has images of; none before any selection."""
+    path = _list(ws)
+    return list(storage.read_json(path)["classes"]) if path.is_file() else []
+
+
+def _list(ws: Workspace) -> Path:
+    settings = config.dataset_settings(ws.params, ws.params.source)
+    return located(ws.root, settings.path)
+
+
+def _kept(ws: Workspace, cells: Iterable[Cell] | None) -> set[str]:
+    """The WordNet ids of the classes that selections keep."""
+    if cells is None:
+        files = sorted((ws.root / ws.variant / "selections").glob("*/*/*/selection.json"))
+    else:
+        files = [ws.cell("selections", cell) / "selection.json" for cell in cells]
+    chosen: list[dict[str, Any]] = [storage.read_json(path) for path in files]
+    names = {str(kept["name"]) for each in chosen for kept in each["classes"]}
+    return {wordnet.id_of(name) for name in names}

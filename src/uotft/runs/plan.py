@@ -1,0 +1,239 @@
+"""What a training from a name will fetch and take, said before anything is made.
+
+uotft train --dataset dogs --dry-run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from uotft.core import config, disk, environment, storage
+from uotft.core.errors import UserError
+from uotft.core.paths import located
+from uotft.core.progress import duration
+from uotft.core.records import Cell, silently
+from uotft.core.text import plural
+from uotft.data import archives, class_images, downloads
+from uotft.data.datasets import folder as folder_kind
+from uotft.data.pixel_cache import WHOLE
+from uotft.pipeline import source_classes
+from uotft.pipeline.fetch import card_of
+from uotft.pipeline.workspace import Workspace
+from uotft.training import objectives
+
+PER_CLASS = 1_281  # training images of a class of ImageNet, on average
+NETWORK = 10_000_000  # bytes a second, for a feeling of how long a download takes
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to fetch: ``size`` in bytes, 0 if unknown; ``place`` is a folder."""
+
+    what: str
+    address: str
+    size: int
+    place: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The downloads of a training, and how long its parts take: {part: seconds, or why unknown}."""
+
+    title: str
+    items: list[Item]
+    there: list[str]
+    pixels: int
+    times: dict[str, float | str]
+    device: str
+
+    def lines(self) -> Iterator[str]:
+        """The plan as text."""
+        yield self.title
+        for line in self.there:
+            yield f"  is there: {line}"
+        for item in self.items:
+            size = disk.gib(item.size) if item.size else "size not stated"
+            yield f"  to fetch: {item.what}, {size}, from {item.address}, into {item.place}"
+        total = sum(item.size for item in self.items)
+        if total:
+            took = duration(total / NETWORK)
+            yield f"  in all:   {disk.gib(total)} to fetch ({took} at 10 MB a second)"
+        yield f"  disk:     {self.need()}"
+        if self.times:
+            yield f"  time:     on this machine ({self.device}), from a measurement of seconds"
+        for part, seconds in self.times.items():
+            said = seconds if isinstance(seconds, str) else f"about {duration(seconds)}"
+            yield f"            {part}: {said}"
+        yield "  An interrupted command goes on where it stopped when it is given again."
+
+    def need(self) -> str:
+        """A line on the disk space that is needed and free. Raises `UserError` if it is too little.
+
+        Each disk has to hold what is fetched to it; pixels and unpacked archives go to the project.
+        """
+        lines = []
+        for place in dict.fromkeys(item.place for item in self.items):
+            sizes = {"to fetch": sum(i.size for i in self.items if i.place == place)}
+            lines.append(disk.need(sizes, place))
+        lines.append(disk.need({"of pixels": self.pixels}, Path.cwd()))
+        return "; ".join(lines)
+
+
+def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
+    """The plan of one cell, of a project that need not be there yet.
+
+    Nothing is fetched. With ``measured``, a network of random weights says how fast this machine
+    is, which takes seconds.
+    """
+    items, there = list[Item](), list[str]()
+    names = [cell.target] if ws.by_class else [cell.target, ws.params.source]
+    for name in names:
+        _archives(ws, name, items, there)
+    _weights(ws, items, there)
+    kept = _kept(ws, cell)
+    if ws.by_class and kept:
+        _classes(ws, kept, items, there)
+    counts = {name: counted(ws, name) for name in names}
+    title = (
+        f"{ws.root}: {ws.params.backbone['name']} on {cell.target}, strategy {cell.strategy}, "
+        + (f"{kept} classes of {ws.params.source}" if kept else "no source images")
+    )
+    known = [c for c in counts.values() if c]
+    side = config.dataset_settings(ws.params, cell.target).stored
+    pictures = sum(sum(c.values()) for c in known) + kept * PER_CLASS * ws.by_class
+    times, device = _times(ws, cell, counts[cell.target], kept) if measured else ({}, "")
+    return Plan(title, items, there, min(pictures * side**2 * 3, WHOLE * len(counts)), times, device)
+
+
+def check(found: Plan, ws: Workspace, cell: Cell) -> None:
+    """Refuse what cannot work: a disk too small, terms not accepted, a server out of reach."""
+    found.need()
+    if ws.by_class and any(item.what.endswith("ImageNet") for item in found.items):
+        class_images.check_accepted()
+    downloads.check_reachable([i.address for i in found.items if "://" in i.address])
+
+
+def counted(ws: Workspace, name: str) -> dict[str, int]:
+    """{part: number of images} of a data set, as far as can be told; {} if it is not known yet."""
+    summary = ws.data(name).with_suffix(".json")
+    if summary.is_file():
+        images: dict[str, int] = storage.read_json(summary)["images"]
+        return images
+    module, settings = config.known_dataset(ws.params, name)
+    if card := card_of(module):
+        counts = dict(card.images)
+        if "val" not in counts:
+            counts["val"] = round(settings.val * counts["train"])
+            counts["train"] -= counts["val"]
+        return counts
+    path = located(ws.root, settings.path)
+    if not path.exists() or (path.is_file() and path.name.lower().endswith(archives.SUFFIXES)):
+        return {}
+    parts = [part for _, _, part in folder_kind.found(settings, silently, ws.root).rows]
+    counts = {part: parts.count(part) for part in ("train", "val", "test")}
+    for part, share in (("test", settings.test), ("val", settings.val)):
+        if not counts[part]:
+            counts[part] = round(share * counts["train"])
+            counts["train"] -= counts[part]
+    return counts
+
+
+def _archives(ws: Workspace, name: str, items: list[Item], there: list[str]) -> None:
+    """The archives of a public set, and where a user's images are."""
+    module, settings = config.known_dataset(ws.params, name)
+    card, folder = card_of(module), located(ws.root, settings.path)
+    if card is None:
+        there.append(f"{name}, in {folder}")
+        return
+    if place := archives.ready(card, folder, ws.root):
+        there.append(f"{name}, unpacked in {place}")
+        return
+    for archive in card.archives:
+        if (folder / archive.name).is_file():
+            there.append(f"{name}: {archive.name}, in {folder}")
+        else:
+            address = archive.urls[0] if archive.urls else f"by hand: {card.by_hand}"
+            items.append(Item(f"{name}: {archive.name}", address, archive.bytes, folder))
+
+
+def _weights(ws: Workspace, items: list[Item], there: list[str]) -> None:
+    """The weights of the backbone, where a published file is downloaded."""
+    if (ws.pretrained() / "model.safetensors").is_file():
+        there.append(f"weights, in {ws.pretrained()}")
+        return
+    from uotft.models import model_io
+
+    found = model_io.published(ws.params.backbone)
+    if found is None:
+        there.append(f"weights of {ws.params.backbone['name']}: no file to download")
+    elif found.path.is_file():
+        there.append(f"weights, {found.path}")
+    else:
+        what = f"weights: {found.path.name}"
+        items.append(Item(what, found.address, found.bytes, found.path.parent))
+
+
+def _classes(ws: Workspace, kept: int, items: list[Item], there: list[str]) -> None:
+    """The classes of ImageNet that are still to be fetched; which ones, the selection says."""
+    settings = config.dataset_settings(ws.params, ws.params.source)
+    folder = located(ws.root, settings.images)
+    place = class_images.place(folder)
+    here = len(place.classes())
+    listed = source_classes.listed_classes(ws)
+    if here >= 1000 or (listed and not place.missing(listed)):
+        there.append(f"ImageNet: {plural(here, 'class')[:-1]}es, in {folder}" if here != 1 else "")
+        return
+    what = f"{kept} selected classes of ImageNet"
+    if here:
+        there.append(f"{here} classes of ImageNet, in {folder}; those of them that are selected "
+                     "are not fetched again")  # fmt: skip
+    items.append(Item(what, class_images.ADDRESS, class_images.estimate(kept), folder))
+
+
+def _kept(ws: Workspace, cell: Cell) -> int:
+    """How many source classes the cell is expected to keep; 0 without any."""
+    if cell.strategy == "none":
+        return 0
+    top_k = ws.params.select.top_k
+    if isinstance(top_k, int):
+        return top_k
+    summary = ws.data(ws.params.source).with_suffix(".json")
+    return int(storage.read_json(summary)["classes"]) if summary.is_file() else 0
+
+
+def _times(
+    ws: Workspace, cell: Cell, images: dict[str, int], kept: int
+) -> tuple[dict[str, float | str], str]:
+    """How long the parts of a training take here: {part: seconds}, and on which device."""
+    if not images:
+        return {"training": "known once the archive is unpacked"}, ""
+    from uotft.runs import estimate
+
+    settings, size = ws.params.train, config.dataset_settings(ws.params, cell.target).size
+    module, _ = config.objective(ws.params, settings.objective)
+    joint = kept > 0 and "source" in objectives.parts(module)
+    batch = settings.target_batch + settings.source_batch * joint
+    steps = settings.recipe.counted(_labelled(ws, images), settings.target_batch).steps
+    speed = estimate.measure(ws.params.backbone, size, min(batch, 16), ws.root)
+    seen = steps * batch * settings.recipe.accumulate
+    return {
+        f"features of {images['train']:,} target images": images["train"] / speed.forward,
+        f"training, {steps:,} steps of {batch} images": seen / speed.train,
+        f"test, {images.get('test', 0):,} images": images.get("test", 0) / speed.forward,
+    }, speed.device
+
+
+def _labelled(ws: Workspace, images: dict[str, int]) -> int:
+    """About how many target images a seed trains on."""
+    wanted = ws.params.subset
+    with suppress(UserError):
+        if wanted.fraction:
+            return max(1, round(wanted.fraction * images["train"]))
+        module, _ = config.known_dataset(ws.params, ws.params.targets[0])
+        card = card_of(module)
+        if wanted.shots and card:
+            return min(images["train"], wanted.shots * card.classes)
+    return images["train"]
