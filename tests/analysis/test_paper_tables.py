@@ -317,7 +317,7 @@ def test_what_it_takes_is_said_before(fresh: Path, columns: list[experiment_cell
     )
     *_, total = experiment_runner.forecast(again(fresh, seeds=2, train={"source_batch": 4000}), 1)
     assert total.startswith("4 cells to train")
-    assert total.endswith("unknown, since no cell of it is finished here")
+    assert total.endswith("unknown, since no cell is finished yet")
 
 
 def test_the_test_part_is_read_again_for_new_models_alone(

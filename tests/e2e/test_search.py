@@ -72,14 +72,14 @@ def test_a_killed_grid_goes_on_and_no_training_is_repeated(project: Path) -> Non
     os.kill(process.pid, signal.SIGSTOP)  # it must not end before it is killed
     second = call("uotft", "search", *WORDS, "--space", "space.yaml", cwd=project)
     assert second.returncode == 2
-    assert "another `uotft search` is at work on this study" in second.stderr
+    assert "another `uotft search` is running this study" in second.stderr
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = [path for path in models(project) if path.with_name("belongs.json").exists()]
     stamps = {path: models(project)[path] for path in done}
 
     said = search(project, GRID).stdout
-    assert "going on with trial 1, which was left half done" in said
+    assert "going on with trial 1, which was interrupted" in said
     after = models(project)
     assert len(after) == 4
     assert stamps == {path: after[path] for path in stamps}

@@ -57,9 +57,8 @@ def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
     assert first.startswith("trained digits-uot-0: validation top-1")
     assert kept.startswith("kept 5 of 12 of glyphs: ")
     assert model == "model: models/digits/uot/0"
-    assert (
-        "uotft: to be made once, before the training: prepare@glyphs, prepare@digits, pretrain"
-        in (done.stderr)
+    assert "uotft: to run once before the training: prepare@glyphs, prepare@digits, pretrain" in (
+        done.stderr
     )
     assert [run.info.run_name for run in runs(project)] == ["digits-uot-0"]
 

@@ -69,7 +69,7 @@ def test_doctor_helps_outside_a_project_too(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "ok  torch" in done.stdout
     assert "ok  strategies" in done.stdout
-    assert "ok  project        none here: `uotft init` or" in done.stdout
+    assert "ok  project        none in this folder: `uotft init` or" in done.stdout
 
 
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:

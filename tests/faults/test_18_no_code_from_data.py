@@ -303,7 +303,7 @@ def _write(path: Path, attack: Attack, kind: str) -> None:
 
 def test_the_trials_of_a_search(attack: Attack, tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(pickle.dumps(attack))
-    with pytest.raises(UserError, match=r"study\.db: not the trials of a search"):
+    with pytest.raises(UserError, match=r"study\.db: cannot be read as the trials of a search"):
         study.Study(tmp_path / "study.db", {}, {}, tpe=False)
 
 

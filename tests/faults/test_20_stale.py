@@ -249,7 +249,7 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...], str]] = {
     "target features": (
         flipped("embeddings/own-images/features.npy"), TARGET, "own-images/features.npy is damaged"
     ),
-    "units": (units, (*TARGET, "compare"), "photos.npz is of other features than .*photos-images"),
+    "units": (units, (*TARGET, "compare"), "made from other features than .*photos-images"),
     "subset": (subset, ("train", "forecast", "compare"), "selection.json was made with other"),
     "top_k": (
         setting("select", top_k=4), ("train", "forecast", "compare"), r"selection.json .*\(top_k\)"
@@ -335,7 +335,7 @@ def test_a_stale_selection_is_refused(fresh: Path) -> None:
     bank = banks.read(ws.embedding("glyphs"))
     bank.means[0] += 1
     banks.write(ws.embedding("glyphs"), bank)
-    with pytest.raises(UserError, match=r"selection\.json belongs to another .*glyphs\.npz"):
+    with pytest.raises(UserError, match=r"selection\.json was made from another .*glyphs\.npz"):
         readers.read_selection(ws, Cell("digits", "uot", 0))
 
 
@@ -355,7 +355,9 @@ def test_embeddings_of_other_images_are_refused(fresh: Path, dataset: str) -> No
     if dataset == "glyphs":
         reading.append(lambda: units_stage.units(ws))
     for read in reading:
-        with pytest.raises(UserError, match=rf"is of another .*data/{dataset}\.npz: run dvc repro"):
+        with pytest.raises(
+            UserError, match=rf"was made from another .*data/{dataset}\.npz: run dvc repro"
+        ):
             read()
     embed.embed(ws, dataset, Context(runtime.start(0, 1), progress=lambda items, label: items))
     units_stage.units(ws)
@@ -381,7 +383,7 @@ def test_embeddings_of_two_backbones_are_refused(fresh: Path) -> None:
     pool = storage.read_arrays(ws.embedding("digits"))
     pool["backbone"] = np.array("another")
     storage.write_arrays(ws.embedding("digits"), **pool)
-    with pytest.raises(UserError, match=r"pretrained/glyphs does not belong to .*digits-images"):
+    with pytest.raises(UserError, match=r"pretrained/glyphs does not match .*digits-images"):
         select.select(ws, Cell("digits", "uot", 0))
     shutil.rmtree(ws.pretrained())  # then the two are compared with each other
     with pytest.raises(UserError, match="made with different backbones"):
@@ -395,7 +397,9 @@ def test_test_images_that_changed_since_training_are_refused(fresh: Path) -> Non
     images = readers.images(ws, "digits")
     images.images[images.rows("test")[0]] = 0
     storage.write_images(ws.data("digits"), images)
-    with pytest.raises(UserError, match=r"overlap/digits\.json belongs to another .*digits\.npz"):
+    with pytest.raises(
+        UserError, match=r"overlap/digits\.json was made from another .*digits\.npz"
+    ):
         evaluate.evaluate(ws, "digits", "uot", progress=lambda items, label: items)
     find_overlap(fresh)
     with pytest.raises(UserError, match=r"digits\.npz changed since seed 0 was trained"):
@@ -414,11 +418,11 @@ def test_damaged_weights_are_refused(fresh: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("backbone", r"pretrained/glyphs does not belong to the section backbone of params\.yaml"),
-        ("classes", r"pretrained/glyphs does not belong to the classes of .*glyphs\.npz: run dvc"),
+        ("backbone", r"pretrained/glyphs does not match the section backbone of params\.yaml"),
+        ("classes", r"pretrained/glyphs does not match the classes of .*glyphs\.npz: run dvc"),
         (
             "weights",
-            r"pretrained/glyphs does not belong to .*embeddings/glyphs\.npz: run dvc repro",
+            r"pretrained/glyphs does not match .*embeddings/glyphs\.npz: run dvc repro",
         ),
     ],
 )

@@ -26,7 +26,7 @@ def ws(tmp_path: Path):  # noqa: ANN201
 def test_the_stages_that_come_first_are_named_once(ws) -> None:  # noqa: ANN001
     line = outlook.first(ws, "digits")
     assert line.startswith(
-        "to be made once, before the training: prepare@glyphs, prepare@digits, pretrain (12 steps)"
+        "to run once before the training: prepare@glyphs, prepare@digits, pretrain (12 steps)"
         ", embed@glyphs, embed@digits, units, overlap@digits; then the training itself (12 steps)"
     )
 
@@ -62,7 +62,7 @@ def test_a_finished_training_says_what_was_kept_and_what_comes_next(
     monkeypatch.chdir(ws.root)
     said = outlook.made(ws, cell, chosen).splitlines()
     assert said[:3] == [
-        "kept 7 of 12 of glyphs: a, b, c, d, e, and 2 more", "model: models/digits/uot/1", "next:"
+        "kept 7 of 12 of glyphs: a, b, c, d, e and 2 more", "model: models/digits/uot/1", "next:"
     ]  # fmt: skip
     commands = [line.split("  ")[1] for line in said[3:]]
     predict = "uotft predict --dataset digits --strategy uot --seed 1 photo.jpg"

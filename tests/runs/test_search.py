@@ -23,13 +23,13 @@ CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
         (CHOICES, {"seeds": [100]}, r"--seeds: got \[100\]; give two or more different"),
         (CHOICES, {"seeds": [100, 100]}, r"--seeds: got \[100, 100\]; give two or more different"),
         (CHOICES, {"study": ".."}, r"--study: got '\.\.'"),
-        (CHOICES, {"strategy": "none"}, "none of its settings decides anything for the"),
+        (CHOICES, {"strategy": "none"}, "none of its settings has an effect with the"),
         (CHOICES, {"space": "nowhere.yaml"}, "'nowhere.yaml'; name a YAML file, or paper or"),
         (CHOICES.replace("0.3", "-1"), {}, r"space.yaml: .*\n  train.lambda: got -1: .*greater"),
         (CHOICES.replace("lambda", "mu"), {}, "train.mu has no single value in params.yaml"),
         ("seeds: {choices: [1, 2]}\n", {}, "seeds has no single value"),
         ("pretrain.seed: {choices: [1, 2]}\n", {}, "pretrain.seed: --set changes only source_f"),
-        ("train.lambda: {low: 0.1, high: 1.0}\n", {}, "give it choices, or take --sampler tpe"),
+        ("train.lambda: {low: 0.1, high: 1.0}\n", {}, "give it choices, or use --sampler tpe"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched(

@@ -1,4 +1,4 @@
-"""Commands of the pipeline, in its order: from prepare, the images, to compare, the tables.
+"""The commands of the pipeline in its order, from prepare (images) to compare (tables).
 
 uotft train --dataset digits --strategy uot --seed 0
 """
@@ -46,20 +46,20 @@ logger = logging.getLogger(__name__)
 def prepare(
     dataset: Annotated[
         str,
-        typer.Option(help="A data set with a section in params.yaml; inside DVC, the stage's own."),
+        typer.Option(help="A data set with a section in params.yaml; not needed in a DVC stage."),
     ] = "",
 ) -> None:
-    """Make the images of a data set: data/DATASET.npz."""
+    """Read, check and split the images of a data set: data/DATASET.npz."""
     from uotft.core.progress import track
     from uotft.pipeline import compatible
     from uotft.pipeline.prepare import prepare
 
-    # DVC runs commands through a shell, so the name of a data set comes from DVC_STAGE instead
+    # DVC runs commands through a shell, where a name could do harm; DVC_STAGE holds it safely
     dataset = dataset or environment.dvc_stage().rpartition("@")[2]
     if not dataset:
-        raise UserError("prepare needs --dataset")
+        raise UserError("prepare needs --dataset, a data set with a section in params.yaml")
     ws = workspace()
-    compatible.check(ws, ws.params.targets, ws.params.strategies)  # it is the first stage
+    compatible.check(ws, ws.params.targets, ws.params.strategies)  # before any stage takes time
     typer.echo(prepare(ws, dataset, progress=track))
 
 
@@ -70,7 +70,7 @@ def pretrain(
     main_process_ip: MainIp = "",
     main_process_port: MainPort = 29500,
 ) -> None:
-    """Train the backbone on all source classes: pretrained/SOURCE/."""
+    """Train the backbone on all source classes, or take published weights: pretrained/SOURCE/."""
     from uotft.runs import job, processes
 
     ws = workspace()
@@ -82,23 +82,25 @@ def pretrain(
 
 
 def embed(dataset: Dataset, num_processes: Processes = 1) -> None:
-    """Compute features of the training images with the pre-trained backbone: embeddings/."""
+    """Compute features of training images with the pre-trained backbone: embeddings/."""
     from uotft.runs import job
 
     typer.echo(job.embed(workspace(dataset), dataset, num_processes))
 
 
 def units(
-    features: Annotated[str, typer.Option(help="Your own: npz with an array means, or npy.")] = "",
-    output: Annotated[str, typer.Option(help="The bank that is made of them.")] = "",
-    clusters: Annotated[int, typer.Option(help="K of k-means on them.")] = 2000,
-    iterations: Annotated[int, typer.Option(help="Most passes over all points.")] = 20,
+    features: Annotated[
+        str, typer.Option(help="Features of your own: an npz with an array means, or an npy.")
+    ] = "",
+    output: Annotated[str, typer.Option(help="The file of cluster means to write.")] = "",
+    clusters: Annotated[int, typer.Option(help="The number of clusters.")] = 2000,
+    iterations: Annotated[int, typer.Option(help="The most iterations of k-means.")] = 20,
     seed: Seed = 0,
 ) -> None:
-    """Make what strategies score: class means, clusters or single images of the source.
+    """Make the units that strategies score: class means, clusters or single images of the source.
 
-    With --features and --output: clusters of any features (images x features), for select
-    --source-bank; needs no params.yaml.
+    With --features and --output it clusters any features (images x features), to use as select
+    --source-bank. This needs no params.yaml.
     """
     from uotft.pipeline.units import cluster_bank, units
 
@@ -180,7 +182,7 @@ def _select_banks(
 
 
 def _print_selection(chosen: Selection, *, explain: bool) -> None:
-    """The classes kept; with ``explain``, also the target classes that each of them serves."""
+    """Print the classes kept; with ``explain``, also the target classes that each one serves."""
     from uotft.core.text import some
     from uotft.selection.ranking import serves
 
@@ -194,12 +196,12 @@ def _print_selection(chosen: Selection, *, explain: bool) -> None:
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that have a value."""
+    """The settings that are not None."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def _number(text: str | None) -> int | str | None:
-    """``text`` as a number if it is one; any other word is left for the settings to check."""
+    """``text`` as a number if it is one; the settings check any other text."""
     return int(text) if text and text.isdecimal() else text
 
 
@@ -273,7 +275,7 @@ def _project(source: str, target: str, strategy: str, preset: str) -> tuple[Path
 
 
 def forecast(dataset: Dataset) -> None:
-    """Say before training how far source gradients are from the target's: forecast/."""
+    """Measure before training how far source gradients are from the target's: forecast/."""
     from statistics import fmean
 
     from uotft.core.progress import track
@@ -295,9 +297,9 @@ def evaluate(
     subset: Subset = "",
     all_: All = False,
 ) -> None:
-    """Read the test part once for every seed of a strategy: metrics/.
+    """Measure accuracy on the test images, for every seed of a strategy: metrics/.
 
-    With --set, of the models that train --set made: variants/SETTINGS/metrics/.
+    With --set, for the models that train --set made: variants/SETTINGS/metrics/.
     """
     from uotft.core.progress import track
     from uotft.runs import cells, job
@@ -315,25 +317,32 @@ def search(
     dataset: Dataset,
     strategy: Strategy = "uot",
     space: Annotated[str, typer.Option(help="paper, wide, or a YAML file of settings.")] = "paper",
-    sampler: Annotated[str, typer.Option(help="grid: all choices; tpe: Optuna's.")] = "grid",
-    trials: Annotated[int, typer.Option(min=0, help="Most of them; 0: the grid, or 20.")] = 0,
+    sampler: Annotated[
+        str, typer.Option(help="grid tries all choices; tpe is Optuna's sampler.")
+    ] = "grid",
+    trials: Annotated[
+        int, typer.Option(min=0, help="The most trials; 0: the whole grid, or 20 with tpe.")
+    ] = 0,
     seeds: Annotated[
-        str, typer.Option(help="Seeds of each trial, none of them in params.yaml.")
+        str, typer.Option(help="Seeds of each trial; none may be in params.yaml.")
     ] = "100,101,102,103,104",
     prune: Annotated[
         bool, typer.Option("--prune", help="Stop trials below the median of the others.")
     ] = False,
-    study: Annotated[str, typer.Option(help="A name for search/; DATASET-STRATEGY if none.")] = "",
+    study: Annotated[
+        str, typer.Option(help="A folder in search/, by default DATASET-STRATEGY.")
+    ] = "",
     output: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="The best settings; params.best.yaml.")
+        Path | None,
+        typer.Option(dir_okay=False, help="Where the best settings go: params.best.yaml."),
     ] = None,
     num_processes: Processes = 1,
     jobs: Jobs = 0,
 ) -> None:
-    """Search settings on validation images alone: learning rate, weight decay, lambda, K, any.
+    """Search for good settings on validation images alone: learning rate, lambda, K or any other.
 
-    The same command goes on after an interruption. The best settings become a params file, and
-    search/ and a run in MLflow with a child a training have all trials. No test image is read.
+    After an interruption the same command goes on. The best settings become a params file. All
+    trials are in search/ and in one MLflow run with a child run a training. No test image is read.
     """
     from uotft.runs import processes, search
 
@@ -366,18 +375,24 @@ def compare(
     experiment: Annotated[
         list[str] | None, typer.Option(help="MLflow experiments, by default all.")
     ] = None,
-    filter_: Annotated[str, typer.Option("--filter", help="A search string of MLflow.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of runs wanted.")] = None,
+    filter_: Annotated[
+        str,
+        typer.Option("--filter", help="A filter string of MLflow, such as 'params.seed = \"0\"'."),
+    ] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: only runs with this tag.")
+    ] = None,
     by: Annotated[
-        list[str] | None, typer.Option(help="Parameters that make rows, by default all that vary.")
+        list[str] | None,
+        typer.Option(help="Parameters that tell rows apart, by default all that vary."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(file_okay=False, help="A folder for tables and the page.")
+        Path | None, typer.Option(file_okay=False, help="Folder for the tables and the page.")
     ] = None,
 ) -> None:
-    """Compare strategies over seeds, with intervals: a table, pictures and a page in reports/.
+    """Compare strategies over seeds, with 95 % intervals: tables, pictures and a page in reports/.
 
-    With any option: finished runs of the MLflow store instead, those of other settings too.
+    With any option it compares finished runs of the MLflow store instead, of any settings.
     """
     from uotft.analysis.comparison import HEADER
     from uotft.runs import job

@@ -30,10 +30,12 @@ def evaluate(
     known: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Read the test part once for every seed of a strategy; writes metrics/TARGET/STRATEGY.json.
+    """Measure every seed of a strategy on the test images, each read once.
 
-    What each model says of each image goes to predictions/TARGET/STRATEGY.npz. Or for ``seeds``
-    alone: ``known`` are the results of the others, which are written with them.
+    Returns the results by seed, and writes them to metrics/TARGET/STRATEGY.json; accuracies are in
+    percent. Predictions go to predictions/TARGET/STRATEGY.npz. ``seeds`` limits the work to these
+    seeds; ``known`` then holds the results of the others, which are written again. Raises
+    `UserError` if a model was trained on other images, weights or selections than today's.
     """
     context = Context(runtime.start(0, ws.params.cpu_threads), progress=progress)
     images = readers.images(ws, target)
@@ -60,7 +62,7 @@ def evaluate(
             "source_classes": len(facts["reused"]),
             "model": facts["sha256"],
             "confusion": confusion.tolist(),
-            # without the test images that are in the source too
+            # the same without test images that are also in the source
             **({} if clean.all() else {"clean": _accuracy(others)}),
         }
     storage.write_answers(ws.predictions(target, strategy), answers)

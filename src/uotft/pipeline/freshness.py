@@ -1,15 +1,15 @@
-"""What an output was made of: written with it, and compared with what is there today.
+"""What each output was made from: recorded beside it, and compared with the files of today.
 
-A *fingerprint* is a dict of the settings that decide an output and of the SHA-256 of each file that
-it is made from. Three things are done with it, all here:
+A *fingerprint* is a dict: the settings that decide an output, and the SHA-256 of each input file.
+It is used in three ways:
 
-- a folder of unfinished work keeps it, and is set aside when it is that of something else
-  (``claim``);
-- what a variant has finished keeps it in belongs.json beside the output, since DVC does not know
-  variants (``write_finished``, ``finished``);
-- what the pipeline makes keeps parts of it in its own file (model.json, selection.json, the index
-  of features), and each reader checks them (``check_…``): DVC would have run the stage again, but
-  a stage may be called without DVC. Where a file does not say what it is of, nothing can be told.
+- A folder of unfinished work holds one. ``claim`` sets the folder aside if its fingerprint is not
+  the one of the work that starts now.
+- A finished model of a variant has one in belongs.json beside it, since DVC does not know variants
+  (``write_finished``, ``finished``).
+- Each output of the pipeline holds parts of one in its own file: model.json, selection.json, the
+  index of features. Every reader checks them (``check_…``), because a stage can be run without DVC,
+  which would have run the earlier stage again. A file without a fingerprint passes the check.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Cell, ClassBank, ImageSet, SourcePart
+from uotft.core.text import some
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import features
 from uotft.training import checkpoints
@@ -39,8 +40,8 @@ Fingerprint = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 NAMED = 4  # differing settings that a message lists
-# Beside a finished model of a variant: the fingerprint of its inputs, and the seconds it took. The
-# file and its key keep the name "belongs", since projects have them.
+# Beside a finished model of a variant: the fingerprint of its inputs, and the training time in
+# seconds. File and key are still called "belongs", because existing projects have them.
 FINGERPRINT = "belongs.json"
 
 
@@ -48,12 +49,12 @@ FINGERPRINT = "belongs.json"
 
 
 def of_files(ws: Workspace, files: list[Path]) -> dict[str, str]:
-    """{path from the root: SHA-256}."""
+    """SHA-256 of each file, by its path relative to the project."""
     return {os.path.relpath(path, ws.root): storage.fingerprint(path) for path in files}
 
 
 def of_pretraining(ws: Workspace) -> Fingerprint:
-    """Of an unfinished pre-training."""
+    """The fingerprint of an unfinished pre-training."""
     return {
         "backbone": ws.params.backbone,
         "pretrain": _deciding(ws.params.pretrain.model_dump()),
@@ -62,7 +63,7 @@ def of_pretraining(ws: Workspace) -> Fingerprint:
 
 
 def of_features(ws: Workspace, dataset: str) -> Fingerprint:
-    """Of shards of features."""
+    """The fingerprint of the feature shards of a data set."""
     return {
         "embed": ws.params.embed.model_dump(),
         "shard": features.BATCHES,
@@ -71,7 +72,7 @@ def of_features(ws: Workspace, dataset: str) -> Fingerprint:
 
 
 def of_units(ws: Workspace) -> Fingerprint:
-    """Of the units of a variant that has its own."""
+    """The fingerprint of the units of a variant that has units of its own."""
     unit, origin = ws.params.select.unit, ws.params.source_means
     if origin != "images":
         files = [ws.pretrained() / "model.json"]
@@ -88,7 +89,7 @@ def of_units(ws: Workspace) -> Fingerprint:
 
 
 def of_training(ws: Workspace, cell: Cell) -> Fingerprint:
-    """Of an unfinished fine-tuning."""
+    """The fingerprint of an unfinished fine-tuning."""
     selection = ws.cell("selections", cell) / "selection.json"
     source = [] if ws.by_class else [ws.data(ws.params.source), ws.overlap(cell.target)]
     files = [*source[:1], ws.data(cell.target), selection, *source[1:]]
@@ -121,12 +122,12 @@ def _of_kept_images(ws: Workspace, cell: Cell) -> str:
 
 
 def of_cell(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
-    """Of a finished cell: also the settings that its selection was made with."""
+    """The fingerprint of a finished cell: of its training, and the settings of its selection."""
     wanted = ws.params.select
     strategies = {cell.strategy, "uot"} if wanted.top_k == "auto" else {cell.strategy}
     return {
         **of_training(ws, cell),
-        "processes": processes,  # batch norm takes the statistics of each one's share
+        "processes": processes,  # batch norm sees each process's share of the batch alone
         "source_fraction": ws.params.source_fraction,
         "select": wanted.model_dump(),
         "selectors": {
@@ -136,13 +137,13 @@ def of_cell(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
 
 
 def _deciding(section: dict[str, Any]) -> dict[str, Any]:
-    """A section without what decides nothing about the weights."""
+    """A section without the settings that cannot change the weights."""
     recipe = {k: v for k, v in section["recipe"].items() if k != "checkpoint_every"}
     return {**section, "recipe": recipe}
 
 
 def differences(one: Any, other: Any, name: str = "") -> list[str]:
-    """The dotted names under which two fingerprints differ."""
+    """The dotted names of the entries in which two fingerprints differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         return [
             difference
@@ -158,9 +159,10 @@ def differences(one: Any, other: Any, name: str = "") -> list[str]:
 
 
 def claim(folder: Path, fingerprint: Fingerprint) -> str:
-    """Set an unfinished ``folder`` aside if it is of something else; a line that says so, or "".
+    """Rename an unfinished ``folder`` to ``….aside`` unless it has this ``fingerprint``.
 
-    Also if its record is damaged, and nothing else says what it is of.
+    Also renames it if its record is damaged and no checkpoint holds the fingerprint. Returns a line
+    that says why, or "" if the folder stays.
     """
     named = [path for path in (folder / checkpoints.RUN, folder / FINGERPRINT) if path.exists()]
     states = [slot / checkpoints.STATE for slot in checkpoints.slots(folder)]
@@ -173,26 +175,23 @@ def claim(folder: Path, fingerprint: Fingerprint) -> str:
         checkpoints.remove(aside)
     folder.rename(aside)
     differing = [*dict.fromkeys(names)]
-    more = f" and {len(differing) - NAMED} more settings" if len(differing) > NAMED else ""
-    fault = (
-        f"other {', '.join(differing[:NAMED])}{more}" if names else (f"a damaged {named[0].name}")
-    )
+    fault = f"other {some(differing, NAMED)}" if names else f"a damaged {named[0].name}"
     return (
-        f"what is unfinished in {folder} has {fault}: set aside as {aside.name}, and started anew"
+        f"the unfinished work in {folder} has {fault}: set aside as {aside.name}, and started anew"
     )
 
 
 def claim_together(folder: Path, fingerprint: Fingerprint, context: Context) -> None:
-    """Set unfinished work of something else aside, once for all processes."""
+    """`claim` on the main process, with a warning; the other processes wait for it."""
     if context.accelerator.is_main_process and (aside := claim(folder, fingerprint)):
         logger.warning(aside)
     context.accelerator.wait_for_everyone()
 
 
 def begin(folder: Path, fingerprint: Fingerprint) -> None:
-    """Record what an unfinished ``folder`` is of, where no run does.
+    """Write the fingerprint of an unfinished ``folder`` that has no MLflow run to hold it.
 
-    Removes leftovers without such a record: nothing says what they are of.
+    Empties a folder without a fingerprint first: its files may come from other inputs.
     """
     if not (folder / FINGERPRINT).exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -203,13 +202,13 @@ def begin(folder: Path, fingerprint: Fingerprint) -> None:
 
 
 def write_finished(ws: Workspace, cell: Cell, fingerprint: Fingerprint, seconds: float) -> None:
-    """Record what a variant's finished model is of, and how long it took."""
+    """Write the fingerprint of a variant's finished model, and its training time in seconds."""
     whole = {"belongs": fingerprint, "seconds": round(seconds, 3)}
     storage.write_json(ws.cell("models", cell) / FINGERPRINT, whole)
 
 
 def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None:
-    """The record of a variant's finished model, with its ``seconds``, if of today's inputs."""
+    """The record of a variant's model, with its ``seconds``; None unless made of today's inputs."""
     folder = ws.cell("models", cell)
     try:
         facts: dict[str, Any] = storage.read_json(folder / FINGERPRINT)
@@ -221,16 +220,17 @@ def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None
 
 
 def of_finished(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
-    """Of a finished fine-tuning, as its model.json keeps it; what was selected is in its files."""
+    """The fingerprint in model.json; the SHA-256 of selection.json stands for the selection."""
     code = of_code(ws, "train")
-    # batch norm takes the statistics of each process's share
+    # the number of processes counts: batch norm sees each process's share of the batch alone
     return {**of_training(ws, cell), "processes": processes, **({"code": code} if code else {})}
 
 
 def of_code(ws: Workspace, stage: str) -> str:
-    """The SHA-256 of all code that a stage of dvc.yaml depends on; "" outside a clone, without any.
+    """The SHA-256 of all code that a stage of dvc.yaml depends on.
 
-    One process computes it once, so it is of the code that the process runs.
+    "" if the stage depends on no code, as outside a clone. A process computes it once, so later
+    edits of a file do not change it.
     """
     found = ws.root / "dvc.yaml"
     text = found.read_text("utf-8") if found.is_file() else ""
@@ -241,7 +241,7 @@ def of_code(ws: Workspace, stage: str) -> str:
 
 @cache
 def _deps(text: str) -> dict[str, list[str]]:
-    """{stage: deps} of a dvc.yaml."""
+    """The dependencies of each stage of a dvc.yaml."""
     stages = (storage.from_yaml(text) or {}).get("stages", {})
     return {name: stage.get("do", stage).get("deps", []) for name, stage in stages.items()}
 
@@ -262,9 +262,9 @@ def _setting(ws: Workspace, name: str) -> str:
 
 
 def trained(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None:
-    """The facts of a cell's model, if it is whole and of today's inputs and code."""
+    """What model.json holds; None unless the model is whole and of today's inputs and code."""
     folder = ws.cell("models", cell)
-    if ws.unfinished(folder).exists():  # something is still to be done, if only its run
+    if ws.unfinished(folder).exists():  # not finished, if only its MLflow run is still open
         return None
     try:
         facts: dict[str, Any] = storage.read_json(folder / "model.json")
@@ -276,13 +276,13 @@ def trained(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None:
 
 
 def has_units(ws: Workspace) -> bool:
-    """Whether a variant's own units are there, and of today's inputs."""
+    """Whether a variant has units of its own that were made from today's inputs."""
     made, record = ws.embedding(ws.params.source), units_record(ws)
     return made.is_file() and record.is_file() and storage.read_json(record) == of_units(ws)
 
 
 def units_record(ws: Workspace) -> Path:
-    """The file that says what a variant's own units are of."""
+    """The file with the fingerprint of a variant's own units."""
     return ws.embedding(ws.params.source).with_suffix(".json")
 
 
@@ -290,7 +290,7 @@ def units_record(ws: Workspace) -> Path:
 
 
 def check_prepared(ws: Workspace, dataset: str) -> None:
-    """Refuse data/DATASET.npz made with other settings than those of params.yaml."""
+    """Raise UserError if data/DATASET.npz was made with other settings than params.yaml has."""
     summary = ws.data(dataset).with_suffix(".json")
     then = storage.read_json(summary).get("settings") if summary.is_file() else None
     now = ws.prepared_as(dataset)
@@ -303,14 +303,15 @@ def check_prepared(ws: Workspace, dataset: str) -> None:
 
 
 def check_features(ws: Workspace, dataset: str, made: Path, data: str, backbone: str) -> None:
-    """Refuse ``made``, features or means, of other images than data/DATASET.npz, or other weights.
+    """Raise UserError if features or class means are not of today's images and weights.
 
-    ``data`` and ``backbone`` are the fingerprints of those that made them.
+    ``made`` is their path. ``data`` and ``backbone`` are the fingerprints of the images and weights
+    that they were made from, "" if unknown.
     """
     check_prepared(ws, dataset)
     path, network = ws.data(dataset), ws.pretrained() / "model.json"
     if data and path.is_file() and data != storage.fingerprint(path):
-        raise UserError(f"{made} is of another {path}: run dvc repro")
+        raise UserError(f"{made} was made from another {path}: run dvc repro")
     if not network.is_file():
         return
     facts = storage.read_json(network)
@@ -324,7 +325,7 @@ def check_features(ws: Workspace, dataset: str, made: Path, data: str, backbone:
 
 
 def check_bank(ws: Workspace, bank: ClassBank) -> None:
-    """Refuse units of another kind, other images, another network or other features."""
+    """Raise UserError if the units are of another kind, or of other images, weights or features."""
     path, unit = ws.embedding(ws.params.source), ws.params.select.unit
     if bank.unit != unit:
         raise UserError(f"{path} holds units {bank.unit!r}, select.unit is {unit!r}: run dvc repro")
@@ -333,40 +334,45 @@ def check_bank(ws: Workspace, bank: ClassBank) -> None:
     if bank.features and index.is_file():
         features.read_index(index.parent)
         if bank.features != storage.fingerprint(index):
-            raise UserError(f"{path} is of other features than {index.parent}: run dvc repro")
+            raise UserError(
+                f"{path} was made from other features than {index.parent}: run dvc repro"
+            )
 
 
 def check_source(ws: Workspace, images: ImageSet, bank: ClassBank) -> None:
-    """Refuse units of another share of the source; the draw is nested, so as many are the same."""
+    """Raise UserError if the units are of another share of the source.
+
+    Comparing the number of images is enough: a smaller share is always part of a larger one.
+    """
     here, there = len(images.rows("train")), len(bank.members)
     if here != there and there:  # a bank that was made without images has no members
         raise UserError(
-            f"{ws.embedding(ws.params.source)} is of {there} images, source_fraction: "
-            f"{ws.params.source_fraction:g} means {here}: run dvc repro"
+            f"{ws.embedding(ws.params.source)} was made from {there} images, but source_fraction: "
+            f"{ws.params.source_fraction:g} gives {here}: run dvc repro"
         )
 
 
 def check_overlap(ws: Workspace, target: str, found: dict[str, Any]) -> None:
-    """Refuse an overlap of other data than today's."""
+    """Raise UserError if the overlap was computed on other images than today's."""
     path = ws.overlap(target)
     for side, dataset in (("source", ws.params.source), ("target", target)):
         if found[side]["sha256"] != storage.fingerprint(ws.data(dataset)):
-            raise UserError(f"{path} belongs to another {ws.data(dataset)}: run dvc repro")
+            raise UserError(f"{path} was made from another {ws.data(dataset)}: run dvc repro")
 
 
 def check_selection(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> None:
-    """Refuse a selection.json whose embeddings, images or settings are not today's."""
+    """Raise UserError if the embeddings, images or settings of a selection.json are not today's."""
     path = ws.cell("selections", cell) / "selection.json"
     for side, dataset in (("source", ws.params.source), ("target", cell.target)):
         if chosen["fingerprints"][side] != storage.fingerprint(ws.embedding(dataset)):
-            raise UserError(f"{path} belongs to another {ws.embedding(dataset)}: run dvc repro")
+            raise UserError(f"{path} was made from another {ws.embedding(dataset)}: run dvc repro")
     now = {
         **ws.params.select.model_dump(),
         **config.selector_settings(ws.params, cell.strategy).model_dump(),
         "subset": ws.params.subset.given,
     }
     then = chosen["settings"]
-    if now["top_k"] == "auto" or then["top_k"] is None:  # K was found, or does not apply
+    if now["top_k"] == "auto" or then["top_k"] is None:  # K came from the plan, or has no meaning
         del now["top_k"]
     if names := [name for name, value in now.items() if then.get(name, value) != value]:
         raise UserError(f"{path} was made with other settings ({', '.join(names)}): run dvc repro")
@@ -376,7 +382,10 @@ def check_selection(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> None:
 
 
 def check_pretrained(ws: Workspace, pretrained: dict[str, Any], part: SourcePart) -> None:
-    """Refuse a pre-trained network of another backbone or source, and embeddings of another one."""
+    """Raise UserError if the pre-trained network has another backbone or source than today's.
+
+    Also if the source's embeddings come from another network.
+    """
     classes = tuple(pretrained["classes"])
     _check_network(
         ws,
@@ -396,7 +405,7 @@ def _same_classes(known: tuple[str, ...], here: tuple[str, ...], by_class: bool)
 
 
 def check_model(ws: Workspace, cell: Cell, facts: dict[str, Any]) -> None:
-    """Refuse a model of another network or selection than today's, by its ``facts``."""
+    """Raise UserError if a model's ``facts`` name another network or selection than today's."""
     selection = ws.cell("selections", cell) / "selection.json"
     network = ws.pretrained() / "model.json"
     now = {
@@ -411,6 +420,6 @@ def check_model(ws: Workspace, cell: Cell, facts: dict[str, Any]) -> None:
 
 
 def _check_network(ws: Workspace, stale: dict[str, bool]) -> None:
-    """Refuse the pre-trained network if anything that has to go with it is ``stale``."""
+    """Raise UserError if any entry is ``stale``; it names what the network does not match."""
     if names := [name for name, bad in stale.items() if bad]:
-        raise UserError(f"{ws.pretrained()} does not belong to {', '.join(names)}: run dvc repro")
+        raise UserError(f"{ws.pretrained()} does not match {', '.join(names)}: run dvc repro")

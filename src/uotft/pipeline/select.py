@@ -1,6 +1,7 @@
-"""The stage select: source units + target class means -> the units kept, with the reason.
+"""The stage select: source units and target class means -> the units kept, with their scores.
 
-`select` works on a workspace, `select_banks` on any two files of means; both choose alike.
+`select` works on a project, `select_banks` on any two files of class means. Both select the same
+way.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 
 def select(ws: Workspace, cell: Cell) -> Selection:
-    """Score the source units against one seed's target images, keep K, write the selection."""
-    from uotft.pipeline.readers import source_bank, target_bank  # not for banks from files
+    """Score the source units against one seed's target images, and keep the best K.
+
+    Writes selection.json, and for a strategy with a transport plan also the plan and pictures.
+    """
+    from uotft.pipeline.readers import source_bank, target_bank  # banks from files do not need it
 
     request = Request(
         cell.strategy,
@@ -48,7 +52,7 @@ def select(ws: Workspace, cell: Cell) -> Selection:
 
 @dataclass(frozen=True)
 class BankFiles:
-    """Two files of class means, and the selection.json that is written."""
+    """The paths of two files of class means, and of the selection.json to write."""
 
     source: str
     target: str
@@ -57,10 +61,11 @@ class BankFiles:
 
 @dataclass(frozen=True)
 class Extras:
-    """What is said beside a selection: what each class serves, the recall of ``expect``, pictures.
+    """What to report beside a selection.
 
-    ``expect`` are patterns for names that should be found, matched as by the strategy label with
-    its ``table``; ``pictures`` is a folder.
+    ``explain`` adds to each class the target classes that it serves. ``expect`` holds patterns of
+    names that should be kept, for the recall; they match as in the strategy `label`, with its
+    ``table``. ``pictures`` is a folder for pictures; "" draws none.
     """
 
     explain: bool = False
@@ -72,7 +77,11 @@ class Extras:
 def bank_request(
     strategy: str, own: dict[str, Any], wanted: dict[str, Any], seed: int = 0
 ) -> Request:
-    """A request from settings as a user gives them: ``own`` of the strategy, ``wanted`` of K."""
+    """A request from a user's settings.
+
+    ``own`` are settings of the strategy, and ``wanted`` those of the section `select`, such as
+    top_k. Raises `UserError` for a setting that does not exist or has a wrong value.
+    """
     settings = config.strategy_settings(strategy, own)
     size = {"top_k": "auto", **({"unit": "image"} if wanted.get("max_per_class") else {}), **wanted}
     uot = settings if strategy == "uot" else config.strategy_settings("uot", {})
@@ -84,9 +93,9 @@ def select_banks(
     request: Request,
     extras: Extras = Extras(),  # noqa: B008  it is frozen
 ) -> tuple[Selection, str]:
-    """Select from two files of means and write the output, with pictures if a folder is named.
+    """Select from two files of class means; writes the output, and pictures if a folder is named.
 
-    Returns the selection and a line on the recall of the classes that are expected, if any.
+    Returns the selection, and a line on the recall of the expected classes ("" if none are).
     """
     source, target = banks.brought(files.source), banks.brought(files.target)
     chosen = choosing.choose(source, target, request)
@@ -114,8 +123,8 @@ def select_banks(
 
 
 def write_pictures(folder: Path, chosen: Selection, found: NDArray[np.int64] | None = None) -> None:
-    """similarity.png (figure 2b of the paper) and, where there is a plan, plan.png."""
-    from uotft.analysis import figures  # matplotlib, which takes a second
+    """Write similarity.png (figure 2b of the paper) and, if there is a transport plan, plan.png."""
+    from uotft.analysis import figures  # imports matplotlib, which takes a second
 
     scores = chosen.scores
     picture = figures.similarity_picture(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from uotft.core import config, disk, storage
+from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Cell, Progress
-from uotft.core.text import plural
-from uotft.data import class_images, wordnet
+from uotft.data import class_downloads, class_images, wordnet
 from uotft.pipeline.workspace import Workspace
 
 
@@ -29,15 +29,18 @@ def fetch(
     listed = listed_classes(ws)
     wanted = sorted({*listed, *_kept(ws, cells)})
     settings = config.dataset_settings(ws.params, ws.params.source)
-    place = located(ws.root, settings.images)
-    if missing := class_images.place(place).missing(wanted):
-        class_images.check_accepted()
-        need = {f"of {plural(len(missing), 'class')}": class_images.estimate(len(missing))}
-        yield disk.need(need, place, "make room, or name another place with --imagenet PATH")
-        yield from class_images.fetch(place, missing, progress)
+    folder = located(ws.root, settings.images)
+    place = class_images.place(folder)
+    if missing := place.missing(wanted):
+        if not place.can_grow():
+            raise UserError(place.lacks(missing))
+        class_downloads.check_accepted()
+        need = {f"for {len(missing)} classes": class_downloads.estimate(len(missing))}
+        yield disk.need(need, folder, "make room, or name another place with --imagenet PATH")
+        yield from class_downloads.fetch(folder, missing, progress)
     if wanted != listed or not _list(ws).is_file():
         storage.write_json(_list(ws), {"classes": wanted})
-    yield f"{ws.params.source}: {plural(len(wanted), 'class')} with images in {place}"
+    yield f"{ws.params.source}: images of {len(wanted)} classes, in {folder}"
 
 
 def listed_classes(ws: Workspace) -> list[str]:

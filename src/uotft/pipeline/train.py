@@ -1,4 +1,4 @@
-"""The stage train: images and a selection -> weights."""
+"""The stage train: target images and the selected source images -> weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from uotft.training.finish import Finish
 
 
 def train(ws: Workspace, cell: Cell, context: Context) -> None:
-    """Fine-tune on one seed's target images and the selected units; writes models/…/SEED/."""
+    """Fine-tune on one seed's target images and the selected units; writes models/…/SEED/.
+
+    Raises `UserError` if an input is missing, or was not made from today's settings and images.
+    """
     folder, fingerprint = ws.cell("models", cell), freshness.of_training(ws, cell)
     claim_together(ws.unfinished(folder), fingerprint, context)
     material, facts = _read(ws, cell)
@@ -59,7 +62,7 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
 
 
 def _read(ws: Workspace, cell: Cell) -> tuple[Material, dict[str, Any]]:
-    """What the training is made of, and the facts of the pre-trained network."""
+    """Read the inputs of a training, and the facts in model.json of the pre-trained network."""
     chosen = read_selection(ws, cell)
     pretrained, facts = model_io.read(ws.pretrained())
     images = readers.images(ws, cell.target)
@@ -81,7 +84,7 @@ def _read(ws: Workspace, cell: Cell) -> tuple[Material, dict[str, Any]]:
 
 
 def _shown(ws: Workspace, target: str, images: ImageSet) -> dict[str, Any]:
-    """How pictures become images of a set: its section, and how they were decoded."""
+    """How prediction must read a picture: the section of the set, and the colours it was given."""
     section = {"kind": target, **ws.params.datasets[target]}
     if images.files is None:
         return section
@@ -91,9 +94,9 @@ def _shown(ws: Workspace, target: str, images: ImageSet) -> dict[str, Any]:
 def _source_names(
     objective: Objective, part: SourcePart, pretrained: dict[str, Any]
 ) -> tuple[str, ...]:
-    """The classes of the source head; none without one.
+    """The classes of the source head; () if the objective has no source head.
 
-    An objective that reads no source images trains the head of the whole pre-trained classifier.
+    Without source images, the source head is the whole pre-trained classifier.
     """
     if "source" not in objective.heads:
         return ()

@@ -1,7 +1,8 @@
 """Every cell of params.yaml on one target: select, train some at a time, read the test part.
 
-A stage of DVC does all cells of a target, so it starts once for all. What it keeps are finished
-models: each knows what it was made of, so a new seed or a new strategy trains its own cells only.
+A cell is one strategy with one seed. A DVC stage handles all cells of a target in one process. It
+skips cells whose finished model was made from today's inputs, so a new seed or a new strategy
+trains its own cells only.
 
 uotft train --dataset digits --all
 """
@@ -35,7 +36,7 @@ def of(ws: Workspace, target: str) -> list[Cell]:
 
 
 def select(ws: Workspace, target: str) -> Iterator[str]:
-    """Select for every cell; yields a line for the user per strategy."""
+    """Select for every cell; yields one line a strategy, for the user."""
     for strategy in ws.params.strategies:
         kept: list[str] = []
         for seed in track(ws.params.seeds, f"selecting with {strategy}"):
@@ -47,10 +48,10 @@ def select(ws: Workspace, target: str) -> Iterator[str]:
 
 
 def train(ws: Workspace, target: str, fleet: Fleet, jobs: int = 0) -> str:
-    """Train the cells without a model of today's inputs, ``jobs`` at a time; a line for the user.
+    """Train every cell that has no model of today's inputs; returns a line for the user.
 
-    A cell that fails stops no other; the error at the end names it. 0 ``jobs``: as many as GPUs or
-    cores allow.
+    Trains ``jobs`` cells at a time; 0 takes as many as GPUs or cores allow. A failed cell does not
+    stop the others: once they have ended, `UserError` names those that failed.
     """
     if fleet.machines > 1 or fleet.launched:
         raise UserError("--all starts its own processes on this machine: leave out --num-machines "
@@ -75,9 +76,10 @@ def train(ws: Workspace, target: str, fleet: Fleet, jobs: int = 0) -> str:
 
 
 def train_some(jobs: Sequence[Job], fleet: Fleet, at_once: int = 0) -> list[str]:
-    """Train cells of one project; returns a line for each that failed.
+    """Train cells of one project; returns a line for each cell that failed.
 
-    ``at_once`` are trained at a time; 0 takes ``jobs`` of params.yaml, or what GPUs or cores allow.
+    Trains ``at_once`` cells at a time; 0 takes ``jobs`` of params.yaml, or as many as GPUs or cores
+    allow. Raises `Interrupted` after a request to stop.
     """
     ws = jobs[0][0]
     at_once = min(width(ws.params, fleet.processes, at_once), len(jobs))
@@ -98,13 +100,13 @@ def train_some(jobs: Sequence[Job], fleet: Fleet, at_once: int = 0) -> list[str]
 
 
 def name_of(each: Job) -> str:
-    """What messages call a cell, with the settings that are not those of params.yaml."""
+    """The name of a cell in messages, with the settings that differ from params.yaml."""
     ws, cell = each
     return " ".join([str(cell), *ws.overrides])
 
 
 def _to_go(done: int, total: int, seconds: float) -> str:
-    """How many are done, and how long the others take if each takes as long."""
+    """How many cells are done, and how long the others take at the same speed."""
     if done == total:
         return ""
     rest = duration(seconds / done * (total - done))
@@ -112,6 +114,6 @@ def _to_go(done: int, total: int, seconds: float) -> str:
 
 
 def evaluate(ws: Workspace, target: str) -> Iterator[str]:
-    """Read the test part once for every cell; yields a line for the user each."""
+    """Read the test part once for every cell; yields one line a cell, for the user."""
     for strategy in ws.params.strategies:
         yield from job.evaluate(ws, target, strategy, track)

@@ -1,4 +1,4 @@
-"""What is installed, which devices are there, which data is found: one finding a line."""
+"""`uotft doctor`: what is installed, which devices this machine has, which data a project has."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Finding = tuple[bool, str, str]
 
 
 def findings() -> Iterator[Finding]:
-    """(is it as it should be, what, its state) for everything a run needs."""
+    """Yield (whether it is fine, its name, its state) for everything that a training needs."""
     yield True, "python", f"{platform.python_version()} on {platform.system()}"
     for name in PACKAGES:
         try:
@@ -44,7 +44,11 @@ def findings() -> Iterator[Finding]:
         yield True, kind, ", ".join(registry.names(kind))
     params = Workspace.nearest() / "params.yaml"
     if not params.is_file():
-        yield True, "project", "none here: `uotft init` or `uotft train --source` makes one"
+        yield (
+            True,
+            "project",
+            "none in this folder: `uotft init` or `uotft train --source` makes one",
+        )
         return
     try:
         ws = Workspace.find()
@@ -54,7 +58,7 @@ def findings() -> Iterator[Finding]:
     yield True, "params.yaml", str(params)
     yield from _data(ws)
     waiting = len([*(ws.root / "unsent").glob("*.*")])
-    found = f"{waiting} runs are not sent yet: uotft sync" if waiting else "nothing"
+    found = f"{waiting} runs are not sent yet: run `uotft sync`" if waiting else "empty"
     yield not waiting, "outbox", found
 
 
@@ -65,8 +69,12 @@ def _faiss() -> Iterator[Finding]:
             found[name] = version(name)
     listed = ", ".join(f"{name} {number}" for name, number in found.items())
     if len(found) > 1:
-        listed += ": one overwrites the other, uninstall both and install one"
-    yield len(found) == 1, "faiss", listed or "not installed: the extra cpu or gpu brings it"
+        listed += ": they overwrite each other's files; uninstall both, then install one"
+    yield (
+        len(found) == 1,
+        "faiss",
+        listed or "not installed: run `pip install 'uotft[cpu]'`, or with [gpu]",
+    )
 
 
 def _devices() -> Iterator[Finding]:
@@ -89,4 +97,4 @@ def _data(ws: Workspace) -> Iterator[Finding]:
         if path.is_file():
             yield True, name, f"{shown} ({path.stat().st_size / 2**20:.1f} MiB)"
         else:
-            yield True, name, f"{shown} not there yet: `dvc repro` makes it"
+            yield True, name, f"{shown} does not exist yet: `dvc repro` makes it"

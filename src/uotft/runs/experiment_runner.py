@@ -1,7 +1,7 @@
-"""`uotft experiment run`: train the cells that are not done, measure them, write the tables.
+"""`uotft experiment run`: train the missing cells, evaluate all, write the tables.
 
-Some cells are trained at a time. A failed cell stops no other. The same command goes on where it
-was stopped.
+Several cells are trained at a time. A failed cell does not stop the others. After an interruption
+the same command goes on.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """Which experiment runs, on which targets (none: its own), with seeds 0 to ``seeds`` - 1.
+    """Which experiment runs, and how.
 
-    ``jobs`` cells are trained at a time, with ``num_processes`` workers each; 0: as many as GPUs or
-    cores allow. Without ``train`` all cells are only selected. ``expect`` names source classes
-    whose recall is counted, and ``table`` a file with their labels.
+    ``on`` names targets; if empty, the experiment's own. Seeds are 0 to ``seeds`` - 1. ``jobs``
+    cells are trained at a time (0: as many as GPUs or cores allow), each by ``num_processes``
+    workers. With ``train`` false, cells are selected and not trained. ``expect`` holds patterns for
+    source classes whose recall is measured, and ``table`` is a file with their labels.
     """
 
     name: str
@@ -47,11 +48,14 @@ class Plan:
 
 
 def run(ws: Workspace, plan: Plan) -> tuple[Tables, list[str]]:
-    """Bring an experiment to its end; returns its tables as text, and a line per failed cell."""
+    """Run what is missing of an experiment; returns its tables as text, and a line per failed cell.
+
+    Raises `UserError` if no cell has a result, and `Interrupted` after a request to stop.
+    """
     experiment = paper_tables.load(plan.name)
     targets = experiment_cells.targets(ws, plan.name, plan.on)
     if not ws.data(ws.params.source).with_suffix(".json").is_file():
-        job.upstream([ws], targets)  # the size of the source decides which cells there are
+        job.upstream([ws], targets)  # which cells exist depends on the size of the source
     columns = experiment_cells.columns(
         ws, experiment, targets, plan.seeds, plan.num_processes, plan.expect, plan.table
     )
@@ -79,7 +83,10 @@ def run(ws: Workspace, plan: Plan) -> tuple[Tables, list[str]]:
 
 
 def todo(columns: Sequence[Column]) -> list[Job]:
-    """The cells that are not done, seed by seed; a small source makes some variations the same."""
+    """The cells still to train, seed by seed.
+
+    With a small source several variations can be the same cell. It is listed once.
+    """
     found = {
         (column.ws.variant, column.target, column.strategy, seed): column
         for seed in range(max(len(c.seeds) for c in columns))
@@ -90,7 +97,7 @@ def todo(columns: Sequence[Column]) -> list[Job]:
 
 
 def forecast(columns: Sequence[Column], jobs: int) -> Iterator[str]:
-    """What is done and what is to do, in cells, images and time; ``jobs`` as of a `Plan`."""
+    """Yield lines on what is done and what is left, in cells, images and minutes."""
     images, read, seconds, done = 0, 0, 0.0, 0
     jobs = width(columns[0].ws.params, columns[0].processes, jobs)
     for column in columns:
@@ -105,7 +112,7 @@ def forecast(columns: Sequence[Column], jobs: int) -> Iterator[str]:
             f"{column.cost:,} images each: {column.strategy} {' '.join(column.ws.overrides)}"
         )
     left = len(todo(columns))
-    time = "unknown, since no cell of it is finished here"
+    time = "unknown, since no cell is finished yet"
     if done:
         minutes = images / read * seconds / jobs / 60
         time = f"about {minutes:.0f} min, at {read / seconds:,.0f} images a second of {done} cells"

@@ -1,7 +1,8 @@
-"""How the workers that uotft starts meet: in a file on one machine, at a port on several.
+"""How the workers of one training find each other: by a file on one machine, a port on several.
 
-On one machine nothing listens but gloo and NCCL, on 127.0.0.1; Accelerate takes over a process
-group that is there already (docs/decisions/0023-ranks-meet-through-a-file.md).
+The file is safer than a port that strangers could connect to: on one machine only gloo and NCCL
+listen, on 127.0.0.1. Accelerate then uses the process group that exists
+(docs/decisions/0023-ranks-meet-through-a-file.md).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from uotft.core.errors import UserError
 def meet() -> None:
     """Wait for the other workers, and form torch's process group with them.
 
-    Returns at once in a single process, and under torchrun or `accelerate launch`, where
-    Accelerate forms the group.
+    Does nothing in a single process, or under torchrun or `accelerate launch`, where Accelerate
+    forms the group. Raises `UserError` if a worker does not come in time.
     """
     file, seconds = environment.meeting_file(), environment.meeting_seconds()
     place = environment.launched()

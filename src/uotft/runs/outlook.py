@@ -1,4 +1,4 @@
-"""What the user reads around a training: what runs first, how good it is, what is there.
+"""Messages around a training: what runs before it, its accuracy, and what to do next.
 
 uotft train --dataset birds --strategy uot
 """
@@ -13,15 +13,14 @@ from typing import Any
 from uotft.core import config, dvc, storage
 from uotft.core.records import Cell
 from uotft.core.settings import Recipe
+from uotft.core.text import some
 from uotft.pipeline.workspace import Workspace
 from uotft.training import metrics
 
-NAMED = 5  # kept classes that a line names
-
 
 def first(ws: Workspace, target: str) -> str:
-    """A line on the stages that run before the training of ``target``, or "" if all are made."""
-    sets = dict.fromkeys(() if ws.by_class else (ws.params.source,)) | {target: None}
+    """A line that names the stages to run before ``target`` is trained; "" if all have run."""
+    sets = [target] if ws.by_class else [*dict.fromkeys((ws.params.source, target))]
     stages = [f"prepare@{name}" for name in sets] + ["pretrain"]
     stages += [f"embed@{name}" for name in sets] + ["units"]
     stages += [f"overlap@{target}"] * (target in ws.params.targets and not ws.by_class)
@@ -32,9 +31,9 @@ def first(ws: Workspace, target: str) -> str:
         lengths = {}
     named = [f"{s} ({_length(lengths[s])})" if s in lengths else s for s in missing]
     return (
-        f"to be made once, before the training: {', '.join(named)}; then the training itself "
-        f"({_length(ws.params.train.recipe)}). What takes more than a minute says after its first "
-        "steps how long it takes on this machine"
+        f"to run once before the training: {', '.join(named)}; then the training itself "
+        f"({_length(ws.params.train.recipe)}). A stage of more than a minute says after its first "
+        "steps how long it will take on this machine"
     )
 
 
@@ -43,13 +42,13 @@ def _length(recipe: Recipe) -> str:
 
 
 def _pretrains(ws: Workspace) -> bool:
-    """Whether the backbone learns the source here, and brings no weights."""
+    """Whether pretrain trains the backbone; otherwise its weights are published ones."""
     module, settings = config.backbone(ws.params.backbone)
     return not hasattr(module, "pretrained") or getattr(settings, "weights", "") == "none"
 
 
 def validation(ws: Workspace, dataset: str, facts: dict[str, Any]) -> str:
-    """Accuracy on the validation images of a data set."""
+    """Top-1 and mean accuracy per class in percent, on the validation images of a data set."""
     top1, mean = facts["validation"]["val/top1"], facts["validation"]["val/mean_per_class"]
     images = f" ({n} images)" if (n := _images(ws, dataset)) else ""
     return f"validation top-1 {top1:.2f} %, mean per class {mean:.2f} %{images}"
@@ -64,7 +63,7 @@ def weights(facts: dict[str, Any]) -> str:
 
 
 def chance(ws: Workspace, dataset: str, facts: dict[str, Any], made: Path) -> str:
-    """A line, if the validation cannot be told from guessing, else ""."""
+    """A warning if the validation accuracy cannot be told from chance; otherwise ""."""
     top1, classes, n = facts["validation"]["val/top1"], len(facts["classes"]), _images(ws, dataset)
     if not n or not metrics.at_chance(round(top1 * n / 100), n, classes):
         return ""
@@ -78,28 +77,30 @@ def chance(ws: Workspace, dataset: str, facts: dict[str, Any], made: Path) -> st
 
 
 def _images(ws: Workspace, dataset: str) -> int:
-    """How many validation images a data set has; 0 if its summary is gone."""
+    """The number of validation images of a data set; 0 if its summary is missing."""
     summary = ws.data(dataset).with_suffix(".json")
     count: int = storage.read_json(summary)["images"].get("val", 0) if summary.is_file() else 0
     return count
 
 
 def made(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> str:
-    """Lines on a finished training: what was kept, where the model is, the next commands."""
+    """Lines after a training: the classes kept, the folder of the model, the next commands."""
     names = [str(entry["name"]) for entry in chosen["classes"]]
-    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    listed = f": {', '.join(names[:NAMED])}{more}" if names else ""
+    listed = f": {some(names)}" if names else ""
     folder = ws.cell("models", cell)
-    words = ["--dataset", cell.target, "--strategy", cell.strategy]
+    arguments = ["--dataset", cell.target, "--strategy", cell.strategy]
     if ws.overrides:
         which = ["--model", str(folder.relative_to(ws.root))]
-        changes = [word for change in ws.overrides for word in ("--set", change)]
-        further = shlex.join(["uotft", "evaluate", *words, *changes]), "reads the test images"
+        changes = [part for change in ws.overrides for part in ("--set", change)]
+        further = (
+            shlex.join(["uotft", "evaluate", *arguments, *changes]),
+            "measures accuracy on the test images",
+        )
     else:
-        which = [*words, "--seed", str(cell.seed)]
+        which = [*arguments, "--seed", str(cell.seed)]
         further = "dvc repro", "trains every strategy and seed, and compares them on test images"
     commands = [
-        (shlex.join(["uotft", "predict", *which, "photo.jpg"]), "says what a picture shows"),
+        (shlex.join(["uotft", "predict", *which, "photo.jpg"]), "classifies a picture"),
         further,
         ("uotft ui", "opens the runs in MLflow"),
     ]
@@ -116,5 +117,5 @@ def made(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> str:
 
 
 def _short(path: Path) -> str:
-    """A path from the current folder, if it is below."""
+    """``path`` relative to the current folder if it lies in it; otherwise the whole path."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -15,8 +15,7 @@ from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.progress import duration
 from uotft.core.records import Cell, silently
-from uotft.core.text import plural
-from uotft.data import archives, class_images, downloads
+from uotft.data import archives, class_downloads, class_images, downloads
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline import source_classes
@@ -112,7 +111,7 @@ def check(found: Plan, ws: Workspace, cell: Cell) -> None:
     """Refuse what cannot work: a disk too small, terms not accepted, a server out of reach."""
     found.need()
     if ws.by_class and any(item.what.endswith("ImageNet") for item in found.items):
-        class_images.check_accepted()
+        class_downloads.check_accepted()
     downloads.check_reachable([i.address for i in found.items if "://" in i.address])
 
 
@@ -183,14 +182,14 @@ def _classes(ws: Workspace, kept: int, items: list[Item], there: list[str]) -> N
     place = class_images.place(folder)
     here = len(place.classes())
     listed = source_classes.listed_classes(ws)
-    if here >= 1000 or (listed and not place.missing(listed)):
-        there.append(f"ImageNet: {plural(here, 'class')[:-1]}es, in {folder}" if here != 1 else "")
+    if not place.can_grow() or (listed and not place.missing(listed)):
+        there.append(f"ImageNet: {here} of its 1,000 classes, in {folder}")
         return
     what = f"{kept} selected classes of ImageNet"
     if here:
         there.append(f"{here} classes of ImageNet, in {folder}; those of them that are selected "
                      "are not fetched again")  # fmt: skip
-    items.append(Item(what, class_images.ADDRESS, class_images.estimate(kept), folder))
+    items.append(Item(what, class_downloads.TRAIN_URL, class_downloads.estimate(kept), folder))
 
 
 def _kept(ws: Workspace, cell: Cell) -> int:

@@ -1,6 +1,6 @@
-"""Several trainings at a time on this machine, each with workers of its own that stay for the next.
+"""Several trainings at a time on this machine, each with its own workers.
 
-A worker imports torch once, and then takes one cell after the other: `uotft train --all`,
+A worker imports torch once and then trains one cell after the other. Used by `uotft train --all`,
 `uotft experiment run` and `uotft search`.
 """
 
@@ -24,14 +24,14 @@ from uotft.tracking import session
 
 T = TypeVar("T")
 R = TypeVar("R")
-Failure = UserError | WorkerFailed | Pruned  # of one training; the others go on
+Failure = UserError | WorkerFailed | Pruned  # ends one training and no other
 
 
 def width(params: Params, num_processes: int, wanted: int = 0) -> int:
-    """How many trainings run at a time: ``wanted``, or else ``jobs`` of params.yaml.
+    """How many trainings run at a time: ``wanted``, or ``jobs`` of params.yaml if that is 0.
 
-    If both are 0, as many as GPUs or cores allow. Without a GPU each process of a training takes
-    ``cpu_threads`` cores; 0 means all of them.
+    If both are 0, as many as GPUs or cores allow: each process of a training takes one GPU, or
+    without GPUs ``cpu_threads`` cores (0: all of them).
     """
     if jobs := wanted or params.jobs:
         return jobs
@@ -54,10 +54,10 @@ class Pool:
     def run(
         self, work: Callable[[Crew, T], R], items: Sequence[T]
     ) -> Generator[R | Failure, None, None]:
-        """``work(crew, item)`` of every item; yields each result, or why it failed, in order.
+        """Call ``work(crew, item)`` for every item; yields results or failures, in order of items.
 
-        When it is closed early, what is under way is stopped. Raises ``Interrupted`` when this
-        process was asked to stop, after all workers have saved.
+        Closing the generator early stops the work in progress. If this process is asked to stop,
+        raises `Interrupted` after all workers have saved.
         """
 
         def one(item: T) -> R | Failure:
@@ -73,14 +73,14 @@ class Pool:
 
         self._asked.count = 0
         with signals.passed_on([], self._asked):
-            # each has a context of its own: by it MLflow's parent run is known
+            # each thread gets a copy of the context, which holds MLflow's parent run
             futures = [self._threads.submit(copy_context().run, one, item) for item in items]
             try:
                 for future in futures:
                     _wait_for(future, futures)
                     yield future.result()
             except BaseException:
-                self._asked.count += 1  # the others stop, too
+                self._asked.count += 1  # stops the other trainings
                 raise
             finally:
                 for future in futures:
@@ -88,26 +88,26 @@ class Pool:
                 wait(futures)
 
     def close(self) -> None:
-        """End the threads; work that is still under way is asked to stop."""
+        """End the threads, and ask work in progress to stop."""
         self._asked.count += 1
         self._threads.shutdown()
 
 
 def _wait_for(wanted: Future[R], futures: Sequence[Future[R]]) -> None:
-    """Wait until one is done; raises at once what another one has raised."""
+    """Wait until ``wanted`` is done; raises at once if another future has raised."""
     while not wanted.done():
         open_ = [future for future in futures if not future.done()]
-        # not for ever: a signal that another thread gets wakes nobody who waits for a lock
+        # with a timeout, since a signal does not wake a main thread that waits for a lock
         for future in wait(open_, signals.POLL_S, FIRST_COMPLETED).done:
             future.result()
 
 
 @contextmanager
 def pool(fleet: Fleet, root: Path, width: int) -> Iterator[Pool]:
-    """``width`` crews of ``fleet`` on the project in ``root``, and one sender of their runs.
+    """Start ``width`` crews on the project in ``root``, and one process that sends runs to MLflow.
 
-    Each crew gets its share of the GPUs. With several crews the workers print warnings and errors
-    alone, since on one terminal their progress bars would write over each other.
+    Each crew gets its share of the GPUs. The workers of several crews print only warnings and
+    errors, since their progress bars would overwrite each other on one terminal.
     """
     asked = StopRequest()
     with ExitStack() as stack:

@@ -1,11 +1,13 @@
-"""Worker processes: start one or N, hand them work, follow the points they report, stop them all.
+"""Worker processes: start them, hand them work, follow what they report, stop them.
 
-A worker imports torch, which takes seconds, while its work is prepared here; then it takes the
-work from a socket, its channel, and answers there when it is done. What it reports meanwhile it
-appends to an event log: JSON lines {"at", "step", "numbers"}. Workers are children of this process,
-one a rank. On several machines each has this process and its share of the ranks; so has each
-process that another launcher started, `accelerate launch -m uotft train …`, and its share is one
-worker.
+Workers are child processes, one a rank. A worker starts to import torch, which takes seconds, while
+this process still prepares the work. It then reads the work from a socket, its channel, and answers
+there when it is done. Meanwhile it appends what it measures to an event log, JSON lines of
+{"at", "step", "numbers"}.
+
+On several machines, a process like this one runs on each and starts that machine's ranks. Under
+another launcher (`accelerate launch -m uotft train …`) every launched process is like this one and
+starts one worker.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from uotft.core.errors import Interrupted, UserError, WorkerFailed, killed
 from uotft.core.signals import INTERRUPTED, POLL_S, StopRequest
 from uotft.runs import channel
 
-MEET_S = 3600  # how long the other machines wait for the first one, which prepares meanwhile
+MEET_S = 3600  # the other machines wait so long for the first one, which prepares the work
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-# gloo and NCCL would take the first address that other machines can reach
+# otherwise gloo and NCCL take the first address that other machines can reach
 HERE_ALONE = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
 STOPPED = (INTERRUPTED, -signal.SIGTERM)  # exit codes of a worker that was asked to stop
 Points = list[tuple[int, dict[str, float]]]
@@ -41,10 +43,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fleet:
-    """The ``processes`` of a training, over all ``machines``, which have as many each.
+    """How many processes share one training, and on which machines.
 
-    ``rank`` is this machine's number; number 0, at ``address`` and ``port``, tracks the training.
-    ``launched``: another launcher has started ``processes`` of us, and ``rank`` is our number.
+    ``processes`` counts all ``machines`` together; each machine has the same number. ``rank`` is
+    the number of this machine. Machine 0, at ``address`` and ``port``, sends the run to MLflow.
+    With ``launched`` true, another launcher started ``processes`` processes, and ``rank`` is the
+    number of this one.
     """
 
     processes: int = 1
@@ -56,18 +60,19 @@ class Fleet:
 
     @property
     def here(self) -> int:
-        """How many workers this machine has; a process that another launcher started has one."""
+        """How many workers this process starts: one under another launcher."""
         return 1 if self.launched else self.processes // self.machines
 
     @property
     def first(self) -> int:
-        """The rank of its first worker."""
+        """The rank of the first worker that this process starts."""
         return self.rank * self.here
 
     def ranks(self, meeting: Path) -> list[dict[str, str]]:
-        """The environment of each worker of this machine, as torchrun sets it; {} for one alone.
+        """The environment variables of each worker, as torchrun sets them; {} for a single one.
 
-        ``meeting`` is a file that is not there yet, for workers that are all on this machine.
+        ``meeting`` is the path of a file that does not exist yet. Workers that are all on this
+        machine find each other by it.
         """
         if self.launched or self.processes == 1:
             return [{}]
@@ -84,17 +89,20 @@ class Fleet:
 
     @property
     def defaults(self) -> dict[str, str]:
-        """What workers find in their environment where the user has set nothing else."""
+        """Environment variables of the workers, unless the user has set them."""
         if self.here == 1:
             return {}
-        threads = {"OMP_NUM_THREADS": "1"}  # N times all cores would be slower; as torchrun
+        threads = {"OMP_NUM_THREADS": "1"}  # as torchrun: N workers on all cores each are slower
         return threads | (HERE_ALONE if self.machines == 1 else {})
 
 
 def fleet(
     processes: int, machines: int = 1, rank: int = 0, address: str = "", port: int = 29500
 ) -> Fleet:
-    """The fleet that a user's options mean; or that of the launcher that started this process."""
+    """The fleet that a user's options describe, or the one of the launcher of this process.
+
+    Raises `UserError` if the options contradict each other or the launcher.
+    """
     if launched := environment.launched():
         number, world = launched
         if max(processes, machines) > 1:
@@ -119,11 +127,11 @@ def fleet(
 
 @dataclass
 class Crew:
-    """The workers of this machine for one training at a time; `crew` makes and dismisses one.
+    """The workers of this machine, for one training at a time. Make one with `crew`.
 
-    ``changes`` are made to their environment. If ``asked`` is given, another thread counts the
-    requests to stop in it; otherwise `work` listens for signals itself. ``busy`` are the workers
-    that have work.
+    ``changes`` are environment variables of the workers. If ``asked`` is given, another thread
+    counts the requests to stop in it; otherwise `work` listens for signals itself. ``busy`` are the
+    workers that have not finished their work.
     """
 
     fleet: Fleet
@@ -135,10 +143,10 @@ class Crew:
     _channels: dict[int, socket.socket] = field(default_factory=dict)
 
     def start(self, meeting: Path | None = None) -> None:
-        """Start the workers, which import what they need and wait for work, unless they are there.
+        """Start the workers unless they run; they import what they need and wait for work.
 
-        One alone takes any work. Several form a process group, for one training, in the file
-        ``meeting``; `work` starts them.
+        A single worker can be started early, and takes one piece of work after the other. Several
+        form a process group for one training by the file ``meeting``, so only `work` starts them.
         """
         if self.workers and all(worker.poll() is None for worker in self.workers):
             return
@@ -152,7 +160,7 @@ class Crew:
                 worker = subprocess.Popen(
                     [*command, str(theirs.fileno())],
                     cwd=self.root,
-                    start_new_session=True,  # Ctrl-C reaches it through this process alone
+                    start_new_session=True,  # the terminal sends Ctrl-C to this process alone
                     env=environment.child({**place, **self.changes}, self.fleet.defaults),
                     pass_fds=[theirs.fileno()],
                 )
@@ -163,11 +171,12 @@ class Crew:
     def work(
         self, arguments: list[str], held: Sequence[int] = (), events: Path | None = None
     ) -> Iterator[Follow]:
-        """Hand the workers work; the block gets ``follow(send)``, which returns when it is done.
+        """Hand work to the workers; the block gets ``follow(send)``, which returns when it is done.
 
-        The workers inherit the file descriptors ``held`` for as long as they work on it: locks, and
-        what says to others that somebody is at work. What they report is left in ``events``. If
-        the block ends before they have done it, they are stopped.
+        The workers keep the file descriptors ``held`` open while they work: locks, and files by
+        which others see that the run is alive. So these outlive this process if it is killed. The
+        workers report to the event log ``events``. If the block ends before the work is done, the
+        workers are stopped.
         """
         with tempfile.TemporaryDirectory(prefix="uotft-") as folder:
             log = events or Path(folder) / "events.jsonl"
@@ -186,7 +195,7 @@ class Crew:
                     signals.stop(self.workers)
 
     def dismiss(self) -> None:
-        """Stop the workers; those without work end at once."""
+        """Stop the workers; idle ones exit at once."""
         for ours in self._channels.values():
             ours.close()
         self._channels.clear()
@@ -201,11 +210,11 @@ class Crew:
     def _hand(self, arguments: list[str], held: Sequence[int], log: Path) -> None:
         self.busy[:] = self.workers
         for ours in self._channels.values():
-            with suppress(OSError):  # it has ended, and `follow` says why
+            with suppress(OSError):  # the worker has exited, and `follow` says why
                 channel.send(ours, [str(log), *arguments], held)
 
     def living(self) -> list[Worker]:
-        """Those that are still at work."""
+        """The workers that are still at work."""
         for worker in [*self.busy]:
             ours = self._channels.get(worker.pid)
             if worker.poll() is None and ours is not None and channel.has_answer(ours):
@@ -213,21 +222,21 @@ class Crew:
         return [worker for worker in self.busy if worker.poll() is None]
 
     def wait(self) -> None:
-        """Wait a moment, or until one of the busy workers answers or ends."""
+        """Wait until a busy worker answers or exits, at most ``POLL_S`` seconds."""
         ends = [self._channels[worker.pid] for worker in self.busy if worker.pid in self._channels]
         channel.wait(ends, POLL_S)
 
     def failed(self) -> Worker | None:
-        """The one that failed, if any; of several, one that was killed, which explains the others.
+        """The worker that failed, or None; of several, one that was killed, as that is the cause.
 
-        A worker that loses the connection to another one waits for our SIGTERM, so that there is
-        more than one only where all have found the same mistake.
+        A worker that only lost its connection to a failed one waits for our SIGTERM. So several
+        fail by themselves only if all found the same mistake.
         """
         found = [worker for worker in self.busy if worker.returncode]
         return max(found, key=_severity, default=None)
 
     def name(self, worker: Worker) -> str:
-        """What messages call one worker of several."""
+        """The name of one worker of several in messages."""
         rank = self.fleet.first + self.workers.index(worker)
         return f"worker {rank} of them, process {worker.pid},"
 
@@ -244,7 +253,7 @@ def crew(
     changes: Mapping[str, str] | None = None,
     asked: StopRequest | None = None,
 ) -> Iterator[Crew]:
-    """The workers of ``fleet`` on this machine, on the project in ``root``, during the block."""
+    """The workers of ``fleet`` on this machine for the project in ``root``, during the block."""
     made = Crew(fleet, root, changes or {}, asked)
     try:
         yield made
@@ -253,11 +262,14 @@ def crew(
 
 
 def follow(crew: Crew, events: Path, asked: StopRequest, send: Callable[[Points], None]) -> None:
-    """Send what the workers report until all are done, or one has failed, which raises."""
+    """Send the points that workers report, until all are done.
+
+    Raises `WorkerFailed` if one fails, and KeyboardInterrupt if they were asked to stop.
+    """
     place = 0
     while True:
         living, failed = crew.living(), crew.failed()
-        # read after that look: the event log has all that those wrote which are done
+        # read after `living`, so that the last points of workers that are done are included
         found, place = jsonl.read(events, place)
         if points := [(line["step"], line["numbers"]) for line in found if "numbers" in line]:
             send(points)
@@ -269,7 +281,7 @@ def follow(crew: Crew, events: Path, asked: StopRequest, send: Callable[[Points]
     if failed is None:
         return
     code: int = failed.returncode
-    # perhaps somebody else has asked the worker, which was still starting
+    # the worker may have been signalled directly, before it could listen
     if code in STOPPED or asked:
         raise KeyboardInterrupt
     if code < 0 and len(crew.workers) > 1:

@@ -1,6 +1,6 @@
-"""Hyper-parameter search: each trial trains some seeds; one MLflow run holds the search.
+"""Hyper-parameter search: each trial trains several seeds; one MLflow run holds the search.
 
-Validation images alone decide. The test part is read by `uotft evaluate`, which is not called here.
+Validation images alone decide. Only `uotft evaluate` reads test images, and it is not called here.
 
     uotft search --dataset digits --strategy uot --space paper
 """
@@ -37,17 +37,18 @@ Answer = tuple[list[tuple[str, ...]], tuple[str, ...]]
 DECISIVE = ("source", "source_fraction", "backbone", "subset", "select", "cluster", "selectors",
             "objectives", "train")  # fmt: skip
 VALUE = "val/top1"
-USERS_MISTAKE = 2  # the exit code of a training that diverged, or whose settings cannot be
-TRIALS = 20  # of --sampler tpe, unless --trials is given
+USERS_MISTAKE = 2  # exit code of a training that diverged or has impossible settings
+TRIALS = 20  # default of --trials with --sampler tpe
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched, how, and on which seeds; ``trials`` 0: the whole grid, or 20.
+    """What is searched, how, and on which seeds.
 
-    ``jobs`` trainings run at a time; 0: as many as GPUs or cores allow.
+    ``trials`` is the largest number of trials; 0: the whole grid, or 20 with ``tpe``. ``jobs``
+    trainings run at a time; 0: as many as GPUs or cores allow.
     """
 
     target: str
@@ -62,9 +63,10 @@ class Plan:
 
 
 def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> Answer:
-    """Run the trials that are missing, write the best settings to ``output``.
+    """Run the missing trials and write the best settings to ``output``.
 
-    Returns the table of trials and lines about it. The same command goes on after an interruption.
+    Returns the table of trials and lines about it. After an interruption the same command goes on.
+    Raises `UserError` for a plan that cannot be searched, or if another search has the study.
     """
     text = (ws.root / "params.yaml").read_text(encoding="utf-8")
     space = study.deciding(study.read_space(plan.space), plan.strategy)
@@ -72,7 +74,7 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
     _check(ws, plan, space, fleet)
     folder = ws.root / "search" / (plan.study or f"{plan.target}-{plan.strategy}")
     busy = (
-        f"{folder}: another `uotft search` is at work on this study: wait for it, or give this one "
+        f"{folder}: another `uotft search` is running this study: wait for it, or give yours "
         "a name of its own with --study"
     )
     with locks.exclusive(folder.with_name(f".{folder.name}.lock"), busy):
@@ -88,7 +90,7 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
 def _run_missing(
     ws: Workspace, plan: Plan, folder: Path, space: Space, default: Setting, fleet: Fleet, say: Say
 ) -> list[Trial]:
-    """Run the trials that the study in ``folder`` lacks, under its MLflow run; returns all."""
+    """Run the missing trials of the study in ``folder``, under its run; returns all trials."""
     job.upstream([ws], [plan.target])
     fingerprint = _fingerprint(ws, plan, space)
     if aside := freshness.claim(folder, fingerprint):
@@ -100,7 +102,7 @@ def _run_missing(
         start = {f"default.{name}": value for name, value in default.items()}
         run.begin({**_described(plan, space), **start}, _tags(ws, plan) | store.versions(ws.root))
         record = Study(folder / "study.db", space, default, tpe=plan.tpe)
-        run.log(_points(record.trials()))  # those that the run has are not sent again
+        run.log(_points(record.trials()))  # points that the run has already are not sent again
         most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
         left = {trial.number for trial in record.trials() if trial.state == "running"}
         wanted = 1 if plan.prune else plan.jobs
@@ -108,7 +110,7 @@ def _run_missing(
         with pool(fleet, ws.root, at_once) as crews:
             while trial := record.next(most):
                 if trial.number in left:
-                    say(f"going on with trial {trial.number}, which was left half done")
+                    say(f"going on with trial {trial.number}, which was interrupted")
                 trial = _run(ws, plan, record, trial, crews)
                 say(_line(trial))
                 run.log([p for p in _points(record.trials()) if p[0] == trial.number])
@@ -117,21 +119,23 @@ def _run_missing(
 
 
 def _check(ws: Workspace, plan: Plan, space: Space, fleet: Fleet) -> None:
-    """Refuse what cannot be searched, before anything long starts."""
+    """Raise UserError for a plan that cannot be searched, before anything long starts."""
     if fleet.launched:
-        raise UserError("search starts its own processes: give --num-processes, and no launcher")
+        raise UserError(
+            "search starts its own processes: use --num-processes instead of another launcher"
+        )
     if not re.fullmatch(r"(\w[\w.-]*)?", plan.study):
         raise UserError(f"--study: got {plan.study!r}; give it one word, such as {plan.target}-2")
     if not space:
-        raise UserError(f"--space {plan.space}: none of its settings decides anything for the "
+        raise UserError(f"--space {plan.space}: none of its settings has an effect with the "
                         f"strategy {plan.strategy}")  # fmt: skip
     if len(set(plan.seeds)) < max(2, len(plan.seeds)):
         raise UserError(f"--seeds: got {plan.seeds}; give two or more different ones: "
                         "without them a difference has no interval")  # fmt: skip
     if both := sorted(set(plan.seeds) & set(ws.params.seeds)):
         raise UserError(
-            f"--seeds: got {plan.seeds}; {both} are seeds of params.yaml: settings chosen on their "
-            "images look better on them than they are. Take others"
+            f"--seeds: got {plan.seeds}; {both} are seeds of params.yaml: settings look better "
+            "than they are on the seeds that chose them. Take other seeds"
         )
     for name, axis in space.items():
         for value in axis.ends:
@@ -144,7 +148,7 @@ def _check(ws: Workspace, plan: Plan, space: Space, fleet: Fleet) -> None:
 
 
 def _fingerprint(ws: Workspace, plan: Plan, space: Space) -> dict[str, Any]:
-    """The inputs of a study: settings, and fingerprints of what its trainings read."""
+    """The inputs of a study: settings, and the SHA-256 of each file that trainings read."""
     names = ws.params.source, plan.target
     files = [path(name) for path in (ws.data, ws.embedding) for name in names]
     return {
@@ -183,9 +187,10 @@ def _tags(ws: Workspace, plan: Plan) -> dict[str, str]:
 
 
 def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) -> Trial:
-    """Train the seeds of a trial that are missing, until it is complete, pruned or failed.
+    """Train the missing seeds of a trial; returns it complete, pruned or failed.
 
-    All at a time; but one after the other where a trial may be stopped early, by what it has shown.
+    Seeds are trained at the same time. With pruning they are trained one after the other, since
+    each result decides whether the next seed is worth training.
     """
     there = ws.with_changes(study.overrides(trial.setting))
     if message := units.own_units(there):
@@ -207,7 +212,7 @@ def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) ->
     todo = [(place, seed) for place, seed in enumerate(plan.seeds) if seed not in trial.values]
     for part in [[what] for what in todo] if plan.prune else [todo]:
         failure = None
-        with closing(crews.run(one, part)) as results:  # at its end no other seed is at work
+        with closing(crews.run(one, part)) as results:  # closing stops the other seeds
             for (_, seed), found in zip(part, results, strict=True):
                 if isinstance(found, Exception):
                     failure = found
@@ -218,7 +223,7 @@ def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) ->
         if isinstance(failure, WorkerFailed) and number and failure.code == USERS_MISTAKE:
             return _drop(there, plan, record, number, "failed")
         if failure:
-            # what params.yaml cannot do is no matter of settings, nor is a lack of memory
+            # trial 0 is params.yaml itself; other exit codes (memory) are no fault of settings
             raise failure
         if plan.prune and part[-1][1] != plan.seeds[-1] and record.hopeless(number):
             return record.close(number, "pruned")
@@ -226,7 +231,7 @@ def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) ->
 
 
 def _measure(there: Workspace, plan: Plan, seed: int, crew: Crew, watch: job.Watch) -> float:
-    """Validation top-1 in percent after a training; one that is done is not done again."""
+    """Validation top-1 in percent of one training, which is skipped if its model is finished."""
     cell = Cell(plan.target, plan.strategy, seed)
     made = there.cell("models", cell)
     if freshness.finished(there, cell, crew.fleet.processes):
@@ -238,7 +243,7 @@ def _measure(there: Workspace, plan: Plan, seed: int, crew: Crew, watch: job.Wat
 
 
 def _drop(there: Workspace, plan: Plan, record: Study, number: int, state: State) -> Trial:
-    """Close a trial whose trainings have stopped for good, and remove what they have left."""
+    """Close a trial that is given up, and remove its unfinished trainings."""
     for seed in plan.seeds:
         made = there.cell("models", Cell(plan.target, plan.strategy, seed))
         shutil.rmtree(there.unfinished(made), ignore_errors=True)
@@ -254,7 +259,7 @@ def _line(trial: Trial) -> str:
 
 
 def _points(trials: list[Trial]) -> Points:
-    """What the parent run shows, with the number of a trial as its step."""
+    """The points of the parent run, with the number of the trial as the step."""
     complete = [trial for trial in trials if trial.state == "complete"]
     best = accumulate((trial.mean for trial in complete), max)
     return [
@@ -264,7 +269,7 @@ def _points(trials: list[Trial]) -> Points:
 
 
 def _conclude(run: outbox.Run, folder: Path, record: Study) -> None:
-    """The table and the picture of all trials, into the study's folder and the parent run."""
+    """Write the table and picture of all trials to the study's folder, and add them to its run."""
     trials = record.trials()
     best = study.best(trials)
     header, *rows = study.table(trials)

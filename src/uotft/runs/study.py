@@ -1,7 +1,7 @@
-"""Hyper-parameter search: a space of settings, and a study of trials that a kill does not lose.
+"""Hyper-parameter search: the space of settings, and the study, which survives a kill.
 
-A space is a YAML file of lines ``setting: {choices: [...]}`` or ``setting: {low:, high:, log:}``,
-and a setting what params.yaml calls it, with dots. A study (Optuna's, in one SQLite file) holds
+A space is a YAML file of lines ``setting: {choices: [...]}`` or ``setting: {low:, high:, log:}``. A
+setting has its name in params.yaml, with dots. A study is Optuna's, in one SQLite file. It holds
 trials: settings, and the validation top-1 of each seed. Trial 0 is params.yaml as it is.
 
     uotft search --dataset digits --strategy uot --space wide --sampler tpe --trials 20
@@ -36,14 +36,14 @@ State = Literal["running", "complete", "pruned", "failed"]
 SPACES = resources.files("uotft") / "spaces"
 OF_THE_SOURCE = ("select.", "selectors.", "cluster.", "source_fraction", "train.lambda",
                  "train.source_", "train.strong.")  # fmt: skip
-NAME = "search"  # of the study in its file
+NAME = "search"  # name of the study inside its file
 APART = 10**9  # more than the steps of a training: a validation's place is seed * APART + step
 UNPRUNED = 4  # trials that finish before any is pruned
 HEADER = ("trial", "settings", "state", "seeds", "validation top-1 %", "Δ default")
 
 
 def read_space(name: str) -> Space:
-    """The space of a file, or a shipped one by its name."""
+    """Read a space by the path of its YAML file, or by the name of one that uotft brings."""
     known = sorted(p.name[:-5] for p in SPACES.iterdir() if p.name.endswith(".yaml"))
     path = SPACES / f"{name}.yaml" if name in known else Path(name)
     if not path.is_file():
@@ -56,34 +56,34 @@ def read_space(name: str) -> Space:
 
 
 def deciding(space: Space, strategy: str) -> Space:
-    """The part of a space that decides anything: without source images, nothing about them does."""
+    """The settings of a space that have an effect; with `none`, those of the source have not."""
     if strategy != "none":
         return space
     return {name: axis for name, axis in space.items() if not name.startswith(OF_THE_SOURCE)}
 
 
 def grid(space: Space) -> list[Setting]:
-    """Every combination of the choices, the last setting changing fastest."""
+    """Every combination of the choices; the last setting changes fastest."""
     for name, axis in space.items():
         if axis.choices is None:
-            raise UserError(f"--sampler grid: {name} has low and high; give it choices, or take "
+            raise UserError(f"--sampler grid: {name} has low and high; give it choices, or use "
                             "--sampler tpe")  # fmt: skip
     values = (axis.choices or [] for axis in space.values())
     return [dict(zip(space, point, strict=True)) for point in product(*values)]
 
 
 def overrides(setting: Setting) -> list[str]:
-    """{"train.lambda": 0.3} -> ["train.lambda=0.3"], as YAML reads it."""
+    """{"train.lambda": 0.3} -> ["train.lambda=0.3"], with values in YAML."""
     return [f"{name}={yaml.safe_dump(value).splitlines()[0]}" for name, value in setting.items()]
 
 
 def standing(params: str, names: Iterable[str]) -> Setting:
-    """The values that settings have in the text of a params.yaml."""
+    """The values of the settings ``names`` in ``params``, the text of a params.yaml."""
     return {name: yaml.safe_load(_node(params, name)[0]) for name in names}
 
 
 def rewritten(params: str, setting: Setting) -> str:
-    """The text of a params.yaml with other values in their places; the rest is as it was."""
+    """The text of a params.yaml with new values for some settings; comments and layout stay."""
     for name, value in setting.items():
         _, start, end = _node(params, name)
         text = overrides({name: value})[0].removeprefix(f"{name}=")
@@ -99,8 +99,8 @@ def _node(params: str, name: str) -> tuple[str, int, int]:
         node = next((value for key, value in inner if key.value == part), None)
     if not isinstance(node, yaml.ScalarNode):
         raise UserError(
-            f"{name} has no single value in params.yaml: write the one there that the search is to "
-            "start from, which trial 0 measures"
+            f"{name} has no single value in params.yaml: write one there, since trial 0 measures "
+            "the values of params.yaml"
         )
     start, end = node.start_mark.index, node.end_mark.index
     return params[start:end], start, end
@@ -108,7 +108,7 @@ def _node(params: str, name: str) -> tuple[str, int, int]:
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings, and the validation top-1 in percent of each seed that has been trained."""
+    """Settings, and ``values``: the validation top-1 in percent by seed, for the seeds trained."""
 
     number: int
     setting: Setting
@@ -117,15 +117,15 @@ class Trial:
 
     @property
     def mean(self) -> float:
-        """The mean of the values over its seeds."""
+        """The mean over the seeds; NaN if none is trained."""
         return float(np.mean(list(self.values.values()))) if self.values else float("nan")
 
 
 class Study:
-    """Trials of one search, in ``file``; every change is on the disk when a method returns.
+    """The trials of one search, in ``file``. Every change is on the disk when a method returns.
 
-    Each value is drawn by a sampler of its own, seeded by its place and told of the trials before
-    it: a search that was interrupted tries what one without a stop tries.
+    Each value comes from a new sampler that is seeded by the value's place and knows the trials
+    before it. So an interrupted search tries the same settings as one without a stop.
     """
 
     def __init__(self, file: Path, space: Space, default: Setting, *, tpe: bool) -> None:
@@ -137,22 +137,24 @@ class Study:
             _make(file)
         try:
             self.study = optuna.load_study(study_name=NAME, storage=paths.sqlite(file))
-        except Exception as error:  # noqa: BLE001  of the database, of Optuna, of what lies between
-            raise UserError(f"{file}: not the trials of a search ({error}); delete it") from error
+        except Exception as error:  # noqa: BLE001  SQLite and Optuna have their own
+            raise UserError(
+                f"{file}: cannot be read as the trials of a search ({error}); delete it"
+            ) from error
         points = [default] if tpe else [default, *grid(space)]
-        for point in points:  # those that are there are skipped
+        for point in points:  # skips those that the file has
             known = point if self._inside(point) else {}
             self.study.enqueue_trial(known, user_attrs={"setting": point}, skip_if_exists=True)
 
     def trials(self) -> list[Trial]:
-        """All that have begun, in order."""
+        """All trials that have begun, in order."""
         begun = (t for t in self.study.get_trials(deepcopy=False) if t.state.name != "WAITING")
         return [self._record(trial) for trial in begun]
 
     def next(self, most: int) -> Trial | None:
-        """The trial that was left half done, or a new one.
+        """The trial that was interrupted, or a new one.
 
-        Nothing once ``most`` have begun, or all points of a grid.
+        None once ``most`` trials have begun, or all points of a grid.
         """
         trials = self.study.get_trials(deepcopy=False)
         states = [trial.state.name for trial in trials]
@@ -164,32 +166,32 @@ class Study:
             return None
         setting = trial.user_attrs.get("setting")
         if setting is None or self._inside(setting):
-            drawn = self._draw(trial)  # of a given setting too: Optuna learns from what it suggests
+            drawn = self._draw(trial)  # even if unused: Optuna learns only from what it suggested
             setting = setting or drawn
         trial.set_user_attr("setting", setting)
         return self.trials()[trial.number]
 
     def report(self, number: int, place: int, step: int, top1: float) -> None:
-        """Note a validation before ``step`` of a trial's training with its seed in this place.
+        """Record a validation top-1 in percent, at ``step`` of the trial's seed number ``place``.
 
-        Only in the second half: before, a large learning rate looks worse than it ends, and a head
-        that starts from class means better.
+        Ignores the first half of a training. There, a large learning rate looks worse than it ends
+        up, and a head that starts from class means looks better.
         """
         at = place * APART + step
         known = self._frozen(number).intermediate_values
-        if 2 * step > self.length() and at not in known:  # else it is logged again
+        if 2 * step > self.length() and at not in known:  # a resumed training repeats some
             self._again(number).report(top1, at)
 
     def length(self) -> int:
-        """Steps of the first training, of params.yaml; 0 before it has ended."""
+        """Steps of the first training of trial 0; 0 until it has ended."""
         first = self._frozen(0)
         places = [at for at in first.intermediate_values if at < APART]
         return max(places) if "values" in first.user_attrs else 0
 
     def hopeless(self, number: int) -> bool:
-        """Whether the best validation of a trial is below the median of the others' at its place.
+        """Whether a trial's best validation is below the median of the others at the same place.
 
-        Not before four trials are complete.
+        False until four trials are complete.
         """
         import optuna
 
@@ -197,7 +199,7 @@ class Study:
         return self._again(number).should_prune()
 
     def measured(self, number: int, seed: int, top1: float) -> Trial:
-        """Keep the validation top-1 that a seed ended with."""
+        """Record the final validation top-1 of a seed, in percent."""
         trial = self._again(number)
         values: dict[str, float] = trial.user_attrs.get("values", {})
         trial.set_user_attr("values", values | {str(seed): top1})
@@ -217,7 +219,7 @@ class Study:
         return self.trials()[number]
 
     def importance(self) -> dict[str, float]:
-        """Share of the values' variance that each setting explains (fANOVA); empty if unknown."""
+        """Share of variance that each setting explains (fANOVA); {} with fewer than 4 values."""
         import optuna
 
         values = {t.value for t in self.study.get_trials(deepcopy=False) if t.params and t.value}
@@ -231,7 +233,7 @@ class Study:
         return dict(found)
 
     def _draw(self, trial: optuna.Trial) -> Setting:
-        """The values that the sampler draws, or those that are given or drawn already."""
+        """The trial's values: those given or drawn before; otherwise the sampler draws them."""
         import optuna
 
         drawn: Setting = {}
@@ -249,7 +251,7 @@ class Study:
         return optuna.Trial(self.study, self._frozen(number)._trial_id)
 
     def _inside(self, setting: Setting) -> bool:
-        """Whether the space holds a setting; the default may lie outside."""
+        """Whether the space contains a setting; the default may lie outside."""
         return all(_holds(axis, setting[name]) for name, axis in self.space.items())
 
     def _record(self, trial: optuna.trial.FrozenTrial) -> Trial:
@@ -260,7 +262,7 @@ class Study:
 
 
 def _make(file: Path) -> None:
-    """An empty study, made in a folder beside ``file``: killed meanwhile, it is made anew."""
+    """Create an empty study beside ``file``, then move it there: ``file`` is never half made."""
     import optuna
 
     folder = file.with_name(f".{file.name}.tmp")
@@ -276,7 +278,7 @@ def _make(file: Path) -> None:
 
 
 def _suggest(trial: optuna.Trial, name: str, axis: Axis) -> Value:
-    """A value of an axis, rounded to three digits: it will be read, and be a folder's name."""
+    """A value of an axis, rounded to three digits, since it becomes part of a folder's name."""
     if axis.choices is not None:
         return cast(Value, trial.suggest_categorical(name, axis.choices))
     low, high = axis.low, axis.high
@@ -296,13 +298,13 @@ def _holds(axis: Axis, value: Value) -> bool:
 
 
 def best(trials: list[Trial]) -> Trial:
-    """The complete trial with the highest mean, the earliest of equals."""
+    """The complete trial with the highest mean; the earliest if several are equal."""
     complete = [trial for trial in trials if trial.state == "complete"]
     return max(complete, key=lambda trial: (trial.mean, -trial.number))
 
 
 def table(trials: list[Trial]) -> list[tuple[str, ...]]:
-    """Header and one row a trial, best mean first; differences are paired by seed."""
+    """A header and one row a trial, the best mean first; differences are paired by seed."""
     rows: list[tuple[str, ...]] = [HEADER]
     measured = sorted((t for t in trials if t.values), key=lambda t: (-t.mean, t.number))
     for trial in measured:
@@ -336,6 +338,6 @@ def verdict(trials: list[Trial]) -> str:
     )
     return (
         f"best is trial {chosen.number}: {' '.join(overrides(chosen.setting))}; {found.signed()} "
-        f"points of validation top-1 over params.yaml, paired over {found.n} seeds{shown}. It is "
-        f"the best of {len(trials)} on these seeds, so less of it will be seen on others."
+        f"points of validation top-1 over params.yaml, paired over {found.n} seeds{shown}. As the "
+        f"best of {len(trials)} on these seeds it looks better than it will on other seeds."
     )

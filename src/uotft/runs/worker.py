@@ -1,12 +1,13 @@
 """One worker process; `uotft.runs.processes` starts it and hands it work, one piece at a time.
 
-The words of a piece of work, which may also stand in the place of `--channel FD`:
+A piece of work is a list of arguments. EVENTS is the event log to write to:
 
     EVENTS embed DATASET
     EVENTS pretrain
     EVENTS train TARGET STRATEGY SEED [SETTING=VALUE …]
 
-Work that fails ends the process. So what a failure leaves behind in memory spoils no later work.
+Given on the command line in place of `--channel FD`, they are the only piece of work. Work that
+fails ends the process, so later work never starts from what a failure left in memory.
 
 python -m uotft.runs.worker --channel FD
 """
@@ -35,7 +36,7 @@ logger = logging.getLogger("uotft.runs.worker")  # __name__ is __main__ here
 
 
 def main(arguments: list[str]) -> int:
-    """Do the work of a channel, or the one piece that ``arguments`` name; returns the exit code."""
+    """Do the work of a channel, or the one piece in ``arguments``; returns the exit code."""
     signals.die_with_parent()
     messages.setup()
     if arguments[0] == channel.OPTION:
@@ -45,8 +46,8 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(end: socket.socket) -> int:
-    """Do one piece of work after the other, until one fails or there is no more."""
-    from uotft.pipeline import embed, pretrain, train  # noqa: F401  seconds, before work is there
+    """Do pieces of work until one fails or the channel is closed; returns the exit code."""
+    from uotft.pipeline import embed, pretrain, train  # noqa: F401  takes seconds; do it before work arrives
 
     while found := channel.receive(end):
         arguments, held = found
@@ -60,14 +61,14 @@ def serve(end: socket.socket) -> int:
 
 
 def attempt(arguments: list[str]) -> int:
-    """Embed or train; returns the exit code, and says on standard error why it is not 0."""
+    """Do one piece of work; returns the exit code, and logs the error if it is not 0."""
     events, stop = Path(arguments[0]), StopRequest()
     try:
         work(arguments, stop)
-    except Interrupted:  # the process that asked for it says so
+    except Interrupted:  # the process that asked for it prints the message
         return INTERRUPTED
     except UserError as error:
-        # of Diverged all processes have the same message
+        # all processes raise the same Diverged, so one of them prints it
         if not isinstance(error, Diverged) or environment.rank() == 0:
             _note(events, error)
             logger.error(error)
@@ -90,9 +91,9 @@ def attempt(arguments: list[str]) -> int:
 
 
 def work(arguments: list[str], stop: StopRequest) -> None:
-    """The same; raises what went wrong. Only rank 0 writes the event log and shows progress.
+    """Do one piece of work, and raise its errors. Only rank 0 logs and shows progress.
 
-    Until the training begins SIGTERM ends this process: it has nothing to save.
+    SIGTERM ends the process at once before ``stop.listen``, when there is nothing to save yet.
     """
     # these imports take seconds
     from uotft.pipeline.embed import embed
@@ -135,16 +136,16 @@ def work(arguments: list[str], stop: StopRequest) -> None:
 
 
 def _for_want_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch has an error of its own for a GPU, for the CPU only a text."""
+    """Whether memory ran out: torch has an error class of its own only for GPUs, so texts count."""
     texts = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def _for_want_of_another(error: BaseException, stop: StopRequest) -> bool:
-    """Whether this process is asked to stop because another one has failed, which has said why.
+    """Whether ``error`` is only a lost connection to a worker that failed and said why itself.
 
-    To this one it is a lost connection, which would bury that message, and often comes before
-    SIGTERM.
+    Then this process gets SIGTERM soon after the error. It waits for that, and prints nothing,
+    because its own message would hide the one that explains the failure.
     """
     lost = any(word in str(error) for word in ("Connection", "gloo", "NCCL"))
     patience = monotonic() + GRACE_S
@@ -154,9 +155,9 @@ def _for_want_of_another(error: BaseException, stop: StopRequest) -> bool:
 
 
 def _note(events: Path, error: Exception) -> None:
-    """Tell the run why it fails; of several workers the last one counts."""
+    """Tag the MLflow run with the failure; of several workers the last one counts."""
     message = str(error) if isinstance(error, UserError) else repr(error)
-    with suppress(UserError, OSError):  # what has failed is perhaps the disk
+    with suppress(UserError, OSError):  # the disk itself may have failed
         jsonl.append(events, {"tags": {"failure": message}})
 
 

@@ -24,6 +24,10 @@ from uotft.core.records import ImageSet
 from uotft.data import class_images, files, wordnet
 
 
+#: Its images are fetched class by class, once classes have been selected.
+BY_CLASS = True
+
+
 class Settings(files.PublicSettings):
     """Settings of a data set of some of ImageNet's classes."""
 
@@ -48,6 +52,11 @@ def classes(path: Path) -> list[str]:
     if wrong := [each for each in found if wordnet.id_of(str(each)) != each]:
         raise UserError(f"{path}: classes: got {wrong[0]!r}; it must be a WordNet id: n01440764")
     return sorted({*found})
+
+
+def every_class() -> tuple[str, ...]:
+    """The names of all 1,000 classes, in the order of a published classifier's rows."""
+    return tuple(wordnet.named(wnid) for wnid in wordnet.imagenet())
 
 
 def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> ImageSet:
