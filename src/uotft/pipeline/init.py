@@ -186,7 +186,9 @@ def render(wanted: Wanted, folder: Path) -> str:
     changes = {}
     if wanted.backbone:
         section = wanted.backbone
-        changes["backbone"] = section if section.startswith("{") else _flow(backbone_section(section))
+        changes["backbone"] = (
+            section if section.startswith("{") else _flow(backbone_section(section))
+        )
     if source.by_class:
         # rows of a classifier have no lengths that compare with those of features
         changes |= {"source_means": "classifier", "  greedy_ot": "{metric: cosine}"}

@@ -58,7 +58,10 @@ def _take(ws: Workspace) -> None:
     found = model_io.pretrained(ws.params.backbone, ws.root)
     torch.manual_seed(ws.params.pretrain.seed)
     network = model_io.build(ws.params.backbone, len(classes))
-    head, start = "none", (torch.zeros_like(network.head("target").weight), torch.zeros(len(classes)))
+    head, start = (
+        "none",
+        (torch.zeros_like(network.head("target").weight), torch.zeros(len(classes))),
+    )
     if found is not None:
         network = Network(found.backbone, target=len(classes))
         if found.classifier is not None and found.classifier[0].shape == start[0].shape:

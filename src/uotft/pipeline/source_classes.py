@@ -18,9 +18,7 @@ from uotft.data import class_downloads, class_images, wordnet
 from uotft.pipeline.workspace import Workspace
 
 
-def fetch(
-    ws: Workspace, progress: Progress, cells: Iterable[Cell] | None = None
-) -> Iterator[str]:
+def fetch(ws: Workspace, progress: Progress, cells: Iterable[Cell] | None = None) -> Iterator[str]:
     """Bring the images of all classes that ``cells`` keep, by default all selections that exist.
 
     Yields lines for the user. Raises `UserError` if ImageNet's terms have not been accepted, if a

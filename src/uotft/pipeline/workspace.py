@@ -19,7 +19,12 @@ from uotft.core.settings import Params
 
 logger = logging.getLogger(__name__)
 
-UPSTREAM = ("source_means=", "source_fraction=", "cluster.", "select.unit=")  # settings that decide the units
+UPSTREAM = (
+    "source_means=",
+    "source_fraction=",
+    "cluster.",
+    "select.unit=",
+)  # settings that decide the units
 LONGEST = 100  # letters of a variant's folder
 
 

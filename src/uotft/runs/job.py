@@ -509,6 +509,8 @@ def _left_out(ws: Workspace, *datasets: str) -> dict[str, str]:
     """Tags that count the files of data sets that cannot be read, where there are any."""
     files = {name: ws.data(name).with_suffix(".json") for name in datasets}
     # a source by class has its images later than its weights
-    summaries = {n: storage.read_json(p) for n, p in files.items() if p.is_file() or not ws.by_class}
+    summaries = {
+        n: storage.read_json(p) for n, p in files.items() if p.is_file() or not ws.by_class
+    }
     counts = {name: summary["images"].get("unreadable", 0) for name, summary in summaries.items()}
     return {f"unreadable.{name}": str(count) for name, count in counts.items() if count}

@@ -104,7 +104,9 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     side = config.dataset_settings(ws.params, cell.target).stored
     pictures = sum(sum(c.values()) for c in known) + kept * PER_CLASS * ws.by_class
     times, device = _times(ws, cell, counts[cell.target], kept) if measured else ({}, "")
-    return Plan(title, items, there, min(pictures * side**2 * 3, WHOLE * len(counts)), times, device)
+    return Plan(
+        title, items, there, min(pictures * side**2 * 3, WHOLE * len(counts)), times, device
+    )
 
 
 def check(found: Plan, ws: Workspace, cell: Cell) -> None:
