@@ -42,3 +42,41 @@ def test_epochs_become_steps() -> None:
     assert Recipe(epochs=1, learning_rate=0.01).counted(3, 256).steps == 1
     steps = Recipe(steps=7, warmup=2, learning_rate=0.01)
     assert steps.counted(5994, 256) == steps
+
+
+def test_a_backbone_in_one_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.pth.tar").touch()
+    weights = str(tmp_path / "m.pth.tar")
+    for text, section in {
+        "resnet50": {"name": "resnet50"},
+        "resnet18:m.pth.tar": {"name": "resnet18", "weights": weights},
+        "timm:vit_small_patch16_224.dino": {"name": "timm", "model": "vit_small_patch16_224.dino"},
+        "timm:tf_efficientnet_lite0:m.pth.tar": {
+            "name": "timm",
+            "model": "tf_efficientnet_lite0",
+            "weights": weights,
+        },
+        "moco:m.pth.tar": {"name": "moco", "weights": weights},
+        f"moco:{weights}": {"name": "moco", "weights": weights},
+    }.items():
+        assert config.backbone_section(text) == section
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("resnet19", "--backbone: got 'resnet19'; known are moco, resnet18"),
+        ("", "--backbone: got ''; known are"),
+        ("moco", "'moco' without its weights: write moco:PATH"),
+        ("state_dict", "'state_dict' without its weights"),
+        ("timm", "'timm' without a model: write timm:NAME"),
+        ("timm:", "'timm' without a model: write timm:NAME"),
+        ("moco:no.pth", r"--backbone: no\.pth: no such file of weights"),
+        ("my.pth", r"names no network: write NAME:my\.pth .*, such as resnet50:my\.pth"),
+        ("files/my.safetensors", "names no network: write NAME:files/my"),
+    ],
+)
+def test_what_names_no_backbone(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config.backbone_section(text)

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from support.download_server import in_a_thread
+from support.foreign_weights import moco_file, torchvision_file
 from uotft.core.errors import UserError
-from uotft.models import weights
+from uotft.models import model_io, weights
 from uotft.models.backbones import resnet18, small_resnet
+from uotft.models.network import Network
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
@@ -107,3 +109,43 @@ def test_a_failed_download_says_where_to_put_the_file(
         "train without pre-trained weights, on small pictures: a project of --preset small" in said
     )
     assert not list((tmp_path / "home").rglob("*.p*")), "nothing half-fetched is left"
+
+
+def test_a_backbone_has_one_fingerprint_wherever_it_comes_from(tmp_path: Path) -> None:
+    network, path = torchvision_file("resnet18", tmp_path)
+    old = {k: v for k, v in network.state_dict().items() if "num_batches" not in k}
+    save_file(old, tmp_path / "old.safetensors")  # files from before 2018
+    timm = {"name": "timm", "model": "resnet18.tv_in1k"}
+    found = {}
+    for name, section in {
+        "file": {"name": "resnet18", "weights": str(path)},
+        "old": {"name": "resnet18", "weights": str(tmp_path / "old.safetensors")},
+        "timm": {**timm, "weights": str(path)},
+        "own": {"name": "state_dict", "weights": str(path), "architecture": {"name": "resnet18"},
+                "prefix": "", "classifier": "fc"},
+    }.items():  # fmt: skip
+        backbone = model_io.pretrained(section).backbone
+        found[name] = weights.fingerprint(backbone)
+    section = {"name": "resnet18", "weights": str(path)}
+    adopted = Network(model_io.pretrained(section).backbone, target=7)
+    facts = {"backbone": section, "classes": [*"abcdefg"], "source_classes": []}
+    model_io.write(tmp_path / "pretrained", adopted, facts)
+    found["project"] = weights.fingerprint(model_io.read(tmp_path / "pretrained")[0].backbone)
+    assert len(set(found.values())) == 1, found
+
+    with torch.no_grad():
+        next(adopted.backbone.parameters()).view(-1)[0] += 1e-3
+    assert weights.fingerprint(adopted.backbone) not in found.values()
+    adopted.backbone.double()
+    assert weights.fingerprint(adopted.backbone) not in found.values()
+
+
+def test_the_projection_of_moco_is_part_of_its_fingerprint(tmp_path: Path) -> None:
+    """Selection compares its outputs."""
+    backbone = model_io.pretrained(
+        {"name": "moco", "weights": str(moco_file(tmp_path)[1])}
+    ).backbone
+    before = weights.fingerprint(backbone)
+    with torch.no_grad():
+        backbone.project[2].bias += 1
+    assert weights.fingerprint(backbone) != before

@@ -1,5 +1,7 @@
 """Files of class means that a user brings: what is taken, and what is refused by name and row."""
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save, save_file
 
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank
 from uotft.selection import banks, transport
+from uotft.selection.classifier import classifier_bank
 
 MEANS = np.arange(1.0, 7).reshape(3, 2)
 
@@ -33,6 +37,123 @@ def test_a_bank_survives_the_disk(tmp_path: Path) -> None:
     assert (again.names, again.backbone, again.unit) == (bank.names, "net", "image")
     assert again.labels == tuple("xxy")
     assert np.array_equal(again.members, np.arange(3))
+
+
+TRAVELLING = ClassBank(
+    MEANS.astype(np.float32),
+    ("n01440764 tench", "K\u00e4se", 'a "quoted" one'),
+    np.array([1, 2, 3]),
+    trunk=np.arange(12.0).reshape(3, 4),
+    weights="ab" * 32,
+    origin="6 images of birds",
+    classifier=True,
+)
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_all_that_a_bank_says_survives_the_disk(tmp_path: Path, ending: str) -> None:
+    images = ClassBank(MEANS, ("a", "b", "c"), np.array([1, 2, 3]), "net", "", "image",
+                       np.array([0, 2]), tuple("xxy"), data="d", features="f")  # fmt: skip
+    for bank in (TRAVELLING, images):
+        banks.write(tmp_path / f"s.{ending}", bank)
+        again = banks.read(tmp_path / f"s.{ending}")
+        for name, value in vars(bank).items():
+            if name != "file":
+                assert np.array_equal(getattr(again, name), value), name
+        assert again.means.dtype == bank.means.dtype
+
+
+def test_a_bank_has_one_form_in_bytes(tmp_path: Path) -> None:
+    """So its digest can be published, and npz that were made before do not change."""
+    found = set()
+    for _ in range(20):
+        banks.write(tmp_path / "s.safetensors", TRAVELLING)
+        found.add(banks.fingerprint(banks.read(tmp_path / "s.safetensors")))
+    assert len(found) == 1
+    plain = ClassBank(MEANS, tuple("abc"), np.array([1, 2, 3]), "net", data="d", features="f")
+    banks.write(tmp_path / "s.npz", plain)
+    texts = {"backbone": np.array("net"), "data": np.array("d"), "features": np.array("f")}
+    np.savez_compressed(
+        tmp_path / "before.npz", means=MEANS, names=np.array([*"abc"]), counts=plain.counts,
+        **texts, unit=np.array("class"), members=plain.members, labels=np.array((), np.str_),
+    )  # fmt: skip
+    assert (tmp_path / "s.npz").read_bytes() == (tmp_path / "before.npz").read_bytes()
+
+
+def test_no_byte_of_a_safetensors_bank_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    banks.write(path, TRAVELLING)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(UserError, match=r"s\.safetensors: "):
+            pytest.fail(f"byte {at} of {len(whole)}: read as {banks.read(path)}")
+    for length in (0, 7, 8, 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(banks.BadBank, match=r"s\.safetensors: not a readable safetensors"):
+            banks.read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": 2}', "a bank of format 2, and this version of uotft reads 1: update uotft"),
+        ('{"format": 1, "names": ["a", "b", "c"]}', "damaged"),
+        ("[]", "not a readable safetensors file"),
+        ("{", "not a readable safetensors file"),
+        ("[" * 5000, "not a readable safetensors file"),
+    ],
+)
+def test_what_another_version_or_nobody_wrote(tmp_path: Path, text: str, message: str) -> None:
+    save_file({"means": MEANS}, tmp_path / "s.safetensors", {banks.KEY: text})
+    with pytest.raises(banks.BadBank, match=rf"s\.safetensors: {message}"):
+        banks.read(tmp_path / "s.safetensors")
+
+
+def test_tensors_of_another_tool_are_a_bank_if_they_have_means(tmp_path: Path) -> None:
+    save_file({"means": MEANS, "counts": np.arange(3)}, tmp_path / "s.safetensors", {"by": "me"})
+    bank = banks.read(tmp_path / "s.safetensors")
+    assert (bank.names, bank.counts.tolist(), bank.weights) == (("0", "1", "2"), [0, 1, 2], "")
+    save_file({f"layer{i}.weight": MEANS for i in range(60)}, tmp_path / "s.safetensors")
+    with pytest.raises(banks.BadBank, match=r"no array 'means'.*it holds layer.* and 52 more"):
+        banks.read(tmp_path / "s.safetensors")
+
+
+def test_texts_in_a_bank_that_are_no_texts(tmp_path: Path) -> None:
+    """Sealed rightly, so by somebody who knew how, and still refused."""
+    for about in ({"names": [1.5, 2.5, 3.5]}, {"names": [["a"], []]}, {"names": "abc"},
+                  {"names": {"a": 1}}, {"unit": ["class", "x"]}, {"names": [*"aba"]}):  # fmt: skip
+        about = {"format": 1, **about}
+        tensors = {"means": MEANS}
+        text = json.dumps({**about, "sha256": banks._seal(about, tensors)})
+        (tmp_path / "s.safetensors").write_bytes(save(tensors, {banks.KEY: text}))
+        with pytest.raises(banks.BadBank, match=r"s\.safetensors: .*(names|unit|class name|inhom)"):
+            banks.read(tmp_path / "s.safetensors")
+
+
+def test_what_another_tool_calls_weights_is_not_read(tmp_path: Path) -> None:
+    others = {"weights": np.ones(3), "origin": np.arange(2), "classifier": np.ones((2, 2))}
+    np.savez(tmp_path / "s.npz", means=MEANS, **others)
+    bank = banks.read(tmp_path / "s.npz")
+    assert (bank.weights, bank.origin, bank.classifier) == ("", "", False)
+
+
+def test_rows_of_a_classifier_have_no_lengths() -> None:
+    rows = classifier_bank(MEANS.astype(np.float32), np.zeros(3), tuple("abc"), "ab" * 32)
+    assert (rows.counts.tolist(), rows.weights, rows.classifier) == ([1, 1, 1], "ab" * 32, True)
+    means = ClassBank(MEANS, tuple("abc"), np.ones(3, int))
+    assert np.diag(transport.cost(rows, means, "cosine")) == pytest.approx(0, abs=1e-12)
+    for ask in (transport.cost, transport.check):
+        with pytest.raises(transport.BadMeans, match="metric: got 'l2', but source holds rows of"):
+            ask(rows, means, "l2")
+
+
+def test_a_bank_without_a_file_has_a_fingerprint() -> None:
+    assert banks.fingerprint(TRAVELLING) != banks.fingerprint(
+        ClassBank(MEANS, tuple("abc"), np.ones(3, int))
+    )
+    found = hashlib.sha256(json.dumps([*"abc"]).encode() + MEANS.tobytes()).hexdigest()
+    assert banks.fingerprint(ClassBank(MEANS, tuple("abc"), np.ones(3, int))) == found
 
 
 def test_a_plain_array_is_mapped_not_read(tmp_path: Path) -> None:
@@ -163,3 +284,19 @@ def test_two_backbones_are_refused() -> None:
     with pytest.raises(banks.BadBank, match=r"r18\.npz and r50\.npz .*different backbones"):
         banks.same_backbone(first, second)
     banks.same_backbone(first, unknown)
+
+
+def test_banks_of_two_files_of_weights_are_refused() -> None:
+    first, second, unknown = (
+        ClassBank(MEANS, tuple("abc"), np.ones(3, int), file=f"{name}.npz", weights=name)
+        for name in ("r18", "r50", "")
+    )
+    with pytest.raises(
+        banks.BadBank, match=r"r18\.npz and r50\.npz .*different weights \(r18, r50"
+    ):
+        banks.same_backbone(first, second)
+    banks.same_backbone(first, unknown)
+    assert banks.made_with(first, "r18", "resnet18")
+    assert not banks.made_with(unknown, "r18", "resnet18")
+    with pytest.raises(banks.BadBank, match=r"r50\.npz was made with other weights \(r50\) than"):
+        banks.made_with(second, "r18", "resnet18")

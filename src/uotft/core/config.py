@@ -24,6 +24,10 @@ CHANGEABLE = (
 )  # fmt: skip
 
 
+#: Endings of files of weights.
+WEIGHTS = (".safetensors", ".pth", ".pt", ".tar", ".bin")
+
+
 def load(root: Path) -> Params:
     """Read and check ``root``/params.yaml, with the sections of data sets and strategies.
 
@@ -202,6 +206,40 @@ def backbone(section: dict[str, Any]) -> tuple[ModuleType, Any]:
     settings = dict(section)
     module = registry.load("backbones", settings.pop("name"), "backbone.name")
     return module, _check(module.Settings, settings, "backbone")
+
+
+def backbone_section(text: str) -> dict[str, Any]:
+    """NAME, NAME:WEIGHTS, timm:MODEL or timm:MODEL:WEIGHTS -> a ``backbone`` section.
+
+    WEIGHTS is the path of a file; in the section it is absolute, since those of params.yaml start
+    at the project. Raises `UserError` for an unknown name and for a file that is not there.
+    """
+    name, _, rest = text.partition(":")
+    if name not in registry.names("backbones") and (Path(text).suffix in WEIGHTS or "/" in text):
+        raise UserError(
+            f"--backbone: got {text!r}, which names no network: write NAME:{text} with the network "
+            f"that the weights are for, such as resnet50:{text}"
+        )
+    registry.check("backbones", name, "--backbone")
+    section: dict[str, Any] = {"name": name}
+    if name == "timm":
+        section["model"], _, rest = rest.partition(":")
+        if not section["model"]:
+            raise UserError(
+                "--backbone: got 'timm' without a model: write timm:NAME, such as "
+                "timm:resnet18.tv_in1k; `import timm; timm.list_pretrained()` lists them"
+            )
+    if name in ("moco", "state_dict") and not rest:
+        raise UserError(
+            f"--backbone: got {name!r} without its weights: write {name}:PATH with the path of the "
+            "file"
+        )
+    if rest:
+        path = Path(rest).expanduser().absolute()
+        if not path.is_file():
+            raise UserError(f"--backbone: {rest}: no such file of weights")
+        section["weights"] = str(path)
+    return section
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

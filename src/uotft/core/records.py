@@ -151,6 +151,10 @@ class ClassBank:
     the row of each training image. If rows are images, ``labels`` are the names of their classes.
     ``trunk`` (classes, D') are means of the features that heads read, if selection compares others
     (``project`` in docs/extending.md); else it is empty.
+
+    A bank that travels has ``weights``, the fingerprint of the backbone's tensors alone, which is
+    the same in every project, and ``origin``, a line on where it came from. With ``classifier`` its
+    rows are those of a linear classifier: directions, whose lengths compare with no feature's.
     """
 
     means: Floats
@@ -164,6 +168,9 @@ class ClassBank:
     trunk: Floats = field(default_factory=lambda: np.empty((0, 0)))
     data: str = ""
     features: str = ""
+    weights: str = ""
+    origin: str = ""
+    classifier: bool = False
 
     def head_means(self) -> Floats:
         """The means that a linear head can start from."""

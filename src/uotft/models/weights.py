@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -159,6 +159,22 @@ def origin(path: Path) -> dict[str, str]:
     """The file's name and SHA-256; not its folder, since model.json goes to other machines."""
     with path.open("rb") as file:
         return {"file": path.name, "sha256": file_digest(file, "sha256").hexdigest()}
+
+
+def fingerprint(backbone: nn.Module) -> str:
+    """The SHA-256 of a backbone's tensors: names, types, shapes and bytes, sorted by name.
+
+    The same for the same weights, whether they come from a file, a download, timm's hub or the
+    network of a project. How many batches a norm layer has seen is left out: no feature depends on
+    it, and old files lack it.
+    """
+    found = sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            found.update(f"{name} {tensor.dtype} {(*tensor.shape,)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def take_linear(state: State, name: str) -> tuple[Tensor, Tensor] | None:

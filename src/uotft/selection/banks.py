@@ -1,11 +1,15 @@
-"""Class means <-> files: the pipeline's own, and any that a user brings.
+"""Class means <-> files: the pipeline's own, those that travel, and any that a user brings.
 
 An npz with an array ``means`` (classes, D) is a bank; ``names`` and ``counts`` are optional, and so
-are the arrays that the pipeline adds. A plain npy is a bank of means; it is memory-mapped.
+are the arrays that the pipeline adds. A plain npy is a bank of means; it is memory-mapped. A
+safetensors file holds the same: numbers as tensors, texts as JSON in its metadata, under ``KEY``
+and with a SHA-256 of all. It has no other key, since the library writes several in any order.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -16,6 +20,14 @@ from numpy.typing import NDArray
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Floats
+from uotft.core.text import some
+
+PACKED = ".safetensors"
+KEY = "uotft_bank"  # in the metadata of a safetensors file: JSON
+FORMAT = 1  # of that JSON
+AGAIN = "fetch or make it again"
+
+Arrays = dict[str, NDArray[Any]]
 
 
 class BadBank(UserError):
@@ -23,26 +35,44 @@ class BadBank(UserError):
 
 
 def write(path: Path, bank: ClassBank) -> None:
-    """A bank as one npz."""
-    storage.write_arrays(
-        path,
-        means=bank.means,
-        names=np.array(bank.names),
-        counts=bank.counts,
-        backbone=np.array(bank.backbone),
-        data=np.array(bank.data),
-        features=np.array(bank.features),
-        unit=np.array(bank.unit),
-        members=bank.members,
-        labels=np.array(bank.labels, np.str_),
+    """A bank as one file: safetensors by that ending, else npz. What is empty is left out."""
+    travels = {
+        **{name: np.array(text) for name in ("weights", "origin") if (text := getattr(bank, name))},
+        **({"classifier": np.array(True)} if bank.classifier else {}),
+    }
+    arrays = {
+        "means": bank.means,
+        "names": np.array(bank.names),
+        "counts": bank.counts,
+        "backbone": np.array(bank.backbone),
+        "data": np.array(bank.data),
+        "features": np.array(bank.features),
+        "unit": np.array(bank.unit),
+        "members": bank.members,
+        "labels": np.array(bank.labels, np.str_),
         **({"trunk": bank.trunk} if len(bank.trunk) else {}),
-    )
+        **travels,
+    }
+    if path.suffix == PACKED:
+        storage.write_bytes(path, _packed(arrays))
+    else:
+        storage.write_arrays(path, **arrays)
+
+
+def fingerprint(bank: ClassBank) -> str:
+    """The SHA-256 of a bank's file; of its names and means, if it comes from none."""
+    if bank.file:
+        return storage.fingerprint(Path(bank.file))
+    found = hashlib.sha256(json.dumps(bank.names).encode())
+    found.update(np.ascontiguousarray(bank.means).data)
+    return found.hexdigest()
 
 
 def brought(path: str) -> ClassBank:
     """A bank that a user names."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; name an npz with an array 'means'")
+        raise UserError(f"{path}: no such file; name an npz with an array 'means', "
+                        "or a bank of `uotft bank`")  # fmt: skip
     return read(Path(path))
 
 
@@ -78,34 +108,103 @@ def read(path: Path) -> ClassBank:
         trunk=_trunk(path, arrays, classes),
         data=_own_text(arrays, "data"),
         features=_own_text(arrays, "features"),
+        weights=_own_text(arrays, "weights"),
+        origin=_own_text(arrays, "origin"),
+        classifier=_is_true(arrays, "classifier"),
     )
 
 
 def same_backbone(source: ClassBank, target: ClassBank) -> None:
     """Refuse features of two networks; a bank that does not name its network is accepted."""
-    if source.backbone and target.backbone and source.backbone != target.backbone:
+    for name, what in (("backbone", "backbones"), ("weights", "weights")):
+        first, second = getattr(source, name), getattr(target, name)
+        if first and second and first != second:
+            raise BadBank(
+                f"{source.file or 'source'} and {target.file or 'target'} were made with different "
+                f"{what} ({first[:12]}, {second[:12]}): embed both with one"
+            )
+
+
+def made_with(bank: ClassBank, weights: str, network: str) -> bool:
+    """Whether the backbone with the fingerprint ``weights`` made the bank; False if nothing says.
+
+    That of another one is a `BadBank`; ``network`` names the backbone in the message.
+    """
+    if bank.weights and bank.weights != weights:
         raise BadBank(
-            f"{source.file or 'source'} and {target.file or 'target'} were made with different "
-            f"backbones ({source.backbone[:12]}, {target.backbone[:12]}): embed both with one"
+            f"{bank.file or 'source'} was made with other weights ({bank.weights[:12]}) than those "
+            f"of {network} ({weights[:12]}): name the backbone that made it, or make a bank with "
+            "`uotft bank make`"
         )
+    return bool(bank.weights)
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+def _packed(arrays: Arrays) -> bytes:
+    """The arrays as a safetensors file, always in the same bytes."""
+    from safetensors.numpy import save
+
+    texts = {n: a.tolist() for n, a in arrays.items() if a.dtype.kind in "Ub" and a.size}
+    tensors = {
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        for name, array in arrays.items()
+        if array.dtype.kind in "iuf" and array.size
+    }
+    about: dict[str, Any] = {"format": FORMAT, **{n: text for n, text in texts.items() if text}}
+    about["sha256"] = _seal(about, tensors)
+    return save(tensors, {KEY: json.dumps(about, ensure_ascii=False)})
+
+
+def _seal(about: dict[str, Any], tensors: Arrays) -> str:
+    """The SHA-256 of all that a safetensors file says."""
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        found.update(tensor.tobytes())
+    return found.hexdigest()
+
+
+def _unpacked(path: Path) -> Arrays:
+    """The arrays of `_packed`; of another tool's safetensors file its tensors alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(storage.need(path), framework="np") as file:
+            metadata, names = file.metadata() or {}, file.keys()
+            tensors = {name: np.asarray(file.get_tensor(name)) for name in names}
+        about = json.loads(metadata.pop(KEY, "{}"))
+        version, sealed = about.pop("format", FORMAT), about.pop("sha256", "")
+        texts = {name: np.array(value) for name, value in about.items()}
+    except (SafetensorError, AttributeError, RecursionError, *storage.DAMAGE) as error:
+        raise BadBank(f"{path}: not a readable safetensors file ({error}); {AGAIN}") from error
+    if version != FORMAT:
+        raise BadBank(
+            f"{path}: a bank of format {version}, and this version of uotft reads {FORMAT}: update "
+            "uotft"
+        )
+    has_lost_key = any('"sha256"' in text for text in metadata.values())
+    if has_lost_key or (about and sealed != _seal({"format": version, **about}, tensors)):
+        raise BadBank(f"{path}: damaged, its content has another SHA-256 than it states; {AGAIN}")
+    return {**texts, **tensors}
+
+
+def _arrays(path: Path) -> Arrays:
     """The arrays of a file by name; an npy is one array of means."""
+    if path.suffix == PACKED:
+        return _unpacked(path)
     if path.suffix == ".npy":
         return {"means": storage.mapped(path)}
     if path.suffix != ".npz" and path.is_file() and not is_zipfile(path):
         raise BadBank(
-            f"{path}: neither npz nor npy, by its ending and its bytes; write an npz with "
+            f"{path}: neither npz nor npy nor safetensors, by its ending and bytes; write an npz by "
             "np.savez(FILE, means=..., names=...), means of shape (classes, features)"
         )
     return storage.read_arrays(path)
 
 
-def _means(path: Path, arrays: dict[str, NDArray[Any]]) -> Floats:
+def _means(path: Path, arrays: Arrays) -> Floats:
     """The means as real numbers that every solver takes: native order, eight bytes at most."""
     if "means" not in arrays:
-        held = ", ".join(arrays) or "nothing"
+        held = some(arrays, 8) or "nothing"
         raise BadBank(
             f"{path}: no array 'means' (classes x features); it holds {held}; "
             "np.savez(FILE, means=...) gives an array its name"
@@ -124,7 +223,7 @@ def _means(path: Path, arrays: dict[str, NDArray[Any]]) -> Floats:
 
 
 def _column(
-    path: Path, arrays: dict[str, NDArray[Any]], name: str, rows: int, default: NDArray[Any]
+    path: Path, arrays: Arrays, name: str, rows: int, default: NDArray[Any]
 ) -> NDArray[Any]:
     column, means = arrays.get(name, default), arrays["means"]
     if column.shape != (rows,):
@@ -139,7 +238,7 @@ def _column(
 
 def _texts(
     path: Path,
-    arrays: dict[str, NDArray[Any]],
+    arrays: Arrays,
     name: str,
     rows: int,
     default: NDArray[Any] | None = None,
@@ -164,7 +263,7 @@ def _texts(
     return texts
 
 
-def _text(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> str:
+def _text(path: Path, arrays: Arrays, name: str) -> str:
     """One text, or "" where there is none."""
     held = arrays.get(name, np.array(""))
     if held.size != 1 or held.dtype.kind not in "US":
@@ -176,13 +275,18 @@ def _text(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> str:
     return _texts(path, {name: held, "means": held}, name, 1)[0]
 
 
-def _own_text(arrays: dict[str, NDArray[Any]], name: str) -> str:
+def _own_text(arrays: Arrays, name: str) -> str:
     """A fingerprint that the pipeline wrote, else "": other tools use these names differently."""
     held = arrays.get(name, np.array(""))
     return str(held) if held.ndim == 0 and held.dtype.kind == "U" else ""
 
 
-def _members(path: Path, arrays: dict[str, NDArray[Any]], rows: int) -> NDArray[np.int64]:
+def _is_true(arrays: Arrays, name: str) -> bool:
+    held = arrays.get(name, np.array(False))
+    return held.ndim == 0 and held.dtype.kind == "b" and bool(held)
+
+
+def _members(path: Path, arrays: Arrays, rows: int) -> NDArray[np.int64]:
     """The row of each training image."""
     held = arrays.get("members", np.empty(0, np.int64))
     fits = held.ndim == 1 and (not held.size or held.dtype.kind in "iu")
@@ -194,7 +298,7 @@ def _members(path: Path, arrays: dict[str, NDArray[Any]], rows: int) -> NDArray[
     return held
 
 
-def _trunk(path: Path, arrays: dict[str, NDArray[Any]], rows: int) -> Floats:
+def _trunk(path: Path, arrays: Arrays, rows: int) -> Floats:
     """The means in the features that heads see."""
     held = arrays.get("trunk", np.empty((0, 0)))
     if held.size and (held.ndim != 2 or len(held) != rows or held.dtype.kind not in "fiu"):

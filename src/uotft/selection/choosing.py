@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core import paths, registry, storage
+from uotft.core import paths, registry
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Selection
 from uotft.core.settings import Select
@@ -84,8 +84,8 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
             **request.settings.model_dump(),
         },
         fingerprints={
-            "source": storage.fingerprint(Path(source.file)),
-            "target": storage.fingerprint(Path(target.file)),
+            "source": banks.fingerprint(source),
+            "target": banks.fingerprint(target),
         },
         labels=source.labels,
     )

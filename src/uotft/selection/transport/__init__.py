@@ -7,7 +7,7 @@ answer.
 
 from uotft.selection.transport import pot
 from uotft.selection.transport.blocks import FeatureProblem
-from uotft.selection.transport.costs import BadMeans, Metric, by_row, check, cost
+from uotft.selection.transport.costs import BadMeans, Metric, by_row, check, check_lengths, cost
 from uotft.selection.transport.dense import DenseProblem, solve_grid
 from uotft.selection.transport.iteration import BadProblem, NotConverged, Plan, Solver, solve
 from uotft.selection.transport.pot import Method as PotMethod
@@ -24,6 +24,7 @@ __all__ = [
     "Solver",
     "by_row",
     "check",
+    "check_lengths",
     "cost",
     "pot",
     "solve",

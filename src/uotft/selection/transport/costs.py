@@ -49,6 +49,7 @@ def _cost(source_SD: Floats, target_TD: Floats, metric: Metric) -> Floats:
 def check(source: ClassBank, target: ClassBank, metric: Metric) -> None:
     """Raise ``BadMeans`` for values that are not finite, zero vectors under the cosine, and unequal
     dimensions."""
+    check_lengths(source, metric)
     for bank, side in ((source, "source"), (target, "target")):
         where = f"{bank.file or side}: class"
         # the sum is a quick test; only if it fails are the rows searched
@@ -65,6 +66,15 @@ def check(source: ClassBank, target: ClassBank, metric: Metric) -> None:
         raise BadMeans(
             f"{source.file or 'source'} has means of {source.means.shape[1]} features and "
             f"{target.file or 'target'} of {target.means.shape[1]}: make both with one backbone"
+        )
+
+
+def check_lengths(source: ClassBank, metric: Metric) -> None:
+    """Raise ``BadMeans`` for the rows of a classifier under any metric but the cosine."""
+    if source.classifier and metric != "cosine":
+        raise BadMeans(
+            f"metric: got {metric!r}, but {source.file or 'source'} holds rows of a classifier: "
+            "their lengths compare with no feature's, only their directions do: choose cosine"
         )
 
 
