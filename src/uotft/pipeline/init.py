@@ -32,6 +32,7 @@ from uotft.data.lists import LISTS
 PRESETS = resources.files("uotft") / "presets"
 ENDINGS = (*archives.SUFFIXES, *LISTS)
 PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
+SHARED = ".."  # the tracking store of the projects that `uotft train --source` makes side by side
 SEEN = 20  # about so many pictures of a set are opened for their size and colours
 DETAIL = 64  # pixels a side below which photographs are hard to recognise
 GREY = {"1", "L", "LA", "I", "I;16", "F"}  # Pillow's modes without colour
@@ -39,7 +40,14 @@ GREY = {"1", "L", "LA", "I", "I;16", "F"}  # Pillow's modes without colour
 logger = logging.getLogger(__name__)
 
 
-def init(folder: Path, preset: str, source: str, target: str, progress: Progress = silently) -> str:
+def init(
+    folder: Path,
+    preset: str,
+    source: str,
+    target: str,
+    progress: Progress = silently,
+    tracking: str = ".",
+) -> str:
     """Write params.yaml, dvc.yaml and .gitignore into ``folder``; returns the target's name.
 
     Checks the images first, as `uotft prepare` will. Raises `UserError` for those it would refuse.
@@ -48,7 +56,7 @@ def init(folder: Path, preset: str, source: str, target: str, progress: Progress
     if existing:
         raise UserError(f"{folder / existing[0]} is there already: init needs a folder without it")
     paths = _images(source), _images(target)
-    params = render(preset, folder, *paths)
+    params = render(preset, folder, *paths, tracking)
     looks = [_look_at(path, progress) for path in paths]
     _note(looks, names(folder, *paths), yaml.safe_load(params))
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +88,7 @@ def project(
     paths = _images(source), _images(target)
     folder = here / f"uotft-{_name(here / 'nowhere', paths[1])}"
     if not (folder / "params.yaml").exists():
-        return folder, init(folder, preset or "paper", source, target, progress)
+        return folder, init(folder, preset or "paper", source, target, progress, SHARED)
     params, called = config.load(folder), names(folder, *paths)
     for name, path in zip(called, paths, strict=True):
         if params.datasets.get(name, {}).get("path") != _path(folder, path):
@@ -95,11 +103,12 @@ def project(
 
 def _choose(preset: str, folder: Path, source: Path, target: Path) -> None:
     """Give a project the settings of a preset, unless somebody has edited its params.yaml."""
-    file, text = folder / "params.yaml", render(preset, folder, source, target)
+    tracking = config.load(folder).tracking
+    file, text = folder / "params.yaml", render(preset, folder, source, target, tracking)
     now = file.read_text(encoding="utf-8")
     if now == text:
         return
-    if now in (render(other, folder, source, target) for other in presets()):
+    if now in (render(other, folder, source, target, tracking) for other in presets()):
         storage.write_bytes(file, text.encode())
         logger.info("%s now has the settings of --preset %s", file, preset)
     elif yaml.safe_load(text)["backbone"]["name"] != config.load(folder).backbone["name"]:
@@ -114,7 +123,7 @@ def presets() -> list[str]:
     return sorted(p.name[:-5] for p in PRESETS.iterdir() if p.name.endswith(".yaml"))
 
 
-def render(preset: str, folder: Path, source: Path, target: Path) -> str:
+def render(preset: str, folder: Path, source: Path, target: Path, tracking: str = ".") -> str:
     """The text of a preset's params.yaml for two sets of images; paths start at ``folder``."""
     if preset not in presets():
         raise UserError(f"--preset: got {preset!r}; known are {', '.join(presets())}")
@@ -124,6 +133,7 @@ def render(preset: str, folder: Path, source: Path, target: Path) -> str:
         "target": name_of_target,
         "source_path": _path(folder, source),
         "target_path": _path(folder, target),
+        "tracking": tracking,
         "top_k": PAPERS_K if _classes(source) > PAPERS_K else "auto",
     }
     text = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
