@@ -18,7 +18,7 @@ from uotft.training import objectives
 # Never used to tell rows apart: what has a column of its own, the seed, and what follows from them.
 OWN = ("dataset", "strategy", "seed", "processes", "strategy.kept")
 # A baseline with other values of these had other training images or another start: no fair pair.
-SHARED = ("subset.", "backbone.")
+SHARED = ("subset.", "backbone.", "project")
 
 Curve = dict[int, dict[int, float]]  # {step: {seed: validation top-1}}
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from uotft.cli.options import Preset, workspace
+from uotft.cli.options import Preset
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +36,11 @@ def sync() -> None:
 
     Exit code 1 if something could still not be sent.
     """
+    from uotft.pipeline.workspace import Workspace
     from uotft.tracking import delivery
 
     complete = True
-    for sent, line in delivery.sync(workspace().root):
+    for sent, line in delivery.sync(Workspace.with_store()[0]):
         complete &= sent
         typer.echo(line)
     raise typer.Exit(0 if complete else 1)
@@ -49,16 +50,20 @@ def ui(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
-    """Serve the MLflow page of this project's runs, on this machine only, until Ctrl-C."""
+    """Serve the MLflow page of this project's runs, on this machine only, until Ctrl-C.
+
+    Or of the runs of all projects below this folder, if they share a tracking store here.
+    """
+    from uotft.pipeline.workspace import Workspace
     from uotft.tracking import delivery, server
 
     if host not in server.HERE:
         logger.warning("--host %s: everyone who can reach it can read, change and delete runs; "
                        "MLflow asks for no password", host)  # fmt: skip
-    root = workspace().root
-    for _, line in delivery.sync(root):
+    home, _ = Workspace.with_store()
+    for _, line in delivery.sync(home):
         typer.echo(line)
-    server.serve(root, host, port, say=typer.echo)
+    server.serve(home, host, port, say=typer.echo)
 
 
 def doctor() -> None:

@@ -309,6 +309,11 @@ class Params(Settings):
     jobs: int = Field(
         0, ge=0, description="trainings at a time; 0: one per GPU, or one per cpu_threads cores"
     )
+    tracking: str = Field(
+        ".",
+        description="folder with mlflow.db, mlruns/ and unsent/, relative to the project; projects "
+        "beside each other can share one",
+    )
     datasets: dict[str, dict[str, Any]] = Field(
         description="name of a data set: its kind, and the settings of that kind"
     )

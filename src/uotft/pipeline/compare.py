@@ -115,14 +115,15 @@ def compare_runs(
 ) -> tuple[dict[str, list[Row]], list[str]]:
     """Compare any trainings; returns ({target: table}, notes on how runs became rows).
 
-    Rows differ in the parameters ``by``, or in all in which the trainings differ. Writes table.csv,
+    Rows differ in the parameters ``by``, or in all in which the trainings differ; no row has runs
+    of two projects. Writes table.csv,
     table.md, runs.csv and index.html to the folder ``output``, if given. ``ws`` provides the
     images, if there is one.
     """
     from uotft.analysis import comparison, report
 
     differ = trials.differing(made)
-    by = by or differ
+    by = [*by, *({"project"} & {*differ} - {*by})] if by else differ
     ordered = sorted(made, key=lambda t: (t.target, trials.rank(t.strategy), t.strategy))
     found, older = trials.lines(ordered, by)
     notes = report.row_notes(by, differ, older)

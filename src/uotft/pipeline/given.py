@@ -39,7 +39,7 @@ class Given:
     @property
     def by_class(self) -> bool:
         """Whether its images are fetched once classes have been selected."""
-        return self.section["kind"] == "imagenet_classes"
+        return bool(self.section["kind"] == "imagenet_classes")
 
 
 def public() -> list[str]:

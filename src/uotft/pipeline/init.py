@@ -31,6 +31,7 @@ from uotft.pipeline.given import Given
 
 PRESETS = given.PRESETS
 PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
+SHARED = ".."  # the tracking store of the projects that `uotft train` makes side by side
 SEEN = 20  # about so many pictures of a set are opened for their size and colours
 DETAIL = 64  # pixels a side below which photographs are hard to recognise
 GREY = {"1", "L", "LA", "I", "I;16", "F"}  # Pillow's modes without colour
@@ -105,10 +106,11 @@ def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
     here = wanted.home
     target = given.images(wanted.target, here, here / "nowhere")
     folder = here / f"uotft-{target.name}"
-    first = replace(wanted, preset=wanted.preset or "paper", tracking="..")
+    first = replace(wanted, preset=wanted.preset or "paper", tracking=SHARED)
     if not (folder / "params.yaml").exists():
         return folder, init(folder, first, progress)
     params = config.load(folder)
+    first = replace(first, tracking=params.tracking)
     for each in sets_of(first, folder):
         there = params.datasets.get(each.name, {})
         if any(there.get(key) != value for key, value in each.section.items() if key != "images"):
@@ -178,7 +180,7 @@ def render(wanted: Wanted, folder: Path) -> str:
         "source_images": _inside(source.section),
         "target_images": _inside(target.section),
         "top_k": PAPERS_K if source.path is None or _classes(source.path) > PAPERS_K else "auto",
-        "tracking": json.dumps(wanted.tracking),
+        "tracking": wanted.tracking,
     }
     values["top_k"] = json.dumps(values["top_k"])
     text = (PRESETS / f"{wanted.preset}.yaml").read_text(encoding="utf-8")
@@ -187,7 +189,7 @@ def render(wanted: Wanted, folder: Path) -> str:
     if wanted.backbone:
         section = wanted.backbone
         changes["backbone"] = (
-            section if section.startswith("{") else _flow(backbone_section(section))
+            section if section.startswith("{") else _flow(config.backbone_section(section))
         )
     if source.by_class:
         # rows of a classifier have no lengths that compare with those of features

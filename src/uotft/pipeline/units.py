@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core import config, storage
+from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import ClassBank
 from uotft.core.settings import Cluster
+from uotft.core.text import some
 from uotft.pipeline import freshness, readers
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, features as pools
+from uotft.selection.classifier import classifier_bank
 
 if TYPE_CHECKING:
     pass
@@ -54,15 +58,17 @@ def _without_features(ws: Workspace) -> str:
     Counts and members are those of the source's images, where all of them are here.
     """
     from uotft.models import model_io  # torch, which takes seconds
+    from uotft.models.weights import fingerprint
 
     network, facts = model_io.read(ws.pretrained())
     names, origin = tuple(facts["classes"]), ws.params.source_means
+    weights = fingerprint(network.backbone)
     if origin == "classifier":
         head = network.head("target")
-        weight, bias = (tensor.detach().double().numpy() for tensor in (head.weight, head.bias))
-        bank = rows.bank_of(weight, bias, names)
+        weight, bias = (tensor.detach().numpy() for tensor in (head.weight, head.bias))
+        bank = classifier_bank(weight, bias, names, weights)
     else:
-        bank = _brought(located(ws.root, origin), names)
+        bank = _brought(located(ws.root, origin), names, weights)
     bank = replace(bank, backbone=facts["sha256"])
     if not ws.by_class:
         images = readers.source(ws)
@@ -72,6 +78,27 @@ def _without_features(ws: Workspace) -> str:
         bank = replace(bank, counts=counts, members=members, data=made_of)
     _write(ws, bank)
     return f"{ws.params.source}: {len(names)} classes, from {origin}"
+
+
+def _brought(path: Path, names: tuple[str, ...], weights: str) -> ClassBank:
+    """A bank from elsewhere, its rows in the order of the source's classes ``names``."""
+    bank = banks.brought(str(path))
+    if bank.weights and bank.weights != weights:
+        raise UserError(
+            f"source_means: {path} was made with other weights ({bank.weights[:12]}) than the "
+            f"backbone here has ({weights[:12]}): use the backbone that the bank was made with, or "
+            "`uotft bank make` with this one"
+        )
+    place = {name: row for row, name in enumerate(bank.names)}
+    if missing := [name for name in names if name not in place]:
+        raise UserError(
+            f"source_means: {path} has no row for {some(missing)}: its names must be those of the "
+            "source's classes"
+        )
+    rows = [place[name] for name in names]
+    trunk = bank.trunk[rows] if len(bank.trunk) else bank.trunk
+    return replace(bank, means=bank.means[rows], names=names, counts=bank.counts[rows], trunk=trunk,
+                   members=bank.members[:0], labels=(), file="")  # fmt: skip
 
 
 def _write(ws: Workspace, bank: ClassBank) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core import config, storage
+from uotft.core import config, environment, paths, storage
 from uotft.core.errors import UserError
 from uotft.core.records import FEATURES_INDEX, Cell, ImageSet
 from uotft.core.settings import Params
@@ -48,6 +49,42 @@ class Workspace:
         here = start or Path.cwd()
         found = (folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file())
         return next(found, here)
+
+    @property
+    def tracking(self) -> Path:
+        """The folder with mlflow.db, mlruns/ and unsent/, which several projects can share.
+
+        DVC runs queued experiments in copies of the project; their runs go to the original's store.
+        """
+        root = Path(environment.dvc_experiment().get("root", self.root))
+        return paths.located(root, self.params.tracking).resolve()
+
+    @property
+    def project(self) -> str:
+        """What runs in a store elsewhere name this project: its path from there; "" in its own."""
+        root = Path(environment.dvc_experiment().get("root", self.root)).resolve()
+        return "" if root == self.tracking else os.path.relpath(root, self.tracking)
+
+    @classmethod
+    def with_store(cls, start: Path | None = None) -> tuple[Path, Workspace | None]:
+        """The store of the project around the current folder, and the project.
+
+        Or, if it is nearer, a store that projects share, in a folder without a params.yaml; and
+        None.
+        """
+        here = start or Path.cwd()
+        for folder in (here, *here.parents):
+            if (folder / "params.yaml").is_file():
+                ws = cls(folder, config.load(folder))
+                return ws.tracking, ws
+            if any((folder / name).exists() for name in ("mlflow.db", "unsent")):
+                return folder, None
+        if environment.tracking_uri():
+            return here, None
+        raise UserError(
+            f"{here}: no project (params.yaml) and no tracking store (mlflow.db), here or above: "
+            "run this where `uotft train` was run, or set MLFLOW_TRACKING_URI"
+        )
 
     def with_changes(self, overrides: Sequence[str]) -> Workspace:
         """The workspace with other settings, SETTING=VALUE each; itself without overrides.

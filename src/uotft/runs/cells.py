@@ -92,7 +92,7 @@ def train_some(jobs: Sequence[Job], fleet: Fleet, at_once: int = 0) -> list[str]
         logger.info("%s%s", line, _to_go(next(done), len(jobs), monotonic() - began))
 
     try:
-        with pool(fleet, ws.root, at_once) as crews:
+        with pool(fleet, ws, at_once) as crews:
             found = zip(jobs, crews.run(one, [*enumerate(jobs, 1)]), strict=True)
             return [f"{name_of(each)}: {error}" for each, error in found if error is not None]
     except Interrupted as error:

@@ -57,7 +57,7 @@ def findings() -> Iterator[Finding]:
         return
     yield True, "params.yaml", str(params)
     yield from _data(ws)
-    waiting = len([*(ws.root / "unsent").glob("*.*")])
+    waiting = len([*(ws.tracking / "unsent").glob("*.*")])
     found = f"{waiting} runs are not sent yet: run `uotft sync`" if waiting else "empty"
     yield not waiting, "outbox", found
 
@@ -91,9 +91,9 @@ def _devices() -> Iterator[Finding]:
 def _data(ws: Workspace) -> Iterator[Finding]:
     wanted = {f"data {name}": ws.data(name) for name in (ws.params.source, *ws.params.targets)}
     wanted["pretrained"] = ws.pretrained() / "model.safetensors"
-    wanted["runs"] = ws.root / "mlflow.db"
+    wanted["runs"] = ws.tracking / "mlflow.db"
     for name, path in wanted.items():
-        shown = path.relative_to(ws.root)
+        shown = os.path.relpath(path, ws.root)
         if path.is_file():
             yield True, name, f"{shown} ({path.stat().st_size / 2**20:.1f} MiB)"
         else:

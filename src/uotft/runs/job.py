@@ -274,7 +274,9 @@ def evaluate(
     for seed, m in results.items():
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
         said = {int(seed): answers[int(seed)]}
-        why = delivery.log_test(ws.root, target, m["model"], numbers, said, m["confusion"])
+        why = delivery.log_test(
+            ws.tracking, target, m["model"], numbers, said, m["confusion"], project=ws.project
+        )
         note = f" ({why}{'' if why == delivery.NO_RUN else '; `uotft sync` adds it'})" * bool(why)
         lines.append(
             f"{target}-{strategy}-{seed}: test top-1 {m['top1']:.2f} %, "
@@ -286,9 +288,10 @@ def evaluate(
 def register(ws: Workspace, name: str, alias: str, run: str, cell: Cell) -> str:
     """Put a run's model, or that of a cell, into MLflow's registry; returns a line for the user."""
     if run:
-        return model_registry.register(ws.root, name, alias, run=run)
+        return model_registry.register(ws.tracking, name, alias, run=run, project=ws.project)
     facts = storage.read_json(ws.cell("models", cell) / "model.json")
-    return model_registry.register(ws.root, name, alias, weights=facts["sha256"])
+    own = {"weights": facts["sha256"], "project": ws.project}
+    return model_registry.register(ws.tracking, name, alias, **own)
 
 
 def compare(ws: Workspace) -> dict[str, Any]:
@@ -297,12 +300,12 @@ def compare(ws: Workspace) -> dict[str, Any]:
 
     known = {}
     try:
-        if store.is_there(ws.root):
-            known = reader.origins(ws.root, ws.params.targets)
+        if store.is_there(ws.tracking):
+            known = reader.origins(ws.tracking, ws.params.targets, ws.project)
     except UserError as error:  # the comparison needs no store
         logger.warning("%s; the page has no seconds and versions", error)
     tables = compare_stage.compare(ws, known)
-    with session.run(ws.root, "reports", "compare") as run:
+    with session.run(ws.tracking, "reports", "compare", project=ws.project) as run:
         run.begin({}, {"stage": "compare", **store.versions(ws.root)})
         run.files(ws.root / "reports")
     return tables
@@ -317,13 +320,19 @@ def compare_runs(
 ) -> tuple[dict[str, Any], list[str]]:
     """Compare any finished runs of the store; returns the tables and what there is to say of them.
 
-    The store is that of the project around the current folder, which has the images, too.
+    The store is that of the project around the current folder, which has the images, too; or one
+    that projects share, in this folder or above.
     """
     from uotft.pipeline import compare as compare_stage
 
-    root = Workspace.nearest()
-    ws = Workspace(root, config.load(root)) if (root / "params.yaml").is_file() else None
-    made, out = reader.trials(root, experiments, filter_string, tags)
+    home, ws = Workspace.with_store()
+
+    def images(target: str) -> str:
+        path = ws.data(target) if ws else None
+        return storage.fingerprint(path) if path and path.is_file() else ""
+
+    own = ws.project if ws else None
+    made, out = reader.trials(home, experiments, filter_string, tags, project=own, here=images)
     names = {name for trial in made for name in trial.settings}
     for name in by:
         if name not in names:
@@ -367,7 +376,14 @@ def _tracked(
     left, fingerprint = ws.unfinished(training.made), training.fingerprint
     with (
         _resumable(left, fingerprint) as run_id,
-        session.run(ws.root, about.experiment, about.name, run_id=run_id, watched=True) as run,
+        session.run(
+            ws.tracking,
+            about.experiment,
+            about.name,
+            project=ws.project,
+            run_id=run_id,
+            watched=True,
+        ) as run,
         training.crew.work(training.arguments, [training.lock, *run.open], run.points) as follow,
     ):
         checkpoints.remember_run(left, run.id, fingerprint)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from uotft.core import environment, signals
 from uotft.core.errors import Interrupted, Pruned, UserError, WorkerFailed
 from uotft.core.settings import Params
 from uotft.core.signals import StopRequest
+from uotft.pipeline.workspace import Workspace
 from uotft.runs import processes
 from uotft.runs.processes import Crew, Fleet
 from uotft.tracking import session
@@ -103,21 +103,21 @@ def _wait_for(wanted: Future[R], futures: Sequence[Future[R]]) -> None:
 
 
 @contextmanager
-def pool(fleet: Fleet, root: Path, width: int) -> Iterator[Pool]:
-    """Start ``width`` crews on the project in ``root``, and one process that sends runs to MLflow.
+def pool(fleet: Fleet, ws: Workspace, width: int) -> Iterator[Pool]:
+    """Start ``width`` crews on a project, and one process that sends their runs to MLflow.
 
     Each crew gets its share of the GPUs. The workers of several crews print only warnings and
     errors, since their progress bars would overwrite each other on one terminal.
     """
     asked = StopRequest()
     with ExitStack() as stack:
-        stack.enter_context(session.sending(root))
+        stack.enter_context(session.sending(ws.tracking))
         crews: list[Crew] = []
         for place in range(width):
             changes = environment.share_of_gpus(place, fleet.processes)
             if width > 1:
                 changes[environment.LOG_LEVEL] = "WARNING"
-            crews.append(stack.enter_context(processes.crew(fleet, root, changes, asked)))
+            crews.append(stack.enter_context(processes.crew(fleet, ws.root, changes, asked)))
             crews[-1].start()
         made = Pool(crews, asked)
         stack.callback(made.close)

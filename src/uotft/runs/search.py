@@ -96,8 +96,8 @@ def _run_missing(
     if aside := freshness.claim(folder, fingerprint):
         logger.warning(aside)
     before = checkpoints.run_id(folder)
-    about = ws.root, plan.target, f"search-{folder.name}"
-    with session.run(*about, run_id=before, watched=True) as run:
+    about = ws.tracking, plan.target, f"search-{folder.name}"
+    with session.run(*about, project=ws.project, run_id=before, watched=True) as run:
         checkpoints.remember_run(folder, run.id, fingerprint)
         start = {f"default.{name}": value for name, value in default.items()}
         run.begin({**_described(plan, space), **start}, _tags(ws, plan) | store.versions(ws.root))
@@ -107,7 +107,7 @@ def _run_missing(
         left = {trial.number for trial in record.trials() if trial.state == "running"}
         wanted = 1 if plan.prune else plan.jobs
         at_once = min(width(ws.params, fleet.processes, wanted), len(plan.seeds))
-        with pool(fleet, ws.root, at_once) as crews:
+        with pool(fleet, ws, at_once) as crews:
             while trial := record.next(most):
                 if trial.number in left:
                     say(f"going on with trial {trial.number}, which was interrupted")

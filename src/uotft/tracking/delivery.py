@@ -38,8 +38,9 @@ class Early(Exception):
 class Delivery:
     """Sends one folder of the outbox; the call after an exception resumes where that stopped."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self.root, self.folder, self.about = root, folder, storage.read_json(folder / outbox.RUN)
+    def __init__(self, home: Path, folder: Path) -> None:
+        self.home, self.folder, self.about = home, folder, storage.read_json(folder / outbox.RUN)
+        self.project = self.about.get(store.PROJECT, "")
         self.mlflow: Any = None
         self.client: Any = None
         self.run_id, self.place, self.done = "", 0, 0  # done: number of events sent
@@ -54,7 +55,7 @@ class Delivery:
             return
         if not self.run_id:
             self._send_earlier()
-            self.mlflow = store.connect(self.root, self.about["experiment"], self.about["store"])
+            self.mlflow = store.connect(self.home, self.about["experiment"], self.about["store"])
             self.client = self.mlflow.MlflowClient()
             self.run_id = self._run(events[0]["at"])
         self._points()
@@ -85,7 +86,7 @@ class Delivery:
         """The failure, in one line."""
         if isinstance(error, Early | UserError):
             return str(error)
-        return f"MLflow at {store.store_uri(self.root, self.about['store'])}: {store.brief(error)}"
+        return f"MLflow at {store.store_uri(self.home, self.about['store'])}: {store.brief(error)}"
 
     def _note_progress(self) -> None:
         storage.write_json(self.folder / outbox.SENT, {"events": self.done})
@@ -95,15 +96,22 @@ class Delivery:
         ident, number = self.folder.stem, int(self.folder.suffix[1:])
         for before in range(1, number):
             path = self.folder.with_name(f"{ident}.{before}")
-            if path.is_dir() and (why := send_left(self.root, path)):
+            if self._is_earlier(path) and (why := send_left(self.home, path)):
                 raise Early(why)
+
+    def _is_earlier(self, path: Path) -> bool:
+        """Whether it is there, and of this project: a copied project has ids of the original's."""
+        with suppress(UserError):
+            about = storage.read_json(path / outbox.RUN)
+            return bool(about.get(store.PROJECT, "") == self.project)
+        return False
 
     def _run(self, began: int) -> str:
         """MLflow's id of the run, which is created if the store does not have it."""
         if weights := self.about.get("weights"):
-            run = store.newest(self.mlflow, store.made(weights))
+            run = store.newest(self.mlflow, store.made(weights), self.project)
         else:
-            run = store.find(self.mlflow, self.about["id"])
+            run = store.find(self.mlflow, self.about["id"], self.project)
         if run:
             with suppress(UserError):  # nothing is sent yet
                 self.done = storage.read_json(self.folder / outbox.SENT)["events"]
@@ -115,6 +123,7 @@ class Delivery:
         else:
             tags = {store.ID: self.about["id"], "mlflow.user": getuser(), **self._parent()}
             tags |= {notes.SOURCE: "uotft", "mlflow.source.type": "LOCAL"}
+            tags |= {store.PROJECT: self.project} if self.project else {}
             experiment = self.mlflow.get_experiment_by_name(self.about["experiment"])
             number, name = experiment.experiment_id, self.about["name"]
             run = self.client.create_run(number, start_time=began, tags=tags, run_name=name)
@@ -125,7 +134,7 @@ class Delivery:
         """The tag that names the parent run; ``Early`` if the parent is not in the store yet."""
         if not self.about["parent"]:
             return {}
-        if parent := store.find(self.mlflow, self.about["parent"]):
+        if parent := store.find(self.mlflow, self.about["parent"], self.project):
             return {PARENT: parent.info.run_id}
         raise Early(f"{self.folder}: its parent run is not in MLflow yet")
 
@@ -246,11 +255,11 @@ class Delivery:
         self.client.set_terminated(self.run_id, status, at)
 
 
-def send(root: Path, folder: Path) -> str:
+def send(home: Path, folder: Path) -> str:
     """Send a folder that no process writes any more; returns why that failed, or ""."""
     try:
         with locks.exclusive(folder / outbox.SENDER, f"{folder}: another process is sending it"):
-            delivery = Delivery(root, folder)
+            delivery = Delivery(home, folder)
             try:
                 delivery.finish()
             except Exception as error:  # noqa: BLE001  the folder stays, however the store fails
@@ -260,25 +269,25 @@ def send(root: Path, folder: Path) -> str:
     return ""
 
 
-def send_left(root: Path, folder: Path) -> str:
+def send_left(home: Path, folder: Path) -> str:
     """Send a folder whose process has ended; a run whose process died is marked KILLED."""
     try:
         with locks.exclusive(folder / outbox.OWNER, f"{folder}: its training is still running"):
             if not (folder / outbox.RUN).is_file():  # another process has just sent it
                 return ""
             outbox.close(folder)
-            return send(root, folder)
+            return send(home, folder)
     except UserError as error:
         return str(error)
 
 
-def sync(root: Path) -> Iterator[tuple[bool, str]]:
+def sync(home: Path) -> Iterator[tuple[bool, str]]:
     """Send each folder of the outbox; yields, for each, whether it is gone and a message.
 
     Repeats as long as a round sends at least one, because a child run has to wait for its parent,
     and test metrics for their run.
     """
-    folders = (store.home(root) / outbox.OUTBOX).glob("*.*")
+    folders = (home / outbox.OUTBOX).glob("*.*")
     waiting = sorted(folders, key=lambda path: path.stat().st_mtime)
     while waiting:
         failed = []
@@ -286,7 +295,7 @@ def sync(root: Path) -> Iterator[tuple[bool, str]]:
             if not (folder / outbox.RUN).is_file():  # another process has sent it
                 continue
             name = storage.read_json(folder / outbox.RUN)["name"]
-            if why := send_left(root, folder):
+            if why := send_left(home, folder):
                 failed.append((folder, f"{name}: {why}"))
             else:
                 yield True, f"{name}: sent"
@@ -302,14 +311,16 @@ def sync(root: Path) -> Iterator[tuple[bool, str]]:
 
 
 def log_test(
-    root: Path,
+    home: Path,
     experiment: str,
     model: str,
     numbers: dict[str, float],
     answers: dict[int, Answers],
     confusion: list[list[int]],
+    *,
+    project: str = "",
 ) -> str:
-    """Add test metrics to the newest run that made the weights ``model`` (SHA-256).
+    """Add test metrics to the project's newest run that made the weights ``model`` (SHA-256).
 
     The ``answers`` (of one seed) and the confusion matrix become artifacts in test/. Returns why
     that failed, or "". There may be no such run, because DVC can restore a stage from its cache
@@ -318,12 +329,13 @@ def log_test(
     (own,) = answers.values()
     name = f"test of {model[:12]}"
     about = {"id": f"test-{model}", "experiment": experiment, "name": name, "weights": model}
-    with outbox.written(root, about) as folder, TemporaryDirectory(prefix="uotft-") as kept:
+    about |= {"project": project} if project else {}
+    with outbox.written(home, about) as folder, TemporaryDirectory(prefix="uotft-") as kept:
         storage.write_answers(Path(kept) / "predictions.npz", answers)
         confused = {"classes": own.names, "confusion": confusion}
         storage.write_json(Path(kept) / "confusion.json", confused)
         outbox.Run(folder).test(numbers, Path(kept))
-        why = send(root, folder)
+        why = send(home, folder)
         others = [p for p in folder.parent.glob("*.*") if not p.name.startswith(("test-", "."))]
         if why == NO_RUN and not others:
             shutil.rmtree(folder)

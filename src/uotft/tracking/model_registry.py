@@ -9,23 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from uotft.core.errors import UserError
-from uotft.tracking.store import NOTE, WEIGHTS, existing, made, newest, open_store
+from uotft.tracking.store import NOTE, WEIGHTS, existing, made, newest, open_store, project_of
 
 ALIAS = r"(?!latest$|v\d+$)[\w-]+"  # MLflow's rule, checked here before anything is registered
 ACCURACIES = ("val/", "test/")  # prefixes of the accuracies among the metrics
 
 
-def register(root: Path, name: str, alias: str, *, run: str = "", weights: str = "") -> str:
-    """Register the model of a run, or of the newest run that made ``weights`` (SHA-256).
+def register(
+    home: Path, name: str, alias: str, *, run: str = "", weights: str = "", project: str = ""
+) -> str:
+    """Register the model of a run, or of the project's newest run that made ``weights`` (SHA-256).
 
-    ``run`` is an id or a name; of several runs with that name, the newest is used. The new version
-    gets the run's tags, accuracies (as tags) and description. Returns a message for the user.
+    ``run`` is an id or a name; of several runs of the project with that name, the newest is used.
+    The new version gets the run's tags, accuracies (as tags) and description. Returns a message for
+    the user.
     """
     if alias and not re.fullmatch(ALIAS, alias, re.IGNORECASE):
         raise UserError(f"--alias: got {alias!r}; use letters, digits, _ and -, but not latest or "
                         "v1, which MLflow reserves")  # fmt: skip
-    mlflow = open_store(root)
-    found = _run(mlflow, run) if run else newest(mlflow, made(weights), everywhere=True)
+    mlflow = open_store(home)
+    if run:
+        found = _run(mlflow, run, project)
+    else:
+        found = newest(mlflow, made(weights), project, everywhere=True)
     if found is None:
         raise UserError(f"no run in the store made the weights {weights[:12]}…: train them again")
     client, facts = mlflow.MlflowClient(), found.data
@@ -47,19 +53,20 @@ def register(root: Path, name: str, alias: str, *, run: str = "", weights: str =
     return f"{uris}: {which}" if new else f"{uris}: registered before, with the weights of {which}"
 
 
-def _run(mlflow: Any, wanted: str) -> Any:
-    """The run with the id ``wanted``, or the newest of that name; it must have a model."""
+def _run(mlflow: Any, wanted: str, project: str) -> Any:
+    """The run with the id ``wanted``, or the project's newest of that name; it needs a model."""
     has_model = f"tags.`{WEIGHTS}` != ''"
     found = existing(mlflow, wanted)
     if (
         found is None and "'" not in wanted and wanted.isprintable()
     ):  # a filter cannot hold other names
-        found = newest(mlflow, f"attributes.run_name = '{wanted}' and {has_model}", everywhere=True)
+        named = f"attributes.run_name = '{wanted}' and {has_model}"
+        found = newest(mlflow, named, project, everywhere=True)
     if found is None or WEIGHTS not in found.data.tags:
         runs = mlflow.search_runs(
             search_all_experiments=True, filter_string=has_model, output_format="list"
         )
-        known = sorted({run.info.run_name for run in runs})
+        known = sorted({run.info.run_name for run in runs if project_of(run) == project})
         raise UserError(
             f"RUN: got {wanted!r}, but the store has no such run with a model; known are "
             f"{', '.join(known) or 'none: `uotft train` makes some'}"

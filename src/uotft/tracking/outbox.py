@@ -1,6 +1,6 @@
 """The outbox: keeps a run on disk until MLflow has it, so that no training waits for a server.
 
-    unsent/ID.N/run.json       the run: id, experiment, name, parent, store
+    unsent/ID.N/run.json       the run: id, experiment, name, project, parent, store
     unsent/ID.N/points.jsonl   metrics by step; the workers write it
     unsent/ID.N/events.jsonl   the event log: begin, tag, table, files, model, test, end
     unsent/ID.N/files/         artifacts, as hard links: these stay when the originals are replaced
@@ -8,11 +8,13 @@
     unsent/ID.N/refused.jsonl  parts that MLflow refused for good; the folder then stays
 
 ID is our own id of the run, because MLflow assigns its ids only later. N counts how often the run
-was started or resumed. `session` writes such a folder; `delivery` sends and removes it.
+was started or resumed. Projects that share a store share its outbox. `session` writes such a
+folder; `delivery` sends and removes it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from uotft.core import environment, jsonl, locks, storage
-from uotft.tracking.store import home
 
 OUTBOX = "unsent"  # the folder keeps this name, since projects have it
 RUN, POINTS, EVENTS = "run.json", "points.jsonl", "events.jsonl"
@@ -96,17 +97,27 @@ class Run:
 
 
 @contextmanager
-def written(root: Path, about: dict[str, str]) -> Iterator[Path]:
+def written(home: Path, about: dict[str, str]) -> Iterator[Path]:
     """Make a folder in the outbox, which this process owns during the block.
 
     The folder appears together with its run.json, so no reader finds one without it.
     """
-    folder = home(root) / OUTBOX
+    folder = home / OUTBOX
     made = storage.new_folder(folder / "new")
     with locks.exclusive(made / OWNER, f"{made}: another process owns it"):
         storage.write_json(made / RUN, about | {"store": environment.tracking_uri()})
-        before = [int(path.suffix[1:]) for path in folder.glob(f"{about['id']}.*")]
-        yield made.rename(folder / f"{about['id']}.{max(before, default=0) + 1}")
+        yield _numbered(made, folder, about["id"])
+
+
+def _numbered(made: Path, folder: Path, ident: str) -> Path:
+    """Rename a folder to ID.N, with the first free N after all others of the same id."""
+    while True:
+        before = [int(path.suffix[1:]) for path in folder.glob(f"{ident}.*")]
+        try:
+            return made.rename(folder / f"{ident}.{max(before, default=0) + 1}")
+        except OSError as error:  # another process was faster: two can test the same weights
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def close(folder: Path) -> None:

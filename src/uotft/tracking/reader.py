@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,20 +13,30 @@ from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import Answers, Floats, Origin, Trial
 from uotft.tracking.notes import CLASSES, NONE
-from uotft.tracking.store import WEIGHTS, is_there, open_store, store_uri
+from uotft.tracking.store import PROJECT, WEIGHTS, is_there, open_store, project_of, store_uri
 
 PAGE = 200  # runs per request
 
 
 def trials(
-    root: Path, experiments: list[str], filter_string: str, tags: dict[str, str]
+    home: Path,
+    experiments: list[str],
+    filter_string: str,
+    tags: dict[str, str],
+    *,
+    project: str | None = "",
+    here: Callable[[str], str] = lambda target: "",
 ) -> tuple[list[Trial], Counter[str]]:
     """The finished trainings among the matching runs, and {reason: number of runs left out}.
 
     Without ``experiments``, searches all. ``filter_string`` is in MLflow's syntax; all ``tags``
     must match. If no training is found, a ``UserError`` says what the store has.
+
+    ``project`` is the one that asks, None if none does, and ``here`` is the SHA-256 of its images
+    of a target, or "". Projects may call other images by one name: then the target of those that do
+    not ask is TARGET (PROJECT).
     """
-    mlflow = reader(root)
+    mlflow = reader(home)
     made: list[Trial] = []
     out: Counter[str] = Counter()
     for run in _search(mlflow, experiments, filter_string):
@@ -33,28 +45,53 @@ def trials(
         else:
             made.append(_trial(mlflow, run))
     if not made:
-        raise UserError(_nothing(mlflow, root, experiments, filter_string, tags, out))
-    return made, out
+        raise UserError(_nothing(mlflow, home, experiments, filter_string, tags, out))
+    return _told_apart(made, project, here), out
 
 
-def origins(root: Path, experiments: list[str]) -> dict[str, Origin]:
-    """{SHA-256 of weights: the newest finished run that made them}, in these experiments."""
-    mlflow = reader(root)
+def _told_apart(made: list[Trial], project: str | None, here: Callable[[str], str]) -> list[Trial]:
+    """The trials, with other targets where projects tested other images of one target's name."""
+    tested: dict[str, dict[str, set[str]]] = {}  # {target: {project: SHA-256 of its images}}
+    for trial in made:
+        of_project = tested.setdefault(trial.target, {}).setdefault(_project(trial), set())
+        of_project.add(trial.answers.data if trial.answers else "")
+    for target, found in tested.items():
+        if project is not None and (own := here(target)):
+            found.setdefault(project, set()).add(own)
+
+    def named(trial: Trial) -> str:
+        found, own = tested[trial.target], _project(trial)
+        images = set[str]().union(*found.values())
+        if own == project or len(found) == 1 or (len(images) == 1 and "" not in images):
+            return trial.target
+        return f"{trial.target} ({own or '.'})"
+
+    return [replace(trial, target=named(trial)) for trial in made]
+
+
+def _project(trial: Trial) -> str:
+    return trial.settings.get(PROJECT, "")
+
+
+def origins(home: Path, experiments: list[str], project: str = "") -> dict[str, Origin]:
+    """{SHA-256 of weights: the project's newest finished run that made them}."""
+    mlflow = reader(home)
     known = {e.name for e in mlflow.search_experiments()}
     names = [name for name in experiments if name in known]
     runs = _search(mlflow, names, "status = 'FINISHED'") if names else []
-    ordered = sorted(runs, key=lambda run: int(run.info.start_time))
+    own = [run for run in runs if project_of(run) == project]
+    ordered = sorted(own, key=lambda run: int(run.info.start_time))
     return {run.data.tags[WEIGHTS]: _origin(run) for run in ordered if WEIGHTS in run.data.tags}
 
 
-def reader(root: Path) -> Any:
+def reader(home: Path) -> Any:
     """The mlflow module, connected to an existing store; a ``UserError`` if there is none."""
-    if not is_there(root):
+    if not is_there(home):
         raise UserError(
-            f"{root / 'mlflow.db'} is missing, so there are no runs: run `uotft train`, or set "
+            f"{home / 'mlflow.db'} is missing, so there are no runs: run `uotft train`, or set "
             "MLFLOW_TRACKING_URI to another store"
         )
-    return open_store(root)
+    return open_store(home)
 
 
 def _search(mlflow: Any, experiments: list[str], filter_string: str) -> list[Any]:
@@ -92,7 +129,7 @@ def _lacks(run: Any, tags: dict[str, str]) -> str:
 
 
 def _nothing(
-    mlflow: Any, root: Path, experiments: list[str], filter_string: str, tags: dict[str, str],
+    mlflow: Any, home: Path, experiments: list[str], filter_string: str, tags: dict[str, str],
     out: Counter[str],
 ) -> str:  # fmt: skip
     """The message if no run can be compared."""
@@ -103,7 +140,7 @@ def _nothing(
     wanted += [f"--tag {name}={value}" for name, value in tags.items()]
     left = f"; left out: {left_out(out)}" if out else ""
     return (
-        f"{store_uri(root)}: no finished training with test metrics"
+        f"{store_uri(home)}: no finished training with test metrics"
         f"{' for ' + ', '.join(wanted) if wanted else ''}{left}. The store has {there}"
     )
 
@@ -130,7 +167,8 @@ def _trial(mlflow: Any, run: Any) -> Trial:
         strategy=params["strategy"],
         seed=int(params["seed"]),
         test={name: run.data.metrics[f"test/{name}"] for name in ("top1", "mean_per_class")},
-        settings={k: v for k, v in params.items() if k != CLASSES and v != NONE},
+        settings={k: v for k, v in params.items() if k != CLASSES and v != NONE}
+        | ({PROJECT: tags[PROJECT]} if PROJECT in tags else {}),
         curve={point.step: point.value for point in sorted(history, key=lambda p: p.step)},
         selection=selection,
         plan_KT=plan_KT,

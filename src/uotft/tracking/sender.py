@@ -1,6 +1,6 @@
 """The process that sends runs to MLflow while trainings write them.
 
-    python -m uotft.tracking.sender ROOT
+    python -m uotft.tracking.sender HOME
 
 Standard input names the folders of the outbox, a line each. It is a pipe that the trainings and
 their workers hold open. It closes when all of them have ended, for whatever reason; then the sender
@@ -31,12 +31,12 @@ logger = logging.getLogger("uotft.tracking.sender")  # __name__ is __main__ here
 class Folder:
     """One folder of the outbox, which no other process sends meanwhile."""
 
-    def __init__(self, root: Path, path: Path) -> None:
+    def __init__(self, home: Path, path: Path) -> None:
         self.path = path
         self.held = ExitStack()
         busy = f"{path}: another process is sending it"
         self.held.enter_context(locks.exclusive(path / SENDER, busy))
-        self.delivery = Delivery(root, path)
+        self.delivery = Delivery(home, path)
         self.failed = 0  # attempts that failed, in a row
         self.due = 0.0
 
@@ -79,7 +79,7 @@ class Folder:
         return False
 
 
-def main(root: Path) -> int:
+def main(home: Path) -> int:
     """Send all folders that standard input names; returns 0, or 1 if a part is not sent."""
     folders: list[Folder] = []
     rest, is_over = b"", False
@@ -91,7 +91,7 @@ def main(root: Path) -> int:
             *names, rest = (rest + found).split(b"\n")
             for name in names:
                 try:
-                    folders.append(Folder(root, Path(os.fsdecode(name))))
+                    folders.append(Folder(home, Path(os.fsdecode(name))))
                 except UserError as error:  # another process sends it already
                     logger.warning(error)
         for folder in [f for f in folders if f.due <= monotonic() and not is_over]:

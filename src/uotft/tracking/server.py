@@ -1,4 +1,4 @@
-"""Serves MLflow's page on a project's runs, in one process, until the user stops it.
+"""Serves MLflow's page on the runs of a store, in one process, until the user stops it.
 
 MLflow checks the Host and Origin of a request but has no passwords: each client that it answers can
 read and change everything. So by default it listens only on this machine.
@@ -19,7 +19,7 @@ from time import sleep
 
 from uotft.core import environment, signals
 from uotft.core.errors import UserError
-from uotft.tracking.store import home, make_store, store_uri
+from uotft.tracking.store import make_store, store_uri
 
 POLL_S = 0.2
 AT_ONCE = 64  # connections; others get "try again", so that all request bodies fit into memory
@@ -32,19 +32,19 @@ QUIET = {
 }
 
 
-def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(home: Path, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve the store until Ctrl-C or SIGTERM; ``say`` gets the addresses once the page answers.
 
     A taken port, a store that is a server itself, and a server that fails are a ``UserError``.
     """
-    uri = store_uri(root)
+    uri = store_uri(home)
     if uri.startswith(("http:", "https:")):
         raise UserError(f"MLFLOW_TRACKING_URI: {uri} is already a server; open it in a browser")
     with suppress(KeyboardInterrupt), signals.as_ctrl_c():  # Ctrl-C is the normal end
         _must_be_free(host, port)
-        make_store(root)
+        make_store(home)
         with signals.running(
-            _command(uri, host, port, home(root) / "mlruns"),
+            _command(uri, host, port, home / "mlruns"),
             env=environment.child(QUIET),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -31,16 +31,25 @@ _sender: ContextVar[Sender | None] = ContextVar("_sender", default=None)
 
 @contextmanager
 def run(
-    root: Path, experiment: str, name: str, *, run_id: str = "", watched: bool = False
+    home: Path,
+    experiment: str,
+    name: str,
+    *,
+    project: str = "",
+    run_id: str = "",
+    watched: bool = False,
 ) -> Iterator[Run]:
     """A run: FINISHED at the end of the block, KILLED if interrupted, FAILED on other exceptions.
 
-    With ``run_id`` (our own id) it resumes that run, if the store still has it. Inside the block of
-    another run it becomes that run's child. With ``watched`` a separate process sends it meanwhile.
+    Its store is in the folder ``home``. With ``run_id`` (our own id) it resumes that run, if the
+    store still has it. Inside the block of another run it becomes that run's child. With
+    ``watched`` a separate process sends it meanwhile. ``project`` names the project, unless its
+    folder is ``home``.
     """
     ident = run_id or uuid4().hex
     about = {"id": ident, "experiment": experiment, "name": name, "parent": _around.get()}
-    with written(root, about) as folder, _sent(root, folder, watched) as held:
+    about |= {"project": project} if project else {}
+    with written(home, about) as folder, _sent(home, folder, watched) as held:
         made, status, outer = Run(folder, ident, held), "FAILED", _around.set(ident)
         try:
             yield made
@@ -54,7 +63,7 @@ def run(
 
 
 @contextmanager
-def sending(root: Path) -> Iterator[Sender]:
+def sending(home: Path) -> Iterator[Sender]:
     """One process for all runs of the block that are watched, however they overlap.
 
     Such a run ends without waiting for MLflow; the end of the block waits for all.
@@ -63,7 +72,7 @@ def sending(root: Path) -> Iterator[Sender]:
     if outer is not None:
         yield outer
         return
-    sender = Sender(root)
+    sender = Sender(home)
     token = _sender.set(sender)
     try:
         yield sender
@@ -75,8 +84,8 @@ def sending(root: Path) -> Iterator[Sender]:
 class Sender:
     """The process that sends runs to MLflow; it starts with the first folder it gets."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.folders = root, list[Path]()
+    def __init__(self, home: Path) -> None:
+        self.home, self.folders = home, list[Path]()
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
         self._lock = Lock()  # trainings in several threads share it
@@ -97,7 +106,7 @@ class Sender:
     def _start(self) -> None:
         theirs, ours = os.pipe()
         # its own session: so it survives Ctrl-C and the end of this process, and can send the rest
-        command = [sys.executable, "-m", "uotft.tracking.sender", str(self.root)]
+        command = [sys.executable, "-m", "uotft.tracking.sender", str(self.home)]
         self._process = subprocess.Popen(command, stdin=theirs, start_new_session=True)
         os.close(theirs)
         if self._pipe >= 0:
@@ -131,19 +140,19 @@ class Sender:
 
 
 @contextmanager
-def _sent(root: Path, folder: Path, watched: bool) -> Iterator[Sequence[int]]:
+def _sent(home: Path, folder: Path, watched: bool) -> Iterator[Sequence[int]]:
     """Send a folder, while the block writes it (``watched``) or after the block.
 
     Yields the file descriptors that workers must inherit.
     """
     if watched:
-        with sending(root) as sender:
+        with sending(home) as sender:
             yield [sender.take(folder)]
         return
     try:
         yield ()
     finally:
-        _warn_of_rest(folder, send(root, folder))
+        _warn_of_rest(folder, send(home, folder))
 
 
 def _warn_of_rest(folder: Path, why: str = "") -> None:

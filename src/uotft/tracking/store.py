@@ -1,9 +1,9 @@
 """The MLflow store: its place, how it is opened, which runs it has.
 
-By default it is mlflow.db in the project's root, with artifacts in mlruns/, where a plain
-``mlflow ui`` looks; MLFLOW_TRACKING_URI names another. Creating the database takes seconds and
-fails if two processes try at once, so processes take turns at it. DVC runs queued experiments in
-copies of the project; their runs go to the store of the original project.
+By default it is mlflow.db in ``home``, a folder that projects can share, with artifacts in mlruns/,
+where a plain ``mlflow ui`` looks; MLFLOW_TRACKING_URI names another. Creating the database takes
+seconds and fails if two processes try at once, so processes take turns at it. A run of a project
+that keeps its runs elsewhere than in its own folder has a tag with the project's name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from uotft.core import dvc, environment, locks, paths, storage
 from uotft.core.errors import UserError
 
 ID = "uotft.run"  # the tag with our own id of a run, which exists before MLflow's
+PROJECT = "project"  # the tag with the project, in a store that is not in the project's own folder
 WEIGHTS = "model.sha256"  # the tag with the SHA-256 of the weights that a run made
 NOTE = "mlflow.note.content"  # the tag that MLflow's page shows as the run's description
 TURN_S = 120  # longest time that a process waits for its turn, should a server hang
@@ -27,37 +28,32 @@ EXPERIMENT = {"name": "dvc.exp.name", "baseline": "dvc.exp.baseline"}
 INPUTS = ("prepare", "pretrain", "embed", "overlap")  # stages whose outputs become tags of a run
 
 
-def home(root: Path) -> Path:
-    """The project with the store: ``root``, or if that is DVC's copy of a project, the original."""
-    return Path(environment.dvc_experiment().get("root", root))
+def store_uri(home: Path, given: str | None = None) -> str:
+    """The store's address: ``given``, or MLFLOW_TRACKING_URI, or mlflow.db in ``home``.
 
-
-def store_uri(root: Path, given: str | None = None) -> str:
-    """The store's address: ``given``, or MLFLOW_TRACKING_URI, or mlflow.db in the project's root.
-
-    A relative path of a database is relative to the root, not to the current folder.
+    A relative path of a database is relative to ``home``, not to the current folder.
     """
     uri = environment.tracking_uri() if given is None else given
     scheme, slashes, path = uri.partition(":///")
     if scheme in ("", "sqlite"):
         file, mark, options = path.partition("?")
-        return paths.sqlite(home(root) / unquote(file or "mlflow.db")) + mark + options
+        return paths.sqlite(home / unquote(file or "mlflow.db")) + mark + options
     return scheme + slashes + path
 
 
-def make_store(root: Path) -> None:
+def make_store(home: Path) -> None:
     """Create the database if it is missing, before MLflow's server would: that takes no turns."""
-    with _turn(root):
-        if not is_there(root):
-            _mlflow(store_uri(root)).search_experiments(max_results=1)
-            _share(store_uri(root))
+    with _turn(home):
+        if not is_there(home):
+            _mlflow(store_uri(home)).search_experiments(max_results=1)
+            _share(store_uri(home))
 
 
-def open_store(root: Path) -> Any:
+def open_store(home: Path) -> Any:
     """The mlflow module, connected to the store; a ``UserError`` if the store does not answer."""
-    uri = store_uri(root)
+    uri = store_uri(home)
     try:
-        make_store(root)
+        make_store(home)
         mlflow = _mlflow(uri)
         mlflow.search_experiments(max_results=1)
     except Exception as error:  # noqa: BLE001  servers, databases and drivers raise anything
@@ -67,19 +63,19 @@ def open_store(root: Path) -> Any:
     return mlflow
 
 
-def is_there(root: Path) -> bool:
+def is_there(home: Path) -> bool:
     """Whether the store exists; a server is assumed to."""
-    database = paths.of_sqlite(store_uri(root))
+    database = paths.of_sqlite(store_uri(home))
     return database is None or database.is_file()
 
 
-def connect(root: Path, experiment: str, given: str | None = None) -> Any:
+def connect(home: Path, experiment: str, given: str | None = None) -> Any:
     """The mlflow module, connected to the store; creates ``experiment`` and makes it active."""
-    uri = store_uri(root, given)
+    uri = store_uri(home, given)
     mlflow = _mlflow(uri)
-    with _turn(root):
+    with _turn(home):
         if mlflow.get_experiment_by_name(experiment) is None:
-            artifacts = home(root) / "mlruns" / experiment
+            artifacts = home / "mlruns" / experiment
             local = artifacts.as_uri() if paths.of_sqlite(uri) else None
             mlflow.create_experiment(experiment, artifact_location=local)
         mlflow.set_experiment(experiment)
@@ -93,8 +89,8 @@ def _share(uri: str) -> None:
         storage.share(database)
 
 
-def _turn(root: Path) -> AbstractContextManager[Any]:
-    return locks.waiting(home(root) / ".mlflow.lock", TURN_S)
+def _turn(home: Path) -> AbstractContextManager[Any]:
+    return locks.waiting(home / ".mlflow.lock", TURN_S)
 
 
 def _mlflow(uri: str) -> Any:
@@ -126,20 +122,25 @@ def existing(mlflow: Any, run_id: str) -> Any:
     return found if found and found.info.lifecycle_stage == "active" else None
 
 
-def find(mlflow: Any, run_id: str) -> Any:
-    """The run with our own id, or None."""
-    return newest(mlflow, f"tags.`{ID}` = '{run_id}'", everywhere=True)
+def find(mlflow: Any, run_id: str, project: str = "") -> Any:
+    """The run of a project with our own id, or None; a copied project has ids of the original's."""
+    return newest(mlflow, f"tags.`{ID}` = '{run_id}'", project, everywhere=True)
 
 
-def newest(mlflow: Any, wanted: str, *, everywhere: bool = False) -> Any:
-    """The newest run that matches MLflow's filter, or None; in the active experiment or in all."""
+def newest(mlflow: Any, wanted: str, project: str = "", *, everywhere: bool = False) -> Any:
+    """The newest run of a project that matches MLflow's filter, or None.
+
+    In the active experiment or in all. ``project`` is "" where the project is the store's folder.
+    """
     runs = mlflow.search_runs(
-        filter_string=wanted,
-        search_all_experiments=everywhere,
-        output_format="list",
-        max_results=1,
+        filter_string=wanted, search_all_experiments=everywhere, output_format="list"
     )
-    return runs[0] if runs else None
+    return next((run for run in runs if project_of(run) == project), None)
+
+
+def project_of(run: Any) -> str:
+    """The project of a run: its path from the store's folder, or "" if it is that folder."""
+    return str(run.data.tags.get(PROJECT, ""))
 
 
 def made(weights: str) -> str:
