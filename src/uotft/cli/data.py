@@ -60,6 +60,19 @@ def prepare(
 
 
 @app.command()
+def fetch() -> None:
+    """Fetch the images of the classes that selections keep, where the source comes by class.
+
+    A stage of such projects. Asks for ImageNet's terms once; a broken download resumes.
+    """
+    from uotft.core.progress import track
+    from uotft.pipeline.source_classes import fetch
+
+    for line in fetch(workspace(), track):
+        typer.echo(line)
+
+
+@app.command()
 def verify(
     name: Annotated[
         str, typer.Argument(help="A data set; without one, all outputs in dvc.lock.")

@@ -206,14 +206,40 @@ def _number(text: str | None) -> int | str | None:
 
 
 def train(
-    dataset: Dataset,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="A data set of params.yaml; or a public one, such as dogs, or your own folder, "
+            "zip or list of images, in a project of its own."
+        ),
+    ],
     source: Annotated[
-        str, typer.Option(help="Old images, a folder or zip; --dataset is one too, then.")
+        str,
+        typer.Option(
+            help="Older images to reuse: a folder, a zip, a list or a public set; by default the "
+            "classes of ImageNet that are selected."
+        ),
     ] = "",
     preset: Annotated[
         str,
-        typer.Option(help="With --source, settings to start from: paper; small needs no weights."),
+        typer.Option(
+            help="Settings that such a project begins with: paper, or small (no weights)."
+        ),
     ] = "",
+    backbone: Annotated[
+        str, typer.Option(help="Its network: resnet18, resnet50, moco:PATH, timm:NAME, …")
+    ] = "",
+    imagenet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your copy of ImageNet's training images, or a folder to fetch classes into; "
+            "remembered."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what it would fetch, and how long it would take."),
+    ] = False,
     strategy: Strategy = "uot",
     seed: Seed = 0,
     num_processes: Processes = 1,
@@ -234,44 +260,49 @@ def train(
 ) -> None:
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
-    What is missing upstream (prepare, pretrain, embed, units, select) is brought up to date first.
-    With --all, every cell of params.yaml on this target that has no model yet, --jobs at a time.
-    With two sets of images, --dataset and --source, in a project of their own: uotft-DATASET/.
-    With --set, with other settings than the pipeline's: variants/SETTINGS/models/.
-    """
-    from uotft.core.records import Cell
-    from uotft.runs import cells, job, processes
+    A public set or your own images get a project of their own, uotft-DATASET/. A plan comes first;
+    then everything is fetched, trained and tested that is missing, and an interrupted command goes
+    on when it is given again. Without --source, classes of ImageNet are selected by the weights
+    alone, and only their images are fetched.
 
-    folder = None
+    In a project, what is missing upstream (prepare, pretrain, embed, units, select) is brought up
+    to date first. With --all, every cell of params.yaml on this target that has no model yet,
+    --jobs at a time. With --set, with other settings: variants/SETTINGS/models/.
+    """
+    from uotft.core.progress import track
+    from uotft.core.records import Cell
+    from uotft.runs import cells, job, processes, whole
+
+    changes, order = overrides(set_, subset), None
+    if not (source or whole.is_known(dataset)):
+        source = "imagenet"
     if source:
-        folder, dataset = _project(source, dataset, strategy, preset)
-    elif preset:
-        raise UserError("--preset: add --source with the folder of your older images; a "
-                        "project that exists takes its settings from params.yaml")  # fmt: skip
-    ws = workspace(dataset, strategy, start=folder).with_changes(overrides(set_, subset))
+        order = whole.Order(dataset, source, preset, backbone, strategy, seed, tuple(changes))
+        dataset = order.target
+    elif preset or backbone:
+        raise UserError("--preset, --backbone: params.yaml has them for a data set of its own; "
+                        "change them there")  # fmt: skip
+    if imagenet:
+        whole.remember_imagenet(imagenet)
+    if dry_run:
+        ws = order.preview() if order else workspace(dataset, strategy)
+        for line in whole.planned(ws.with_changes(changes), Cell(dataset, strategy, seed)):
+            typer.echo(line)
+        return
+    folder = whole.ready(order, typer.echo) if order else None
+    ws = workspace(dataset, strategy, start=folder).with_changes(changes)
     fleet = processes.fleet(
         num_processes, num_machines, machine_rank, main_process_ip, main_process_port
     )
     if all_:
         typer.echo(cells.train(ws, dataset, fleet, jobs))
         return
+    cell = Cell(dataset, strategy, seed)
     with processes.crew(fleet, ws.root) as crew:
-        if lines := job.train(
-            ws, Cell(dataset, strategy, seed), crew, current=current, again=again
-        ):
+        if lines := job.train(ws, cell, crew, current=current, again=again):
             typer.echo(lines)
-
-
-def _project(source: str, target: str, strategy: str, preset: str) -> tuple[Path, str]:
-    """The project on two sets of images, made if need be, and its name for the target."""
-    from uotft.core import registry
-    from uotft.core.progress import track
-    from uotft.pipeline.init import project
-
-    registry.check("strategies", strategy, "strategy")  # before anything is made
-    folder, name = project(Path.cwd(), source, target, preset, track)
-    logger.info("in %s, with the settings of its params.yaml", folder)
-    return folder, name
+    if order and ws.by_class:
+        typer.echo(job.test(ws, cell, track))
 
 
 def forecast(dataset: Dataset) -> None:

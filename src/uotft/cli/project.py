@@ -17,17 +17,28 @@ logger = logging.getLogger(__name__)
 
 
 def init(
-    source: Annotated[
-        str, typer.Option(help="Source images, to reuse some of: a folder, zip or list.")
+    target: Annotated[
+        str, typer.Option(help="Your labelled images: a folder, zip or list; or a public set.")
     ],
-    target: Annotated[str, typer.Option(help="Your labelled images: a folder, zip or list.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Source images, to reuse some of: the same, or imagenet, of which the selected "
+            "classes are fetched. Without it the target is trained alone."
+        ),
+    ] = "",
     preset: Preset = "paper",
+    backbone: Annotated[
+        str, typer.Option(help="Its network: resnet18, resnet50, moco:PATH, timm:NAME, …")
+    ] = "",
 ) -> None:
     """Make this folder a project on two sets of images: write params.yaml and dvc.yaml."""
     from uotft.core.progress import track
-    from uotft.pipeline.init import init
+    from uotft.pipeline.init import Wanted, init
 
-    name = init(Path.cwd(), preset, source, target, track)
+    here = Path.cwd()
+    wanted = Wanted(preset, source, target, here, backbone, alone=not source)
+    name = init(here, wanted, track)
     typer.echo(f"settings are in params.yaml; next: uotft train --dataset {name}, or dvc repro")
 
 

@@ -43,7 +43,12 @@ def load(root: Path) -> Params:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
-    params = _check(Params, raw, str(path))
+    return checked(raw, str(path))
+
+
+def checked(raw: Any, path: str) -> Params:
+    """The content of a params.yaml, checked; ``path`` is how messages call it."""
+    params = _check(Params, raw, path)
     for name in params.datasets:  # these names become file names, and names of DVC's stages
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
             raise UserError(

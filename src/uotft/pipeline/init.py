@@ -14,6 +14,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -97,16 +98,29 @@ def pipeline(*, by_class: bool) -> str:
     return "# Select from the weights alone, fetch the kept classes, then train.\n\n" + made
 
 
+def target_of(wanted: Wanted) -> tuple[Path, str]:
+    """The folder of the project below ``wanted.home``, and its name for the target."""
+    name = given.images(wanted.target, wanted.home, wanted.home / "nowhere").name
+    return wanted.home / f"uotft-{name}", name
+
+
+def settings(wanted: Wanted) -> tuple[dict[str, Any], str]:
+    """The settings of the project below ``wanted.home``, as they are or would be; their file."""
+    folder, _ = target_of(wanted)
+    file = folder / "params.yaml"
+    if not file.exists():
+        return yaml.safe_load(render(_first(wanted), folder)), str(file)
+    return dict(storage.read_yaml(file)), str(file)
+
+
 def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
     """The project on two sets of images, below ``wanted.home``; the first call makes it.
 
     A preset, by default the paper's, and a backbone replace others unless somebody has edited the
     file. Returns the project's folder and the target's name.
     """
-    here = wanted.home
-    target = given.images(wanted.target, here, here / "nowhere")
-    folder = here / f"uotft-{target.name}"
-    first = replace(wanted, preset=wanted.preset or "paper", tracking=SHARED)
+    folder, name = target_of(wanted)
+    first = _first(wanted)
     if not (folder / "params.yaml").exists():
         return folder, init(folder, first, progress)
     params = config.load(folder)
@@ -120,7 +134,12 @@ def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
             )
     if wanted.preset or wanted.backbone:
         _choose(first, folder)
-    return folder, target.name
+    return folder, name
+
+
+def _first(wanted: Wanted) -> Wanted:
+    """What a project begins with where nothing else is said."""
+    return replace(wanted, preset=wanted.preset or "paper", tracking=SHARED)
 
 
 def _where(each: Given) -> str:
@@ -199,9 +218,13 @@ def render(wanted: Wanted, folder: Path) -> str:
     if wanted.alone:
         changes["strategies"] = "[none]"
     for key, value in changes.items():
-        made = re.sub(rf"^{key}: (\{{.*?\}}|\[.*?\]|\S+)", lambda _, k=key, v=value: f"{k}: {v}",
+        made = re.sub(rf"^{key}: (\{{.*?\}}|\[.*?\]|\S+)", partial(_replaced, f"{key}: {value}"),
                       made, flags=re.MULTILINE)  # fmt: skip
     return made
+
+
+def _replaced(line: str, _: re.Match[str]) -> str:
+    return line
 
 
 def _inside(section: dict[str, str]) -> str:

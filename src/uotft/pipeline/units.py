@@ -83,12 +83,7 @@ def _without_features(ws: Workspace) -> str:
 def _brought(path: Path, names: tuple[str, ...], weights: str) -> ClassBank:
     """A bank from elsewhere, its rows in the order of the source's classes ``names``."""
     bank = banks.brought(str(path))
-    if bank.weights and bank.weights != weights:
-        raise UserError(
-            f"source_means: {path} was made with other weights ({bank.weights[:12]}) than the "
-            f"backbone here has ({weights[:12]}): use the backbone that the bank was made with, or "
-            "`uotft bank make` with this one"
-        )
+    banks.made_with(bank, weights, "the project's backbone")
     place = {name: row for row, name in enumerate(bank.names)}
     if missing := [name for name in names if name not in place]:
         raise UserError(

@@ -285,6 +285,20 @@ def evaluate(
     return lines
 
 
+def test(ws: Workspace, cell: Cell, progress: Progress) -> str:
+    """Read the test part for one model, unless that has been done; a line for the user."""
+    file, model = ws.metrics(cell.target, cell.strategy), ws.cell("models", cell) / "model.json"
+    known: dict[str, Any] = storage.read_json(file) if file.is_file() else {}
+    own = known.get(str(cell.seed), {})
+    if own.get("model") == storage.read_json(model)["sha256"]:
+        return (
+            f"{cell}: test top-1 {own['top1']:.2f} %, mean per class {own['mean_per_class']:.2f} %"
+        )
+    others = {seed: found for seed, found in known.items() if seed != str(cell.seed)}
+    lines = evaluate(ws, cell.target, cell.strategy, progress, others, [cell.seed])
+    return next(line for line in lines if line.startswith(f"{cell}:"))
+
+
 def register(ws: Workspace, name: str, alias: str, run: str, cell: Cell) -> str:
     """Put a run's model, or that of a cell, into MLflow's registry; returns a line for the user."""
     if run:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from uotft.core import config, disk, environment, storage
+from uotft.core import config, disk, storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.progress import duration

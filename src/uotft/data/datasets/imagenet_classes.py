@@ -23,7 +23,6 @@ from uotft.core.paths import located
 from uotft.core.records import ImageSet
 from uotft.data import class_images, files, wordnet
 
-
 #: Its images are fetched class by class, once classes have been selected.
 BY_CLASS = True
 

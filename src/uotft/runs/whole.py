@@ -1,0 +1,125 @@
+"""From a name to a project whose training can begin: the plan, what is fetched, what is made.
+
+uotft train --dataset dogs
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uotft.core import config, registry, user_settings
+from uotft.core.errors import UserError
+from uotft.core.progress import track
+from uotft.core.records import Cell
+from uotft.data import class_images
+from uotft.pipeline import fetch, given, init
+from uotft.pipeline.init import Wanted
+from uotft.pipeline.workspace import Workspace
+from uotft.runs import plan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A training that a user asks for by names, in a project that need not be there.
+
+    ``changes`` are settings in place of params.yaml's, SETTING=VALUE each.
+    """
+
+    dataset: str
+    source: str
+    preset: str
+    backbone: str
+    strategy: str
+    seed: int
+    changes: Sequence[str] = ()
+
+    @property
+    def wanted(self) -> Wanted:
+        """The project, below the folder that its neighbours share."""
+        small = self.preset == "small" and self.source == "imagenet"
+        if small and self.strategy != "none":
+            raise UserError(
+                "--preset small trains its network on the source from nothing, for which ImageNet "
+                "would have to be fetched whole: name a smaller source, --source FOLDER or a "
+                "public set; or --strategy none, to train on the target alone"
+            )
+        here = (self.preset, self.source, self.dataset, home())
+        return Wanted(*here, self.backbone, alone=small)
+
+    @property
+    def target(self) -> str:
+        """The name of the data set in the project."""
+        return init.target_of(self.wanted)[1]
+
+    def preview(self) -> Workspace:
+        """The project as it is, or as it would be made; nothing is written."""
+        folder, _ = init.target_of(self.wanted)
+        return Workspace(folder, config.checked(*init.settings(self.wanted)))
+
+
+def is_known(dataset: str) -> bool:
+    """Whether the params.yaml around the current folder has a section for a data set.
+
+    Raises `UserError` if the name means nothing else either.
+    """
+    file = Workspace.nearest() / "params.yaml"
+    if not file.is_file():
+        return False
+    sections = config.load(file.parent).datasets
+    if not (
+        dataset in sections or dataset in given.public() or Path(dataset).expanduser().exists()
+    ):
+        raise UserError(
+            f"data set {dataset!r} has no section under datasets: in {file} (known are "
+            f"{', '.join(sorted(sections))}), is no public set ({', '.join(given.public())}), and "
+            "no folder, archive or list of images is there"
+        )
+    return dataset in sections
+
+
+def home() -> Path:
+    """Where projects lie side by side: the current folder, or that of the project around it."""
+    root = Workspace.nearest()
+    if not (root / "params.yaml").is_file():
+        return Path.cwd()
+    return Workspace.find().tracking
+
+
+def remember_imagenet(path: Path) -> None:
+    """Note for this user where ImageNet's images are, or are to be. Raises `UserError`."""
+    place = class_images.place(path.expanduser())
+    user_settings.remember(imagenet=str(path.expanduser().absolute()))
+    logger.info("--imagenet %s is remembered: %s of 1,000 classes are there", path,
+                len(place.classes()))  # fmt: skip
+
+
+def planned(ws: Workspace, cell: Cell) -> Iterator[str]:
+    """The plan of a training as text; makes nothing."""
+    yield from plan.plan(ws, cell).lines()
+
+
+def ready(order: Order, say: Callable[[str], object]) -> Path:
+    """Show the plan, check it, make the project, fetch what is published; the project's folder.
+
+    Raises `UserError` before anything is made if something that the plan needs cannot be had.
+    """
+    registry.check("strategies", order.strategy, "strategy")
+    folder, name = init.target_of(order.wanted)
+    cell = Cell(name, order.strategy, order.seed)
+    ws = order.preview().with_changes(order.changes)
+    if not (ws.cell("models", cell) / "model.json").is_file():
+        found = plan.plan(ws, cell)
+        for line in found.lines():
+            say(line)
+        plan.check(found, ws, cell)
+    init.project(order.wanted, track)
+    logger.info("in %s, with the settings of its params.yaml", folder)
+    for dataset in (name, *([] if ws.by_class else [ws.params.source])):
+        for line in fetch.fetch(ws, dataset, None, track):
+            logger.info(line)
+    return folder
