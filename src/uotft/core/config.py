@@ -20,7 +20,8 @@ Model = TypeVar("Model", bound=BaseModel)
 # --set may change these sections: variants of them have folders of their own. The results of other
 # settings have only one place in a project.
 CHANGEABLE = (
-    "source_means", "source_fraction", "subset", "select", "cluster", "selectors", "objectives", "train"
+    "source_means", "source_fraction", "subset", "select", "cluster", "selectors", "objectives",
+    "train",
 )  # fmt: skip
 
 
