@@ -66,6 +66,24 @@ def check_accepted() -> None:
     )
 
 
+def accept(name: str) -> list[str]:
+    """Note in the user's settings that the terms are accepted; returns what they say.
+
+    Raises `UserError` for the name of a set without such terms.
+    """
+    if name != NAME:
+        raise UserError(f"got {name!r}; only {NAME} has terms to accept")
+    held = user_settings.load().accepted
+    user_settings.remember(accepted=[*dict.fromkeys([*held, NAME])])
+    return [
+        f"ImageNet's terms of access: {TERMS}",
+        "in short: its images may be used for non-commercial research and education only, and the "
+        "one who uses them answers for it; what holds is the text there, which you must have "
+        "agreed to there",
+        f"noted in {user_settings.path()}",
+    ]
+
+
 def fetch(folder: Path, wnids: list[str], progress: Progress) -> Iterator[str]:
     """Fetch the missing ones of some classes into a folder of class tars; yields a line per step.
 
