@@ -56,9 +56,7 @@ class World(NamedTuple):
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """ResNet-18 with random weights, in torchvision's format."""
-    folder = once(
-        tmp_path_factory, "weights", lambda f: torchvision_file("resnet18", f)
-    )
+    folder = once(tmp_path_factory, "weights", lambda f: torchvision_file("resnet18", f))
     return (folder / "resnet18.pth").read_bytes()
 
 
@@ -105,7 +103,9 @@ def test_from_an_empty_folder_to_a_test_accuracy(world: World, tmp_path: Path) -
     assert not (here / "uotft-dogs").exists()
     accept(world, here)
     done = train(world, here)
-    print(done.stdout, done.stderr)
+    (tmp_path / "out.txt").write_text(
+        refused.stdout + refused.stderr + "\n-----\n" + done.stdout + "-----\n" + done.stderr
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"dogs-uot-0: test top-1 \d+\.\d\d %", done.stdout)
     project = here / "uotft-dogs"

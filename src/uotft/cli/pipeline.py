@@ -37,6 +37,7 @@ from uotft.core.errors import UserError
 
 if TYPE_CHECKING:
     from uotft.core.records import Selection
+    from uotft.runs.plan import Plan
 
 NAMES = 20  # kept classes that `uotft select` prints by name
 
@@ -271,7 +272,7 @@ def train(
     """
     from uotft.core.progress import track
     from uotft.core.records import Cell
-    from uotft.runs import cells, job, processes, whole
+    from uotft.runs import cells, job, plan, processes, whole
 
     changes, order = overrides(set_, subset), None
     if not (source or whole.is_known(dataset)):
@@ -286,10 +287,9 @@ def train(
         whole.remember_imagenet(imagenet)
     if dry_run:
         ws = order.preview() if order else workspace(dataset, strategy)
-        for line in whole.planned(ws.with_changes(changes), Cell(dataset, strategy, seed)):
-            typer.echo(line)
+        _show(plan.plan(ws.with_changes(changes), Cell(dataset, strategy, seed)))
         return
-    folder = whole.ready(order, typer.echo) if order else None
+    folder = whole.ready(order, _show) if order else None
     ws = workspace(dataset, strategy, start=folder).with_changes(changes)
     fleet = processes.fleet(
         num_processes, num_machines, machine_rank, main_process_ip, main_process_port
@@ -303,6 +303,16 @@ def train(
             typer.echo(lines)
     if order and ws.by_class:
         typer.echo(job.test(ws, cell, track))
+
+
+def _show(found: Plan) -> None:
+    """A plan: the table of what is to be fetched, and lines."""
+    header, *rows = found.rows()
+    typer.echo(found.title)
+    if rows:
+        print_table(header, rows, width=150)
+    for line in found.lines():
+        typer.echo(line)
 
 
 def forecast(dataset: Dataset) -> None:

@@ -34,6 +34,11 @@ def need(wanted: dict[str, int], folder: Path, remedy: str = "make room") -> str
     return line
 
 
+def device(folder: Path) -> int:
+    """The number of the disk that ``folder`` is on, or would be."""
+    return _there(folder).stat().st_dev
+
+
 def ran_out(error: OSError, path: Path, size: int) -> UserError | None:
     """What to say where the disk refused to write ``path``; nothing for other errors.
 

@@ -5,6 +5,7 @@ uotft train --dataset dogs --dry-run
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,26 +22,40 @@ from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline import source_classes
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
+from uotft.runs import estimate
 from uotft.training import objectives
 
+TENCH = "n01440764"  # the first class of ImageNet: if it can be had, so can the others
 PER_CLASS = 1_281  # training images of a class of ImageNet, on average
 NETWORK = 10_000_000  # bytes a second, for a feeling of how long a download takes
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something to fetch: ``size`` in bytes, 0 if unknown; ``place`` is a folder."""
+    """Something to fetch, from the first of ``urls`` that has it; from none: by hand.
+
+    ``size`` is in bytes, 0 if unknown; ``place`` is a folder.
+    """
 
     what: str
-    address: str
+    urls: tuple[str, ...]
     size: int
     place: Path
+
+    @property
+    def address(self) -> str:
+        """The address that will be asked first, perhaps a mirror's."""
+        return downloads.redirected(self.urls[0]) if self.urls else "by hand"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The downloads of a training, and how long its parts take: {part: seconds, or why unknown}."""
+    """The downloads of a training, and how long its parts take: {part: seconds, or why unknown}.
 
+    ``pixels`` are the bytes that the project in ``root`` takes: decoded pictures, unpacked archives.
+    """
+
+    root: Path
     title: str
     items: list[Item]
     there: list[str]
@@ -48,37 +63,54 @@ class Plan:
     times: dict[str, float | str]
     device: str
 
+    def rows(self) -> list[tuple[str, ...]]:
+        """A table of what is to be fetched, its header first; the header alone if nothing is."""
+        found = [
+            (i.what, disk.gib(i.size) if i.size else "not stated", i.address, short(i.place))
+            for i in self.items
+        ]
+        return [("to fetch", "bytes", "from", "kept in"), *found]
+
     def lines(self) -> Iterator[str]:
-        """The plan as text."""
-        yield self.title
-        for line in self.there:
-            yield f"  is there: {line}"
-        for item in self.items:
-            size = disk.gib(item.size) if item.size else "size not stated"
-            yield f"  to fetch: {item.what}, {size}, from {item.address}, into {item.place}"
-        total = sum(item.size for item in self.items)
-        if total:
+        """The rest of the plan as text. Says, and does not raise, if a disk is too small."""
+        if self.there:
+            yield f"is there already: {'; '.join(self.there)}"
+        if total := sum(item.size for item in self.items):
             took = duration(total / NETWORK)
-            yield f"  in all:   {disk.gib(total)} to fetch ({took} at 10 MB a second)"
-        yield f"  disk:     {self.need()}"
+            yield f"to fetch in all: {disk.gib(total)}, {took} at 10 MB a second"
+        try:
+            yield f"disk: {self.need()}"
+        except UserError as error:
+            yield f"disk: {error}"
         if self.times:
-            yield f"  time:     on this machine ({self.device}), from a measurement of seconds"
+            yield f"time on this machine ({self.device}), as a network with random weights takes:"
         for part, seconds in self.times.items():
-            said = seconds if isinstance(seconds, str) else f"about {duration(seconds)}"
-            yield f"            {part}: {said}"
-        yield "  An interrupted command goes on where it stopped when it is given again."
+            yield f"  {part}: {seconds if isinstance(seconds, str) else estimate.about(seconds)}"
+        yield "a command that is interrupted goes on where it stopped when it is given again"
 
     def need(self) -> str:
         """A line on the disk space that is needed and free. Raises `UserError` if it is too little.
 
-        Each disk has to hold what is fetched to it; pixels and unpacked archives go to the project.
+        Folders on one disk share its space.
         """
+        wanted = {item.place: 0 for item in self.items}
+        for item in self.items:
+            wanted[item.place] += item.size
+        disks: dict[int, dict[Path, int]] = {}
+        for place, size in {**wanted, self.root: self.pixels}.items():
+            disks.setdefault(disk.device(place), {})[place] = size
         lines = []
-        for place in dict.fromkeys(item.place for item in self.items):
-            sizes = {"to fetch": sum(i.size for i in self.items if i.place == place)}
-            lines.append(disk.need(sizes, place))
-        lines.append(disk.need({"of pixels": self.pixels}, Path.cwd()))
+        for places in disks.values():
+            sizes = {f"in {short(place)}": size for place, size in places.items() if size}
+            lines.append(disk.need(sizes, next(iter(places)), "make room, or work on another disk"))
         return "; ".join(lines)
+
+
+def short(path: Path) -> str:
+    """A path as a person writes it: from the current folder if it is below."""
+    whole = Path(os.path.normpath(path.absolute()))
+    here = Path.cwd()
+    return f"{whole.relative_to(here)}/" if whole.is_relative_to(here) else str(whole)
 
 
 def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
@@ -96,9 +128,9 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     if ws.by_class and kept:
         _classes(ws, kept, items, there)
     counts = {name: counted(ws, name) for name in names}
-    title = (
-        f"{ws.root}: {ws.params.backbone['name']} on {cell.target}, strategy {cell.strategy}, "
-        + (f"{kept} classes of {ws.params.source}" if kept else "no source images")
+    source = f"{kept or ''} classes of {ws.params.source} that {cell.strategy} keeps"
+    title = f"{short(ws.root)}: {ws.params.backbone['name']} on {cell.target}" + (
+        f", with the {source}" if cell.strategy != "none" else ", without source images"
     )
     known = [c for c in counts.values() if c]
     side = config.dataset_settings(ws.params, cell.target).stored
@@ -112,9 +144,9 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
 def check(found: Plan, ws: Workspace, cell: Cell) -> None:
     """Refuse what cannot work: a disk too small, terms not accepted, a server out of reach."""
     found.need()
-    if ws.by_class and any(item.what.endswith("ImageNet") for item in found.items):
+    if ws.by_class and any(item.what.startswith("ImageNet") for item in found.items):
         class_downloads.check_accepted()
-    downloads.check_reachable([i.address for i in found.items if "://" in i.address])
+    downloads.check_reachable([item.urls for item in found.items if item.urls])
 
 
 def counted(ws: Workspace, name: str) -> dict[str, int]:
@@ -147,34 +179,33 @@ def _archives(ws: Workspace, name: str, items: list[Item], there: list[str]) -> 
     module, settings = config.known_dataset(ws.params, name)
     card, folder = card_of(module), located(ws.root, settings.path)
     if card is None:
-        there.append(f"{name}, in {folder}")
+        there.append(f"{name} in {short(folder)}")
         return
     if place := archives.ready(card, folder, ws.root):
-        there.append(f"{name}, unpacked in {place}")
+        there.append(f"{name} in {short(place)}")
         return
     for archive in card.archives:
         if (folder / archive.name).is_file():
-            there.append(f"{name}: {archive.name}, in {folder}")
+            there.append(f"{archive.name} in {short(folder)}")
         else:
-            address = archive.urls[0] if archive.urls else f"by hand: {card.by_hand}"
-            items.append(Item(f"{name}: {archive.name}", address, archive.bytes, folder))
+            items.append(Item(f"{name}: {archive.name}", archive.urls, archive.bytes, folder))
 
 
 def _weights(ws: Workspace, items: list[Item], there: list[str]) -> None:
     """The weights of the backbone, where a published file is downloaded."""
     if (ws.pretrained() / "model.safetensors").is_file():
-        there.append(f"weights, in {ws.pretrained()}")
+        there.append(f"weights in {short(ws.pretrained())}")
         return
     from uotft.models import model_io
 
     found = model_io.published(ws.params.backbone)
     if found is None:
-        there.append(f"weights of {ws.params.backbone['name']}: no file to download")
+        there.append(f"{ws.params.backbone['name']}, whose weights are no download")
     elif found.path.is_file():
-        there.append(f"weights, {found.path}")
+        there.append(f"weights in {short(found.path)}")
     else:
         what = f"weights: {found.path.name}"
-        items.append(Item(what, found.address, found.bytes, found.path.parent))
+        items.append(Item(what, (found.address,), found.bytes, found.path.parent))
 
 
 def _classes(ws: Workspace, kept: int, items: list[Item], there: list[str]) -> None:
@@ -185,13 +216,13 @@ def _classes(ws: Workspace, kept: int, items: list[Item], there: list[str]) -> N
     here = len(place.classes())
     listed = source_classes.listed_classes(ws)
     if not place.can_grow() or (listed and not place.missing(listed)):
-        there.append(f"ImageNet: {here} of its 1,000 classes, in {folder}")
+        there.append(f"{here} of ImageNet's 1,000 classes in {short(folder)}")
         return
-    what = f"{kept} selected classes of ImageNet"
+    what = f"ImageNet: the {kept} selected classes"
     if here:
-        there.append(f"{here} classes of ImageNet, in {folder}; those of them that are selected "
-                     "are not fetched again")  # fmt: skip
-    items.append(Item(what, class_downloads.TRAIN_URL, class_downloads.estimate(kept), folder))
+        there.append(f"{here} classes of ImageNet in {short(folder)}, not fetched again")
+    urls = class_downloads.TRAIN_URL, class_downloads.CLASS_URL.format(TENCH)
+    items.append(Item(what, urls, class_downloads.estimate(kept), folder))
 
 
 def _kept(ws: Workspace, cell: Cell) -> int:
@@ -210,21 +241,27 @@ def _times(
 ) -> tuple[dict[str, float | str], str]:
     """How long the parts of a training take here: {part: seconds}, and on which device."""
     if not images:
-        return {"training": "known once the archive is unpacked"}, ""
-    from uotft.runs import estimate
-
+        return {"all of it": "known once the archive is unpacked"}, ""
     settings, size = ws.params.train, config.dataset_settings(ws.params, cell.target).size
     module, _ = config.objective(ws.params, settings.objective)
     joint = kept > 0 and "source" in objectives.parts(module)
     batch = settings.target_batch + settings.source_batch * joint
-    steps = settings.recipe.counted(_labelled(ws, images), settings.target_batch).steps
-    speed = estimate.measure(ws.params.backbone, size, min(batch, 16), ws.root)
-    seen = steps * batch * settings.recipe.accumulate
+    recipe = settings.recipe.counted(_labelled(ws, images), settings.target_batch)
+    speed = estimate.measure(
+        ws.params.backbone, size, batch, threads=ws.params.cpu_threads, precision=recipe.precision
+    )
+    steps, test = recipe.steps * recipe.accumulate, images.get("test", 0)
+    validations = recipe.steps // recipe.eval_every + 1
+    files = sum(images.values()) + kept * PER_CLASS * ws.by_class
+    train = estimate.seconds(
+        speed, trained=steps * batch, evaluated=validations * images.get("val", 0)
+    )
     return {
-        f"features of {images['train']:,} target images": images["train"] / speed.forward,
-        f"training, {steps:,} steps of {batch} images": seen / speed.train,
-        f"test, {images.get('test', 0):,} images": images.get("test", 0) / speed.forward,
-    }, speed.device
+        f"reading {files:,} pictures": estimate.seconds(speed, decoded=files),
+        f"features of {images['train']:,}": estimate.seconds(speed, embedded=images["train"]),
+        f"training, {steps:,} steps of {batch} images": train,
+        f"testing on {test:,}": estimate.seconds(speed, evaluated=test),
+    }, f"{speed.device}, {speed.threads} threads"
 
 
 def _labelled(ws: Workspace, images: dict[str, int]) -> int:

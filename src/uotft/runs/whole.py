@@ -6,7 +6,7 @@ uotft train --dataset dogs
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from uotft.pipeline import fetch, given, init
 from uotft.pipeline.init import Wanted
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import plan
+from uotft.runs.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +99,7 @@ def remember_imagenet(path: Path) -> None:
                 len(place.classes()))  # fmt: skip
 
 
-def planned(ws: Workspace, cell: Cell) -> Iterator[str]:
-    """The plan of a training as text; makes nothing."""
-    yield from plan.plan(ws, cell).lines()
-
-
-def ready(order: Order, say: Callable[[str], object]) -> Path:
+def ready(order: Order, show: Callable[[Plan], object]) -> Path:
     """Show the plan, check it, make the project, fetch what is published; the project's folder.
 
     Raises `UserError` before anything is made if something that the plan needs cannot be had.
@@ -114,8 +110,7 @@ def ready(order: Order, say: Callable[[str], object]) -> Path:
     ws = order.preview().with_changes(order.changes)
     if not (ws.cell("models", cell) / "model.json").is_file():
         found = plan.plan(ws, cell)
-        for line in found.lines():
-            say(line)
+        show(found)
         plan.check(found, ws, cell)
     init.project(order.wanted, track)
     logger.info("in %s, with the settings of its params.yaml", folder)
