@@ -103,9 +103,6 @@ def test_from_an_empty_folder_to_a_test_accuracy(world: World, tmp_path: Path) -
     assert not (here / "uotft-dogs").exists()
     accept(world, here)
     done = train(world, here)
-    (tmp_path / "out.txt").write_text(
-        refused.stdout + refused.stderr + "\n-----\n" + done.stdout + "-----\n" + done.stderr
-    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"dogs-uot-0: test top-1 \d+\.\d\d %", done.stdout)
     project = here / "uotft-dogs"

@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 # --set may change these sections: variants of them have folders of their own. The results of other
 # settings have only one place in a project.
 CHANGEABLE = (
-    "source_means", "source_fraction", "subset", "select", "cluster", "selectors", "objectives",
+    "source_fraction", "source_means", "subset", "select", "cluster", "selectors", "objectives",
     "train",
 )  # fmt: skip
 

@@ -69,6 +69,16 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
             yield f"{archive.name}: {archive.sum()} is right"
 
 
+def check_by_hand(ws: Workspace, name: str) -> None:
+    """Raise `UserError` if archives of a public set are missing that no address has."""
+    module, settings = config.known_dataset(ws.params, name)
+    card, folder = card_of(module), located(ws.root, settings.path)
+    if card is None or archives.ready(card, folder, ws.root):
+        return
+    if hand := [a for a in card.archives if not a.urls and not (folder / a.name).is_file()]:
+        raise UserError(_by_hand(card, hand, folder, None))
+
+
 def shards_of(ws: Workspace, settings: Any) -> tuple[Path, list[Archive]]:
     """(folder, tar files) that a section's ``urls`` name, with the checksums that are known."""
     folder = located(ws.root, settings.path)

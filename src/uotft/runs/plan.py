@@ -19,7 +19,7 @@ from uotft.core.records import Cell, silently
 from uotft.data import archives, class_downloads, class_images, downloads
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
-from uotft.pipeline import source_classes
+from uotft.pipeline import fetch, source_classes
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import estimate
@@ -27,6 +27,7 @@ from uotft.training import objectives
 
 TENCH = "n01440764"  # the first class of ImageNet: if it can be had, so can the others
 PER_CLASS = 1_281  # training images of a class of ImageNet, on average
+LONG_S = 6 * 3600  # a part that takes longer is worth a hint
 NETWORK = 10_000_000  # bytes a second, for a feeling of how long a download takes
 
 
@@ -52,7 +53,7 @@ class Item:
 class Plan:
     """The downloads of a training, and how long its parts take: {part: seconds, or why unknown}.
 
-    ``pixels`` are the bytes that the project in ``root`` takes: decoded pictures, unpacked archives.
+    ``pixels`` are the bytes that the project in ``root`` takes for decoded pictures.
     """
 
     root: Path
@@ -86,6 +87,8 @@ class Plan:
             yield f"time on this machine ({self.device}), as a network with random weights takes:"
         for part, seconds in self.times.items():
             yield f"  {part}: {seconds if isinstance(seconds, str) else estimate.about(seconds)}"
+        if any(not isinstance(took, str) and took > LONG_S for took in self.times.values()):
+            yield "  to try it first: --subset shots=2 --set train.recipe.epochs=10"
         yield "a command that is interrupted goes on where it stopped when it is given again"
 
     def need(self) -> str:
@@ -136,14 +139,15 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     side = config.dataset_settings(ws.params, cell.target).stored
     pictures = sum(sum(c.values()) for c in known) + kept * PER_CLASS * ws.by_class
     times, device = _times(ws, cell, counts[cell.target], kept) if measured else ({}, "")
-    return Plan(
-        title, items, there, min(pictures * side**2 * 3, WHOLE * len(counts)), times, device
-    )
+    taken = min(pictures * side**2 * 3, WHOLE * (len(counts) + ws.by_class))
+    return Plan(ws.root, title, items, there, taken, times, device)
 
 
 def check(found: Plan, ws: Workspace, cell: Cell) -> None:
     """Refuse what cannot work: a disk too small, terms not accepted, a server out of reach."""
     found.need()
+    for name in (cell.target, ws.params.source):
+        fetch.check_by_hand(ws, name)
     if ws.by_class and any(item.what.startswith("ImageNet") for item in found.items):
         class_downloads.check_accepted()
     downloads.check_reachable([item.urls for item in found.items if item.urls])
