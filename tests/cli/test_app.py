@@ -18,7 +18,7 @@ from uotft.cli.tables import print_table
 from uotft.core import environment, locks, messages
 from uotft.core.errors import UserError
 from uotft.core.progress import track
-from uotft.pipeline.init import project
+from uotft.pipeline.init import Wanted, project
 
 
 def test_version() -> None:
@@ -38,19 +38,23 @@ def birds(tmp_path: Path) -> Path:
     """Two folders of images and the project that `uotft train` would make of them."""
     for number, name in enumerate(("old", "birds")):
         pictures(tmp_path / name, 2, 4, seed=number)
-    project(tmp_path, str(tmp_path / "old"), str(tmp_path / "birds"))
+    folder, _ = project(Wanted("small", str(tmp_path / "old"), str(tmp_path / "birds"), tmp_path))
+    model = folder / "models" / "birds" / "uot" / "0" / "model.json"
+    model.parent.mkdir(parents=True)
+    model.touch()  # so there is no plan, which is for a first training
     return tmp_path
 
 
 def test_quiet_leaves_the_error_and_verbose_says_where_it_comes_from(birds: Path) -> None:
-    arguments = ("train", "--source", "old", "--dataset", "birds", "--set", "train.nonsense=1")
+    arguments = ("train", "--source", "old", "--dataset", "birds", "--num-processes", "3")
+    arguments = (*arguments, "--num-machines", "2")
     usual, quiet, verbose = (
         answer("uotft", *option, *arguments, cwd=birds) for option in ((), ("-q",), ("-v",))
     )
     info = f"uotft: in {birds / 'uotft-birds'}, with the settings of its params.yaml\n"
     error = quiet.stderr
     assert {done.returncode for done in (usual, quiet, verbose)} == {2}
-    assert error.startswith("uotft: --set train.nonsense=1")
+    assert error.startswith("uotft: --num-processes: got 3")
     assert usual.stderr == info + error
     assert "Traceback" in verbose.stderr
     assert info in verbose.stderr

@@ -23,7 +23,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.pipeline import init, overlap, readers, select, train as train_stage
-from uotft.pipeline.init import PRESETS, names, project, render
+from uotft.pipeline.init import PRESETS, Wanted, render, sets_of
 from uotft.training import runtime
 
 NAMES = [path.name.removesuffix(".yaml") for path in PRESETS.iterdir() if path.is_file()]
@@ -37,7 +37,25 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def raw(preset: str, folder: Path, folders: tuple[Path, Path]) -> dict:
-    return yaml.safe_load(render(preset, folder, *folders))
+    return yaml.safe_load(render(wanted(folder, preset, *folders), folder))
+
+
+def wanted(home: Path, preset: str, source: Path | str, target: Path | str) -> Wanted:
+    return Wanted(preset, str(source), str(target), home)
+
+
+def made(folder: Path, preset: str, source: Path | str, target: Path | str) -> str:
+    """What `uotft init` makes in a folder."""
+    return init.init(folder, wanted(folder, preset, source, target))
+
+
+def project(home: Path, source: Path | str, target: Path | str, preset: str = "") -> tuple:
+    """What `uotft train` makes below a folder."""
+    return init.project(wanted(home, preset, source, target))
+
+
+def names(folder: Path, source: Path, target: Path) -> tuple[str, ...]:
+    return tuple(each.name for each in sets_of(wanted(folder, "paper", source, target), folder))
 
 
 @pytest.mark.parametrize("preset", NAMES)
@@ -86,7 +104,7 @@ def test_the_paper_says_so(tmp_path: Path, folders: tuple[Path, Path]) -> None:
 
 def test_k_is_the_papers_where_the_source_has_more_classes(tmp_path: Path) -> None:
     few, many = tmp_path / "few", tmp_path / "many"
-    for number in range(101):
+    for number in range(200):
         (many / "train" / str(number)).mkdir(parents=True)
     (few / "a").mkdir(parents=True)
     assert raw("paper", tmp_path, (many, few))["select"]["top_k"] == 100
@@ -99,6 +117,7 @@ def test_names_fit_stages_and_are_no_folders_of_the_project(tmp_path: Path) -> N
         folder.mkdir(parents=True)
     assert names(here, out / "models", here / "birds") == ("models-images", "birds-images")
     assert names(here, out / "a" / "train", out / "b" / "train") == ("train-source", "train")
+    (tmp_path / "Ünï: 2").mkdir()
     assert names(here, out, tmp_path / "Ünï: 2") == ("photos", "n-2")
     params = raw("paper", here, (out, here / "birds"))
     assert params["datasets"]["birds-images"]["path"] == "birds", "below the project: it may move"
@@ -119,7 +138,7 @@ def test_archives_and_lists_are_named_without_their_ending(tmp_path: Path) -> No
 def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     (tmp_path / "dvc.yaml").write_text("mine")
     with pytest.raises(UserError, match=r"dvc\.yaml is there already"):
-        init.init(tmp_path, "paper", *map(str, folders))
+        made(tmp_path, "paper", *folders)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dvc.yaml", "my birds", "old"]
 
 
@@ -140,7 +159,7 @@ def test_mistakes_write_nothing(
 ) -> None:
     preset, source, target = arguments
     with pytest.raises(UserError, match=message):
-        init.init(tmp_path / "new", preset, str(tmp_path / source), str(tmp_path / target))
+        made(tmp_path / "new", preset, tmp_path / source, tmp_path / target)
     assert not (tmp_path / "new").exists()
 
 
@@ -148,13 +167,13 @@ def test_the_project_of_two_folders_is_made_once(
     tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
     old, birds = folders
-    made = project(tmp_path, str(old), str(birds))
-    assert made == (tmp_path / "uotft-my-birds", "my-birds")
-    assert (made[0] / ".dvc").is_dir()
-    assert "/models/" in (made[0] / ".gitignore").read_text()
-    params = made[0] / "params.yaml"
+    both = project(tmp_path, old, birds)
+    assert both == (tmp_path / "uotft-my-birds", "my-birds")
+    assert (both[0] / ".dvc").is_dir()
+    assert "/models/" in (both[0] / ".gitignore").read_text()
+    params = both[0] / "params.yaml"
     params.write_text(params.read_text().replace("epochs: 100", "epochs: 7"))
-    assert project(tmp_path, str(old), str(birds)) == made
+    assert project(tmp_path, old, birds) == both
     assert "epochs: 7" in params.read_text(), "settings of one's own stay"
     with pytest.raises(UserError, match="is the project of other images: .*my birds is not the"):
         project(tmp_path, str(birds), str(birds))
@@ -210,7 +229,7 @@ def test_images_that_make_no_set_are_refused_at_once(
     sides = {"source": pictures(tmp_path / "good", 2, 4), "target": tmp_path / "good"}
     sides[side] = make(tmp_path / "wrong")
     with pytest.raises(UserError, match=message):
-        init.init(tmp_path / "new", "small", **{name: str(path) for name, path in sides.items()})
+        made(tmp_path / "new", "small", sides["source"], sides["target"])
     assert not (tmp_path / "new").exists()
 
 
@@ -220,7 +239,7 @@ def test_init_says_what_it_sees(
     caplog.set_level("INFO", "uotft.pipeline.init")
     for path in folders[0].rglob("*.png"):
         Image.open(path).convert("L").save(path)
-    init.init(tmp_path / "new", "paper", *map(str, folders))
+    made(tmp_path / "new", "paper", *folders)
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0].startswith("old: 6 classes, 72 images grey, 20 to 2")
     assert messages[1].startswith("my-birds: 3 classes, 36 images in colour, 20 to 2")
@@ -232,7 +251,7 @@ def test_init_says_what_it_sees(
 
     caplog.clear()
     pictures(tmp_path / "photos", 2, 4, side=100)
-    init.init(tmp_path / "other", "small", str(folders[0]), str(tmp_path / "photos"))
+    made(tmp_path / "other", "small", folders[0], tmp_path / "photos")
     messages = [record.getMessage() for record in caplog.records]
     assert messages[2].startswith("the network sees each picture at 32 pixels a side")
     assert re.match(r"photos: pictures of 10\d pixels a side are shrunk to 32, which", messages[-1])

@@ -22,12 +22,13 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from uotft.core import config, dvc, environment, storage
+from uotft.core import config, dvc, environment, registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress, silently
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.lists import LISTS
 from uotft.pipeline import given
+from uotft.pipeline.fetch import card_of
 from uotft.pipeline.given import Given
 
 PRESETS = given.PRESETS
@@ -198,7 +199,7 @@ def render(wanted: Wanted, folder: Path) -> str:
         "target": json.dumps(target.name),
         "source_images": _inside(source.section),
         "target_images": _inside(target.section),
-        "top_k": PAPERS_K if source.path is None or _classes(source.path) > PAPERS_K else "auto",
+        "top_k": PAPERS_K if _classes(source) >= 2 * PAPERS_K else "auto",
         "tracking": wanted.tracking,
     }
     values["top_k"] = json.dumps(values["top_k"])
@@ -323,11 +324,16 @@ def _scale(sides: list[int], size: int) -> str:
     return ""
 
 
-def _classes(path: Path) -> int:
-    """How many classes a folder of images seems to have; 0 for an archive or a list."""
-    train = path / "train"
-    inside = train if train.is_dir() else path
-    return sum(inner.is_dir() for inner in inside.iterdir()) if path.is_dir() else 0
+def _classes(images: Given) -> int:
+    """How many classes a set seems to have; 0 for an archive or a list."""
+    if images.by_class:
+        return 1000
+    if images.path is None:
+        card = card_of(registry.load("datasets", images.name, "data set"))
+        return card.classes if card else 0
+    train = images.path / "train"
+    inside = train if train.is_dir() else images.path
+    return sum(inner.is_dir() for inner in inside.iterdir()) if images.path.is_dir() else 0
 
 
 def _unstage(folder: Path) -> None:
