@@ -272,7 +272,7 @@ def test_half_of_the_source(fresh: Path) -> None:
     everything = readers.images(workspace(fresh), "glyphs").rows("train")
     write_params(fresh, tiny_params() | {"source_fraction": 0.5})
     ws = workspace(fresh)
-    with pytest.raises(UserError, match=r"glyphs\.npz is of 72 images, .* 0.5 means 36: run dvc"):
+    with pytest.raises(UserError, match=r"made from 72 images, .* 0.5 gives 36: run dvc"):
         readers.source_part(ws, np.array([0]))
     with pytest.raises(UserError, match="72 images"):
         forecast.gradient_products(ws, "digits", [0], progress=quiet)
