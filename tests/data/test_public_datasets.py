@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from support.projects import tiny_params, workspace, write_params
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
+from uotft.data.datasets import folder
 from uotft.pipeline import fetch, prepare as prepare_stage, readers
 
 BY_HAND = {"cars", "imagenet"}
@@ -107,6 +109,19 @@ def test_a_folder_that_somebody_unpacked(root: Path, monkeypatch: pytest.MonkeyP
     prepare_stage.prepare(workspace(root), "cars", progress=quiet)
     assert np.array_equal(readers.images(workspace(root), "cars").splits, images.splits)
     assert not list((root / "cache" / "unpacked").iterdir())
+
+
+@pytest.mark.parametrize("name", ["caltech", "cub", "dogs", "dtd"])
+def test_archives_that_the_docs_name_are_read_as_a_source(tmp_path: Path, name: str) -> None:
+    """docs/choosing.md names the archive of each of these sets for --source."""
+    text = Path(__file__).parents[2].joinpath("docs/choosing.md").read_text("utf-8")
+    (file,) = set(re.findall(rf"downloads/{name}/([\w.-]+)", text))
+    path = tmp_path / file
+    path.write_bytes(getattr(official, name)()[file])
+    images = folder.load(folder.Settings(path=str(path), **SMALL), quiet, tmp_path)
+    found = [each.replace("_", " ") for each in images.names]
+    for wanted in official.NAMES[name]:
+        assert any(each.endswith(wanted) for each in found), found
 
 
 def test_imagenet_from_a_folder_of_classes(root: Path) -> None:

@@ -113,16 +113,16 @@ def test_wrong_sections(tmp_path: Path, section: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["", "fraction", "fraction=", "fraction=x", "share=1", "shots=[1"]
+    "option", ["", "fraction", "fraction=", "fraction=x", "share=1", "shots=[1"]
 )
-def test_wrong_words(words: str) -> None:
+def test_wrong_values_of_subset(option: str) -> None:
     with pytest.raises(
         UserError, match="--subset: got .*; write shots=N, fraction=SHARE or longtail="
     ):
-        config.subset_settings(words)
+        config.subset_settings(option)
 
 
-def test_words() -> None:
+def test_values_of_subset() -> None:
     assert config.subset_settings("fraction=0.2") == Subset(fraction=0.2)
     assert config.subset_settings("longtail=10") == Subset(longtail=10)
     assert config.subset_settings("shots=5") == Subset(shots=5)
@@ -195,8 +195,8 @@ def test_what_is_written_is_a_data_set_again(
     ws = photos(tmp_path)
     if name == "digits":
         ws = workspace(Path(shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)))
-    words = (ws, name, "longtail=3", 1, ws.root / output)
-    lines = data_export.write_subset(*words, progress=quiet)
+    arguments = (ws, name, "longtail=3", 1, ws.root / output)
+    lines = data_export.write_subset(*arguments, progress=quiet)
     if output == "small.csv" and name != "plain":
         assert f"its rows are those of data/{name}.npz and cannot be read" in lines[1]
         return
@@ -212,7 +212,7 @@ def test_what_is_written_is_a_data_set_again(
         assert (again.files.size, again.files.share) == (12, 0.9)
     if output == "small":
         with pytest.raises(UserError, match="not empty; name a new folder"):
-            data_export.write_subset(*words, progress=quiet)
+            data_export.write_subset(*arguments, progress=quiet)
 
 
 def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
         assert (len(again.rows("train")), len(again.rows("test"))) == (6, 0)
 
 
-def train(root: Path, words: str, seed: int = 0) -> workspace_stage.Workspace:
-    """Select and train one cell with other words, in this process."""
-    ws = workspace(root).with_changes([words])
+def train(root: Path, setting: str, seed: int = 0) -> workspace_stage.Workspace:
+    """Select and train one cell with another setting, in this process."""
+    ws = workspace(root).with_changes([setting])
     select.select(ws, Cell("digits", "uot", seed))
     training = runtime.start(seed, 1), {"log": lambda *_: None, "progress": quiet}
     train_stage.train(ws, Cell("digits", "uot", seed), Context(training[0], **training[1]))
@@ -272,7 +272,7 @@ def test_half_of_the_source(fresh: Path) -> None:
     everything = readers.images(workspace(fresh), "glyphs").rows("train")
     write_params(fresh, tiny_params() | {"source_fraction": 0.5})
     ws = workspace(fresh)
-    with pytest.raises(UserError, match=r"glyphs\.npz is of 72 images, .* 0.5 means 36: run dvc"):
+    with pytest.raises(UserError, match=r"made from 72 images, .* 0.5 gives 36: run dvc"):
         readers.source_part(ws, np.array([0]))
     with pytest.raises(UserError, match="72 images"):
         forecast.gradient_products(ws, "digits", [0], progress=quiet)

@@ -271,3 +271,11 @@ def test_predict_reads_a_view_of_any_file(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name):
             predict.see(tmp_path / name, view)
+
+
+def test_a_folder_without_a_model_is_named_with_what_it_needs(tmp_path: Path) -> None:
+    wanted = r"is not the folder of a trained model: it needs model\.json and model\.safetensors"
+    with pytest.raises(UserError, match=rf"birds/uot/0 {wanted}.*models/TARGET/STRATEGY/SEED"):
+        predict_export.predict(tmp_path / "birds/uot/0", ["a.png"])
+    with pytest.raises(UserError, match=wanted):
+        predict_export.export(tmp_path, "onnx", tmp_path / "made.onnx")

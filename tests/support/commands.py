@@ -13,12 +13,12 @@ from tempfile import TemporaryFile
 
 
 def call(
-    *words: str, cwd: Path, timeout: float = 300, **environment: str
+    *arguments: str, cwd: Path, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment that runs these tests, as a user would."""
     env = users_environment() | environment
     return subprocess.run(
-        words, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
+        arguments, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
@@ -33,7 +33,7 @@ def users_environment() -> dict[str, str]:
     return env
 
 
-def answer(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def answer(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The same for ``uotft`` alone, in a child that has imported this process's libraries.
 
     For the many ways to call a command, in tenths of a second; `call` is for the first of them.
@@ -41,7 +41,7 @@ def answer(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
     import mlflow  # noqa: F401 (once, for all children)
     import torch  # noqa: F401
 
-    assert words[0] == "uotft"
+    assert arguments[0] == "uotft"
     with TemporaryFile() as out, TemporaryFile() as err:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -49,16 +49,16 @@ def answer(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
         if not pid:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            _be_the_command(words, cwd, users_environment() | environment)
+            _be_the_command(arguments, cwd, users_environment() | environment)
         _, status = os.waitpid(pid, 0)
         said = []
         for file in (out, err):
             file.seek(0)
             said.append(file.read().decode())
-    return subprocess.CompletedProcess(words, os.waitstatus_to_exitcode(status), *said)
+    return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), *said)
 
 
-def _be_the_command(words: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
+def _be_the_command(arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
     """Never returns."""
     code = 1
     try:
@@ -67,7 +67,7 @@ def _be_the_command(words: tuple[str, ...], cwd: Path, environment: dict[str, st
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(cwd)
-        sys.argv = list(words)
+        sys.argv = list(arguments)
         signal.alarm(100)
         warnings.resetwarnings()
         from uotft.cli.app import main

@@ -27,10 +27,10 @@ def collect(stats: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
             path, _, test = report.nodeid.partition("::")
             file = found.setdefault(Path(path).name, {"passed": 0, "skipped": 0, "measured": {}})
             file[outcome] += 1
-            for name, words in report.user_properties:
+            for name, measured in report.user_properties:
                 if name == "measured":
                     before = file["measured"].get(test)
-                    file["measured"][test] = f"{before}; {words}" if before else words
+                    file["measured"][test] = f"{before}; {measured}" if before else measured
     return {
         name: file | {"measured": dict(sorted(file["measured"].items()))}
         for name, file in sorted(found.items())

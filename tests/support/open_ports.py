@@ -41,9 +41,9 @@ def addresses(process: int) -> set[str]:
             lines = Path(f"/proc/{process}/net/{name}").read_text().splitlines()[1:]
         except OSError:
             continue
-        for words in (line.split() for line in lines):
-            if words[3] == LISTENS and words[9] in inodes:
-                raw = bytes.fromhex(words[1].partition(":")[0])
+        for fields in (line.split() for line in lines):
+            if fields[3] == LISTENS and fields[9] in inodes:
+                raw = bytes.fromhex(fields[1].partition(":")[0])
                 swapped = struct.pack(
                     f"<{len(raw) // 4}I", *struct.unpack(f">{len(raw) // 4}I", raw)
                 )

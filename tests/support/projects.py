@@ -79,8 +79,8 @@ def copied(project: Path, folder: Path) -> Path:
             ("runs", "artifact_uri"),
             ("logged_models", "artifact_location"),
         ):
-            words = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
-            store.execute(words, (str(project), str(folder)))
+            statement = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            store.execute(statement, (str(project), str(folder)))
     for about in (folder / "mlruns").rglob("MLmodel"):
         about.write_text(about.read_text().replace(str(project), str(folder)))
     return folder

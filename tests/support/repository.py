@@ -23,5 +23,5 @@ def files() -> list[str]:
 def commit(folder: Path) -> None:
     """Commit everything."""
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x", "--allow-empty"]):
-        subprocess.run([*git, *words], cwd=folder, check=True)
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x", "--allow-empty"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)

@@ -26,12 +26,12 @@ def free_port() -> int:
 
 @contextmanager
 def served(
-    project: Path, *words: str, most: float = 150
+    project: Path, *arguments: str, most: float = 150
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`uotft ui` on a free port, once it has said that it answers; the process and the port."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "uotft", "ui", "--port", str(port), *words],
+        [sys.executable, "-m", "uotft", "ui", "--port", str(port), *arguments],
         cwd=project,
         env=users_environment(),
         stdout=subprocess.PIPE,

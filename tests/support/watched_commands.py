@@ -44,12 +44,12 @@ def change(project: Path, **recipe: object) -> None:
     write_params(project, params)
 
 
-def start(project: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+def start(project: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """`uotft WORDS` as DVC starts it, which has brought up to date what is upstream."""
     return subprocess.Popen(
-        [sys.executable, "-m", "uotft", *words],
+        [sys.executable, "-m", "uotft", *arguments],
         cwd=project,
-        env=users_environment() | {"DVC_STAGE": words[0]} | environment,
+        env=users_environment() | {"DVC_STAGE": arguments[0]} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,9 +57,9 @@ def start(project: Path, *words: str, **environment: str) -> subprocess.Popen[st
 
 
 @contextmanager
-def started(project: Path, *words: str, **environment: str):  # noqa: ANN201
+def started(project: Path, *arguments: str, **environment: str):  # noqa: ANN201
     """The same, killed at the end of the block if it is still there."""
-    process = start(project, *words, **environment)
+    process = start(project, *arguments, **environment)
     try:
         yield process
     finally:
@@ -89,11 +89,11 @@ def ranks(project: Path) -> dict[int, int]:
     found = {}
     for pid in inside(project):
         try:
-            words = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
+            arguments = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
             environment = Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"uotft.runs.worker" in words:
+        if b"uotft.runs.worker" in arguments:
             rank = [int(e[5:]) for e in environment if e.startswith(b"RANK=")]
             found[rank[0] if rank else 0] = pid
     return found
@@ -155,8 +155,8 @@ def temporary(project: Path) -> list[str]:
 def mounted(place: Path, options: str) -> Iterator[Path]:
     """A file system of its own at ``place``, with what stands there copied into it."""
     place.mkdir(parents=True, exist_ok=True)
-    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(words, check=False).returncode:
+    arguments = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(arguments, check=False).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         yield place

@@ -133,7 +133,7 @@ def _cache(root: Path) -> Path:
 
 def _command(pid: str) -> str:
     try:
-        words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+        arguments = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
     except OSError:
         return pid
-    return f"{pid} ({' '.join(os.fsdecode(b' '.join(words)).split())})"
+    return f"{pid} ({' '.join(os.fsdecode(b' '.join(arguments)).split())})"

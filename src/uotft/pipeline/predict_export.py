@@ -25,11 +25,13 @@ logger = logging.getLogger(__name__)
 def predict(
     model: Path, files: list[str], progress: Progress = silently
 ) -> tuple[list[Answer], list[str]]:
-    """(the likeliest classes of each image file, in order; why the other files are unreadable).
+    """Predict with the model in the folder ``model``.
 
-    A folder stands for all images below it. Warnings count its other files.
+    Returns the likeliest classes of each readable image file in order, and a line on each other
+    one. A folder stands for all images below it; warnings count its other files. Raises
+    `UserError` if ``model`` holds no model.
     """
-    storage.need(model / "model.json")  # before torch, which takes seconds to import
+    _check_model(model)  # before torch, which takes seconds to import
     images = [image for file in files for image in _images_of(file)]
     from uotft.models import model_io
     from uotft.models.predict import answers, reader
@@ -43,6 +45,15 @@ def predict(
         else:
             good.append(answer)
     return good, bad
+
+
+def _check_model(folder: Path) -> None:
+    """Raise UserError unless ``folder`` holds a trained model."""
+    if not (folder / "model.json").is_file():
+        raise UserError(
+            f"{folder} is not the folder of a trained model: it needs model.json and "
+            "model.safetensors. Trained models are in models/TARGET/STRATEGY/SEED/ of a project"
+        )
 
 
 def _images_of(file: str) -> list[str]:
@@ -96,7 +107,7 @@ def _named(ws: Workspace, folder: Path) -> str:
 
 def export(model: Path, form: str, output: Path) -> dict[str, Any]:
     """Write the model as ``form`` (onnx, torch) to ``output``, and its metadata to OUTPUT.json."""
-    storage.need(model / "model.json")
+    _check_model(model)
     from uotft.models import model_io
     from uotft.models.export import FORMATS, TOLERANCE, export
     from uotft.models.predict import dataset_of

@@ -97,7 +97,7 @@ def _wait_for(wanted: Future[R], futures: Sequence[Future[R]]) -> None:
     """Wait until ``wanted`` is done; raises at once if another future has raised."""
     while not wanted.done():
         open_ = [future for future in futures if not future.done()]
-        # with a timeout, since a signal does not wake a main thread that waits for a lock
+        # with a timeout: a signal that the kernel gives to another thread does not end a wait
         for future in wait(open_, signals.POLL_S, FIRST_COMPLETED).done:
             future.result()
 

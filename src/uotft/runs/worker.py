@@ -74,10 +74,10 @@ def attempt(arguments: list[str]) -> int:
             logger.error(error)
         return 2
     except Exception as error:
-        if _for_want_of_another(error, stop):
+        if _only_lost_another(error, stop):
             return INTERRUPTED
         _note(events, error)
-        if _for_want_of_memory(error):
+        if _out_of_memory(error):
             advice = "use fewer --num-processes or smaller batches in params.yaml"
             logger.error(f"out of memory: {error}; {advice}")
             return 1
@@ -135,13 +135,13 @@ def work(arguments: list[str], stop: StopRequest) -> None:
     runtime.end(accelerator)
 
 
-def _for_want_of_memory(error: BaseException) -> bool:
+def _out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: torch has an error class of its own only for GPUs, so texts count."""
     texts = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
-def _for_want_of_another(error: BaseException, stop: StopRequest) -> bool:
+def _only_lost_another(error: BaseException, stop: StopRequest) -> bool:
     """Whether ``error`` is only a lost connection to a worker that failed and said why itself.
 
     Then this process gets SIGTERM soon after the error. It waits for that, and prints nothing,
