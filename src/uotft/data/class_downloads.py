@@ -289,7 +289,8 @@ class Index:
                     break
                 wanted.discard(self._step())
         finally:
-            self._save()
+            if self.members:
+                self._save()
         if wanted:
             raise UserError(
                 f"{self.remote.url}: it holds no {some(sorted(wanted))}, but "
