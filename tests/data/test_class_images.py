@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,7 @@ import pytest
 from support import dataset_archives as official
 from support.commands import call, users_environment
 from support.download_server import Server, serving
-from support.patched_modules import patched, tiny_imagenet
+from support.patched_modules import Source, patched, tiny_imagenet
 from support.projects import tiny_params, workspace, write_params
 from uotft.core import user_settings
 from uotft.core.errors import UserError
@@ -201,7 +202,7 @@ def test_a_bad_list_of_classes_is_named(tmp_path: Path, text: str | None, why: s
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError) as error:
-        imagenet_classes.classes(path)
+        class_images.listed(path)
     assert str(path) in str(error.value)
     assert why in str(error.value)
 
@@ -505,6 +506,19 @@ def test_where_neither_can_be_had_both_are_named(server: Server, tmp_path: Path)
     assert f"{server.address}/good/{WHOLE.format(THREE[0])}: HTTP Error 404: Not Found" in said
 
 
+def test_without_a_network_other_archives_are_not_tried(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("UOTFT_MIRROR", f"http://127.0.0.1:{free.getsockname()[1]}")
+    said = refused(tmp_path / "images", THREE)
+    assert "Connection refused" in said
+    assert "winter21" not in said
+    assert "UOTFT_MIRROR" in said
+    assert "--imagenet PATH" in said
+
+
 def test_ids_outside_the_thousand_are_not_asked_for(server: Server, tmp_path: Path) -> None:
     assert "n00001740: not among the 1,000" in refused(tmp_path / "images", ["n00001740"])
     assert not server.asked
@@ -516,10 +530,24 @@ def test_a_copy_is_never_fetched_into(server: Server, tmp_path: Path) -> None:
     assert not server.asked
 
 
+def test_real_processes_take_the_constants_of_tiny_files(tmp_path: Path) -> None:
+    card = official.card("dogs", official.dogs(), "http://127.0.0.1:1")
+    changes = {
+        "uotft.data.datasets.dogs": {"CARD": card},
+        "uotft.data.class_downloads": {"IMAGES": (2, 2), "TERMS": Source("SITE + 'terms'")},
+    }
+    code = (
+        "from uotft.data import class_downloads as c; from uotft.data.datasets import dogs; "
+        "print(dogs.CARD, c.IMAGES, c.TERMS, sep='\\n')"
+    )
+    done = call(sys.executable, "-c", code, cwd=tmp_path, **patched(tmp_path / "patch", changes))
+    assert done.stdout == f"{card}\n(2, 2)\nhttps://image-net.org/data/terms\n", done.stderr
+
+
 # ---- terms
 
 
-def test_nothing_is_fetched_before_the_terms_are_accepted(
+def test_nothing_is_fetched_before_terms_are_accepted(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user_settings.remember(accepted=[])
