@@ -53,11 +53,18 @@ sys.meta_path.insert(0, Finder())
 '''
 
 
+class Source(str):
+    """Python source of a value that has no ``repr``; the module's own names can stand in it."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def patched(folder: Path, changes: dict[str, dict[str, Any]]) -> dict[str, str]:
     """The environment of commands in which ``changes``, {module: {name: value}}, hold.
 
-    A value must have a ``repr`` that is Python, as numbers, texts and `Card` have. A card of a data
-    set: ``{"uotft.data.datasets.dogs": {"CARD": dataset_archives.card("dogs", contents)}}``.
+    A value must have a ``repr`` that is Python, as numbers, texts, `Card` and `Source` have. A card
+    of a data set: ``{"uotft.data.datasets.dogs": {"CARD": dataset_archives.card("dogs", …)}}``.
     """
     sources = {
         module: {name: repr(value) for name, value in values.items()}

@@ -210,11 +210,15 @@ def ask(url: str, start: int = 0, end: int = 0, patience: float | None = None) -
     request = Request(url, headers={"User-Agent": "uotft", **asked})
     with _opened(request, patience or PATIENCE) as answer:
         if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise ConnectionError("got a web page (a login, warning or limit?) instead of the file")
+            raise Unfit("got a web page (a login, warning or limit?) instead of the file")
         yield answer
 
 
-class NoRanges(ConnectionError):
+class Unfit(ConnectionError):
+    """A server that answers, and will not send what was asked for: a web page in its place."""
+
+
+class NoRanges(Unfit):
     """A server that sends only whole files."""
 
 

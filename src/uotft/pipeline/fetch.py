@@ -19,7 +19,6 @@ from uotft.core.paths import located
 from uotft.core.records import Progress
 from uotft.data import archives, class_downloads, class_images, downloads
 from uotft.data.archives import Archive, Card
-from uotft.data.datasets import imagenet_classes
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline.workspace import Workspace
 
@@ -38,7 +37,7 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
     if getattr(settings, "urls", ""):
         yield from _fetch_shards(ws, name, settings, given, progress)
         return
-    if isinstance(settings, imagenet_classes.Settings):
+    if hasattr(settings, "images"):
         yield from _fetch_classes(ws, name, settings, given, progress)
         return
     if card is None:
@@ -139,7 +138,7 @@ def _fetch_classes(
             f"--from: name your copy of ImageNet as images: in datasets.{name} of params.yaml, and "
             "it is read in place"
         )
-    wanted = imagenet_classes.classes(located(ws.root, settings.path))
+    wanted = class_images.listed(located(ws.root, settings.path))
     place = class_images.place(located(ws.root, settings.images))
     absent = place.missing(wanted)
     yield f"{name}: {len(wanted) - len(absent)} of {len(wanted)} classes are in {place.path}"

@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from uotft.core import config, locks, storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Files, ImageSet, silently
 from uotft.data import archives, class_images
-from uotft.data.datasets import imagenet_classes
 from uotft.data.lists import LISTS
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
@@ -60,15 +60,15 @@ def bring(ws: Workspace, dataset: str) -> None:
     with locks.waiting(lock, PATIENCE_S):
         if card := card_of(module):
             archives.unpacked(card, settings.path, ws.root, silently)
-        elif isinstance(settings, imagenet_classes.Settings):
+        elif hasattr(settings, "images"):
             _must_have_classes(ws, dataset, settings)
         else:
             module.found(settings, silently, ws.root)
 
 
-def _must_have_classes(ws: Workspace, dataset: str, settings: imagenet_classes.Settings) -> None:
+def _must_have_classes(ws: Workspace, dataset: str, settings: Any) -> None:
     """Raise `UserError`: either classes are missing, or they lie here in another form."""
-    wanted = imagenet_classes.classes(located(ws.root, settings.path))
+    wanted = class_images.listed(located(ws.root, settings.path))
     place = class_images.place(located(ws.root, settings.images))
     if absent := place.missing(wanted):
         raise UserError(f"{dataset}: {place.lacks(absent)}")
@@ -81,7 +81,7 @@ def _must_have_classes(ws: Workspace, dataset: str, settings: imagenet_classes.S
 def must_be_there(ws: Workspace, dataset: str) -> None:
     """Raise `UserError` if a set's ``path`` does not exist here; it says how to get the images."""
     module, settings = config.known_dataset(ws.params, dataset)
-    key = "images" if isinstance(settings, imagenet_classes.Settings) else "path"
+    key = "images" if hasattr(settings, "images") else "path"
     path = located(ws.root, getattr(settings, key))
     if path.exists():
         return
@@ -104,7 +104,7 @@ def _start(ws: Workspace, dataset: str) -> Path:
     For some of ImageNet's classes, the folder that ``images`` means.
     """
     module, settings = config.known_dataset(ws.params, dataset)
-    if isinstance(settings, imagenet_classes.Settings):
+    if hasattr(settings, "images"):
         images = located(ws.root, settings.images).absolute()
         return images.parent if images.name.endswith(".tar") else images
     path = located(ws.root, settings.path).absolute()
