@@ -32,6 +32,7 @@ NO_RESULT = {
     "core.messages": "messages",
     "core.progress": "the progress bar",
     "core.text": "pieces of messages",
+    "core.user_settings": "from which mirror files come; their checksums say which they are",
     "training.checkpoints": "where an interrupted training goes on; it ends with the same bits",
     "tracking": "tells MLflow what was done, afterwards",
 }

@@ -29,11 +29,32 @@ Name = Annotated[
 
 @app.command("list")
 def list_() -> None:
-    """List the data sets, their sizes, and whether each is downloaded or prepared."""
-    from uotft.pipeline.datasets import listing
+    """List the data sets, their sizes, and whether each is downloaded or prepared.
 
-    header, *rows = listing(workspace())
+    Outside a project, the public ones alone. Says where ImageNet's images are, if that is known.
+    """
+    from uotft.pipeline.datasets import listing, remembered
+    from uotft.pipeline.workspace import Workspace
+
+    in_a_project = (Workspace.nearest() / "params.yaml").is_file()
+    header, *rows = listing(workspace() if in_a_project else None)
     print_table(header, rows, width=140)
+    for line in remembered():
+        typer.echo(line)
+
+
+@app.command()
+def accept(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="imagenet.")],
+) -> None:
+    """Note that you have agreed to a data set's terms, so that its images may be fetched.
+
+    Only ImageNet asks for it: first agree to its terms at https://image-net.org/download.php.
+    """
+    from uotft.data import class_downloads
+
+    for line in class_downloads.accept(name):
+        typer.echo(line)
 
 
 @app.command()

@@ -25,6 +25,7 @@ QUIET = {
 }
 SITE_CACHE = "DVC_SITE_CACHE_DIR"
 LOG_LEVEL = "UOTFT_LOG_LEVEL"
+MIRROR = "UOTFT_MIRROR"
 
 
 def prepare() -> None:
@@ -100,6 +101,18 @@ def log_level() -> str:
 def set_log_level(level: str) -> None:
     """Hand the level of messages down to the processes that this one starts."""
     os.environ[LOG_LEVEL] = level
+
+
+def mirror() -> str:
+    """The address or folder that UOTFT_MIRROR names, or ""; see `core.user_settings`."""
+    return os.environ.get(MIRROR, "")
+
+
+def config_folder() -> Path:
+    """The folder of this user's settings, $XDG_CONFIG_HOME/uotft; it need not exist."""
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    base = Path(home) if os.path.isabs(home) else Path(os.path.expanduser("~")) / ".config"
+    return base / "uotft"
 
 
 def dvc_stage() -> str:

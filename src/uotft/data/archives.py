@@ -41,13 +41,26 @@ BROKEN = (
 
 
 @dataclass(frozen=True)
+class Span:
+    """Where an archive lies in a larger file: from byte ``offset`` on, in one of ``total`` bytes.
+
+    ``tag`` is the larger file's mark on the server, such as its ETag; it changes with the file.
+    """
+
+    offset: int
+    total: int
+    tag: str
+
+
+@dataclass(frozen=True)
 class Archive:
     """A file as the makers of a data set publish it, and what it unpacks to.
 
     ``holds`` is a path that exists once it is unpacked, ``into`` the folder it is unpacked in.
     ``bytes`` is 0 where the size is unknown. ``sha256`` may be only the beginning of one, as in the
     file names of torchvision's weights; ``md5`` stands in where nobody published a SHA-256. Without
-    ``urls`` the file is fetched by hand. Without a checksum any tar file is accepted.
+    ``urls`` the file is fetched by hand. Without a checksum any tar file is accepted. With a
+    ``span`` it is a part of the file at each address.
     """
 
     name: str
@@ -58,6 +71,7 @@ class Archive:
     md5: str = ""
     into: str = ""
     files: int = FILES
+    span: Span | None = None
 
     def sum(self) -> str:
         """The checksum and its kind, as text."""

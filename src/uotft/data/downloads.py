@@ -3,31 +3,91 @@
 A broken download resumes where it stopped, even on another day. The file is a hidden .part until
 its size and checksum are those in the data set's module. If the module has no size, `sized` asks
 the server first.
+
+Every address is redirected to the user's mirror, if there is one: https://HOST/PATH becomes
+MIRROR/HOST/PATH, the layout of `wget -x`. A mirror is another address, or a folder.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
+from typing import Protocol
 from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
+from uotft.core import user_settings
 from uotft.core.errors import UserError
-from uotft.data.archives import Archive, Progress
+from uotft.core.text import indented
+from uotft.data.archives import Archive, Progress, Span
 
 CHUNK = 2**20  # bytes per read
 PATIENCE = 60.0  # seconds; a slower answer, or a slower chunk, counts as a broken connection
+REACH = 10.0  # seconds for the first byte, where addresses are only tried
+NO_RANGES = "the server sends only whole files (it ignores requests for a part)"
+ASKED = 16  # addresses that are tried at a time
+ELSEWHERE = (
+    "check the network; or name a mirror, an address or a folder with the same files as wget -x "
+    "saves them: UOTFT_MIRROR, or mirror: in ~/.config/uotft/config.yaml; or fetch the files by "
+    "other means and put them where `uotft data prepare` and the section's path say"
+)
 
 logger = logging.getLogger(__name__)
+
+
+def redirected(url: str) -> str:
+    """The address that is really asked for ``url``: below the user's mirror, if there is one.
+
+    For a folder as mirror, the path of a file in it. Raises `UserError` for broken settings.
+    """
+    mirror, parts = user_settings.load().mirror, urlsplit(url)
+    if not mirror or not parts.netloc:
+        return url
+    host, query = parts.netloc.rpartition("@")[2], f"?{parts.query}" if parts.query else ""
+    if user_settings.is_address(mirror):
+        return f"{mirror}/{host}{parts.path}{query}"
+    plain = f"{mirror}/{host}{unquote(parts.path)}"
+    return plain + query if query and Path(plain + query).is_file() else plain
+
+
+def check_reachable(urls: Iterable[str | Sequence[str]]) -> None:
+    """Ask all addresses at once for their first byte; of a sequence, one suffices.
+
+    Raises one `UserError` that lists those without the file, and says what else to do.
+    """
+    asked = [[url] if isinstance(url, str) else [*url] for url in urls]
+    with ThreadPoolExecutor(max(1, min(len(asked), ASKED))) as threads:
+        found = [why for why in threads.map(_unreachable, asked) if why]
+    if found:
+        raise UserError(
+            f"not reachable: {len(found)} of {len(asked)} files to download:"
+            + indented(dict.fromkeys(found), len(found))
+            + f"\n{ELSEWHERE}"
+        )
+
+
+def _unreachable(urls: list[str]) -> str:
+    """Why none of some addresses gives its first byte, naming each; "" if one does."""
+    why = []
+    for url in map(redirected, urls):
+        try:
+            with ask(url, end=1, patience=REACH):
+                return ""
+        except (OSError, HTTPException) as error:
+            why.append(f"{url}: {error or type(error).__name__}")
+    return "; ".join(why)
 
 
 def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
@@ -37,7 +97,7 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
     """
     path, part, tried = folder / archive.name, folder / f".{archive.name}.part", []
     folder.mkdir(parents=True, exist_ok=True)
-    for url in archive.urls:
+    for url in map(redirected, archive.urls):
         while True:
             before = _size(part)
             try:
@@ -60,9 +120,9 @@ def sized(archive: Archive, folder: Path) -> Archive:
     If none does, a ``UserError`` lists why.
     """
     tried = []
-    for url in archive.urls:
+    for url in map(redirected, archive.urls):
         try:
-            with _answer(url) as answer:
+            with ask(url) as answer:
                 if answer.length is not None:
                     return replace(archive, bytes=answer.length)
             tried.append(f"{url}: the server does not state the file's size")
@@ -81,11 +141,14 @@ def _failed(archive: Archive, folder: Path, tried: list[str]) -> UserError:
 
 def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
     """Download the missing bytes of ``part``; or all, if the server cannot resume."""
-    start = _size(part)
+    start, span = _size(part), archive.span
     if start >= archive.bytes:
         return
-    with _answer(url, start) as answer:
-        if answer.status != 206:
+    first, end = (span.offset + start, span.offset + archive.bytes) if span else (start, 0)
+    with ask(url, first, end) as answer:
+        if span:
+            must_be(answer, span, first, end)
+        elif answer.status != 206:
             start = 0
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             raise ConnectionError(f"the server sent another range than from byte {start} on")
@@ -106,19 +169,99 @@ def _go_on(url: str, part: Path, archive: Archive, progress: Progress) -> None:
             os.fsync(file.fileno())
 
 
+def must_be(answer: Answer, span: Span, first: int, end: int) -> None:
+    """Raise `ConnectionError` unless a response has bytes ``first`` to ``end`` of the same file."""
+    if answer.status != 206:
+        raise NoRanges(NO_RANGES)
+    total, found = total_of(answer), answer.headers.get("Content-Range", "")
+    if total != span.total or tag_of(answer) != span.tag:
+        raise ConnectionError(
+            f"the file on the server has changed: it has {total:,} bytes and the mark "
+            f"{tag_of(answer)!r}, not {span.total:,} and {span.tag!r}"
+        )
+    if not found.startswith(f"bytes {first}-{end - 1}/"):
+        raise ConnectionError(f"the server sent {found!r}, not bytes {first}-{end - 1}")
+
+
+def total_of(answer: Answer) -> int:
+    """The size of the whole file that a response is a part of; 0 if it does not say."""
+    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(total) if total.isdecimal() else 0
+
+
+def tag_of(answer: Answer) -> str:
+    """What changes with a file on a server: its ETag, or when it was changed; "" if neither."""
+    return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+
+
 @contextmanager
-def _answer(url: str, start: int = 0) -> Iterator[HTTPResponse]:
-    """The response of an address from byte ``start`` on; a web page is an error."""
-    headers = {"User-Agent": "uotft", **({"Range": f"bytes={start}-"} if start else {})}
+def ask(url: str, start: int = 0, end: int = 0, patience: float | None = None) -> Iterator[Answer]:
+    """The response of an address from byte ``start`` on, up to ``end`` if that is given.
+
+    ``url`` may also be a path, of a file in a mirror. A web page is an error.
+    """
+    if not user_settings.is_address(url):
+        with _Local(Path(url), start, end) as local:
+            yield local
+        return
+    last = end - 1 if end else ""
+    asked = {"Range": f"bytes={start}-{last}"} if start or end else {}
     logger.debug("asking %s from byte %d on", url, start)
-    with _opened(Request(url, headers=headers)) as answer:
+    request = Request(url, headers={"User-Agent": "uotft", **asked})
+    with _opened(request, patience or PATIENCE) as answer:
         if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise ConnectionError("got a web page (a login, warning or limit?) instead of the file")
         yield answer
 
 
-def _opened(request: Request) -> HTTPResponse:
-    """The response with its headers, within PATIENCE seconds.
+class NoRanges(ConnectionError):
+    """A server that sends only whole files."""
+
+
+class Answer(Protocol):
+    """What is read of a response: its bytes, ``length`` of them, and its head."""
+
+    @property
+    def status(self) -> int: ...  # noqa: D102
+
+    @property
+    def length(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def headers(self) -> Message: ...  # noqa: D102
+
+    def read1(self, size: int, /) -> bytes: ...  # noqa: D102
+
+
+class _Local:
+    """A file in a mirror that is a folder, answering as a server does."""
+
+    def __init__(self, path: Path, start: int, end: int) -> None:
+        self.file = path.open("rb")
+        total = os.fstat(self.file.fileno()).st_size
+        stop = min(end or total, total)
+        self.status, self.length = (206 if start or end else 200), max(0, stop - start)
+        self.headers = Message()
+        self.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total}"
+        self.headers["ETag"] = f'"{os.fstat(self.file.fileno()).st_mtime_ns:x}-{total:x}"'
+        self.file.seek(start)
+        self.left = self.length
+
+    def __enter__(self) -> _Local:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.file.close()
+
+    def read1(self, size: int, /) -> bytes:
+        """The next bytes, at most ``size``."""
+        found = self.file.read(min(size, self.left))
+        self.left -= len(found)
+        return found
+
+
+def _opened(request: Request, patience: float) -> HTTPResponse:
+    """The response with its headers, within ``patience`` seconds.
 
     It runs in a thread because urlopen's own timeout restarts with each byte.
     """
@@ -126,15 +269,15 @@ def _opened(request: Request) -> HTTPResponse:
 
     def ask() -> None:
         try:
-            found.put(urlopen(request, timeout=PATIENCE))
+            found.put(urlopen(request, timeout=patience))
         except Exception as error:  # noqa: BLE001  raised again in the waiting thread
             found.put(error)
 
     Thread(target=ask, daemon=True).start()  # daemon: a hanging one does not block the exit
     try:
-        answer = found.get(timeout=PATIENCE)
+        answer = found.get(timeout=patience)
     except Empty as error:
-        raise TimeoutError(f"no answer in {PATIENCE:.0f} s") from error
+        raise TimeoutError(f"no answer in {patience:.0f} s") from error
     if isinstance(answer, HTTPError):
         answer.close()
     if isinstance(answer, Exception):
@@ -142,7 +285,7 @@ def _opened(request: Request) -> HTTPResponse:
     return answer
 
 
-def _newer(answer: HTTPResponse, part: Path) -> bool:
+def _newer(answer: Answer, part: Path) -> bool:
     """Whether, according to the server, the file changed after ``part`` of it was fetched."""
     try:
         changed = parsedate_to_datetime(answer.headers["Last-Modified"])
@@ -151,7 +294,7 @@ def _newer(answer: HTTPResponse, part: Path) -> bool:
     return changed.timestamp() > part.stat().st_mtime
 
 
-def _block(answer: HTTPResponse, size: int) -> bytes:
+def _block(answer: Answer, size: int) -> bytes:
     """The next ``size`` bytes, fewer at the end; an error if they take more than PATIENCE."""
     until, pieces, left = monotonic() + PATIENCE, list[bytes](), size
     while left and (piece := answer.read1(left)):

@@ -9,37 +9,42 @@ from typing import Any
 
 import numpy as np
 
-from uotft.core import config, disk, registry, storage
+from uotft.core import config, disk, registry, storage, user_settings
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Files, Progress
-from uotft.data import archives, files
+from uotft.data import archives, class_images, files
 from uotft.data.archives import Card
+from uotft.data.datasets import imagenet_classes
 from uotft.data.pixel_cache import Store
 from uotft.pipeline import image_places, readers
 from uotft.pipeline.fetch import card_of, shards_of
 from uotft.pipeline.verify import differences
 from uotft.pipeline.workspace import Workspace
 
-OWN = (
-    "folder",
-    "shards",
-)  # kinds of a user's own images: not listed without a section in params.yaml
+OWN = ("folder", "shards", "imagenet_classes")  # kinds that need a section in params.yaml
 SHEET = 10  # images of each class on a contact sheet
 MANY = 10  # archives; `verify` names fewer one by one
 
 
-def listing(ws: Workspace) -> list[tuple[str, ...]]:
-    """A header, and a row for each public data set and each of params.yaml."""
+def listing(ws: Workspace | None) -> list[tuple[str, ...]]:
+    """A header, and a row for each public data set and each of params.yaml.
+
+    Outside a project, without a workspace, the state is that of no folder: empty.
+    """
     rows: list[tuple[str, ...]]
     rows = [("name", "kind", "classes", "images", "metric", "archives", "state")]
     public = [name for name in registry.names("datasets") if name not in OWN]
-    for name in sorted({*public, *ws.params.datasets}):
-        module, settings = config.known_dataset(ws.params, name)
+    for name in sorted({*public, *(ws.params.datasets if ws else ())}):
+        module, settings = (
+            config.known_dataset(ws.params, name)
+            if ws
+            else config.dataset_section({"kind": name}, f"datasets.{name}")
+        )
         card, images, classes = card_of(module), dict[str, int](), 0
         if card:
             images, classes = card.images, card.classes
-        if ws.data(name).with_suffix(".json").is_file():
+        if ws and ws.data(name).with_suffix(".json").is_file():
             summary = storage.read_json(ws.data(name).with_suffix(".json"))
             images, classes = summary["images"], summary["classes"]
         rows.append(
@@ -50,10 +55,22 @@ def listing(ws: Workspace) -> list[tuple[str, ...]]:
                 ", ".join(f"{n:,} {part}" for part, n in images.items()),
                 card.metric if card else "",
                 disk.gib(sum(a.bytes for a in card.archives)) if card else "",
-                _state(ws, name, settings, card),
+                _state(ws, name, settings, card) if ws else "",
             )
         )
     return rows
+
+
+def remembered() -> list[str]:
+    """A line on the place of ImageNet's images that this user's settings name, if they do."""
+    path = user_settings.load().imagenet
+    if not path:
+        return []
+    try:
+        count = len(class_images.place(Path(path)).classes())
+    except UserError as error:
+        return [f"ImageNet's training images: {error}"]
+    return [f"ImageNet's training images: {count:,} of 1,000 classes in {path}"]
 
 
 def verify(ws: Workspace, name: str, progress: Progress) -> tuple[str, list[str]]:
@@ -140,6 +157,8 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
     if ws.data(name).is_file():
         return "prepared"
     folder = located(ws.root, settings.path)
+    if isinstance(settings, imagenet_classes.Settings):
+        return _state_of_classes(ws, settings)
     if getattr(settings, "urls", ""):
         there = all((folder / name).is_file() for name in settings.addresses())
         return "there" if there else "to be downloaded"
@@ -154,3 +173,15 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
     if absent:
         return "to be fetched by hand" if any(not a.urls for a in absent) else "to be downloaded"
     return "archives are there"
+
+
+def _state_of_classes(ws: Workspace, settings: imagenet_classes.Settings) -> str:
+    """How many of the classes of a list are there."""
+    path = located(ws.root, settings.path)
+    if not path.is_file():
+        return f"no list of classes yet ({settings.path})"
+    wanted = imagenet_classes.classes(path)
+    place = class_images.place(located(ws.root, settings.images))
+    absent = place.missing(wanted)
+    lack = "to be downloaded" if place.can_grow() else "missing"
+    return f"{len(absent)} of {len(wanted)} classes {lack}" if absent else "there"

@@ -17,8 +17,9 @@ from uotft.core import config, disk, locks, storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Progress
-from uotft.data import archives, downloads
+from uotft.data import archives, class_downloads, class_images, downloads
 from uotft.data.archives import Archive, Card
+from uotft.data.datasets import imagenet_classes
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline.workspace import Workspace
 
@@ -36,6 +37,9 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
     card = card_of(module)
     if getattr(settings, "urls", ""):
         yield from _fetch_shards(ws, name, settings, given, progress)
+        return
+    if isinstance(settings, imagenet_classes.Settings):
+        yield from _fetch_classes(ws, name, settings, given, progress)
         return
     if card is None:
         if given:
@@ -116,6 +120,28 @@ def _fetch_shards(
     yield f"{name}: {len(shards)} shards, {len(loaded)} downloaded; their SHA-256 are in {where}"
 
 
+def _fetch_classes(
+    ws: Workspace, name: str, settings: Any, given: Path | None, progress: Progress
+) -> Iterator[str]:
+    """Fetch the classes that a section's list names, where the place of its images lacks them."""
+    if given:
+        raise UserError(
+            f"--from: name your copy of ImageNet as images: in datasets.{name} of params.yaml, and "
+            "it is read in place"
+        )
+    wanted = imagenet_classes.classes(located(ws.root, settings.path))
+    place = class_images.place(located(ws.root, settings.images))
+    absent = place.missing(wanted)
+    yield f"{name}: {len(wanted) - len(absent)} of {len(wanted)} classes are in {place.path}"
+    if absent:
+        if place.can_grow():
+            class_downloads.check_accepted()
+            remedy = f"make room, or name another folder as datasets.{name}.images"
+            yield _space(name, {"to download": class_downloads.estimate(len(absent))},
+                         place.root, remedy)  # fmt: skip
+        yield from class_downloads.fetch(place.path, absent, progress)
+
+
 def _by_hand(card: Card, hand: list[Archive], folder: Path, given: Path | None) -> str:
     """The message that lists the files to fetch by hand, and where to put them."""
     missing = "".join(
@@ -138,9 +164,9 @@ def _plan(card: Card, settings: Any, loaded: list[Archive], folder: Path) -> str
     return _space(card.name, sizes, folder)
 
 
-def _space(name: str, sizes: dict[str, int], folder: Path) -> str:
+def _space(name: str, sizes: dict[str, int], folder: Path, remedy: str = "") -> str:
     """A line on the bytes that are needed and free. Raises `UserError` if too few are free."""
-    remedy = f"make room, or name another disk as datasets.{name}.path"
+    remedy = remedy or f"make room, or name another disk as datasets.{name}.path"
     try:
         return f"{name}: {disk.need(sizes, folder, remedy)}"
     except UserError as error:

@@ -2,7 +2,8 @@
 
 DVC versions data/NAME.npz, but another machine may keep the images elsewhere. So the file stores a
 path relative to something that each machine knows: ``path``, the place that the data set's section
-in params.yaml names, or ``project``, whose cache/ holds unpacked archives. The SHA-256 of each
+in params.yaml names (as ``images``, where ``path`` is a list of classes), or ``project``, whose
+cache/ holds unpacked archives. The SHA-256 of each
 file, checked when it is read, shows that the images are the same.
 """
 
@@ -16,7 +17,8 @@ from uotft.core import config, locks, storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Files, ImageSet, silently
-from uotft.data import archives
+from uotft.data import archives, class_images
+from uotft.data.datasets import imagenet_classes
 from uotft.data.lists import LISTS
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
@@ -58,32 +60,53 @@ def bring(ws: Workspace, dataset: str) -> None:
     with locks.waiting(lock, PATIENCE_S):
         if card := card_of(module):
             archives.unpacked(card, settings.path, ws.root, silently)
+        elif isinstance(settings, imagenet_classes.Settings):
+            _must_have_classes(ws, dataset, settings)
         else:
             module.found(settings, silently, ws.root)
+
+
+def _must_have_classes(ws: Workspace, dataset: str, settings: imagenet_classes.Settings) -> None:
+    """Raise `UserError`: either classes are missing, or they lie here in another form."""
+    wanted = imagenet_classes.classes(located(ws.root, settings.path))
+    place = class_images.place(located(ws.root, settings.images))
+    if absent := place.missing(wanted):
+        raise UserError(f"{dataset}: {place.lacks(absent)}")
+    raise UserError(
+        f"{ws.data(dataset)} was made where ImageNet lies in another form (folders, or tars) than "
+        f"in {place.path}: `uotft prepare --dataset {dataset}` makes it of what is here"
+    )
 
 
 def must_be_there(ws: Workspace, dataset: str) -> None:
     """Raise `UserError` if a set's ``path`` does not exist here; it says how to get the images."""
     module, settings = config.known_dataset(ws.params, dataset)
-    path = located(ws.root, settings.path)
+    key = "images" if isinstance(settings, imagenet_classes.Settings) else "path"
+    path = located(ws.root, getattr(settings, key))
     if path.exists():
         return
     tracked = path.with_name(f"{path.name}.dvc")
     if tracked.is_file():
         way = f"`dvc pull {tracked}` fetches it"
-    elif card_of(module) or getattr(settings, "urls", None):
+    elif key == "images" or card_of(module) or getattr(settings, "urls", None):
         way = f"`uotft data prepare {dataset}` fetches it"
     else:
         way = "put it there"
     raise UserError(
-        f"{dataset}: its images are not on this machine: {path} is missing; {way}, or set path in "
+        f"{dataset}: its images are not on this machine: {path} is missing; {way}, or set {key} in "
         f"datasets.{dataset} of params.yaml to where they are"
     )
 
 
 def _start(ws: Workspace, dataset: str) -> Path:
-    """The folder that a section's ``path`` means: itself, a list's folder, or the unpacked set."""
+    """The folder that a section's ``path`` means: itself, a list's folder, or the unpacked set.
+
+    For some of ImageNet's classes, the folder that ``images`` means.
+    """
     module, settings = config.known_dataset(ws.params, dataset)
+    if isinstance(settings, imagenet_classes.Settings):
+        images = located(ws.root, settings.images).absolute()
+        return images.parent if images.name.endswith(".tar") else images
     path = located(ws.root, settings.path).absolute()
     if card := card_of(module):
         return (archives.ready(card, path, ws.root) or path).absolute()
