@@ -79,16 +79,16 @@ def fetch(
     A broken download resumes.
     """
     from uotft.core.progress import track
-    from uotft.pipeline import banks
+    from uotft.pipeline import bank_files
 
-    for line in banks.fetch(url, sha256, output, track):
+    for line in bank_files.fetch(url, sha256, output, track):
         typer.echo(line)
 
 
 @app.command()
 def show(file: Annotated[Path, typer.Argument(metavar="FILE", help="A bank.")]) -> None:
     """Show a bank: its classes, features, weights, and whether its rows can be used."""
-    from uotft.pipeline import banks
+    from uotft.pipeline import bank_files
 
-    for line in banks.show(file):
+    for line in bank_files.show(file):
         typer.echo(line)
