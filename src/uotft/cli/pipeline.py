@@ -145,8 +145,7 @@ def select(
     """Keep the K source classes that a strategy scores highest.
 
     With --dataset: a stage of the pipeline, set by params.yaml, that writes selections/.
-    With --source-bank, --target-bank and --output: on any two files of class means (classes x
-    features), with the options below; needs neither images nor a params.yaml.
+    With --source-bank, --target-bank and --output: on two files of class means, without a project.
     With --source-bank and --target: for a folder of images, from a bank or, with
     imagenet:BACKBONE, from ImageNet's 1000 classes without any image of them; K is then 100.
     """
@@ -182,7 +181,7 @@ def _select_brought(
     extras: tuple[bool, list[str], str, str],
 ) -> Selection:
     """Select from what the options name, without a project; prints the recall, if any is wanted."""
-    from uotft.pipeline.select import BankFiles, Extras, bank_request, select_banks
+    from uotft.pipeline.select import IMAGENET, BankFiles, Extras, bank_request, select_banks
 
     source, target, target_bank, backbone = sides
     if target and target_bank:
@@ -192,7 +191,7 @@ def _select_brought(
     strategy, settings, wanted, seed = request
     explain, expect, table, pictures = extras
     said = Extras(explain, tuple(expect), table, pictures)
-    is_rows = source.startswith("imagenet:")
+    is_rows = source.startswith(IMAGENET)
     if source and (target or (is_rows and target_bank)):
         from uotft.core.progress import track
         from uotft.pipeline import banks  # torch

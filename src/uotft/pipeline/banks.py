@@ -32,13 +32,12 @@ from uotft.models.weights import Pretrained
 from uotft.pipeline import readers
 from uotft.pipeline.bank_files import check_name
 from uotft.pipeline.bank_weights import classifier_rows, made_with, pretrained
-from uotft.pipeline.select import Extras, select_means
+from uotft.pipeline.select import IMAGENET, Extras, select_means
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, features, transport
 from uotft.selection.choosing import Request
 from uotft.training import runtime
 
-IMAGENET = "imagenet:"  # before a backbone: the rows of its classifier, in place of a file
 PAPERS_K = 100  # classes that the paper keeps of ImageNet's 1000
 SHARE = 0.875  # of a picture's shorter side that the network sees, as in the paper's scripts
 BATCH = 64  # images

@@ -21,6 +21,8 @@ from uotft.selection.choosing import Request
 if TYPE_CHECKING:
     from uotft.pipeline.workspace import Workspace
 
+IMAGENET = "imagenet:"  # before a backbone: the rows of its classifier, in place of a file
+
 
 def select(ws: Workspace, cell: Cell) -> Selection:
     """Score the source units against one seed's target images, keep K, write the selection."""
