@@ -70,6 +70,9 @@ def _be_the_command(arguments: tuple[str, ...], cwd: Path, environment: dict[str
         sys.argv = list(arguments)
         signal.alarm(100)
         warnings.resetwarnings()
+        import torch
+
+        torch.set_num_threads(1)  # OpenMP's others did not survive the fork, and would be awaited
         from uotft.cli.app import main
 
         main()

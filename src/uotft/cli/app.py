@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from uotft.cli import data, experiment, models, pipeline, project
+from uotft.cli import bank, data, experiment, models, pipeline, project
 from uotft.core import environment, messages, signals
 from uotft.core.errors import Interrupted, UserError, WorkerFailed
 
@@ -62,6 +62,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(data.app, name="data")
+app.add_typer(bank.app, name="bank")
 app.add_typer(experiment.app, name="experiment")
 
 

@@ -118,8 +118,17 @@ def select(
     dataset: Annotated[str, typer.Option(help="A target with a section in params.yaml.")] = "",
     strategy: Strategy = "uot",
     seed: Seed = 0,
-    source_bank: Annotated[str, typer.Option(help="npz with an array means, or a npy.")] = "",
+    source_bank: Annotated[
+        str, typer.Option(help="Class means: npz, npy, safetensors; or imagenet:BACKBONE.")
+    ] = "",
     target_bank: Annotated[str, typer.Option(help="The same of the target.")] = "",
+    target: Annotated[
+        str, typer.Option(help="Or a folder of images, embedded by the bank's backbone.")
+    ] = "",
+    backbone: Annotated[
+        str, typer.Option(help="With --target, what made the bank, such as resnet18.")
+    ] = "",
+    size: Annotated[int, typer.Option(min=8, help="With --target, pixels a side it sees.")] = 224,
     output: Annotated[str, typer.Option(help="Where selection.json goes.")] = "",
     metric: Annotated[str | None, typer.Option(help="cosine or l2.")] = None,
     cost_scale: Annotated[float | None, typer.Option(help="eps_c of uot.")] = None,
@@ -139,18 +148,22 @@ def select(
     """Keep the K source classes that a strategy scores highest.
 
     With --dataset: a stage of the pipeline, set by params.yaml, that writes selections/.
-    With --source-bank, --target-bank and --output: on any two files of class means (classes x
-    features), with the options below; needs neither images nor a params.yaml.
+    With --source-bank, --target-bank and --output: on two files of class means, without a project.
+    With --source-bank and --target: for a folder of images, from a bank or, with
+    imagenet:BACKBONE, from ImageNet's 1000 classes without any image of them; K is then 100.
     """
     from uotft.core import config
 
     settings = _given({"metric": metric, "cost_scale": cost_scale} | config.parsed(set_ or []))
-    size = _given({"top_k": _number(top_k), "max_per_class": max_per_class})
-    files = (source_bank, target_bank, output)
-    if dataset:
-        if any(files) or settings or size or expect or table or pictures:
-            raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
-                            "params.yaml has its settings")  # fmt: skip
+    wanted = _given({"top_k": _number(top_k), "max_per_class": max_per_class})
+    sides, extras = (source_bank, target, target_bank, backbone), (expect or [], table, pictures)
+    if not dataset:
+        request = strategy, settings, wanted, seed
+        chosen = _select_brought(sides, size, output, request, (explain, *extras))
+    elif any((*sides, *extras, output)) or settings or wanted:
+        raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
+                        "params.yaml has its settings")  # fmt: skip
+    else:
         from uotft.core.records import Cell
         from uotft.runs import cells, job
 
@@ -160,23 +173,41 @@ def select(
                 typer.echo(line)
             return
         chosen = job.select(ws, Cell(dataset, strategy, seed))
-    elif all(files):
-        extras = explain, tuple(expect or ()), table, pictures
-        chosen = _select_banks(files, (strategy, settings, size, seed), extras)
-    else:
-        raise UserError("select needs --dataset, or --source-bank, --target-bank and --output")
     _print_selection(chosen, explain=explain)
 
 
-def _select_banks(
-    files: tuple[str, str, str],
+def _select_brought(
+    sides: tuple[str, str, str, str],
+    size: int,
+    output: str,
     request: tuple[str, dict[str, Any], dict[str, Any], int],
-    extras: tuple[bool, tuple[str, ...], str, str],
+    extras: tuple[bool, list[str], str, str],
 ) -> Selection:
-    """Select from two files of class means into a third, and print the recall, if any is wanted."""
-    from uotft.pipeline.select import BankFiles, Extras, bank_request, select_banks
+    """Select from what the options name, without a project; prints the recall, if any is wanted."""
+    from uotft.pipeline.select import IMAGENET, BankFiles, Extras, bank_request, select_banks
 
-    chosen, recall = select_banks(BankFiles(*files), bank_request(*request), Extras(*extras))
+    source, target, target_bank, backbone = sides
+    if target and target_bank:
+        raise UserError("select: --target and --target-bank exclude each other")
+    if backbone and not target:
+        raise UserError("select: --backbone goes with --target, a folder of images to embed")
+    strategy, settings, wanted, seed = request
+    explain, expect, table, pictures = extras
+    said = Extras(explain, tuple(expect), table, pictures)
+    is_rows = source.startswith(IMAGENET)
+    if source and (target or (is_rows and target_bank)):
+        from uotft.core.progress import track
+        from uotft.pipeline import banks  # torch
+
+        wanted = {**({"top_k": banks.PAPERS_K} if is_rows else {}), **wanted}
+        made = bank_request(strategy, settings, wanted, seed)
+        chosen, recall = banks.select(banks.Sides(*sides, size), output, made, said, track)
+    elif source and target_bank and output:
+        made = bank_request(strategy, settings, wanted, seed)
+        chosen, recall = select_banks(BankFiles(source, target_bank, output), made, said)
+    else:
+        raise UserError("select needs --dataset, or --source-bank, --target-bank and --output, or "
+                        "--source-bank and --target")  # fmt: skip
     if recall:
         typer.echo(recall)
     return chosen

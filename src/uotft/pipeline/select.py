@@ -1,7 +1,7 @@
 """The stage select: source units and target class means -> the units kept, with their scores.
 
-`select` works on a project, `select_banks` on any two files of class means. Both select the same
-way.
+`select` works on a workspace, `select_banks` on any two files of means, `select_means` on means
+that are in memory; all choose alike.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core import config, storage
-from uotft.core.records import Cell, Selection
+from uotft.core.records import Cell, ClassBank, Selection
 from uotft.selection import banks, choosing, ranking
 from uotft.selection.choosing import Request
 
 if TYPE_CHECKING:
     from uotft.pipeline.workspace import Workspace
+
+IMAGENET = "imagenet:"  # before a backbone: the rows of its classifier, in place of a file
 
 
 def select(ws: Workspace, cell: Cell) -> Selection:
@@ -93,11 +95,18 @@ def select_banks(
     request: Request,
     extras: Extras = Extras(),  # noqa: B008  it is frozen
 ) -> tuple[Selection, str]:
-    """Select from two files of class means; writes the output, and pictures if a folder is named.
+    """`select_means` of two files of means."""
+    source, target = banks.brought(files.source), banks.brought(files.target)
+    return select_means(source, target, files.output, request, extras)
+
+
+def select_means(
+    source: ClassBank, target: ClassBank, output: str, request: Request, extras: Extras
+) -> tuple[Selection, str]:
+    """Select, and write selection.json if an ``output`` is named, and pictures if a folder is.
 
     Returns the selection, and a line on the recall of the expected classes ("" if none are).
     """
-    source, target = banks.brought(files.source), banks.brought(files.target)
     chosen = choosing.choose(source, target, request)
     found = choosing.expected(source, [*extras.expect], extras.table)
     content, line = ranking.to_json(chosen), ""
@@ -118,7 +127,8 @@ def select_banks(
             curve = choosing.recall_curve(source, target, uot, found, kept)
             picture = figures.recall_picture(curve, kept, uot.cost_scale)
             storage.write_bytes(folder / "recall.png", picture)
-    storage.write_json(Path(files.output), content)
+    if output:
+        storage.write_json(Path(output), content)
     return chosen, line
 
 

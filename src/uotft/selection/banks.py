@@ -195,8 +195,8 @@ def _arrays(path: Path) -> Arrays:
         return {"means": storage.mapped(path)}
     if path.suffix != ".npz" and path.is_file() and not is_zipfile(path):
         raise BadBank(
-            f"{path}: neither npz nor npy nor safetensors, by its ending and bytes; write an npz by "
-            "np.savez(FILE, means=..., names=...), means of shape (classes, features)"
+            f"{path}: neither npz nor npy nor safetensors, by its ending and bytes; write "
+            "an npz with np.savez(FILE, means=..., names=...), means of shape (classes, features)"
         )
     return storage.read_arrays(path)
 
