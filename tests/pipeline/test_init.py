@@ -197,6 +197,18 @@ def test_a_preset_takes_the_place_of_one_that_nobody_has_edited(
     assert params.read_text() == mine
 
 
+def test_projects_beside_each_other_share_a_tracking_store(
+    tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    old, birds = map(str, folders)
+    folder, _ = project(tmp_path, old, birds)
+    assert workspace(folder).tracking == tmp_path
+    project(tmp_path, old, birds, "small")
+    assert workspace(folder).tracking == tmp_path, "another preset changes nothing of it"
+    init.init(tmp_path / "mine", "small", old, birds)
+    assert workspace(tmp_path / "mine").tracking == tmp_path / "mine"
+
+
 def loose(folder: Path) -> Path:
     """Pictures without folders of classes, as a camera leaves them."""
     made = pictures(folder, 1, 4)
