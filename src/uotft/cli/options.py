@@ -39,6 +39,48 @@ MachineRank = Annotated[
 MainIp = Annotated[str, typer.Option(help="The address of machine 0.")]
 MainPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port of machine 0.")]
 Subset = Annotated[str, typer.Option(help="Short for --set subset.…: fraction=0.2, for example.")]
+TargetOrImages = Annotated[
+    str,
+    typer.Option(
+        help="A data set of params.yaml; or, in a project of its own, a public one such as dogs, or "
+        "your folder, zip or list of images."
+    ),
+]
+OtherSource = Annotated[
+    str,
+    typer.Option(
+        help="Older images to reuse, named likewise; by default ImageNet's selected classes."
+    ),
+]
+OwnPreset = Annotated[
+    str,
+    typer.Option(
+        help="Settings that such a project begins with: paper, or small (few pixels, no weights)."
+    ),
+]
+Backbone = Annotated[
+    str,
+    typer.Option(
+        help="Its network: resnet18, resnet50, timm:NAME, moco:PATH; the preset's if none."
+    ),
+]
+ImageNetCopy = Annotated[
+    Path | None,
+    typer.Option(
+        help="Your copy of ImageNet's training images, or a folder to fetch classes into; "
+        "remembered."
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Only say what would be fetched, and how long it would take."),
+]
+Again = Annotated[
+    bool, typer.Option("--again", help="Train anew what is there with the same settings.")
+]
+Current = Annotated[
+    bool, typer.Option("--current", help="Bring nothing up to date: all is.", hidden=True)
+]
 Preset = Annotated[
     str,
     typer.Option(

@@ -13,20 +13,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uotft.cli.options import (
+    Again,
     All,
+    Backbone,
+    Current,
     Dataset,
+    DryRun,
     Expected,
+    ImageNetCopy,
     Jobs,
     LabelTable,
     MachineRank,
     Machines,
     MainIp,
     MainPort,
+    OtherSource,
     Overrides,
+    OwnPreset,
     Processes,
     Seed,
     Strategy,
     Subset,
+    TargetOrImages,
     name_and_value,
     overrides,
     workspace,
@@ -238,40 +246,12 @@ def _number(text: str | None) -> int | str | None:
 
 
 def train(
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="A data set of params.yaml; or a public one, such as dogs, or your own folder, "
-            "zip or list of images, in a project of its own."
-        ),
-    ],
-    source: Annotated[
-        str,
-        typer.Option(
-            help="Older images to reuse: a folder, a zip, a list or a public set; by default the "
-            "classes of ImageNet that are selected."
-        ),
-    ] = "",
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="Settings that such a project begins with: paper, or small (no weights)."
-        ),
-    ] = "",
-    backbone: Annotated[
-        str, typer.Option(help="Its network: resnet18, resnet50, moco:PATH, timm:NAME, …")
-    ] = "",
-    imagenet: Annotated[
-        Path | None,
-        typer.Option(
-            help="Your copy of ImageNet's training images, or a folder to fetch classes into; "
-            "remembered."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only say what it would fetch, and how long it would take."),
-    ] = False,
+    dataset: TargetOrImages,
+    source: OtherSource = "",
+    preset: OwnPreset = "",
+    backbone: Backbone = "",
+    imagenet: ImageNetCopy = None,
+    dry_run: DryRun = False,
     strategy: Strategy = "uot",
     seed: Seed = 0,
     num_processes: Processes = 1,
@@ -281,21 +261,17 @@ def train(
     main_process_port: MainPort = 29500,
     set_: Overrides = None,
     subset: Subset = "",
-    again: Annotated[
-        bool, typer.Option("--again", help="Train anew what is there with the same settings.")
-    ] = False,
+    again: Again = False,
     all_: All = False,
     jobs: Jobs = 0,
-    current: Annotated[
-        bool, typer.Option("--current", help="Bring nothing up to date: all is.", hidden=True)
-    ] = False,
+    current: Current = False,
 ) -> None:
     """Fine-tune on a target and the selected classes, tracked in MLflow: models/.
 
     A public set or your own images get a project of their own, uotft-DATASET/. A plan comes first;
-    then everything is fetched, trained and tested that is missing, and an interrupted command goes
-    on when it is given again. Without --source, classes of ImageNet are selected by the weights
-    alone, and only their images are fetched.
+    then everything is fetched, trained and tested that is missing. The same command goes on after
+    an interruption. Without --source, classes of ImageNet are selected by the weights alone, and
+    only their images are fetched.
 
     In a project, what is missing upstream (prepare, pretrain, embed, units, select) is brought up
     to date first. With --all, every cell of params.yaml on this target that has no model yet,
@@ -305,30 +281,23 @@ def train(
     from uotft.core.records import Cell
     from uotft.runs import cells, job, plan, processes, whole
 
-    changes, order = overrides(set_, subset), None
-    if not (source or whole.is_known(dataset)):
-        source = "imagenet"
-    if source:
-        order = whole.Order(dataset, source, preset, backbone, strategy, seed, tuple(changes))
-        dataset = order.target
-    elif preset or backbone:
-        raise UserError("--preset, --backbone: params.yaml has them for a data set of its own; "
-                        "change them there")  # fmt: skip
+    changes, cell = overrides(set_, subset), Cell(dataset, strategy, seed)
+    order = whole.order(cell, source, preset, backbone, changes)
     if imagenet:
         whole.remember_imagenet(imagenet)
     if dry_run:
         ws = order.preview() if order else workspace(dataset, strategy)
-        _show(plan.plan(ws.with_changes(changes), Cell(dataset, strategy, seed)))
+        _show(plan.plan(ws.with_changes(changes), order.cell if order else cell))
         return
     folder = whole.ready(order, _show) if order else None
-    ws = workspace(dataset, strategy, start=folder).with_changes(changes)
+    cell = order.cell if order else cell
+    ws = workspace(cell.target, strategy, start=folder).with_changes(changes)
     fleet = processes.fleet(
         num_processes, num_machines, machine_rank, main_process_ip, main_process_port
     )
     if all_:
-        typer.echo(cells.train(ws, dataset, fleet, jobs))
+        typer.echo(cells.train(ws, cell.target, fleet, jobs))
         return
-    cell = Cell(dataset, strategy, seed)
     with processes.crew(fleet, ws.root) as crew:
         if lines := job.train(ws, cell, crew, current=current, again=again):
             typer.echo(lines)

@@ -53,14 +53,31 @@ class Order:
         return Wanted(*here, self.backbone, alone=small)
 
     @property
-    def target(self) -> str:
-        """The name of the data set in the project."""
-        return init.target_of(self.wanted)[1]
+    def cell(self) -> Cell:
+        """The training, with the name of its target in the project."""
+        return Cell(init.target_of(self.wanted)[1], self.strategy, self.seed)
 
     def preview(self) -> Workspace:
         """The project as it is, or as it would be made; nothing is written."""
         folder, _ = init.target_of(self.wanted)
         return Workspace(folder, config.checked(*init.settings(self.wanted)))
+
+
+def order(
+    cell: Cell, source: str, preset: str, backbone: str, changes: Sequence[str]
+) -> Order | None:
+    """What a user's names mean; None if the target has a section in the params.yaml around here.
+
+    Raises `UserError` for a name that means nothing.
+    """
+    if source or not is_known(cell.target):
+        whole = (source or given.IMAGENET, preset, backbone, cell.strategy, cell.seed)
+        return Order(cell.target, *whole, tuple(changes))
+    if preset or backbone:
+        raise UserError(
+            f"--preset, --backbone: {cell.target} has a section in params.yaml, where these are set"
+        )
+    return None
 
 
 def is_known(dataset: str) -> bool:
@@ -106,7 +123,7 @@ def ready(order: Order, show: Callable[[Plan], object]) -> Path:
     """
     registry.check("strategies", order.strategy, "strategy")
     folder, name = init.target_of(order.wanted)
-    cell = Cell(name, order.strategy, order.seed)
+    cell = order.cell
     ws = order.preview().with_changes(order.changes)
     if not (ws.cell("models", cell) / "model.json").is_file():
         found = plan.plan(ws, cell)
