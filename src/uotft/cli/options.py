@@ -42,8 +42,8 @@ Subset = Annotated[str, typer.Option(help="Short for --set subset.…: fraction=
 TargetOrImages = Annotated[
     str,
     typer.Option(
-        help="A data set of params.yaml; or, in a project of its own, a public one such as dogs, or "
-        "your folder, zip or list of images."
+        help="A data set of params.yaml; or, in a project of its own, a public one such as dogs, "
+        "or your folder, zip or list of images."
     ),
 ]
 OtherSource = Annotated[
