@@ -28,9 +28,7 @@ def init(
         ),
     ] = "",
     preset: Preset = "paper",
-    backbone: Annotated[
-        str, typer.Option(help="Its network: resnet18, resnet50, moco:PATH, timm:NAME, …")
-    ] = "",
+    backbone: Backbone = "",
 ) -> None:
     """Make this folder a project on two sets of images: write params.yaml and dvc.yaml."""
     from uotft.core.progress import track
