@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from uotft.cli.options import Preset
+from uotft.cli.options import Backbone, OtherSource, Preset, Strategy
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +75,29 @@ def ui(
     server.serve(home, host, port, say=typer.echo)
 
 
-def doctor() -> None:
-    """Show what is installed, which devices there are, and which data is found."""
-    from uotft.runs.doctor import findings
+def doctor(
+    for_: Annotated[
+        str,
+        typer.Option(
+            "--for", help="A data set or your images: what `uotft train --dataset` with it needs."
+        ),
+    ] = "",
+    source: OtherSource = "",
+    backbone: Backbone = "",
+    strategy: Strategy = "uot",
+) -> None:
+    """Show what is installed, which devices there are, and which data is found.
 
+    With --for: what is there, and what is still missing, for that training. Exit code 1 if
+    something is not as it should be.
+    """
+    from uotft.runs import doctor
+
+    found = doctor.findings()
+    if for_:
+        found = doctor.of_training(for_, source, backbone, strategy)
     healthy = True
-    for good, name, state in findings():
+    for good, name, state in found:
         healthy &= good
         typer.echo(f"{'ok ' if good else '-- '} {name:<14} {state}")
     raise typer.Exit(0 if healthy else 1)

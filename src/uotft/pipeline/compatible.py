@@ -22,11 +22,55 @@ def check(ws: Workspace, targets: Sequence[str], strategies: Sequence[str]) -> N
 
     `check_images` compares data sets without a setting ``size``, once they are read.
     """
+    if {*strategies} != {"none"}:
+        _check_means(ws, strategies)
     source = ws.params.source
     size = _size(ws, source)
     others = [t for t in targets if size and _size(ws, t) not in (0, size)]
     if others and {*strategies} != {"none"} and _reads_source(ws):
         raise UserError(_misfit(ws, others[0], size, _size(ws, others[0])))
+
+
+def _check_means(ws: Workspace, strategies: Sequence[str]) -> None:
+    """Refuse class means that cannot be had, or that a strategy cannot compare."""
+    origin, source = ws.params.source_means, ws.params.source
+    if ws.by_class and (origin == "images" or ws.params.select.unit != "class"):
+        raise UserError(
+            f"{source} is fetched by class, so no image of it is here before the selection: set "
+            "source_means: classifier, or to the path of a bank, and select.unit: class"
+        )
+    if origin == "images":
+        return
+    if ws.by_class and origin == "classifier" and not _has_classifier(ws):
+        raise UserError(
+            f"backbone {ws.params.backbone['name']} has no classifier of ImageNet's classes: set "
+            "source_means to the path of a bank of class means (`uotft bank make` or `uotft bank "
+            "fetch` brings one), take another backbone, or train with --strategy none"
+        )
+    if origin == "classifier":
+        _check_rows(ws, strategies)
+
+
+def _check_rows(ws: Workspace, strategies: Sequence[str]) -> None:
+    """Refuse what rows of a classifier are no means for."""
+    for name in strategies:
+        if getattr(config.selector_settings(ws.params, name), "metric", "") == "l2":
+            raise UserError(
+                f"selectors.{name}.metric: got l2, but the rows of a classifier have no lengths "
+                "that compare with those of features: set it to cosine"
+            )
+    if ws.params.train.source_head == "class_means":
+        raise UserError(
+            "train.source_head: got class_means, but with source_means: classifier there are no "
+            "means: set it to classifier or random"
+        )
+
+
+def _has_classifier(ws: Workspace) -> bool:
+    """Whether the backbone brings weights with a classifier, by its settings alone."""
+    module, settings = config.backbone(ws.params.backbone)
+    brings = hasattr(module, "pretrained") and getattr(settings, "weights", "") != "none"
+    return brings and getattr(module, "CLASSIFIER", True)
 
 
 def check_images(ws: Workspace, target: str, source: ImageSet, images: ImageSet) -> None:

@@ -22,8 +22,9 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from uotft.core import config, dvc, environment, registry, storage
+from uotft.core import config, dvc, environment, registry, storage, user_settings
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import Progress, silently
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.lists import LISTS
@@ -141,6 +142,19 @@ def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
 def _first(wanted: Wanted) -> Wanted:
     """What a project begins with where nothing else is said."""
     return replace(wanted, preset=wanted.preset or "paper", tracking=SHARED)
+
+
+def name_imagenet(folder: Path) -> None:
+    """Write into params.yaml where ImageNet lies, if the user has named another place since."""
+    file, params = folder / "params.yaml", config.load(folder)
+    known = user_settings.load().imagenet
+    then = params.datasets[params.source].get("images")
+    if not (known and then) or located(folder, then) == Path(known):
+        return
+    text = file.read_text(encoding="utf-8")
+    now = given.shown(folder, Path(known))
+    storage.write_bytes(file, text.replace(json.dumps(then), json.dumps(now)).encode())
+    logger.info("%s: ImageNet is in %s now, no more in %s", file, now, then)
 
 
 def _where(each: Given) -> str:

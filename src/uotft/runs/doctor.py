@@ -10,9 +10,11 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from uotft.core import registry
+from uotft.core import disk, registry
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
 from uotft.pipeline.workspace import Workspace
+from uotft.runs import plan, whole
 
 PACKAGES = (
     "torch",
@@ -60,6 +62,31 @@ def findings() -> Iterator[Finding]:
     waiting = len([*(ws.tracking / "unsent").glob("*.*")])
     found = f"{waiting} runs are not sent yet: run `uotft sync`" if waiting else "empty"
     yield not waiting, "outbox", found
+
+
+def of_training(dataset: str, source: str, backbone: str, strategy: str) -> Iterator[Finding]:
+    """The same for what one training by names needs; what is to be fetched is not there yet."""
+    cell = Cell(dataset, strategy, 0)
+    order = whole.order(cell, source, "", backbone, ())
+    ws = order.preview() if order else Workspace.find()
+    cell = order.cell if order else cell
+    made = (ws.root / "params.yaml").is_file()
+    yield True, "project", f"{ws.root}{'' if made else ', which the training makes'}"
+    found = plan.plan(ws, cell, measured=False)
+    for line in found.there:
+        yield True, "found", line
+    for item in found.items:
+        size = f"{disk.gib(item.size)} " if item.size else ""
+        yield False, "missing", f"{item.what}, {size}from {item.address}"
+    for name, check in plan.checks(found, ws, cell).items():
+        try:
+            check()
+        except UserError as error:
+            yield False, name, str(error)
+        else:
+            yield True, name, "as it should be"
+    model = ws.cell("models", cell) / "model.json"
+    yield model.is_file(), "model", f"{model.parent}{'' if model.is_file() else ': not trained'}"
 
 
 def _faiss() -> Iterator[Finding]:

@@ -6,7 +6,7 @@ uotft train --dataset dogs --dry-run
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from uotft.core.records import Cell, silently
 from uotft.data import archives, class_downloads, class_images, downloads
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
-from uotft.pipeline import fetch, source_classes
+from uotft.pipeline import compatible, fetch, source_classes
 from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import estimate
@@ -144,13 +144,27 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
 
 
 def check(found: Plan, ws: Workspace, cell: Cell) -> None:
-    """Refuse what cannot work: a disk too small, terms not accepted, a server out of reach."""
-    found.need()
-    for name in (cell.target, ws.params.source):
-        fetch.check_by_hand(ws, name)
+    """Raise `UserError` for what cannot work."""
+    for each in checks(found, ws, cell).values():
+        each()
+
+
+def checks(found: Plan, ws: Workspace, cell: Cell) -> dict[str, Callable[[], object]]:
+    """What has to hold before a training begins; each raises `UserError` if it does not."""
+
+    def by_hand() -> None:
+        for name in (cell.target, ws.params.source):
+            fetch.check_by_hand(ws, name)
+
+    made = {
+        "settings": lambda: compatible.check(ws, [cell.target], [cell.strategy]),
+        "disk": found.need,
+        "by hand": by_hand,
+    }
     if ws.by_class and any(item.what.startswith("ImageNet") for item in found.items):
-        class_downloads.check_accepted()
-    downloads.check_reachable([item.urls for item in found.items if item.urls])
+        made["terms"] = class_downloads.check_accepted
+    urls = [item.urls for item in found.items if item.urls]
+    return {**made, "network": lambda: downloads.check_reachable(urls)}
 
 
 def counted(ws: Workspace, name: str) -> dict[str, int]:

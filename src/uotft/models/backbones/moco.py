@@ -17,6 +17,7 @@ from uotft.core.records import Settings as BaseSettings
 from uotft.models import weights as weight_files
 
 PREFIX = "module.encoder_q."
+CLASSIFIER = False  # a checkpoint of MoCo has none
 
 
 class Settings(BaseSettings):
