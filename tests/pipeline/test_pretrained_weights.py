@@ -15,6 +15,7 @@ from support.stages import run_train
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.records import Cell, ImageSet
+from uotft.data import wordnet
 from uotft.models import model_io
 from uotft.pipeline import (
     compare,
@@ -148,3 +149,28 @@ def test_overlap_finds_a_coloured_copy(fresh: Path) -> None:
     found = overlap.overlap("glyphs", "digits", workspace=lambda: ws, **QUIET)
     assert found["counts"]["bytes"] == 1
     assert (found["matches"][0]["target"], found["matches"][0]["source"]) == (copy, row)
+
+
+def test_a_part_of_imagenet_finds_its_rows_of_the_classifier(fresh: Path, tmp_path: Path) -> None:
+    """Classes that carry WordNet ids; the same rows then stand for the classes in selection."""
+    network, path = torchvision_file("resnet18", tmp_path)
+    ws, ids = workspace(fresh), [*wordnet.imagenet()]
+    images = readers.images(ws, "glyphs")
+    rows = list(range(900, 900 - 3 * len(images.names), -3))
+    names = tuple(f"{ids[row]} {wordnet.imagenet()[ids[row]]}" for row in rows)
+    storage.write_images(
+        ws.data("glyphs"), ImageSet(images.images, images.labels, images.splits, names)
+    )
+    params = tiny_params() | {"source_means": "classifier"}
+    params["backbone"] = {"name": "resnet18", "weights": str(path)}
+    write_params(fresh, params)
+    ws = workspace(fresh)
+    pretrain_stage.pretrain(ws, Context(runtime.start(0, 1), **QUIET))
+    made, facts = model_io.read(ws.pretrained())
+    assert facts["head"] == "classifier"
+    assert torch.equal(made.head("target").weight, network.fc.weight[rows])
+    units.units(ws)
+    bank = banks.read(ws.embedding("glyphs"))
+    assert bank.names == names
+    np.testing.assert_array_equal(bank.means, network.fc.weight[rows].detach().numpy())
+    assert bank.counts.sum() == len(images.rows("train")) == len(bank.members)

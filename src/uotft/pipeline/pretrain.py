@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from uotft.core import config
 from uotft.core.context import Context
 from uotft.core.errors import Interrupted
 from uotft.core.records import ImageSet
+from uotft.data import wordnet
 from uotft.models import embedding, model_io
 from uotft.models.inputs import Views
 from uotft.models.network import Network, nearest_mean_rows
@@ -100,17 +102,31 @@ def _task(ws: Workspace, images: ImageSet, context: Context) -> Task:
     return Task(network, {"target": stream}, terms, recipe, plain.ROUTES)
 
 
+def _rows_of(
+    names: tuple[str, ...], classifier: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor] | None:
+    """The classifier's rows for the classes of a source that is a part of ImageNet-1k.
+
+    The classes carry their WordNet ids in their names. Any other classifier stays as it is.
+    """
+    known = wordnet.imagenet()
+    if classifier is None or len(classifier[0]) != len(known) or len(names) == len(known):
+        return classifier
+    rows = wordnet.rows(names)
+    return classifier if rows is None else (classifier[0][rows], classifier[1][rows])
+
+
 def _adopted(
     ws: Workspace, found: Pretrained, images: ImageSet, context: Context
 ) -> tuple[Task, str]:
     """A task of 0 steps with the given weights, and the origin of its classifier.
 
     The classifier has a row per source class: the weights' own classifier if it has as many rows,
-    else class means.
+    its rows of these classes if they are some of ImageNet's, else class means.
     """
     settings, classes = ws.params.pretrain, len(images.names)
     network = Network(found.backbone, target=classes).to(context.accelerator.device)
-    own = found.classifier
+    own = _rows_of(images.names, found.classifier)
     if own is not None and own[0].shape == network.head("target").weight.shape:
         head, start = "classifier", own
     else:

@@ -1,0 +1,123 @@
+"""What `uotft train --dataset NAME` takes a name for, and the project that it makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.image_folders import pictures
+from uotft.core import config, user_settings
+from uotft.core.errors import UserError
+from uotft.pipeline import given, init
+from uotft.pipeline.init import Wanted
+
+EIGHT = ["aircraft", "caltech", "cars", "cub", "dogs", "dtd", "pets", "sun"]
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one test remembers is not there for the next."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+
+
+def wanted(home: Path, target: str, source: str = "", preset: str = "", **more: object) -> Wanted:
+    return Wanted(preset, source, target, home, **more)
+
+
+def made(home: Path, target: str, **more: object) -> tuple[dict, dict]:
+    """(params.yaml, dvc.yaml) of the project that `uotft train` makes."""
+    folder, _ = init.project(wanted(home, target, **more))
+    return tuple(yaml.safe_load((folder / f"{n}.yaml").read_text()) for n in ("params", "dvc"))
+
+
+def test_the_public_targets_are_eight() -> None:
+    assert given.public() == EIGHT
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_each_public_set_makes_a_project_with_imagenet_by_class(name: str, tmp_path: Path) -> None:
+    raw, where = init.settings(wanted(tmp_path, name))
+    params = config.checked(raw, where)
+    assert (params.source, params.targets, params.source_means) == (
+        "imagenet",
+        [name],
+        "classifier",
+    )
+    assert params.datasets[name]["path"] == f"../downloads/{name}"
+    assert params.datasets["imagenet"]["images"] == "../downloads/imagenet"
+    assert (params.select.top_k, params.backbone["name"]) == (100, "resnet18")
+    assert params.selectors["greedy_ot"] == {"metric": "cosine"}
+    assert not [*tmp_path.iterdir()], "a preview makes nothing"
+
+
+def test_the_stages_of_a_source_by_class_come_in_another_order(tmp_path: Path) -> None:
+    pictures(tmp_path / "birds", 3, 12)
+    params, pipeline = made(tmp_path, str(tmp_path / "birds"))
+    stages = pipeline["stages"]
+    assert stages["pretrain"].get("deps") is None, "published weights need no image"
+    assert stages["units"]["deps"] == ["pretrained/${source}"]
+    assert stages["fetch"]["deps"] == ["selections"]
+    assert [*stages["fetch"]["outs"][0]] == ["selected/${source}.json"]
+    assert params["datasets"]["imagenet"]["path"] == "selected/imagenet.json", "as fetch writes it"
+    assert params["tracking"] == "..", "shared with the projects beside it"
+
+
+def test_a_name_of_two_things_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "dogs", 3, 12)
+    with pytest.raises(UserError, match=r"dogs: this is a public set and also .*: write \./dogs"):
+        init.settings(wanted(tmp_path, "dogs"))
+    raw, _ = init.settings(wanted(tmp_path, "./dogs"))
+    assert raw["datasets"]["dogs"]["kind"] == "folder"
+
+
+def test_a_name_of_nothing_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dgos: no such folder of images, .* set \(aircraft, cal"):
+        init.settings(wanted(tmp_path, "dgos"))
+
+
+def test_imagenet_is_no_target(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="imagenet: ImageNet by class can only be a source"):
+        init.settings(wanted(tmp_path, "imagenet"))
+
+
+def test_a_public_set_can_be_the_source(tmp_path: Path) -> None:
+    raw, _ = init.settings(wanted(tmp_path, "dogs", "caltech"))
+    assert raw["source"] == "caltech"
+    assert raw["source_means"] == "images"
+    assert raw["selectors"]["greedy_ot"] == {"metric": "l2"}
+    with pytest.raises(UserError, match="the source is the target itself"):
+        init.settings(wanted(tmp_path, "dogs", "dogs"))
+
+
+def test_a_target_alone_compares_no_selection(tmp_path: Path) -> None:
+    raw, where = init.settings(wanted(tmp_path, "dogs", alone=True))
+    assert config.checked(raw, where).strategies == ["none"]
+
+
+def test_a_backbone_replaces_the_presets(tmp_path: Path) -> None:
+    pictures(tmp_path / "birds", 3, 12)
+    birds = str(tmp_path / "birds")
+    params, _ = made(tmp_path, birds, backbone="timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    assert params["backbone"]["model"].startswith("vit_tiny")
+    params, _ = made(tmp_path, birds, backbone="resnet50")
+    assert params["backbone"] == {"name": "resnet50"}, "nobody has edited the file"
+
+
+def test_where_imagenet_lies_is_remembered(tmp_path: Path) -> None:
+    user_settings.remember(imagenet=str(tmp_path / "copy"))
+    raw, _ = init.settings(wanted(tmp_path, "dogs"))
+    assert raw["datasets"]["imagenet"]["images"] == str(tmp_path / "copy")
+
+
+def test_another_place_of_imagenet_is_written_into_a_project(tmp_path: Path) -> None:
+    pictures(tmp_path / "birds", 3, 12)
+    folder, _ = init.project(wanted(tmp_path, str(tmp_path / "birds")))
+    user_settings.remember(imagenet=str(tmp_path / "elsewhere"))
+    init.name_imagenet(folder)
+    images = config.load(folder).datasets["imagenet"]["images"]
+    assert images == str(tmp_path / "elsewhere")
