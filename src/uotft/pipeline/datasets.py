@@ -14,10 +14,10 @@ from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Files, Progress
 from uotft.data import archives, class_images, files
-from uotft.data.archives import Card
+from uotft.data.archives import Card, card_of
 from uotft.data.pixel_cache import Store
 from uotft.pipeline import image_places, readers
-from uotft.pipeline.fetch import card_of, shards_of
+from uotft.pipeline.fetch import shards_of
 from uotft.pipeline.verify import differences
 from uotft.pipeline.workspace import Workspace
 
