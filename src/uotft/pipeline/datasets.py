@@ -179,8 +179,11 @@ def _state_of_classes(ws: Workspace, settings: Any) -> str:
     path = located(ws.root, settings.path)
     if not path.is_file():
         return f"no list of classes yet ({settings.path})"
-    wanted = class_images.listed(path)
-    place = class_images.place(located(ws.root, settings.images))
+    try:
+        wanted = class_images.listed(path)
+        place = class_images.place(located(ws.root, settings.images))
+    except UserError as error:
+        return str(error)
     absent = place.missing(wanted)
     lack = "to be downloaded" if place.can_grow() else "missing"
     return f"{len(absent)} of {len(wanted)} classes {lack}" if absent else "there"
