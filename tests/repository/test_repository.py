@@ -19,7 +19,7 @@ COMMANDS += "evaluate search predict export register compare sync ui doctor".spl
 COMMANDS += [f"experiment {verb}" for verb in ("list", "run", "show")]
 COMMANDS += [
     f"data {verb}"
-    for verb in "export list overlap prepare show subset verify".split()  # noqa: SIM905
+    for verb in "accept export list overlap prepare show subset verify".split()  # noqa: SIM905
 ]
 
 
