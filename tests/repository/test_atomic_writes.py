@@ -31,6 +31,7 @@ REASONS = {
     "analysis/figures.py:_png": "a picture in memory",
     "training/state.py:write": "safetensors in memory, for storage.write_bytes",
     "training/loop.py:checkpoint": "the keeper's, which is state.write",
+    "selection/banks.py:_packed": "safetensors in memory, for storage.write_bytes",
     "models/export.py:to_torch": "into memory",
     "data/shards.py:write": "into the file of storage.write",
     "models/model_io.py:write": "safetensors in memory, for storage.write_bytes",
