@@ -18,7 +18,7 @@ from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Progress
 from uotft.data import archives, class_downloads, class_images, downloads
-from uotft.data.archives import Archive, Card
+from uotft.data.archives import Archive, Card, card_of
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline.workspace import Workspace
 

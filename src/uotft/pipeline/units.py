@@ -64,9 +64,7 @@ def _without_features(ws: Workspace) -> str:
     names, origin = tuple(facts["classes"]), ws.params.source_means
     weights = fingerprint(network.backbone)
     if origin == "classifier":
-        head = network.head("target")
-        weight, bias = (tensor.detach().numpy() for tensor in (head.weight, head.bias))
-        bank = classifier_bank(weight, bias, names, weights)
+        bank = classifier_bank(network.head("target").weight.detach().numpy(), names, weights)
     else:
         bank = _brought(located(ws.root, origin), names, weights)
     bank = replace(bank, backbone=facts["sha256"])
