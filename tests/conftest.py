@@ -44,6 +44,13 @@ def _messages() -> None:
     messages.setup("INFO")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the settings of the user who runs it, nor asks a mirror of theirs."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+    os.environ.pop("UOTFT_MIRROR", None)
+
+
 @pytest.fixture(autouse=True)
 def _no_store_is_left() -> Iterator[None]:
     """MLflow's client keeps the store it was last shown in the environment, also if it is gone."""

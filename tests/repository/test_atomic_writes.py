@@ -45,6 +45,7 @@ REASONS = {
     "runs/study.py:_make": "Optuna's database, made in a folder of its own",
     "data/archives.py:unpack": "unpacked again from the archive, which is checked",
     "data/archives.py:_extract": "unpacked again from the archive, which is checked",
+    "data/class_downloads.py:_by_class": "downloads.fetch has checked it",
     "data/downloads.py:fetch": "a .part gets its name when its checksum is right",
     "pipeline/fetch.py:_take": "a copy of a checked file, renamed",
     "core/jsonl.py:append": "lines, of which only whole ones are read",

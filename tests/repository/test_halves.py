@@ -21,6 +21,7 @@ STARTED = {
     "bank make": "e2e/test_bank.py::test_class_means_are_those_of_the_network",
     "bank show": "e2e/test_bank.py::test_show",
     "compare": "e2e/test_pipeline.py::test_the_runs_alone_make_the_same_table",
+    "data accept": "data/test_class_images.py::test_nothing_is_fetched_before_terms_are_accepted",
     "data export": "e2e/test_subsets.py::test_a_subset_is_listed_and_exported",
     "data list": "cli/test_listings.py::test_data_sets_and_experiments_are_listed",
     "data overlap": "data/test_checks.py::test_the_command_lists_near_copies_of_one_set",

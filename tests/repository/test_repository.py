@@ -20,7 +20,7 @@ COMMANDS += [f"bank {verb}" for verb in ("fetch", "make", "show")]
 COMMANDS += [f"experiment {verb}" for verb in ("list", "run", "show")]
 COMMANDS += [
     f"data {verb}"
-    for verb in "export list overlap prepare show subset verify".split()  # noqa: SIM905
+    for verb in "accept export list overlap prepare show subset verify".split()  # noqa: SIM905
 ]
 
 

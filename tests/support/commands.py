@@ -26,7 +26,9 @@ def users_environment() -> dict[str, str]:
     """What a user's shell holds; MLflow's client puts the store it was last shown into our own."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "120"}
-    for inherited in ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI"):
+    for inherited in (
+        "DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI", "UOTFT_MIRROR"
+    ):  # fmt: skip
         env.pop(inherited, None)
     return env
 

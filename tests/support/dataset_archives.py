@@ -10,12 +10,14 @@ import io
 import tarfile
 import zipfile
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
 from uotft.core import registry
+from uotft.data import wordnet
 from uotft.data.archives import Card
 
 PARTS = {"train": 0, "val": 100, "test": 200}
@@ -222,6 +224,19 @@ def imagenet() -> dict[str, bytes]:
             {f"ILSVRC2012_devkit_t12/{n}": c for n, c in kit.items()}
         ),
     }
+
+
+@cache
+def imagenet_tar(images: int = 2) -> bytes:
+    """ILSVRC2012_img_train.tar: 1,000 class tars in a row, each with so many tiny pictures."""
+    return tar({f"{wnid}.tar": class_tar(wnid, images) for wnid in wordnet.imagenet()})
+
+
+def class_tar(wnid: str, images: int = 2) -> bytes:
+    """The tar of a class; each class has a colour of its own."""
+    row = [*wordnet.imagenet()].index(wnid)
+    colour = (row % 10 * 25, row // 10 % 10 * 25, row // 100 * 25)
+    return tar({f"{wnid}_{i}.JPEG": coloured(colour, i) for i in range(images)})
 
 
 NAMES = {

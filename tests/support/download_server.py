@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,11 @@ S = TypeVar("S", bound=ThreadingHTTPServer)
 class Server(ThreadingHTTPServer):
     """Serves ``contents`` by file name; ``asked`` lists (path, Range) of every request.
 
+    A name may have folders, as in a mirror: /good/HOST/PATH. ``sent`` counts the bytes of answers'
+    bodies, by name; ``connections`` counts connections, which stay open for HTTP/1.1 clients.
+    ``tags`` has the ETag of a name, ``instead`` {name: manner in place of the address's}. ``left``
+    is how many bytes may still be sent in all before every connection is cut; None: no limit.
+
     /good honours Range, /whole ignores it, /dated honours it and says that the file is of 2099,
     /cut stops in the middle of what is left, /cutwhole in the middle of everything, /other sends
     other bytes, /page a web page, /moved leads to /good, /gone answers 404, /stuck sends a byte and
@@ -25,10 +31,16 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    sent: Counter[str]
+    tags: dict[str, str]
+    instead: dict[str, str]
+    left: int | None = None
+    connections = 0
 
     def __init__(self, contents: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.contents, self.asked = contents, list[tuple[str, str]]()
+        self.sent, self.tags, self.instead = Counter(), {}, {}
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *args: object) -> None:
@@ -37,9 +49,16 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two packets; the second would wait 40 ms
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
 
     def do_GET(self) -> None:  # noqa: N802
         _, manner, name = self.path.split("/", 2)
+        self.name, manner = name, self.server.instead.get(name, manner)
         asked = self.headers.get("Range", "")
         self.server.asked.append((self.path, asked))
         content = self.server.contents.get(name)
@@ -47,12 +66,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             to = "good" if manner == "moved" else "page"
             self.send_header("Location", f"/{to}/{name}")
+            self.send_header("Content-Length", "0")
             self.end_headers()
             return
         if manner == "head":
             for byte in b"HTTP/1.0 200 OK":
                 self.wfile.write(bytes([byte]))
                 time.sleep(0.1)
+            self.close_connection = True
             return
         if manner == "gone" or content is None:
             self.send_error(404)
@@ -66,10 +87,12 @@ class _Handler(BaseHTTPRequestHandler):
             content = bytes(len(content))
         if manner == "short":
             content = content[:-1]
-        start = int(asked[6:-1]) if asked and manner not in ("whole", "cutwhole") else 0
+        heard = asked if manner not in ("whole", "cutwhole") else ""
+        first, _, last = heard.removeprefix("bytes=").partition("-")
+        start, end = int(first or 0), min(int(last or len(content)) + 1, len(content))
         if manner == "aside":
             start = max(start - 1, 0)
-        left = content[start:]
+        left = content[start:end]
         stop = {
             "cut": len(left) // 2,
             "cutwhole": len(left) // 2,
@@ -77,11 +100,12 @@ class _Handler(BaseHTTPRequestHandler):
             "stuck": 1,
             "drip": 1,
         }.get(manner, len(left))
-        code = 206 if start else 200
-        part = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        code = 206 if start or last else 200
+        part = f"bytes {start}-{end - 1}/{len(content)}"
         self._answer(code, left, "application/x-tar", stop, part)
         if manner == "stuck":
             time.sleep(1)
+        self.close_connection |= stop < len(left)
         for byte in left[1:15] if manner == "slow" else b"":
             time.sleep(0.1)
             self.wfile.write(bytes([byte]))
@@ -91,12 +115,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         if "/untold/" not in self.path:
             self.send_header("Content-Length", str(len(body)))
+        else:
+            self.close_connection = True
+        if tag := self.server.tags.get(self.name):
+            self.send_header("ETag", tag)
         if "/dated/" in self.path:
             self.send_header("Last-Modified", "Thu, 01 Jan 2099 00:00:00 GMT")
         if code == 206:
             self.send_header("Content-Range", part)
         self.end_headers()
-        self.wfile.write(body[: len(body) if stop < 0 else stop])
+        body = body[: len(body) if stop < 0 else stop]
+        if (allowed := self.server.left) is not None:
+            self.close_connection |= allowed < len(body)
+            body = body[:allowed]
+            self.server.left = allowed - len(body)
+        self.server.sent[self.name] += len(body)
+        self.wfile.write(body)
         self.wfile.flush()
 
     def log_message(self, *args: object) -> None:

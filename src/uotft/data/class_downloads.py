@@ -18,10 +18,12 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
-from uotft.core import locks, storage, user_settings
+from uotft.core import disk, locks, storage, user_settings
 from uotft.core.disk import gib
 from uotft.core.errors import UserError
 from uotft.core.records import silently
@@ -106,8 +108,13 @@ def fetch(folder: Path, wnids: list[str], progress: Progress) -> Iterator[str]:
         absent = class_images.place(folder).missing(absent)  # that process may have brought some
         try:
             remote = Ranges(TRAIN_URL)
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             why = f"{downloads.redirected(TRAIN_URL)}: {error or type(error).__name__}"
+            if _passes(error):
+                raise UserError(
+                    f"{why}\ngive the same command again; or {downloads.ELSEWHERE}; or name a copy "
+                    "of ImageNet with --imagenet PATH"
+                ) from error
             yield from _by_class(folder, absent, why, progress)
             return
         with remote:
@@ -116,6 +123,16 @@ def fetch(folder: Path, wnids: list[str], progress: Progress) -> Iterator[str]:
 
 def _classes(count: int) -> str:
     return f"{count:,} class{'es' * (count != 1)}"
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same request may succeed later: no network, no answer, a server in trouble.
+
+    Then classes are not taken from elsewhere, since other archives hold other images.
+    """
+    if isinstance(error, HTTPError):
+        return error.code >= 500 or error.code == 429
+    return not isinstance(error, downloads.Unfit | FileNotFoundError)
 
 
 def _from_the_tar(
@@ -140,6 +157,7 @@ def _from_the_tar(
     if asked := index.requests - before:
         yield f"{name}: found {_classes(len(wnids))} by {plural(asked, 'request')}"
     total = sum(index.members[wnid][1] for wnid in wnids)
+    disk.need({"to download": total}, folder, f"make room, or name another folder than {folder}")
     label = f"downloading {_classes(len(wnids))} ({gib(total)})"
     for number in progress(range(len(wnids)), label):
         wnid = wnids[number]
@@ -289,7 +307,8 @@ class Index:
                     break
                 wanted.discard(self._step())
         finally:
-            self._save()
+            if self.members:
+                self._save()
         if wanted:
             raise UserError(
                 f"{self.remote.url}: it holds no {some(sorted(wanted))}, but "

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.text import some
 from uotft.data import walk
@@ -33,6 +34,22 @@ FORMS = (
     f"expected a folder with a folder for each WordNet id (n01440764/), also in PATH/train; or "
     f"{TRAIN_TAR}; or a folder of class tars (n01440764.tar); or an empty folder, to fetch into"
 )
+
+
+def listed(path: Path) -> list[str]:
+    """The WordNet ids of a list of classes, {"classes": [ids]} in JSON, sorted.
+
+    Raises `UserError` for a missing file, and for one that lists something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the list of ImageNet's classes that are wanted")
+    held = storage.read_json(path)
+    found = held.get("classes") if isinstance(held, dict) else None
+    if not isinstance(found, list):
+        raise UserError(f'{path}: write {{"classes": ["n01440764", …]}}')
+    if wrong := [each for each in found if not WNID.fullmatch(str(each))]:
+        raise UserError(f"{path}: classes: got {wrong[0]!r}; it must be a WordNet id: n01440764")
+    return sorted({*found})
 
 
 class Rows(NamedTuple):

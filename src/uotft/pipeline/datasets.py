@@ -14,11 +14,10 @@ from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Files, Progress
 from uotft.data import archives, class_images, files
-from uotft.data.archives import Card
-from uotft.data.datasets import imagenet_classes
+from uotft.data.archives import Card, card_of
 from uotft.data.pixel_cache import Store
 from uotft.pipeline import image_places, readers
-from uotft.pipeline.fetch import card_of, shards_of
+from uotft.pipeline.fetch import shards_of
 from uotft.pipeline.verify import differences
 from uotft.pipeline.workspace import Workspace
 
@@ -157,7 +156,7 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
     if ws.data(name).is_file():
         return "prepared"
     folder = located(ws.root, settings.path)
-    if isinstance(settings, imagenet_classes.Settings):
+    if hasattr(settings, "images"):
         return _state_of_classes(ws, settings)
     if getattr(settings, "urls", ""):
         there = all((folder / name).is_file() for name in settings.addresses())
@@ -175,13 +174,16 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
     return "archives are there"
 
 
-def _state_of_classes(ws: Workspace, settings: imagenet_classes.Settings) -> str:
+def _state_of_classes(ws: Workspace, settings: Any) -> str:
     """How many of the classes of a list are there."""
     path = located(ws.root, settings.path)
     if not path.is_file():
         return f"no list of classes yet ({settings.path})"
-    wanted = imagenet_classes.classes(path)
-    place = class_images.place(located(ws.root, settings.images))
+    try:
+        wanted = class_images.listed(path)
+        place = class_images.place(located(ws.root, settings.images))
+    except UserError as error:
+        return str(error)
     absent = place.missing(wanted)
     lack = "to be downloaded" if place.can_grow() else "missing"
     return f"{len(absent)} of {len(wanted)} classes {lack}" if absent else "there"

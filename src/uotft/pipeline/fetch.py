@@ -19,7 +19,6 @@ from uotft.core.paths import located
 from uotft.core.records import Progress
 from uotft.data import archives, class_downloads, class_images, downloads
 from uotft.data.archives import Archive, Card
-from uotft.data.datasets import imagenet_classes
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline.workspace import Workspace
 
@@ -34,11 +33,11 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
     says how much disk space this takes. Raises `UserError` at once if there is too little.
     """
     module, settings = config.known_dataset(ws.params, name)
-    card = card_of(module)
+    card = archives.card_of(module)
     if getattr(settings, "urls", ""):
         yield from _fetch_shards(ws, name, settings, given, progress)
         return
-    if isinstance(settings, imagenet_classes.Settings):
+    if hasattr(settings, "images"):
         yield from _fetch_classes(ws, name, settings, given, progress)
         return
     if card is None:
@@ -129,7 +128,7 @@ def _fetch_classes(
             f"--from: name your copy of ImageNet as images: in datasets.{name} of params.yaml, and "
             "it is read in place"
         )
-    wanted = imagenet_classes.classes(located(ws.root, settings.path))
+    wanted = class_images.listed(located(ws.root, settings.path))
     place = class_images.place(located(ws.root, settings.images))
     absent = place.missing(wanted)
     yield f"{name}: {len(wanted) - len(absent)} of {len(wanted)} classes are in {place.path}"
@@ -199,10 +198,3 @@ def _exclusive(ws: Workspace, name: str) -> AbstractContextManager[int]:
     """Keep a second process from fetching the same set."""
     path = ws.root / "cache" / f".{name}.lock"
     return locks.exclusive(path, f"{name}: another process is fetching it ({path} is locked)")
-
-
-def card_of(module: Any) -> Card | None:
-    """The card in a data set's module; None if the set is not public."""
-    found = getattr(module, "CARD", None)
-    assert found is None or isinstance(found, Card)
-    return found

@@ -17,10 +17,9 @@ from uotft.core import config, locks, storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Files, ImageSet, silently
-from uotft.data import archives, class_images
-from uotft.data.datasets import imagenet_classes
+from uotft.data import archives
+from uotft.data.archives import card_of
 from uotft.data.lists import LISTS
-from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
 
 PATH, PROJECT = "path", "project"
@@ -60,28 +59,20 @@ def bring(ws: Workspace, dataset: str) -> None:
     with locks.waiting(lock, PATIENCE_S):
         if card := card_of(module):
             archives.unpacked(card, settings.path, ws.root, silently)
-        elif isinstance(settings, imagenet_classes.Settings):
-            _must_have_classes(ws, dataset, settings)
         else:
             module.found(settings, silently, ws.root)
-
-
-def _must_have_classes(ws: Workspace, dataset: str, settings: imagenet_classes.Settings) -> None:
-    """Raise `UserError`: either classes are missing, or they lie here in another form."""
-    wanted = imagenet_classes.classes(located(ws.root, settings.path))
-    place = class_images.place(located(ws.root, settings.images))
-    if absent := place.missing(wanted):
-        raise UserError(f"{dataset}: {place.lacks(absent)}")
-    raise UserError(
-        f"{ws.data(dataset)} was made where ImageNet lies in another form (folders, or tars) than "
-        f"in {place.path}: `uotft prepare --dataset {dataset}` makes it of what is here"
-    )
+        if hasattr(settings, "images"):
+            raise UserError(
+                f"{ws.data(dataset)} was made where the images lie in another form (folders, or "
+                f"tars) than in {settings.images}: `uotft prepare --dataset {dataset}` makes it of "
+                "what is here"
+            )
 
 
 def must_be_there(ws: Workspace, dataset: str) -> None:
     """Raise `UserError` if a set's ``path`` does not exist here; it says how to get the images."""
     module, settings = config.known_dataset(ws.params, dataset)
-    key = "images" if isinstance(settings, imagenet_classes.Settings) else "path"
+    key = "images" if hasattr(settings, "images") else "path"
     path = located(ws.root, getattr(settings, key))
     if path.exists():
         return
@@ -104,7 +95,7 @@ def _start(ws: Workspace, dataset: str) -> Path:
     For some of ImageNet's classes, the folder that ``images`` means.
     """
     module, settings = config.known_dataset(ws.params, dataset)
-    if isinstance(settings, imagenet_classes.Settings):
+    if hasattr(settings, "images"):
         images = located(ws.root, settings.images).absolute()
         return images.parent if images.name.endswith(".tar") else images
     path = located(ws.root, settings.path).absolute()

@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from uotft.core import storage
-from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import ImageSet
 from uotft.data import class_images, files, wordnet
+from uotft.data.lists import Found
 
 
 class Settings(files.PublicSettings):
@@ -37,26 +36,13 @@ class Settings(files.PublicSettings):
     )
 
 
-def classes(path: Path) -> list[str]:
-    """The WordNet ids that a JSON file lists, sorted. Raises `UserError`."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: the list of ImageNet's classes that are wanted")
-    listed = storage.read_json(path)
-    found = listed.get("classes") if isinstance(listed, dict) else None
-    if not isinstance(found, list):
-        raise UserError(f'{path}: write {{"classes": ["n01440764", …]}}')
-    if wrong := [each for each in found if wordnet.id_of(str(each)) != each]:
-        raise UserError(f"{path}: classes: got {wrong[0]!r}; it must be a WordNet id: n01440764")
-    return sorted({*found})
-
-
 def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> ImageSet:
     """The listed classes by ascending id; a share of each is cut for validation.
 
     Which images of a class are cut does not depend on the other classes. Without any class the set
     is empty. Raises `UserError` for a class that is missing.
     """
-    wnids = classes(located(root, settings.path))
+    wnids = class_images.listed(located(root, settings.path))
     rows = class_images.place(located(root, settings.images)).rows(wnids)
     splits = np.full(len(rows.paths), "train", "U5")
     for label in range(len(wnids)):
@@ -67,3 +53,11 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     return files.image_set(
         rows.root, rows.paths, rows.labels, splits, names, settings, progress, **rows.inside
     )
+
+
+def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> Found:
+    """The images of the listed classes that exist now, or the tars that hold them."""
+    wnids = class_images.listed(located(root, settings.path))
+    rows = class_images.place(located(root, settings.images)).rows(wnids)
+    files = rows.inside["archives"].tolist() if rows.inside else rows.paths
+    return Found(rows.root, [(path, "", "") for path in dict.fromkeys(files)])
