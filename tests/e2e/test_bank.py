@@ -196,7 +196,7 @@ def elsewhere(tmp_path: Path) -> Path:
         (("--source-bank", "other.safetensors", "--target", "PHOTOS", "--backbone", "NETWORK"),
          "other.safetensors was made with other weights (cdcdcdcdcdcd) than those of --backbone"),
         (("--source-bank", "other.safetensors", "--target", "none", "--backbone", "NETWORK"),
-         "other.safetensors was made with other weights"),
+         "none: no such folder, archive or list of images"),
         (("--source-bank", "imagenet:NETWORK", "--target", "none"),
          "none: no such folder, archive or list of images"),
         (("--source-bank", "imagenet:NETWORK", "--target", "PHOTOS", "--backbone", "resnet50"),
