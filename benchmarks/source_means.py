@@ -113,6 +113,11 @@ def unit(points: np.ndarray) -> np.ndarray:
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
+def centred(points: np.ndarray) -> np.ndarray:
+    """Less the mean row."""
+    return points - points.mean(0)
+
+
 def cosine(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The cost of the library, (S, T)."""
     return 1 - unit(source) @ unit(target).T
@@ -120,9 +125,9 @@ def cosine(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def powers(weight: np.ndarray, power: float) -> np.ndarray:
     """Centred rows times a power of their second moment; 1 is what the library does."""
-    centred = weight - weight.mean(0)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    return centred @ (vectors * np.maximum(values, 0) ** power) @ vectors.T
+    rows = centred(weight)
+    values, vectors = np.linalg.eigh(rows.T @ rows)
+    return rows @ (vectors * np.maximum(values, 0) ** power) @ vectors.T
 
 
 def log_probability(weight: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -139,20 +144,19 @@ def probability(weight: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def likeness(weight: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The cosine between the logits that a row and a target mean have."""
-    centred = weight - weight.mean(0)
-    return cosine(centred @ centred.T, target @ centred.T)
+    return cosine(weight @ weight.T, target @ weight.T)
 
 
-WAYS: dict[str, Cost] = {
-    "bare rows": cosine,
-    "rows centred": lambda w, t: cosine(w - w.mean(0), t),
-    "both centred": lambda w, t: cosine(w - w.mean(0), t - t.mean(0) if len(t) > 1 else t),
-    "log-probability": log_probability,
-    "probability": probability,
-    "cosine of logits": likeness,
-    "moment^0.5": lambda w, t: cosine(powers(w, 0.5), t),
-    "moment^1 (stand_ins)": lambda w, t: cosine(classifier.stand_ins(w), t),
-    "moment^2": lambda w, t: cosine(powers(w, 2), t),
+WAYS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Cost]] = {  # rows, then their cost
+    "bare rows": (np.asarray, cosine),
+    "rows centred": (centred, cosine),
+    "both centred": (centred, lambda w, t: cosine(w, centred(t) if len(t) > 1 else t)),
+    "log-probability": (np.asarray, log_probability),
+    "probability": (np.asarray, probability),
+    "cosine of logits": (centred, likeness),
+    "moment^0.5": (lambda w: powers(w, 0.5), cosine),
+    "moment^1 (stand_ins)": (classifier.stand_ins, cosine),
+    "moment^2": (lambda w: powers(w, 2), cosine),
 }
 
 
@@ -197,13 +201,15 @@ def recall(order: np.ndarray, wanted: np.ndarray, most: int) -> float:
     return 100 * wanted[order[:most]].sum() / wanted.sum()
 
 
-def line(source: Source, targets: dict[str, list[np.ndarray]], way: Cost, scale: float) -> str:
+def line(
+    source: Source, rows: np.ndarray, targets: dict[str, list[np.ndarray]], way: Cost, scale: float
+) -> str:
     """One way at one scale: a row of the table."""
     cells, inside, agree = [], [], []
     for kind, seeds in targets.items():
         found, same, within = [], [], []
         for target in seeds:
-            cost = way(source.weight, target)
+            cost = way(rows, target)
             order, part = ranking(cost, scale), ranking(cost[source.rows], scale)
             real = ranking(cosine(source.means, target), 0.01)
             keep = 50 if kind == "all" else 20
@@ -248,9 +254,10 @@ def compare(source: Source, target: dict[str, np.ndarray], seeds: int, scales: l
         for kind in KINDS
     ]
     print("real means:", " ".join(f"{value:5.1f}" for value in real))
-    for name, way in WAYS.items():
+    for name, (change, way) in WAYS.items():
+        rows = change(source.weight)
         for scale in scales:
-            print(f"{name}, {scale:g}:", line(source, targets, way, scale), flush=True)
+            print(f"{name}, {scale:g}:", line(source, rows, targets, way, scale), flush=True)
 
 
 # ---------------------------------------------------------------- accuracy after training

@@ -32,6 +32,8 @@ REASONS = {
     "training/state.py:write": "safetensors in memory, for storage.write_bytes",
     "training/loop.py:checkpoint": "the keeper's, which is state.write",
     "selection/banks.py:_packed": "safetensors in memory, for storage.write_bytes",
+    "runs/estimate.py:_decoding": "a picture in memory",
+    "tracking/outbox.py:_numbered": "a folder gets its name when all in it is whole",
     "models/export.py:to_torch": "into memory",
     "data/shards.py:write": "into the file of storage.write",
     "models/model_io.py:write": "safetensors in memory, for storage.write_bytes",

@@ -6,8 +6,8 @@ birds. So each row becomes the sum of all rows, each weighted by its likeness to
 
     r_s = sum_q (v_s . v_q) v_q,    v_s = w_s - mean row
 
-The cosine of r_s and a target mean f is then, up to the lengths, the sum of the centred logits v_q
-. f of all classes q, weighted in the same way.
+r_s . f, for a target mean f, is then the sum of the centred logits v_q . f of all classes q,
+weighted in the same way. docs/experiments/source-means.md compares this with other forms.
 """
 
 from __future__ import annotations
@@ -15,17 +15,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+<<<<<<< HEAD
 from uotft.core.records import ClassBank, Floats
+=======
+from uotft.core.errors import UserError
+from uotft.core.records import Floats
+from uotft.selection.transport.costs import unit
+>>>>>>> means
 
 
 def stand_ins(weight: ArrayLike) -> Floats:
-    """``means`` of a bank (S, D) from the weight of a classifier (S, D); for the metric cosine.
+    """``means`` of a bank (S, D) from the weight (S, D) of a classifier; for the metric cosine.
 
     Uses all rows, so choose those of a part of the classes afterwards. The bias is of no use here.
-    Two rows at least.
+    All rows have length one: a row's own length says nothing, and under l2 it would decide alone.
+    They are no means of features: a head of the source must not start from them.
+    Rows that are all alike, or fewer than two, are a ``UserError``.
     """
     rows = np.asarray(weight, np.float64)
     centred = rows - rows.mean(0)
+<<<<<<< HEAD
     return np.asarray(centred @ (centred.T @ centred))
 
 
@@ -36,3 +45,12 @@ def classifier_bank(weight: ArrayLike, names: tuple[str, ...], weights: str) -> 
     """
     counts = np.ones(len(names), np.int64)
     return ClassBank(stand_ins(weight), names, counts, weights=weights, classifier=True)
+=======
+    sums = centred @ (centred.T @ centred)
+    if not sums.any(1).all():
+        raise UserError(
+            f"source_means: classifier: {len(rows)} rows of the classifier do not tell the classes "
+            "apart; give class means of images instead"
+        )
+    return unit(sums)
+>>>>>>> means
