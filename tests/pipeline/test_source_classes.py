@@ -45,7 +45,7 @@ def listed(ws: Workspace) -> list[str]:
     return json.loads((ws.root / "selected" / "imagenet.json").read_text())["classes"]
 
 
-def test_the_command_lists_what_all_selections_keep(project: Workspace) -> None:
+def test_the_command_lists_what_is_kept(project: Workspace) -> None:
     selects(project, Cell("birds", "uot", 0), IDS[2], IDS[0])
     selects(project, Cell("birds", "random", 1), IDS[0])
     done = answer("uotft", "data", "fetch", cwd=project.root)

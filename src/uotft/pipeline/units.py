@@ -64,7 +64,10 @@ def _without_features(ws: Workspace) -> str:
     names, origin = tuple(facts["classes"]), ws.params.source_means
     if origin == "classifier":
         weight = network.head("target").weight.detach().numpy()
-        bank = classifier_bank(weight, names, fingerprint(network.backbone))
+        if facts.get("head") == "none":  # weights without a classifier: for the strategy none
+            bank = ClassBank(weight, names, np.ones(len(names), np.int64))
+        else:
+            bank = classifier_bank(weight, names, fingerprint(network.backbone))
     else:
         bank = _brought(ws, located(ws.root, origin), names)
     bank = replace(bank, backbone=facts["sha256"])

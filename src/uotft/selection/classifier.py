@@ -15,13 +15,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-<<<<<<< HEAD
-from uotft.core.records import ClassBank, Floats
-=======
 from uotft.core.errors import UserError
-from uotft.core.records import Floats
+from uotft.core.records import ClassBank, Floats
 from uotft.selection.transport.costs import unit
->>>>>>> means
 
 
 def stand_ins(weight: ArrayLike) -> Floats:
@@ -34,8 +30,13 @@ def stand_ins(weight: ArrayLike) -> Floats:
     """
     rows = np.asarray(weight, np.float64)
     centred = rows - rows.mean(0)
-<<<<<<< HEAD
-    return np.asarray(centred @ (centred.T @ centred))
+    sums = centred @ (centred.T @ centred)
+    if not sums.any(1).all():
+        raise UserError(
+            f"source_means: classifier: {len(rows)} rows of the classifier do not tell the classes "
+            "apart; give class means of images instead"
+        )
+    return unit(sums)
 
 
 def classifier_bank(weight: ArrayLike, names: tuple[str, ...], weights: str) -> ClassBank:
@@ -45,12 +46,3 @@ def classifier_bank(weight: ArrayLike, names: tuple[str, ...], weights: str) -> 
     """
     counts = np.ones(len(names), np.int64)
     return ClassBank(stand_ins(weight), names, counts, weights=weights, classifier=True)
-=======
-    sums = centred @ (centred.T @ centred)
-    if not sums.any(1).all():
-        raise UserError(
-            f"source_means: classifier: {len(rows)} rows of the classifier do not tell the classes "
-            "apart; give class means of images instead"
-        )
-    return unit(sums)
->>>>>>> means
