@@ -53,7 +53,6 @@ REASONS = {
     "core/jsonl.py:append": "lines, of which only whole ones are read",
     "tracking/outbox.py:_keep": "a link; the line that names it is written after it",
     "tracking/outbox.py:_link": "a link, or a copy where there are none",
-    "tracking/outbox.py:written": "a folder gets its name when its description is in it",
 }  # fmt: skip
 
 
