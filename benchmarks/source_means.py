@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy import stats
 from torch.nn import functional
 
 from uotft.models import model_io, network
@@ -161,7 +162,12 @@ WAYS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Cost]] = {  # rows, th
 
 
 def ranking(cost: np.ndarray, scale: float) -> np.ndarray:
-    """Source classes by UOT, best first; the defaults of the strategy uot but for the scale."""
+    """Source classes by UOT, best first; the strategy uot's defaults but for the scale.
+
+    A scale of 0 is the strategy nearest.
+    """
+    if not scale:
+        return np.argsort(cost.min(1), kind="stable")
     problem = transport.DenseProblem(
         cost,
         weights_S=np.ones(cost.shape[0]),
@@ -204,34 +210,31 @@ def recall(order: np.ndarray, wanted: np.ndarray, most: int) -> float:
 def line(
     source: Source, rows: np.ndarray, targets: dict[str, list[np.ndarray]], way: Cost, scale: float
 ) -> str:
-    """One way at one scale: a row of the table."""
-    cells, inside, agree = [], [], []
-    for kind, seeds in targets.items():
-        found, same, within = [], [], []
-        for target in seeds:
-            cost = way(rows, target)
-            order, part = ranking(cost, scale), ranking(cost[source.rows], scale)
-            real = ranking(cosine(source.means, target), 0.01)
-            keep = 50 if kind == "all" else 20
-            same.append(100 * len({*part[:keep]} & {*real[:keep]}) / keep)
-            if kind != "all":
-                wanted, here = source.concept == kind, source.concept[source.rows] == kind
-                found.append(recall(order, wanted, wanted.sum()))
-                within.append(recall(part, here, here.sum()))
-                if kind == "bird":
-                    cells.append(recall(order, wanted, 100))
-        agree.append(np.mean(same))
-        if found:
-            cells = cells if kind != "bird" else [np.mean(cells)]
-            cells.append(np.mean(found))
-            inside.append(np.mean(within))
-    return " | ".join(
-        " ".join(f"{value:5.1f}" for value in part) for part in (cells, inside, agree)
-    )
+    """One way at one scale: a row of the table, means over draws of the target."""
+    birds, found, inside, agree = [], [], [], []
+    for kind, draws in targets.items():
+        costs = [way(rows, target) for target in draws]
+        parts = [ranking(cost[source.rows], scale) for cost in costs]
+        real = [ranking(cosine(source.means, target), 0.01) for target in draws]
+        most = 50 if kind == "all" else 20
+        pairs = zip(parts, real, strict=True)
+        agree.append(np.mean([100 * len({*a[:most]} & {*b[:most]}) / most for a, b in pairs]))
+        if kind == "all":
+            continue
+        wanted, here = source.concept == kind, source.concept[source.rows] == kind
+        orders = [ranking(cost, scale) for cost in costs]
+        found.append(np.mean([recall(order, wanted, wanted.sum()) for order in orders]))
+        inside.append(np.mean([recall(part, here, here.sum()) for part in parts]))
+        if kind == "bird":
+            birds = [recall(order, wanted, 100) for order in orders]
+    spread = stats.sem(birds) * stats.t.ppf(0.975, len(birds) - 1)
+    cells = (" ".join(f"{value:5.1f}" for value in part) for part in (found, inside, agree))
+    return " | ".join((f"{np.mean(birds):5.1f} ± {spread:.1f}", *cells))
 
 
-def compare(source: Source, target: dict[str, np.ndarray], seeds: int, scales: list[float]) -> None:
+def compare(words: argparse.Namespace, source: Source, target: dict[str, np.ndarray]) -> None:
     """Print the table."""
+    seeds, scales = words.target_seeds, words.scales
     named = {kind: names.split() for kind, names in KINDS.items()}
     named["all"] = list(target["names"])
     targets = {
@@ -240,7 +243,7 @@ def compare(source: Source, target: dict[str, np.ndarray], seeds: int, scales: l
     }
     kinds = " ".join(KINDS)
     print(
-        f"way, scale: recall of 1000: bird@100 {kinds} | recall of the source: {kinds} | "
+        f"way, scale: recall of 1000: bird@100 | {kinds} | recall of the source: {kinds} | "
         f"agreement: {kinds} all"
     )
     here = source.concept[source.rows]
@@ -254,7 +257,8 @@ def compare(source: Source, target: dict[str, np.ndarray], seeds: int, scales: l
         for kind in KINDS
     ]
     print("real means:", " ".join(f"{value:5.1f}" for value in real))
-    for name, (change, way) in WAYS.items():
+    for name in words.ways:
+        change, way = WAYS[name]
         rows = change(source.weight)
         for scale in scales:
             print(f"{name}, {scale:g}:", line(source, rows, targets, way, scale), flush=True)
@@ -274,7 +278,7 @@ def choices(
         "none": np.empty(0, int),
         "random": np.random.default_rng(seed).permutation(classes)[:keep],
         "real means": ranking(cosine(source.means, means), 0.01)[:keep],
-        "rows": ranking(cosine(rows, means), 0.01)[:keep],
+        "rows": ranking(cosine(rows, means), 0.03)[:keep],
     }
 
 
@@ -399,15 +403,22 @@ def main() -> None:
     parser.add_argument("--classes", type=Path, required=True, help="source class, WordNet id")
     parser.add_argument("--concepts", type=Path, required=True, help="ImageNet's rows, by concept")
     parser.add_argument("--cache", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1])
-    parser.add_argument("--target-seeds", type=int, default=3, help="draws of six images a class")
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        default=[0.003, 0.01, 0.03, 0.1],
+        help="0: the strategy nearest",
+    )
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--target-seeds", type=int, default=10, help="draws of six images a class")
     parser.add_argument("--train", dest="seeds", type=int, nargs="*", help="train on these seeds")
     parser.add_argument("--arms", nargs="+", help="some of: none, random, 'real means', rows")
     parser.add_argument("--steps", type=int, default=100)
     words = parser.parse_args()
     source, target = read(words), embed(words.target, 20, words.cache)
     if words.seeds is None:
-        compare(source, target, words.target_seeds, words.scales)
+        compare(words, source, target)
     else:
         accuracies(words, source, target)
 
