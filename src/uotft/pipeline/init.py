@@ -31,6 +31,7 @@ from uotft.data.datasets import folder as folder_kind
 from uotft.data.lists import LISTS
 from uotft.pipeline import given
 from uotft.pipeline.given import Given
+from uotft.selection.classifier import COST_SCALE
 
 PRESETS = given.PRESETS
 PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
@@ -228,6 +229,7 @@ def render(wanted: Wanted, folder: Path) -> str:
     if source.by_class:
         # rows of a classifier have no lengths that compare with those of features
         changes |= {"source_means": "classifier", "  greedy_ot": "{metric: cosine}"}
+        changes["  uot"] = _flow(yaml.safe_load(_line(made, "  uot")) | {"cost_scale": COST_SCALE})
         if wanted.preset == "small":
             changes["  nearest"] = "{metric: cosine}"
     if wanted.alone:
@@ -256,7 +258,7 @@ def _flow(section: dict[str, Any]) -> str:
 
 
 def _line(text: str, key: str) -> str:
-    """The value of a top-level ``key`` of a params.yaml, if it is a mapping on one line."""
+    """The value of a ``key`` of a params.yaml, with its indent, if it is a mapping on one line."""
     found = re.search(rf"^{key}: (\{{.*?\}})", text, re.MULTILINE)
     return found[1] if found else ""
 

@@ -15,13 +15,14 @@ from uotft.core.paths import located
 from uotft.core.records import ClassBank
 from uotft.core.settings import Cluster
 from uotft.core.text import some
+from uotft.data import wordnet
 from uotft.pipeline import freshness, readers
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, features as pools
 from uotft.selection.classifier import classifier_bank
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
 def units(ws: Workspace) -> str:
@@ -63,11 +64,8 @@ def _without_features(ws: Workspace) -> str:
     network, facts = model_io.read(ws.pretrained())
     names, origin = tuple(facts["classes"]), ws.params.source_means
     if origin == "classifier":
-        weight = network.head("target").weight.detach().numpy()
-        if facts.get("head") == "none":  # weights without a classifier: for the strategy none
-            bank = ClassBank(weight, names, np.ones(len(names), np.int64))
-        else:
-            bank = classifier_bank(weight, names, fingerprint(network.backbone))
+        bank = _rows(ws, network.head("target").weight.detach(), facts)
+        bank = replace(bank, weights=fingerprint(network.backbone))
     else:
         bank = _brought(ws, located(ws.root, origin), names)
     bank = replace(bank, backbone=facts["sha256"])
@@ -79,6 +77,26 @@ def _without_features(ws: Workspace) -> str:
         bank = replace(bank, counts=counts, members=members, data=made_of)
     _write(ws, bank)
     return f"{ws.params.source}: {len(names)} classes, from {origin}"
+
+
+def _rows(ws: Workspace, head: Tensor, facts: dict[str, Any]) -> ClassBank:
+    """The rows of the classifier in ``head`` (S, D), of the network with these ``facts``."""
+    names = tuple(facts["classes"])
+    if facts.get("head") == "class means":
+        raise UserError(
+            f"source_means: classifier: {facts['weights'].get('file', 'the weights')} has no "
+            f"classifier of the classes of {ws.params.source}: set source_means: images"
+        )
+    if facts.get("head") == "none":  # weights without a classifier: for the strategy none alone
+        return ClassBank(head.numpy(), names, np.ones(len(names), np.int64))
+    known = wordnet.rows(names)
+    if facts.get("head") == "classifier" and known and len(names) < len(wordnet.imagenet()):
+        from uotft.models import model_io  # a part of ImageNet's classes: all rows are needed
+
+        found = model_io.pretrained(ws.params.backbone, ws.root)
+        if found and found.classifier and len(found.classifier[0]) == len(wordnet.imagenet()):
+            return classifier_bank(found.classifier[0].numpy(), names, "", known)
+    return classifier_bank(head.numpy(), names, "")
 
 
 def _brought(ws: Workspace, path: Path, names: tuple[str, ...]) -> ClassBank:

@@ -12,12 +12,16 @@ weighted in the same way. docs/experiments/source-means.md compares this with ot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Floats
 from uotft.selection.transport.costs import unit
+
+COST_SCALE = 0.03  # of the strategy uot on such rows: docs/experiments/source-means.md
 
 
 def stand_ins(weight: ArrayLike) -> Floats:
@@ -39,10 +43,13 @@ def stand_ins(weight: ArrayLike) -> Floats:
     return unit(sums)
 
 
-def classifier_bank(weight: ArrayLike, names: tuple[str, ...], weights: str) -> ClassBank:
-    """The bank of a classifier: ``weight`` (classes, D), one name a row.
+def classifier_bank(
+    weight: ArrayLike, names: tuple[str, ...], weights: str, rows: Sequence[int] | None = None
+) -> ClassBank:
+    """The bank of a classifier with ``weight`` (S, D), or of some of its ``rows``; a name each.
 
     ``weights`` is the fingerprint of the backbone.
     """
-    counts = np.ones(len(names), np.int64)
-    return ClassBank(stand_ins(weight), names, counts, weights=weights, classifier=True)
+    means, counts = stand_ins(weight), np.ones(len(names), np.int64)
+    means = means if rows is None else means[[*rows]]
+    return ClassBank(means, names, counts, weights=weights, classifier=True)
