@@ -20,6 +20,7 @@ from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, ClassBank
 from uotft.data import subset
+from uotft.data.datasets import imagenet
 from uotft.pipeline import freshness
 from uotft.pipeline.readers import source_bank
 from uotft.pipeline.select import bank_request
@@ -86,11 +87,10 @@ def columns(
 
     Variations of the strategy label are left out unless ``expect`` names the labels.
     """
-    summary = storage.read_json(ws.data(ws.params.source).with_suffix(".json"))
-    size = summary["classes"], summary["images"]["train"]
+    whole = size(ws)
     found = []
     for variation in experiment.variations:
-        overrides = paper_tables.scaled(variation.overrides, *size)
+        overrides = paper_tables.scaled(variation.overrides, *whole)
         if variation.strategy == "label":
             if not expect:
                 continue
@@ -117,11 +117,17 @@ def targets(ws: Workspace, name: str, on: Sequence[str]) -> tuple[str, ...]:
     return chosen
 
 
+def size(ws: Workspace) -> tuple[int, int]:
+    """How many classes and training images the source has; of one by class, in ImageNet itself."""
+    if ws.by_class:
+        return imagenet.CARD.classes, imagenet.CARD.images["train"]
+    summary = storage.read_json(ws.data(ws.params.source).with_suffix(".json"))
+    return summary["classes"], summary["images"]["train"]
+
+
 def scale(ws: Workspace) -> str:
     """A sentence on how the paper's numbers of classes and images are scaled to this source."""
-    source = ws.params.source
-    summary = storage.read_json(ws.data(source).with_suffix(".json"))
-    return paper_tables.scale_note(source, summary["classes"], summary["images"]["train"])
+    return paper_tables.scale_note(ws.params.source, *size(ws))
 
 
 def literature(ws: Workspace, names: Sequence[str]) -> dict[str, str]:

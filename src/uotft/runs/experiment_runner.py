@@ -54,7 +54,7 @@ def run(ws: Workspace, plan: Plan) -> tuple[Tables, list[str]]:
     """
     experiment = paper_tables.load(plan.name)
     targets = experiment_cells.targets(ws, plan.name, plan.on)
-    if not ws.data(ws.params.source).with_suffix(".json").is_file():
+    if not (ws.by_class or ws.data(ws.params.source).with_suffix(".json").is_file()):
         job.upstream([ws], targets)  # which cells exist depends on the size of the source
     columns = experiment_cells.columns(
         ws, experiment, targets, plan.seeds, plan.num_processes, plan.expect, plan.table
@@ -65,6 +65,7 @@ def run(ws: Workspace, plan: Plan) -> tuple[Tables, list[str]]:
     try:
         if plan.train:
             if left := todo(columns):
+                job.bring(left)
                 failed = cells.train_some(left, Fleet(plan.num_processes), plan.jobs)
             for column in columns:
                 _measure(column)

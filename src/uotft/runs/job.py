@@ -475,12 +475,26 @@ def source_images(ws: Workspace, cells: Sequence[Cell]) -> None:
         return
     targets = sorted({cell.target for cell in cells})
     with _SELECTING:
+        before = source_classes.listed_classes(ws)
         for line in source_classes.fetch(ws, track, cells):
             logger.info(line)
         wanted = [f"prepare@{ws.params.source}"]
         wanted += [f"overlap@{target}" for target in targets if target in ws.params.targets]
-        _repro(ws, wanted, alone=True)
+        if source_classes.listed_classes(ws) != before or dvc.unmade(ws.root, wanted):
+            _repro(ws, wanted, alone=True)
         _overlaps(ws, targets)
+
+
+def bring(jobs: Sequence[tuple[Workspace, Cell]]) -> None:
+    """Select for all cells that train at a time, and bring their images, if these come by class.
+
+    While they train, no images may be added: that would change what they read.
+    """
+    for ws, cell in jobs:
+        if ws.by_class:
+            _select(ws, cell)
+    for ws in {ws.variant: ws for ws, _ in jobs}.values():
+        source_images(ws, [cell for other, cell in jobs if other.variant == ws.variant])
 
 
 def _overlaps(ws: Workspace, targets: Sequence[str]) -> None:

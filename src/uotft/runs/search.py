@@ -210,6 +210,7 @@ def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) ->
         return _measure(there, plan, seed, crew, watch)
 
     todo = [(place, seed) for place, seed in enumerate(plan.seeds) if seed not in trial.values]
+    job.bring([(there, Cell(plan.target, plan.strategy, seed)) for _, seed in todo])
     for part in [[what] for what in todo] if plan.prune else [todo]:
         failure = None
         with closing(crews.run(one, part)) as results:  # closing stops the other seeds
