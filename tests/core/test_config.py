@@ -66,7 +66,7 @@ def test_a_backbone_in_one_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("resnet19", "--backbone: got 'resnet19'; known are moco, resnet18"),
+        ("resnet19", "--backbone: got 'resnet19'; known are efficientnet_lite0, moco"),
         ("", "--backbone: got ''; known are"),
         ("moco", "'moco' without its weights: write moco:PATH"),
         ("state_dict", "'state_dict' without its weights"),

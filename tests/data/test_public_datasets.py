@@ -14,11 +14,10 @@ from support import dataset_archives as official
 from support.dataset_archives import EACH, PARTS
 from support.download_server import serving
 from support.projects import tiny_params, workspace, write_params
-from uotft.core import registry, storage
+from uotft.core import disk, registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import ImageSet
-from uotft.data.datasets import folder
-from uotft.pipeline import fetch, prepare as prepare_stage, readers
+from uotft.pipeline import fetch, given, prepare as prepare_stage, readers
 
 BY_HAND = {"cars", "imagenet"}
 SMALL = {"stored": 16, "size": 16}
@@ -111,17 +110,15 @@ def test_a_folder_that_somebody_unpacked(root: Path, monkeypatch: pytest.MonkeyP
     assert not list((root / "cache" / "unpacked").iterdir())
 
 
-@pytest.mark.parametrize("name", ["caltech", "cub", "dogs", "dtd"])
-def test_archives_that_the_docs_name_are_read_as_a_source(tmp_path: Path, name: str) -> None:
-    """docs/choosing.md names the archive of each of these sets for --source."""
+def test_sets_that_the_docs_name_as_a_source_are_public() -> None:
+    """docs/choosing.md names sets for --source, which fetches them."""
     text = Path(__file__).parents[2].joinpath("docs/choosing.md").read_text("utf-8")
-    (file,) = set(re.findall(rf"downloads/{name}/([\w.-]+)", text))
-    path = tmp_path / file
-    path.write_bytes(getattr(official, name)()[file])
-    images = folder.load(folder.Settings(path=str(path), **SMALL), quiet, tmp_path)
-    found = [each.replace("_", " ") for each in images.names]
-    for wanted in official.NAMES[name]:
-        assert any(each.endswith(wanted) for each in found), found
+    named = re.findall(r"^\|.*\| `(\w+)` \([\d,]+ classes, ([^)]+)\) \|$", text, re.MULTILINE)
+    assert len(named) >= 4
+    for name, size in named:
+        assert name in given.public()
+        card = registry.load("datasets", name, "test").CARD
+        assert size == disk.gib(sum(archive.bytes for archive in card.archives)), name
 
 
 def test_imagenet_from_a_folder_of_classes(root: Path) -> None:

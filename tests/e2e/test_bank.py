@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -20,10 +18,10 @@ from PIL import Image
 from support.commands import answer, call, users_environment
 from support.download_server import Server, serving
 from support.foreign_weights import torchvision_file
+from support.patched_modules import Source, patched
 from support.repository import REPOSITORY
 from uotft.core.records import ClassBank
 from uotft.data import wordnet
-from uotft.models import embedding
 from uotft.models.weights import MEAN, STD
 from uotft.selection import banks
 
@@ -132,7 +130,7 @@ def test_show_of_a_users_own(tmp_path: Path) -> None:
 
 def test_imagenets_classes_without_an_image_of_them(place: Place, tmp_path: Path) -> None:
     source = ("--source-bank", f"imagenet:{place.backbone}", "--target", place.photos)
-    words = ("--size", str(SIZE), "--explain", "--set", "cost_scale=0.05")
+    words = ("--size", str(SIZE), "--explain", "--set", "cost_scale=0.01")
     done = call("uotft", "select", *source, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     near = [wordnet.named([*wordnet.imagenet()][row]) for row in ROWS]
@@ -265,16 +263,14 @@ def test_a_classifier_of_other_classes(tmp_path: Path) -> None:
     )
 
 
-def test_ctrl_c_while_images_are_embedded(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*args: object, **options: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
+INTERRUPTED = "lambda *a, **b: [__import__('signal').raise_signal(2), __import__('time').sleep(5)]"
 
-    monkeypatch.setattr(embedding, "shards", interrupted)
+
+def test_ctrl_c_while_images_are_embedded(place: Place, tmp_path: Path, made: Path) -> None:
+    changes = {"uotft.models.embedding": {"shards": Source(INTERRUPTED)}}
+    environment = patched(made.parent / "patch", changes)
     words = ("--images", place.photos, "--backbone", place.backbone, "--output", "o.safetensors")
-    done = answer("uotft", "bank", "make", *words, cwd=tmp_path)
+    done = call("uotft", "bank", "make", *words, cwd=tmp_path, **environment)
     assert done.returncode == 130, done.stderr
     assert "interrupted; no file is half written" in done.stderr
     assert not [*tmp_path.iterdir()]

@@ -252,7 +252,7 @@ def mistake(root: Path, *words: str) -> str:
             "--num-processes: got 3, the number over all machines, which 2 machines cannot share",
         ),
         (("pretrain", "--num-machines", "2", "--num-processes", "2"), "--main-process-ip"),
-        (("train", "--dataset", "digits", "--source", "old"), "old: no such folder of images"),
+        (("train", "--dataset", "digits", "--source", "old"), "digits: no such folder of images"),
         (("init", "--source", "old", "--target", "new"), "params.yaml is there already"),
         (
             ("data", "overlap", "--source", "dogz", "--target", "digits"),
@@ -318,7 +318,11 @@ def change(root: Path, path: str, value: object) -> None:
             ["dogz"],
             "data set 'dogz' has no section under datasets: .*known are digits, glyphs",
         ),
-        ("backbone.name", "resnet19", "backbone.name: got 'resnet19'; known are moco, resnet18"),
+        (
+            "backbone.name",
+            "resnet19",
+            "backbone.name: got 'resnet19'; known are efficientnet_lite0, moco",
+        ),
         ("selectors.uot", {"cost_scale": 0.0}, "selectors.uot:\n.*cost_scale: got 0.0"),
         ("objectives", {"jiont": {}}, "objectives: got 'jiont'; known are.*joint, .*l2_sp, plain"),
         ("datasets.digits.size", 1.5, "datasets.digits:\n.*size: got 1.5"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import subprocess
 import sys
-import traceback
-import warnings
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -34,54 +33,42 @@ def users_environment() -> dict[str, str]:
 
 
 def answer(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The same for ``uotft`` alone, in a child that has imported this process's libraries.
+    """The same for ``uotft`` alone, in a child of a process that has imported what commands use.
 
     For the many ways to call a command, in tenths of a second; `call` is for the first of them.
+    That process has never computed anything: OpenMP's threads do not survive a fork, and a child
+    that needs them waits for ever.
     """
-    import mlflow  # noqa: F401 (once, for all children)
-    import torch  # noqa: F401
-
     assert arguments[0] == "uotft"
     with TemporaryFile() as out, TemporaryFile() as err:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if not pid:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            _be_the_command(arguments, cwd, users_environment() | environment)
-        _, status = os.waitpid(pid, 0)
+        wanted = {
+            "arguments": arguments,
+            "cwd": str(cwd),
+            "environment": users_environment() | environment,
+            "files": [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)],
+        }
+        server = _forking()
+        assert server.stdin
+        assert server.stdout
+        server.stdin.write(f"{json.dumps(wanted)}\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
         said = []
         for file in (out, err):
             file.seek(0)
             said.append(file.read().decode())
-    return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), *said)
+    return subprocess.CompletedProcess(arguments, code, *said)
 
 
-def _be_the_command(arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> None:
-    """Never returns."""
-    code = 1
-    try:
-        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
-        os.environ.clear()
-        os.environ.update(environment)
-        os.chdir(cwd)
-        sys.argv = list(arguments)
-        signal.alarm(100)
-        warnings.resetwarnings()
-        import torch
-
-        torch.set_num_threads(1)  # OpenMP's others did not survive the fork, and would be awaited
-        from uotft.cli.app import main
-
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 (the child must never return into pytest)
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+@cache
+def _forking() -> subprocess.Popen[str]:
+    """The process that forks; it ends with this one, at the end of its standard input."""
+    here = Path(__file__).parents[1]
+    python = f"import sys; sys.path.insert(0, {str(here)!r}); from support import forking"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{python}; forking.serve()"],
+        env=users_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
