@@ -130,15 +130,15 @@ def test_show_of_a_users_own(tmp_path: Path) -> None:
 
 def test_imagenets_classes_without_an_image_of_them(place: Place, tmp_path: Path) -> None:
     source = ("--source-bank", f"imagenet:{place.backbone}", "--target", place.photos)
-    words = ("--size", str(SIZE), "--explain", "--set", "cost_scale=0.01")
+    words = ("--size", str(SIZE), "--explain")
     done = call("uotft", "select", *source, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     near = [wordnet.named([*wordnet.imagenet()][row]) for row in ROWS]
     lines = done.stdout.splitlines()
     assert lines[0].startswith("uot: 100 of 1000 kept: ")
     assert {line.split(":")[0] for line in lines[1:6]} == set(near), "the five that were planted"
-    for name, kind in zip(near, KINDS, strict=True):
-        assert f"\n{name}: {kind} " in done.stdout, "and each serves its own"
+    for line in lines[1:6]:
+        assert all(f"{kind} " in line for kind in KINDS), "with the share of each kind of photo"
     assert not [*tmp_path.iterdir()], "nothing is written"
 
 
