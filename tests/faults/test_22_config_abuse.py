@@ -321,11 +321,7 @@ def change(root: Path, path: str, value: object) -> None:
         (
             "backbone.name",
             "resnet19",
-            "backbone.name: got 'resnet19'; known are efficientnet_lite0, moco",
-        ),
-            "backbone.name",
-            "resnet19",
-            "backbone.name: got 'resnet19'; known are efficientnet_lite0, moco",
+            "backbone.name: got 'resnet19'; known are effic",
         ),
         ("selectors.uot", {"cost_scale": 0.0}, "selectors.uot:\n.*cost_scale: got 0.0"),
         ("objectives", {"jiont": {}}, "objectives: got 'jiont'; known are.*joint, .*l2_sp, plain"),
