@@ -76,8 +76,8 @@ golden: setup  ## rewrite the committed numbers; review the diff
 	UOTFT_GOLDEN=write pytest tests/golden
 
 lock: $(UV)  ## choose new exact versions for both lock files
-	$(UV) pip compile --quiet --upgrade pyproject.toml --extra cpu --extra timm --extra onnx \
-		--group dev --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
+	$(UV) pip compile --quiet --upgrade pyproject.toml --extra cpu --extra timm \
+		--extra lite --extra onnx --group dev --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
 	sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements-tools.lock | $(UV) pip compile --quiet - \
 		--universal --generate-hashes --no-header -o requirements-tools.lock
 

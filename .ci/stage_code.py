@@ -50,7 +50,13 @@ RUN_IN = {"datasets": {"prepare"}, "strategies": {"select"}, "objectives": {"tra
 #: Variants that run another one of their kind, which params.yaml names in a place that only they
 #: have. A backbone that is new runs its own cells only: as an architecture it is not watched.
 NAMED_WITHIN = {
-    "models.backbones.state_dict": ["resnet18", "resnet50", "small_resnet", "timm"],
+    "models.backbones.state_dict": [
+        "efficientnet_lite0",
+        "resnet18",
+        "resnet50",
+        "small_resnet",
+        "timm",
+    ],
 }
 
 

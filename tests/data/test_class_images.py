@@ -14,6 +14,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from support.commands import call, users_environment
 from support.download_server import Server, serving
 from support.patched_modules import Source, patched, tiny_imagenet
 from support.projects import tiny_params, workspace, write_params
-from uotft.core import user_settings
+from uotft.core import locks, user_settings
 from uotft.core.errors import UserError
 from uotft.core.records import silently
 from uotft.data import class_downloads, class_images, wordnet
@@ -542,6 +543,34 @@ def test_real_processes_take_the_constants_of_tiny_files(tmp_path: Path) -> None
     )
     done = call(sys.executable, "-c", code, cwd=tmp_path, **patched(tmp_path / "patch", changes))
     assert done.stdout == f"{card}\n(2, 2)\nhttps://image-net.org/data/terms\n", done.stderr
+
+
+def test_one_process_at_a_time_fetches_into_a_folder(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    with locks.exclusive(folder / ".lock", "held"):
+        assert f"{folder}: another process is fetching classes: process " in refused(folder, THREE)
+    assert not server.asked
+
+
+def test_no_class_is_begun_on_a_disk_without_room(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=20_000))
+    said = refused(tmp_path / "images", THREE)
+    assert "30.0 KiB to download (about); 19.5 KiB are free in" in said
+    assert "name another folder than" in said
+    assert [path.name for path in (tmp_path / "images").iterdir()] == [
+        ".ILSVRC2012_img_train.tar.index.json"
+    ]
+
+
+@pytest.mark.parametrize("text", ["[", '{"classes": ["tench"]}'])
+def test_a_bad_list_stops_no_other_line_of_data_list(tmp_path: Path, text: str) -> None:
+    root = section(tmp_path, tmp_path / "images", THREE)
+    (root / "selected/imagenet.json").write_text(text)
+    states = {row[0]: row[-1] for row in datasets.listing(workspace(root))}
+    assert "selected/imagenet.json: " in states["imagenet"]
+    assert "dogs" in states
 
 
 # ---- terms

@@ -6,6 +6,7 @@ import hashlib
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,24 @@ def test_without_a_network_a_download_fails_at_once(closed: str, tmp_path: Path)
         for url in urls:
             assert f"{url}: " in str(error.value)
     assert time.monotonic() - began < 10
+
+
+def test_a_host_that_lets_nobody_in_is_left_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a firewall that drops what goes out: neither accepted nor refused."""
+    monkeypatch.setattr(downloads, "REACH", 0.5)
+    with ExitStack() as held:
+        full = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # they fill its queue
+            client = held.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        began = time.monotonic()
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/a.tar"
+        with pytest.raises(UserError, match="timed out"):
+            downloads.fetch(Archive("a.tar", "", 9, SUM, (url,)), tmp_path, quiet)
+        assert time.monotonic() - began < 10
 
 
 def test_all_that_cannot_be_reached_is_listed_once_with_what_to_do(

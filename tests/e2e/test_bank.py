@@ -20,6 +20,7 @@ from PIL import Image
 from support.commands import answer, call, users_environment
 from support.download_server import Server, serving
 from support.foreign_weights import torchvision_file
+from support.repository import REPOSITORY
 from uotft.core.records import ClassBank
 from uotft.data import wordnet
 from uotft.models import embedding
@@ -195,7 +196,7 @@ def elsewhere(tmp_path: Path) -> Path:
         (("--source-bank", "other.safetensors", "--target", "PHOTOS", "--backbone", "NETWORK"),
          "other.safetensors was made with other weights (cdcdcdcdcdcd) than those of --backbone"),
         (("--source-bank", "other.safetensors", "--target", "none", "--backbone", "NETWORK"),
-         "other.safetensors was made with other weights"),
+         "none: no such folder, archive or list of images"),
         (("--source-bank", "imagenet:NETWORK", "--target", "none"),
          "none: no such folder, archive or list of images"),
         (("--source-bank", "imagenet:NETWORK", "--target", "PHOTOS", "--backbone", "resnet50"),
@@ -396,3 +397,27 @@ def test_a_kill_leaves_no_bank_and_the_same_command_goes_on(tmp_path: Path) -> N
         assert [p.name for p in tmp_path.iterdir()] == [".b.safetensors.part"]
         assert published.fetch(server, "good", tmp_path).returncode == 0
     assert [p.name for p in tmp_path.iterdir()] == ["b.safetensors"]
+
+
+def test_the_commands_of_the_page(place: Place, tmp_path: Path) -> None:
+    """As they stand in docs/banks.md, but for the project's; weights come from torch's cache."""
+    hub = tmp_path / "torch" / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    (hub / "resnet18-f37072fd.pth").symlink_to(place.folder / "resnet18.pth")
+    (tmp_path / "photos").mkdir()
+    for name in ("photos/birds", "old-photos"):
+        (tmp_path / name).symlink_to(place.photos)
+    page = (REPOSITORY / "docs" / "banks.md").read_text(encoding="utf-8")
+    lines = [line for block in page.split("```")[1::2] for line in block.strip().splitlines()]
+    assert len(lines) == 7
+    with serving({}) as server:
+        for line in (line for line in lines if "--dataset" not in line):
+            if "bank fetch" in line:
+                bank = (tmp_path / "old.safetensors").read_bytes()
+                server.contents["old.safetensors"] = bank
+                line = line.replace("https://example.org", f"{server.address}/good")
+                line = line.replace("DIGEST", hashlib.sha256(bank).hexdigest())
+                (tmp_path / "old.safetensors").unlink()
+            done = answer(*line.split(), cwd=tmp_path, TORCH_HOME=str(tmp_path / "torch"))
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+            assert done.stdout

@@ -12,7 +12,8 @@ from torch import nn
 from support.foreign_weights import moco_file, torchvision_file
 from uotft.core import config, registry
 from uotft.core.errors import UserError
-from uotft.models import model_io
+from uotft.models import model_io, weights
+from uotft.models.backbones import efficientnet_lite0
 from uotft.models.network import Network, separate_norms
 from uotft.models.weights import MEAN, STD
 from uotft.training.objectives import joint
@@ -177,6 +178,80 @@ def test_our_own_weights_come_back(tmp_path: Path) -> None:
     again, features = found.backbone.eval()(images), network.eval().backbone(images)
     assert torch.allclose(again, features, atol=1e-6)  # another memory layout
     assert torch.equal(found.classifier[0], network.head("target").weight)
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Path:
+    try:
+        return efficientnet_lite0.packaged()
+    except UserError:
+        pytest.skip(f"the package {efficientnet_lite0.PACKAGE} is not installed")
+
+
+def test_lite0_has_the_logits_of_timms_model_with_the_same_tensors_in_order(lite0: Path) -> None:
+    import timm
+
+    found = model_io.pretrained(section("efficientnet_lite0"))
+    tensors, images = list(weights.read(lite0).values()), pictures()
+    weight, bias = found.classifier
+    with torch.no_grad():
+        logits = found.backbone.eval()(images) @ weight.T + bias
+        for name in ("tf_efficientnet_lite0", "efficientnet_lite0"):
+            original = timm.create_model(name).eval()
+            original.load_state_dict(dict(zip(original.state_dict(), tensors, strict=True)))
+            inputs = normalised(images, (0.5,) * 3, (0.5,) * 3)
+            same = torch.allclose(logits, original(inputs), atol=1e-4)
+            assert same == (name == "tf_efficientnet_lite0"), "the other one has another padding"
+    assert weight.shape == (1000, 1280)
+    assert found.origin["file"] == lite0.name
+    again = model_io.pretrained(section("efficientnet_lite0", weights=str(lite0)))
+    assert torch.equal(again.backbone.eval()(images), found.backbone(images))
+
+
+def test_lite0_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet_lite0, "PACKAGE", "no-such-package-of-weights")
+    with pytest.raises(UserError, match=r"no-such-package-of-weights.*uotft\[lite\].*PATH"):
+        model_io.pretrained(section("efficientnet_lite0"))
+    assert model_io.pretrained(section("efficientnet_lite0", weights="none")) is None
+
+
+def other_names(folder: Path) -> Path:
+    """A small network's random weights under the names of a project of its own."""
+    torch.manual_seed(5)
+    trunk = model_io.build(section("small_resnet", widths=[4, 8]), target=2).backbone
+    state = {
+        f"net.{k.replace('layers.', 'body_')}": v.contiguous()
+        for k, v in trunk.state_dict().items()
+    }
+    save_file(state, folder / "other.safetensors")
+    return folder / "other.safetensors"
+
+
+def state_dict(path: Path, **settings: object) -> dict:
+    small = {"name": "small_resnet", "widths": [4, 8]}
+    return section("state_dict", weights=str(path), architecture=small, prefix="net.", **settings)
+
+
+def test_keys_of_another_project_are_renamed(tmp_path: Path) -> None:
+    path = other_names(tmp_path)
+    with pytest.raises(UserError, match="unexpected: body_0.weight"):
+        model_io.pretrained(state_dict(path))
+    found = model_io.pretrained(state_dict(path, rename={r"^body_(\d+)": r"layers.\1"}))
+    first = weights.read(path)["net.body_0.weight"]
+    assert torch.equal(found.backbone.state_dict()["layers.0.weight"], first)
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        ({r"^body_\d+": "layers"}, r"rename: .*other\.safetensors: two keys become 'layers\."),
+        ({"^body_(": "layers."}, r"rename: '\^body_\(': 'layers\.': .*subpattern"),
+        ({"^body_": r"layers\1"}, r"rename: '\^body_': .*group"),
+    ],
+)
+def test_a_wrong_renaming_says_so(rename: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        model_io.pretrained(state_dict(other_names(tmp_path), rename=rename))
 
 
 def test_norm_layers_that_cannot_be_separated_are_refused() -> None:

@@ -205,7 +205,7 @@ def test_projects_beside_each_other_share_a_tracking_store(
     assert workspace(folder).tracking == tmp_path
     project(tmp_path, old, birds, "small")
     assert workspace(folder).tracking == tmp_path, "another preset changes nothing of it"
-    init.init(tmp_path / "mine", "small", old, birds)
+    made(tmp_path / "mine", "small", old, birds)
     assert workspace(tmp_path / "mine").tracking == tmp_path / "mine"
 
 

@@ -31,6 +31,9 @@ REASONS = {
     "analysis/figures.py:_png": "a picture in memory",
     "training/state.py:write": "safetensors in memory, for storage.write_bytes",
     "training/loop.py:checkpoint": "the keeper's, which is state.write",
+    "selection/banks.py:_packed": "safetensors in memory, for storage.write_bytes",
+    "runs/estimate.py:_decoding": "a picture in memory",
+    "tracking/outbox.py:_numbered": "a folder gets its name when all in it is whole",
     "models/export.py:to_torch": "into memory",
     "data/shards.py:write": "into the file of storage.write",
     "models/model_io.py:write": "safetensors in memory, for storage.write_bytes",
@@ -44,12 +47,12 @@ REASONS = {
     "runs/study.py:_make": "Optuna's database, made in a folder of its own",
     "data/archives.py:unpack": "unpacked again from the archive, which is checked",
     "data/archives.py:_extract": "unpacked again from the archive, which is checked",
+    "data/class_downloads.py:_by_class": "downloads.fetch has checked it",
     "data/downloads.py:fetch": "a .part gets its name when its checksum is right",
     "pipeline/fetch.py:_take": "a copy of a checked file, renamed",
     "core/jsonl.py:append": "lines, of which only whole ones are read",
     "tracking/outbox.py:_keep": "a link; the line that names it is written after it",
     "tracking/outbox.py:_link": "a link, or a copy where there are none",
-    "tracking/outbox.py:written": "a folder gets its name when its description is in it",
 }  # fmt: skip
 
 

@@ -16,10 +16,11 @@ from uotft.core import registry
 
 COMMANDS = "init prepare pretrain embed units select forecast train".split()  # noqa: SIM905
 COMMANDS += "evaluate search predict export register compare sync ui doctor".split()  # noqa: SIM905
+COMMANDS += [f"bank {verb}" for verb in ("fetch", "make", "show")]
 COMMANDS += [f"experiment {verb}" for verb in ("list", "run", "show")]
 COMMANDS += [
     f"data {verb}"
-    for verb in "export list overlap prepare show subset verify".split()  # noqa: SIM905
+    for verb in "accept export fetch list overlap prepare show subset verify".split()  # noqa: SIM905
 ]
 
 

@@ -110,6 +110,13 @@ class Card:
     signs: tuple[str, ...] = ()
 
 
+def card_of(module: Any) -> Card | None:
+    """The card in a data set's module; None if the set is not public."""
+    found = getattr(module, "CARD", None)
+    assert found is None or isinstance(found, Card)
+    return found
+
+
 def digest(path: Path, kind: str, progress: Progress = lambda items, label: items) -> str:
     """The SHA-256 or MD5 of a file, in hexadecimal."""
     found = hashlib.new(kind, usedforsecurity=False)

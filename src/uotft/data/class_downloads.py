@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from uotft.core import locks, storage, user_settings
+from uotft.core import disk, locks, storage, user_settings
 from uotft.core.disk import gib
 from uotft.core.errors import UserError
 from uotft.core.records import silently
@@ -157,6 +157,7 @@ def _from_the_tar(
     if asked := index.requests - before:
         yield f"{name}: found {_classes(len(wnids))} by {plural(asked, 'request')}"
     total = sum(index.members[wnid][1] for wnid in wnids)
+    disk.need({"to download": total}, folder, f"make room, or name another folder than {folder}")
     label = f"downloading {_classes(len(wnids))} ({gib(total)})"
     for number in progress(range(len(wnids)), label):
         wnid = wnids[number]

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Protocol
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from uotft.core import user_settings
 from uotft.core.errors import UserError
@@ -35,7 +35,7 @@ from uotft.data.archives import Archive, Progress, Span
 
 CHUNK = 2**20  # bytes per read
 PATIENCE = 60.0  # seconds; a slower answer, or a slower chunk, counts as a broken connection
-REACH = 10.0  # seconds for the first byte, where addresses are only tried
+REACH = 10.0  # seconds for a connection; for the first byte, where addresses are only tried
 NO_RANGES = "the server sends only whole files (it ignores requests for a part)"
 ASKED = 16  # addresses that are tried at a time
 ELSEWHERE = (
@@ -264,16 +264,39 @@ class _Local:
         return found
 
 
+class _Soon(HTTPConnection):
+    """A connection that must be there within REACH seconds; later waits are as long as given."""
+
+    def connect(self) -> None:
+        patience, self.timeout = self.timeout, min(self.timeout or REACH, REACH)
+        super().connect()
+        self.sock.settimeout(patience)
+
+
+class _SoonSecure(_Soon, HTTPSConnection):
+    """The same, encrypted."""
+
+
+class _Http(HTTPHandler):
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_Soon, req)
+
+
+class _Https(HTTPSHandler):
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_SoonSecure, req)
+
+
 def _opened(request: Request, patience: float) -> HTTPResponse:
     """The response with its headers, within ``patience`` seconds.
 
-    It runs in a thread because urlopen's own timeout restarts with each byte.
+    It runs in a thread because the opener's own timeout restarts with each byte.
     """
     found: SimpleQueue[HTTPResponse | Exception] = SimpleQueue()
 
     def ask() -> None:
         try:
-            found.put(urlopen(request, timeout=patience))
+            found.put(build_opener(_Http, _Https).open(request, timeout=patience))
         except Exception as error:  # noqa: BLE001  raised again in the waiting thread
             found.put(error)
 

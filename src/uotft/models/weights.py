@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -85,13 +87,18 @@ class Pretrained:
 
 
 def pretrained(
-    backbone: nn.Module, path: Path, *, prefix: str = "", classifier: str = ""
+    backbone: nn.Module,
+    path: Path,
+    *,
+    prefix: str = "",
+    classifier: str = "",
+    rename: Mapping[str, str] = MappingProxyType({}),
 ) -> Pretrained:
     """Load a file's weights into ``backbone``; each weight must be in the file.
 
     Ignores keys that do not begin with ``prefix``. Returns the linear layer ``classifier`` (its
-    full name in the file) separately; it may be missing. A file that does not fit is a
-    ``UserError``.
+    full name in the file) separately; it may be missing. The other keys, without the prefix, are
+    renamed by ``rename``, as `renamed` does. A file that does not fit is a ``UserError``.
     """
     state = read(path)
     rows = take_linear(state, classifier)
@@ -100,6 +107,7 @@ def pretrained(
         raise UserError(
             f"{path}: no key begins with {prefix!r}; its keys are {some(sorted(state), 4)}"
         )
+    chosen = renamed(chosen, rename, path)
     fit(backbone.trunk if isinstance(backbone, Trunk) else backbone, chosen, path)
     return Pretrained(backbone, rows, origin(path))
 
@@ -183,6 +191,25 @@ def take_linear(state: State, name: str) -> tuple[Tensor, Tensor] | None:
         return None
     weight = state.pop(f"{name}.weight")
     return weight, state.pop(f"{name}.bias", torch.zeros(len(weight)))
+
+
+def renamed(state: State, rename: Mapping[str, str], path: Path) -> State:
+    """``state`` with every regular expression of ``rename`` replaced in its keys, in order.
+
+    Two keys that become one are a ``UserError``, and so is a replacement without its group.
+    """
+    new: State = {}
+    for key, tensor in state.items():
+        name = key
+        for old, with_ in rename.items():
+            try:
+                name = re.sub(old, with_, name)
+            except (re.error, IndexError) as error:
+                raise UserError(f"backbone.rename: {old!r}: {with_!r}: {error}") from error
+        if name in new:
+            raise UserError(f"backbone.rename: {path}: two keys become {name!r}, {key!r} the last")
+        new[name] = tensor
+    return new
 
 
 def read(path: Path) -> State:

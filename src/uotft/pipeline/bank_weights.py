@@ -62,7 +62,7 @@ def classifier_rows(
             "make a bank from images with `uotft bank make --images`, or fetch one that somebody "
             "published with `uotft bank fetch`"
         )
-    weight, bias = (tensor.detach().cpu().float().numpy() for tensor in classifier)
+    weight = classifier[0].detach().cpu().float().numpy()
     names = tuple(map(wordnet.named, wordnet.imagenet()))
     if len(weight) != len(names):
         raise UserError(
@@ -70,4 +70,4 @@ def classifier_rows(
             f"only of ImageNet's {len(names):,}; make a bank from images with `uotft bank make "
             "--images`"
         )
-    return classifier_bank(weight, bias, names, fingerprint)
+    return classifier_bank(weight, names, fingerprint)

@@ -63,8 +63,8 @@ class Sides:
 def make(images: str, backbone: str, size: int, output: Path, progress: Progress) -> str:
     """Write the class means of a folder's training images; returns a line for the user."""
     check_name(output)
-    found = pretrained(backbone)
-    bank, line = _embedded(found, backbone, folder(images, size), progress)
+    settings = folder(images, size)  # checked before weights are downloaded
+    bank, line = _embedded(pretrained(backbone), backbone, settings, progress)
     banks.write(output, bank)
     return f"{output}: {line}, weights {bank.weights[:12]}"
 
@@ -105,6 +105,8 @@ def select(
 ) -> tuple[Selection, str]:
     """Select from a bank, or from a classifier's rows, for a folder of images or another bank."""
     source, backbone, found = None, sides.backbone, None
+    target = banks.brought(sides.bank) if sides.bank else None
+    photos = None if target else folder(sides.target, sides.size, apart=True)
     if sides.source.startswith(IMAGENET):
         named = sides.source.removeprefix(IMAGENET)
         if backbone not in ("", named):
@@ -117,17 +119,17 @@ def select(
     else:
         source = banks.brought(sides.source)
     transport.check_lengths(source, getattr(request.settings, "metric", "cosine"))
-    if sides.bank:
-        return select_means(source, banks.brought(sides.bank), output, request, extras)
-    if not backbone:
-        raise UserError(
-            f"--target: embedding {sides.target} needs --backbone, the one that made {sides.source}"
-        )
-    found = found or pretrained(backbone)
-    made_with(source, weights.fingerprint(found.backbone), f"--backbone {backbone}")
-    cut = folder(sides.target, sides.size, apart=True)
-    target, line = _embedded(found, backbone, cut, progress)
-    logger.info("%s: %s", sides.target, line)
+    if photos is not None:
+        if not backbone:
+            raise UserError(
+                f"--target: embedding {sides.target} needs --backbone, the one that made "
+                f"{sides.source}"
+            )
+        found = found or pretrained(backbone)
+        made_with(source, weights.fingerprint(found.backbone), f"--backbone {backbone}")
+        target, line = _embedded(found, backbone, photos, progress)
+        logger.info("%s: %s", sides.target, line)
+    assert target is not None
     return select_means(source, target, output, request, extras)
 
 

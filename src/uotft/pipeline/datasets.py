@@ -14,10 +14,10 @@ from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Files, Progress
 from uotft.data import archives, class_images, files
-from uotft.data.archives import Card
+from uotft.data.archives import Card, card_of
 from uotft.data.pixel_cache import Store
 from uotft.pipeline import image_places, readers
-from uotft.pipeline.fetch import card_of, shards_of
+from uotft.pipeline.fetch import shards_of
 from uotft.pipeline.verify import differences
 from uotft.pipeline.workspace import Workspace
 
@@ -179,8 +179,11 @@ def _state_of_classes(ws: Workspace, settings: Any) -> str:
     path = located(ws.root, settings.path)
     if not path.is_file():
         return f"no list of classes yet ({settings.path})"
-    wanted = class_images.listed(path)
-    place = class_images.place(located(ws.root, settings.images))
+    try:
+        wanted = class_images.listed(path)
+        place = class_images.place(located(ws.root, settings.images))
+    except UserError as error:
+        return str(error)
     absent = place.missing(wanted)
     lack = "to be downloaded" if place.can_grow() else "missing"
     return f"{len(absent)} of {len(wanted)} classes {lack}" if absent else "there"

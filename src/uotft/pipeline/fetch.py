@@ -18,7 +18,7 @@ from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Progress
 from uotft.data import archives, class_downloads, class_images, downloads
-from uotft.data.archives import Archive, Card
+from uotft.data.archives import Archive, Card, card_of
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline.workspace import Workspace
 
@@ -33,7 +33,7 @@ def fetch(ws: Workspace, name: str, given: Path | None, progress: Progress) -> I
     says how much disk space this takes. Raises `UserError` at once if there is too little.
     """
     module, settings = config.known_dataset(ws.params, name)
-    card = card_of(module)
+    card = archives.card_of(module)
     if getattr(settings, "urls", ""):
         yield from _fetch_shards(ws, name, settings, given, progress)
         return
@@ -208,10 +208,3 @@ def _exclusive(ws: Workspace, name: str) -> AbstractContextManager[int]:
     """Keep a second process from fetching the same set."""
     path = ws.root / "cache" / f".{name}.lock"
     return locks.exclusive(path, f"{name}: another process is fetching it ({path} is locked)")
-
-
-def card_of(module: Any) -> Card | None:
-    """The card in a data set's module; None if the set is not public."""
-    found = getattr(module, "CARD", None)
-    assert found is None or isinstance(found, Card)
-    return found

@@ -15,8 +15,8 @@ from typing import Any
 from uotft.core import registry, user_settings
 from uotft.core.errors import UserError
 from uotft.data import archives
+from uotft.data.archives import card_of
 from uotft.data.lists import LISTS
-from uotft.pipeline.fetch import card_of
 
 PRESETS = resources.files("uotft") / "presets"
 ENDINGS = (*archives.SUFFIXES, *LISTS)

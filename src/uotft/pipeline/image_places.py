@@ -12,15 +12,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from uotft.core import config, locks, storage
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Files, ImageSet, silently
-from uotft.data import archives, class_images
+from uotft.data import archives
+from uotft.data.archives import card_of
 from uotft.data.lists import LISTS
-from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
 
 PATH, PROJECT = "path", "project"
@@ -60,22 +59,14 @@ def bring(ws: Workspace, dataset: str) -> None:
     with locks.waiting(lock, PATIENCE_S):
         if card := card_of(module):
             archives.unpacked(card, settings.path, ws.root, silently)
-        elif hasattr(settings, "images"):
-            _must_have_classes(ws, dataset, settings)
         else:
             module.found(settings, silently, ws.root)
-
-
-def _must_have_classes(ws: Workspace, dataset: str, settings: Any) -> None:
-    """Raise `UserError`: either classes are missing, or they lie here in another form."""
-    wanted = class_images.listed(located(ws.root, settings.path))
-    place = class_images.place(located(ws.root, settings.images))
-    if absent := place.missing(wanted):
-        raise UserError(f"{dataset}: {place.lacks(absent)}")
-    raise UserError(
-        f"{ws.data(dataset)} was made where ImageNet lies in another form (folders, or tars) than "
-        f"in {place.path}: `uotft prepare --dataset {dataset}` makes it of what is here"
-    )
+        if hasattr(settings, "images"):
+            raise UserError(
+                f"{ws.data(dataset)} was made where the images lie in another form (folders, or "
+                f"tars) than in {settings.images}: `uotft prepare --dataset {dataset}` makes it of "
+                "what is here"
+            )
 
 
 def must_be_there(ws: Workspace, dataset: str) -> None:

@@ -26,10 +26,10 @@ from uotft.core import config, dvc, environment, registry, storage, user_setting
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Progress, silently
+from uotft.data.archives import card_of
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.lists import LISTS
 from uotft.pipeline import given
-from uotft.pipeline.fetch import card_of
 from uotft.pipeline.given import Given
 
 PRESETS = given.PRESETS

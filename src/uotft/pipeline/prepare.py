@@ -14,9 +14,9 @@ import numpy as np
 from uotft.core import config, locks, storage
 from uotft.core.records import ImageSet, Progress
 from uotft.data import appearance, checks, duplicates, files
+from uotft.data.archives import card_of
 from uotft.data.pixel_cache import Store
 from uotft.pipeline import image_places
-from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

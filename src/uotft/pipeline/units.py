@@ -62,13 +62,14 @@ def _without_features(ws: Workspace) -> str:
 
     network, facts = model_io.read(ws.pretrained())
     names, origin = tuple(facts["classes"]), ws.params.source_means
-    weights = fingerprint(network.backbone)
     if origin == "classifier":
-        head = network.head("target")
-        weight, bias = (tensor.detach().numpy() for tensor in (head.weight, head.bias))
-        bank = classifier_bank(weight, bias, names, weights)
+        weight = network.head("target").weight.detach().numpy()
+        if facts.get("head") == "none":  # weights without a classifier: for the strategy none
+            bank = ClassBank(weight, names, np.ones(len(names), np.int64))
+        else:
+            bank = classifier_bank(weight, names, fingerprint(network.backbone))
     else:
-        bank = _brought(located(ws.root, origin), names, weights)
+        bank = _brought(ws, located(ws.root, origin), names)
     bank = replace(bank, backbone=facts["sha256"])
     if not ws.by_class:
         images = readers.source(ws)
@@ -80,10 +81,11 @@ def _without_features(ws: Workspace) -> str:
     return f"{ws.params.source}: {len(names)} classes, from {origin}"
 
 
-def _brought(path: Path, names: tuple[str, ...], weights: str) -> ClassBank:
+def _brought(ws: Workspace, path: Path, names: tuple[str, ...]) -> ClassBank:
     """A bank from elsewhere, its rows in the order of the source's classes ``names``."""
-    bank = banks.brought(str(path))
-    banks.made_with(bank, weights, "the project's backbone")
+    from uotft.pipeline import bank_weights
+
+    bank = bank_weights.for_network(path, ws.pretrained())
     place = {name: row for row, name in enumerate(bank.names)}
     if missing := [name for name in names if name not in place]:
         raise UserError(

@@ -17,10 +17,10 @@ from uotft.core.paths import located
 from uotft.core.progress import duration
 from uotft.core.records import Cell, silently
 from uotft.data import archives, class_downloads, class_images, downloads
+from uotft.data.archives import card_of
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline import compatible, fetch, source_classes
-from uotft.pipeline.fetch import card_of
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import estimate
 from uotft.training import objectives

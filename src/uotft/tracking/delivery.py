@@ -346,8 +346,9 @@ def _requirements(folder: Path) -> list[str]:
     """The packages that a logged model needs, at the versions installed here."""
     needed = ["accelerate", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml"]
     needed += ["safetensors", "torch", "torchvision"]
-    backbone = storage.read_json(folder / "model.json")["backbone"]
-    if "'timm'" in str(backbone):  # also finds it in the architecture of a state_dict backbone
+    backbone = str(storage.read_json(folder / "model.json")["backbone"])
+    # also finds the name in the architecture of a state_dict backbone
+    if "'timm'" in backbone or "'efficientnet_lite0'" in backbone:
         needed.append("timm")
     return [f"{name}=={version(name)}" for name in needed]
 

@@ -20,6 +20,7 @@ from pydantic import Field
 from uotft.core.paths import located
 from uotft.core.records import ImageSet
 from uotft.data import class_images, files, wordnet
+from uotft.data.lists import Found
 
 #: Its images are fetched class by class, once classes have been selected.
 BY_CLASS = True
@@ -60,3 +61,11 @@ def load(settings: Settings, progress: Callable[..., Iterable[int]], root: Path)
     return files.image_set(
         rows.root, rows.paths, rows.labels, splits, names, settings, progress, **rows.inside
     )
+
+
+def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path) -> Found:
+    """The images of the listed classes that exist now, or the tars that hold them."""
+    wnids = class_images.listed(located(root, settings.path))
+    rows = class_images.place(located(root, settings.images)).rows(wnids)
+    files = rows.inside["archives"].tolist() if rows.inside else rows.paths
+    return Found(rows.root, [(path, "", "") for path in dict.fromkeys(files)])

@@ -7,7 +7,8 @@
       prefix: backbone.
       classifier: heads.target
 
-reads a model that `uotft train` wrote.
+reads a model that `uotft train` wrote. Names of another project's layers become those of the
+architecture by `rename: {"^conv_stem": stem, "^blocks_(\\d+)_": "blocks.\\1."}`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Settings(BaseSettings):
     classifier: str = Field(
         "", description="key of the classifier in the file, without .weight; empty: none"
     )
+    rename: dict[str, str] = Field(
+        {},
+        description="regular expressions and what replaces them in the file's keys, in this order, "
+        "after prefix; ^ is a key's start",
+    )
 
 
 def build(settings: Settings) -> nn.Module:
@@ -54,4 +60,5 @@ def pretrained(settings: Settings) -> weight_files.Pretrained:
         Path(settings.weights),
         prefix=settings.prefix,
         classifier=settings.classifier,
+        rename=settings.rename,
     )
