@@ -6,92 +6,25 @@ formats. Real processes, real DVC, a real MLflow store.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import mlflow
 import pytest
 
-from support import dataset_archives
-from support.commands import call
-from support.download_server import Server, serving
-from support.foreign_weights import torchvision_file
-from support.patched_modules import patched, tiny_imagenet
+from support.from_a_name import World, accept, mirror, random_weights, train
 from support.projects import runs
-from support.shared import once
 from uotft.data import wordnet
 from uotft.data.class_downloads import TRAIN_URL
-from uotft.data.datasets import dogs
 
-SHORT = (
-    "train.recipe.steps=2", "train.recipe.epochs=0", "train.target_batch=4", "train.source_batch=4",
-    "select.top_k=5",
-)  # fmt: skip
-KEPT = 5
-
-
-class Digest:
-    """Stands in for weights.HASH: torchvision's file names hold the start of the real digest."""
-
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
-
-    def __repr__(self) -> str:
-        return f"type('Digest', (), {{'search': lambda self, name: ('', {self.digest!r})}})()"
-
-
-class World(NamedTuple):
-    """A mirror, and the environment of commands that use it."""
-
-    server: Server
-    environment: dict[str, str]
-
-    def asked_of(self, name: str) -> list[str]:
-        return [part for path, part in self.server.asked if path.endswith(name)]
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """ResNet-18 with random weights, in torchvision's format."""
-    folder = once(tmp_path_factory, "weights", lambda f: torchvision_file("resnet18", f))
-    return (folder / "resnet18.pth").read_bytes()
+KEPT = 5  # classes, by select.top_k of `SHORT`
 
 
 @pytest.fixture
-def world(tmp_path: Path, weights: bytes) -> Iterator[World]:
-    tar, archives = dataset_archives.imagenet_tar(), dataset_archives.dogs()
-    card = dataset_archives.card("dogs", archives, dogs.SITE.rstrip("/"))
-    contents = {
-        **{f"{dogs.SITE.split('//')[1]}{name}": content for name, content in archives.items()},
-        TRAIN_URL.split("//")[1]: tar,
-        "download.pytorch.org/models/resnet18-f37072fd.pth": weights,
-    }
-    changes = {
-        "uotft.data.datasets.dogs": {"CARD": card},
-        "uotft.models.weights": {"HASH": Digest(hashlib.sha256(weights).hexdigest())},
-        **tiny_imagenet(tar),
-    }
-    with serving(contents) as server:
-        environment = patched(tmp_path / "patch", changes) | {
-            "UOTFT_MIRROR": f"{server.address}/good",
-            "XDG_CONFIG_HOME": str(tmp_path / "config"),
-            "TORCH_HOME": str(tmp_path / "torch"),
-        }
-        yield World(server, environment)
-
-
-def train(world: World, here: Path, *words: str, dataset: str = "dogs"):  # noqa: ANN201
-    changes = [word for change in SHORT for word in ("--set", change)]
-    return call("uotft", "train", "--dataset", dataset, *changes, *words, cwd=here, timeout=600,
-                **world.environment)  # fmt: skip
-
-
-def accept(world: World, here: Path) -> None:
-    done = call("uotft", "data", "accept", "imagenet", cwd=here, **world.environment)
-    assert done.returncode == 0, done.stderr
+def world(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with mirror(tmp_path, random_weights(tmp_path_factory)) as made:
+        yield made
 
 
 def test_from_an_empty_folder_to_a_test_accuracy(world: World, tmp_path: Path) -> None:

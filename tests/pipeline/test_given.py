@@ -10,6 +10,7 @@ import yaml
 from support.image_folders import pictures
 from uotft.core import config, user_settings
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.pipeline import given, init
 from uotft.pipeline.init import Wanted
 
@@ -126,3 +127,51 @@ def test_another_place_of_imagenet_is_written_into_a_project(tmp_path: Path) -> 
     init.name_imagenet(folder)
     images = config.load(folder).datasets["imagenet"]["images"]
     assert images == str(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("style", ["", "'", '"'])
+def test_so_it_is_where_somebody_has_edited_params_yaml(tmp_path: Path, style: str) -> None:
+    """Quoted or not; the plan of what is to be fetched knows the new place, too."""
+    pictures(tmp_path / "birds", 3, 12)
+    wished = wanted(tmp_path, str(tmp_path / "birds"))
+    folder, _ = init.project(wished)
+    file = folder / "params.yaml"
+    file.write_text(
+        file.read_text().replace('"../downloads/imagenet"', f"{style}../downloads/imagenet{style}")
+    )
+    user_settings.remember(imagenet=str(tmp_path / "else, where"))
+    raw, _ = init.settings(wished)
+    assert raw["datasets"]["imagenet"]["images"] == str(tmp_path / "else, where")
+    assert raw["datasets"]["imagenet"]["size"] == 224
+    init.name_imagenet(folder)
+    assert config.load(folder).datasets == raw["datasets"]
+
+
+def test_a_place_of_imagenet_that_is_not_found_in_params_yaml(tmp_path: Path) -> None:
+    pictures(tmp_path / "birds", 3, 12)
+    folder, _ = init.project(wanted(tmp_path, str(tmp_path / "birds")))
+    file = folder / "params.yaml"
+    text = file.read_text().replace('"../downloads/imagenet"', '"../downloads/\\x69magenet"')
+    file.write_text(text)
+    assert config.load(folder).datasets["imagenet"]["images"] == "../downloads/imagenet"
+    user_settings.remember(imagenet=str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match="write .*elsewhere.* as images in datasets.imagenet"):
+        init.name_imagenet(folder)
+    assert file.read_text() == text
+
+
+def test_the_place_that_it_has_already_changes_nothing(tmp_path: Path) -> None:
+    pictures(tmp_path / "birds", 3, 12)
+    folder, _ = init.project(wanted(tmp_path, str(tmp_path / "birds")))
+    before = (folder / "params.yaml").stat().st_mtime_ns
+    user_settings.remember(imagenet=str(tmp_path / "downloads" / "imagenet"))
+    init.name_imagenet(folder)
+    assert (folder / "params.yaml").stat().st_mtime_ns == before
+
+
+def test_what_lies_beside_a_project_is_found_before_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "downloads" / "dogs").mkdir(parents=True)
+    raw, file = init.settings(wanted(tmp_path, "dogs"))
+    root = Path(file).parent
+    assert not root.exists()
+    assert located(root, raw["datasets"]["dogs"]["path"]).is_dir()

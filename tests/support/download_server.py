@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TypeVar
@@ -20,6 +20,7 @@ class Server(ThreadingHTTPServer):
     bodies, by name; ``connections`` counts connections, which stay open for HTTP/1.1 clients.
     ``tags`` has the ETag of a name, ``instead`` {name: manner in place of the address's}. ``left``
     is how many bytes may still be sent in all before every connection is cut; None: no limit.
+    ``before`` is called with (name, Range) of each request before it is answered.
 
     /good honours Range, /whole ignores it, /dated honours it and says that the file is of 2099,
     /cut stops in the middle of what is left, /cutwhole in the middle of everything, /other sends
@@ -35,12 +36,14 @@ class Server(ThreadingHTTPServer):
     tags: dict[str, str]
     instead: dict[str, str]
     left: int | None = None
+    before: Callable[[str, str], object]
     connections = 0
 
     def __init__(self, contents: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.contents, self.asked = contents, list[tuple[str, str]]()
         self.sent, self.tags, self.instead = Counter(), {}, {}
+        self.before = lambda name, asked: None
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *args: object) -> None:
@@ -61,6 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.name, manner = name, self.server.instead.get(name, manner)
         asked = self.headers.get("Range", "")
         self.server.asked.append((self.path, asked))
+        self.server.before(name, asked)
         content = self.server.contents.get(name)
         if manner in ("moved", "virus"):
             self.send_response(302)

@@ -6,9 +6,14 @@ Python that starts, DVC's stages and workers too, replaces the constants as it i
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from uotft.data.archives import Archive, Card, Span
 
 CODE = '''"""Written by tests/support/patched_modules.py."""
 import sys
@@ -74,6 +79,16 @@ def patched(folder: Path, changes: dict[str, dict[str, Any]]) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(CODE.format(changes=sources), encoding="utf-8")
     others = os.environ.get("PYTHONPATH", "")
     return {"PYTHONPATH": f"{folder}{os.pathsep}{others}".rstrip(os.pathsep)}
+
+
+def hold_here(changes: dict[str, dict[str, Any]], patch: pytest.MonkeyPatch) -> None:
+    """Let the same ``changes`` hold in this process, and in the children that it forks."""
+    known = {"Archive": Archive, "Card": Card, "Span": Span}
+    for name, values in changes.items():
+        module = importlib.import_module(name)
+        for constant, value in values.items():
+            made = eval(repr(value), {**vars(module), **known})
+            patch.setattr(module, constant, made)
 
 
 def tiny_imagenet(content: bytes, images: int = 2) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread, Timer
@@ -10,6 +11,7 @@ from time import monotonic, sleep
 
 import pytest
 
+from support.child_processes import at_call, fork, killed
 from support.commands import call
 from support.projects import tiny_params, write_params
 from uotft.core import jsonl, locks
@@ -52,6 +54,32 @@ def test_a_run_is_kept_in_any_folder(
     [found] = mlflow.search_runs(experiment_names=["digits"], output_format="list")
     assert found.data.metrics == {"loss": 0.5}
     assert store.store_uri(root, store.store_uri(root)) == store.store_uri(root)
+
+
+def test_a_database_that_a_killed_process_left_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alembic.ddl.impl import DefaultImpl
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    at_the_third = at_call(3, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    make = DefaultImpl.create_table
+
+    def create_table(*arguments: object, **named: object) -> None:
+        make(*arguments, **named)
+        at_the_third()
+
+    def work() -> None:
+        monkeypatch.setattr(DefaultImpl, "create_table", create_table)
+        store.make_store(tmp_path)
+
+    assert killed(fork(work))
+    with session.run(tmp_path, "digits", "one") as run:
+        run.begin({"a": "b"}, {})
+    mlflow = store.open_store(tmp_path)
+    [found] = mlflow.search_runs(experiment_names=["digits"], output_format="list")
+    assert found.info.status == "FINISHED"
+    assert not [*tmp_path.glob(".mlflow.db*")]
 
 
 def test_a_search_is_kept_in_any_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,10 +15,12 @@ WORDS = ("", "download", "none")  # that stand where a path might
 def located(root: Path, text: str) -> Path:
     """Where the path ``text`` of params.yaml leads: a relative one starts at the project ``root``.
 
-    ``~`` is the user's home; an error where the user has none.
+    ``~`` is the user's home; an error where the user has none. A ``root`` that is not there yet can
+    have neighbours: ROOT/../downloads is then no path for the system, and .. is taken out.
     """
     try:
-        return root / Path(text).expanduser()
+        path = root / Path(text).expanduser()
+        return path if root.exists() else Path(os.path.normpath(path))
     except RuntimeError as error:
         raise UserError(f"{text}: this user has no home: write the whole path") from error
 

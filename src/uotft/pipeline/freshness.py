@@ -308,7 +308,8 @@ def check_features(ws: Workspace, dataset: str, made: Path, data: str, backbone:
     ``made`` is their path. ``data`` and ``backbone`` are the fingerprints of the images and weights
     that they were made from, "" if unknown.
     """
-    check_prepared(ws, dataset)
+    if not (ws.by_class and dataset == ws.params.source):  # its images come after the selection
+        check_prepared(ws, dataset)
     path, network = ws.data(dataset), ws.pretrained() / "model.json"
     if data and path.is_file() and data != storage.fingerprint(path):
         raise UserError(f"{made} was made from another {path}: run dvc repro")

@@ -45,10 +45,15 @@ def read(ws: Workspace, dataset: str) -> ImageSet:
 
 
 def are_absent(files: Files) -> bool:
-    """Whether the images are absent, judging by the first, the middle and the last file."""
+    """Whether the images are absent, judging by the first, the middle and the last file.
+
+    A set without any image lacks none.
+    """
     names = files.archives if len(files.archives) else files.paths
     some = {0, len(names) // 2, len(names) - 1} if len(names) else set()
-    return not any(os.path.exists(os.path.join(os.fsencode(files.root), names[i])) for i in some)
+    return bool(some) and not any(
+        os.path.exists(os.path.join(os.fsencode(files.root), names[i])) for i in some
+    )
 
 
 def bring(ws: Workspace, dataset: str) -> None:

@@ -113,7 +113,10 @@ def settings(wanted: Wanted) -> tuple[dict[str, Any], str]:
     file = folder / "params.yaml"
     if not file.exists():
         return yaml.safe_load(render(_first(wanted), folder)), str(file)
-    return dict(storage.read_yaml(file)), str(file)
+    raw = dict(storage.read_yaml(file))
+    if moved := _imagenet_moved(folder):
+        raw["datasets"][raw["source"]]["images"] = moved[1]
+    return raw, str(file)
 
 
 def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
@@ -146,16 +149,38 @@ def _first(wanted: Wanted) -> Wanted:
 
 
 def name_imagenet(folder: Path) -> None:
-    """Write into params.yaml where ImageNet lies, if the user has named another place since."""
-    file, params = folder / "params.yaml", config.load(folder)
-    known = user_settings.load().imagenet
+    """Write into params.yaml where ImageNet lies, if the user has named another place since.
+
+    Raises `UserError` if the file has the old place in a form that is not found.
+    """
+    if not (moved := _imagenet_moved(folder)):
+        return
+    file, (then, now) = folder / "params.yaml", moved
+    written = "|".join(re.escape(form) for form in (json.dumps(then), f"'{then}'", then))
+    line = re.compile(rf"(\bimages: *)(?:{written})(?=[,}}\s]|$)")
+    text = line.sub(partial(_renamed, json.dumps(now)), file.read_text(encoding="utf-8"))
+    raw = yaml.safe_load(text)
+    if raw["datasets"][raw["source"]]["images"] != now:
+        raise UserError(
+            f"{file}: write {json.dumps(now)} as images in datasets.{raw['source']}, where "
+            f"ImageNet is now; it has {then}"
+        )
+    storage.write_bytes(file, text.encode())
+    logger.info("%s: ImageNet is in %s now, no more in %s", file, now, then)
+
+
+def _renamed(now: str, found: re.Match[str]) -> str:
+    return f"{found[1]}{now}"
+
+
+def _imagenet_moved(folder: Path) -> tuple[str, str] | None:
+    """Where a project has ImageNet, and where the user has it now, if that is another place."""
+    params, known = config.load(folder), user_settings.load().imagenet
     then = params.datasets[params.source].get("images")
     if not (known and then) or located(folder, then) == Path(known):
-        return
-    text = file.read_text(encoding="utf-8")
+        return None
     now = given.shown(folder, Path(known))
-    storage.write_bytes(file, text.replace(json.dumps(then), json.dumps(now)).encode())
-    logger.info("%s: ImageNet is in %s now, no more in %s", file, now, then)
+    return (then, now) if then != now else None
 
 
 def _where(each: Given) -> str:

@@ -44,9 +44,23 @@ def store_uri(home: Path, given: str | None = None) -> str:
 def make_store(home: Path) -> None:
     """Create the database if it is missing, before MLflow's server would: that takes no turns."""
     with _turn(home):
-        if not is_there(home):
-            _mlflow(store_uri(home)).search_experiments(max_results=1)
-            _share(store_uri(home))
+        _make(store_uri(home))
+
+
+def _make(uri: str) -> None:
+    """The same, in this process's turn.
+
+    It gets its name when it is whole: MLflow cannot go on with tables that a killed process left.
+    """
+    database = paths.of_sqlite(uri)
+    if database is None or database.is_file():
+        return
+    made = database.with_name(f".{database.name}.new")
+    for left in (made, made.with_name(f"{made.name}-journal")):
+        left.unlink(missing_ok=True)
+    _mlflow(uri).MlflowClient(paths.sqlite(made)).search_experiments(max_results=1)
+    made.replace(database)
+    _share(uri)
 
 
 def open_store(home: Path) -> Any:
@@ -74,6 +88,7 @@ def connect(home: Path, experiment: str, given: str | None = None) -> Any:
     uri = store_uri(home, given)
     mlflow = _mlflow(uri)
     with _turn(home):
+        _make(uri)
         if mlflow.get_experiment_by_name(experiment) is None:
             artifacts = home / "mlruns" / experiment
             local = artifacts.as_uri() if paths.of_sqlite(uri) else None
