@@ -33,6 +33,7 @@ REASONS = {
     "training/loop.py:checkpoint": "the keeper's, which is state.write",
     "selection/banks.py:_packed": "safetensors in memory, for storage.write_bytes",
     "runs/estimate.py:_decoding": "a picture in memory",
+    "tracking/store.py:_make": "the database gets its name when MLflow has made it",
     "tracking/outbox.py:_numbered": "a folder gets its name when all in it is whole",
     "models/export.py:to_torch": "into memory",
     "data/shards.py:write": "into the file of storage.write",
