@@ -284,7 +284,8 @@ def train(
     from uotft.core.records import Cell
     from uotft.runs import cells, job, plan, processes, whole
 
-    changes, cell = overrides(set_, subset), Cell(dataset, strategy, seed)
+    changes = overrides(set_, subset)
+    cell = Cell((not source and whole.section(dataset)) or dataset, strategy, seed)
     order = whole.order(cell, source, preset, backbone, changes)
     if imagenet:
         whole.remember_imagenet(imagenet)

@@ -58,7 +58,7 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
         **({"notes": notes} if notes else {}),
     }
     storage.write_json(ws.data(dataset).with_suffix(".json"), summary)
-    parts = ", ".join(f"{n} {split}" for split, n in counts.items())
+    parts = ", ".join(f"{n} {split}" for split, n in counts.items()) or "no"
     return f"{dataset}: {len(images.names)} classes, {parts} images{_official(module, counts)}"
 
 

@@ -66,7 +66,7 @@ def findings() -> Iterator[Finding]:
 
 def of_training(dataset: str, source: str, backbone: str, strategy: str) -> Iterator[Finding]:
     """The same for what one training by names needs; what is to be fetched is not there yet."""
-    cell = Cell(dataset, strategy, 0)
+    cell = Cell((not source and whole.section(dataset)) or dataset, strategy, 0)
     order = whole.order(cell, source, "", backbone, ())
     ws = order.preview() if order else Workspace.find()
     cell = order.cell if order else cell

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from uotft.core import config, registry, user_settings
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.progress import track
 from uotft.core.records import Cell
 from uotft.data import class_images
@@ -68,9 +69,9 @@ def order(
 ) -> Order | None:
     """What a user's names mean; None if the target has a section in the params.yaml around here.
 
-    Raises `UserError` for a name that means nothing.
+    ``cell`` has what `section` found, if it found one. Raises `UserError` for what contradicts.
     """
-    if source or not is_known(cell.target):
+    if source or not section(cell.target):
         whole = (source or given.IMAGENET, preset, backbone, cell.strategy, cell.seed)
         return Order(cell.target, *whole, tuple(changes))
     if preset or backbone:
@@ -80,24 +81,29 @@ def order(
     return None
 
 
-def is_known(dataset: str) -> bool:
-    """Whether the params.yaml around the current folder has a section for a data set.
+def section(dataset: str) -> str:
+    """The data set of the params.yaml around the current folder that a user means, or "".
 
-    Raises `UserError` if the name means nothing else either.
+    It goes by its name, or by the path of its images. Raises `UserError` if the text means nothing
+    else either.
     """
     file = Workspace.nearest() / "params.yaml"
     if not file.is_file():
-        return False
-    sections = config.load(file.parent).datasets
-    if not (
-        dataset in sections or dataset in given.public() or Path(dataset).expanduser().exists()
-    ):
+        return ""
+    params, path = config.load(file.parent), Path(dataset).expanduser()
+    if dataset in params.datasets:
+        return dataset
+    for name in params.targets if path.exists() else ():
+        images = params.datasets[name].get("path")
+        if images and located(file.parent, images).resolve() == path.resolve():
+            return name
+    if not (dataset in given.public() or path.exists()):
         raise UserError(
             f"data set {dataset!r} has no section under datasets: in {file} (known are "
-            f"{', '.join(sorted(sections))}), is no public set ({', '.join(given.public())}), and "
-            "no folder, archive or list of images is there"
+            f"{', '.join(sorted(params.datasets))}), is no public set ({', '.join(given.public())})"
+            ", and no folder, archive or list of images is there"
         )
-    return dataset in sections
+    return ""
 
 
 def home() -> Path:
