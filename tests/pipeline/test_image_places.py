@@ -18,7 +18,7 @@ from support.projects import tiny_params, workspace, write_params
 from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.core.records import silently
-from uotft.pipeline import image_places, prepare, readers
+from uotft.pipeline import freshness, image_places, prepare, readers
 
 
 def as_folder(root: Path) -> str:
@@ -179,3 +179,20 @@ def test_another_picture_of_that_name_is_refused(tmp_path: Path) -> None:
     images = readers.images(workspace(root), "birds")
     with pytest.raises(UserError, match="it changed since"):
         images.images[np.arange(len(images.labels))]
+
+
+def test_a_source_by_class_before_any_class_is_selected(tmp_path: Path) -> None:
+    """It needs no place of images; and what comes before its images does not look at them."""
+    params = tiny_params()
+    section = {"kind": "imagenet_classes", "path": "selected.json", "images": "nowhere"}
+    params["datasets"]["imagenet"] = section | {"stored": 32, "size": 32}
+    write_params(tmp_path, params | {"source": "imagenet"})
+    (tmp_path / "selected.json").write_text('{"classes": []}')
+    prepare.prepare(workspace(tmp_path), "imagenet", progress=silently)
+    assert not len(readers.images(workspace(tmp_path), "imagenet").labels)
+    params["datasets"]["imagenet"]["images"] = "elsewhere"
+    write_params(tmp_path, params | {"source": "imagenet"})
+    ws = workspace(tmp_path)
+    freshness.check_features(ws, "imagenet", ws.embedding("imagenet"), "", "")
+    with pytest.raises(UserError, match=r"with other settings .* \(images\)"):
+        readers.images(ws, "imagenet")
