@@ -6,6 +6,7 @@ stays, since a selection that was made by hand may need it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def fetch(ws: Workspace, progress: Progress, cells: Iterable[Cell] | None = None
     listed = listed_classes(ws)
     wanted = sorted({*listed, *_kept(ws, cells)})
     settings = config.dataset_settings(ws.params, ws.params.source)
-    folder = located(ws.root, settings.images)
+    folder = Path(os.path.normpath(located(ws.root, settings.images)))  # without ..
     place = class_images.place(folder)
     if missing := place.missing(wanted):
         if not place.can_grow():
