@@ -46,7 +46,6 @@ REASONS = {
     "core/locks.py:exclusive": "a lock names its owner",
     "core/locks.py:_sign": "a lock names its owner",
     "runs/study.py:_make": "Optuna's database, made in a folder of its own",
-    "tracking/store.py:_make": "MLflow's database gets its name when all tables are there",
     "data/archives.py:unpack": "unpacked again from the archive, which is checked",
     "data/archives.py:_extract": "unpacked again from the archive, which is checked",
     "data/class_downloads.py:_by_class": "downloads.fetch has checked it",
