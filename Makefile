@@ -52,7 +52,7 @@ test: setup  ## the main tests, in less than 5 minutes: after each change
 	$(PYTEST) -m "not slow"
 
 test-all: setup  ## the tests marked slow, which make test leaves out: before a merge
-	$(PYTEST) -m slow
+	$(PYTEST) --numprocesses 3 -m slow  # they wait for processes most of the time
 
 faults: setup  ## every fault of docs/reliability.md, with the full counts; then: make docs
 	UOTFT_FAULTS=full $(PYTEST) tests/faults
