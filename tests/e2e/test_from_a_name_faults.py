@@ -6,7 +6,6 @@ processes in one folder: one project goes through every interruption, and later 
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
@@ -404,13 +403,6 @@ def folders(place: Path) -> Path:
     return place
 
 
-def tars(place: Path) -> Path:
-    """A copy of ImageNet as class tars."""
-    with tarfile.open(fileobj=io.BytesIO(dataset_archives.imagenet_tar())) as opened:
-        opened.extractall(place, filter="data")
-    return place
-
-
 def whole_tar(place: Path) -> Path:
     """A copy of ImageNet as it is published."""
     place.mkdir()
@@ -471,7 +463,7 @@ def test_dvc_repro_does_the_rest(story: Story) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "seed"), [(folders, "21"), (whole_tar, "22"), (tars, "23")])
+@pytest.mark.parametrize(("form", "seed"), [(folders, "21"), (whole_tar, "22")])
 def test_the_users_own_copy(
     story: Story, tmp_path: Path, form: Callable[[Path], Path], seed: str
 ) -> None:

@@ -11,16 +11,21 @@ import signal
 import sys
 import traceback
 import warnings
+from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
 
 def serve() -> None:
     """Until the end of standard input."""
-    import mlflow  # noqa: F401 (once, for all children)
-    import torch  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401 (once, for all children)
+    import torchvision  # noqa: F401
 
-    import uotft.cli.app  # noqa: F401
+    import uotft
 
+    for module in walk_packages(uotft.__path__, "uotft."):
+        if module.name != "uotft.__main__":
+            import_module(module.name)
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
