@@ -269,7 +269,7 @@ def _times(
         ws.params.backbone, size, batch, threads=ws.params.cpu_threads, precision=recipe.precision
     )
     steps, test = recipe.steps * recipe.accumulate, images.get("test", 0)
-    validations = recipe.steps // recipe.eval_every + 1
+    validations = (recipe.steps // recipe.eval_every if recipe.eval_every else 0) + 1
     files = sum(images.values()) + kept * PER_CLASS * ws.by_class
     train = estimate.seconds(
         speed, trained=steps * batch, evaluated=validations * images.get("val", 0)
