@@ -48,7 +48,7 @@ check: setup  ## lint, types, structure, spelling
 # Two processes; a file's tests stay in one of them, and long files begin first (tests/conftest.py).
 PYTEST := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: setup  ## the main tests, in less than 5 minutes: after each change
+test: setup  ## the main tests, in about 8 minutes: after each change
 	$(PYTEST) -m "not slow"
 
 test-all: setup  ## the tests marked slow, which make test leaves out: before a merge
