@@ -61,3 +61,17 @@ def test_folders_on_one_disk_share_its_room(birds: Workspace) -> None:
     with pytest.raises(UserError, match=r"in downloads/0/, .* in downloads/1/, .* work on another"):
         replace(found, items=huge).need()
     assert "make room" in "\n".join(replace(found, items=huge).lines()), "a plan only says so"
+
+
+def test_fewer_labelled_images_take_fewer_steps(birds: Workspace) -> None:
+    """Two of each of the three classes of a folder, which no card counts."""
+    few = birds.with_changes(["subset.shots=2", "train.target_batch=6"])
+    assert "training, 100 steps of 6 images" in plan.plan(few, Cell("birds", "none", 0)).times
+    tenth = birds.with_changes(["subset.fraction=0.5", "train.target_batch=19"])
+    assert "training, 100 steps of 19 images" in plan.plan(tenth, Cell("birds", "none", 0)).times
+
+
+def test_a_file_is_no_folder(birds: Workspace) -> None:
+    Path("old.zip").touch()
+    assert plan.short(Path("old.zip")) == "old.zip"
+    assert plan.short(Path("downloads/../birds")) == "birds/"

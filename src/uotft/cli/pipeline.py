@@ -206,9 +206,10 @@ def _select_brought(
     if source and (target or (is_rows and target_bank)):
         from uotft.core.progress import track
         from uotft.pipeline import banks  # torch
+        from uotft.pipeline.init import PAPERS_K
         from uotft.selection.classifier import COST_SCALE
 
-        wanted = {**({"top_k": banks.PAPERS_K} if is_rows else {}), **wanted}
+        wanted = {**({"top_k": PAPERS_K} if is_rows else {}), **wanted}
         if is_rows and strategy == "uot":
             settings = {"cost_scale": COST_SCALE, **settings}
         made = bank_request(strategy, settings, wanted, seed)

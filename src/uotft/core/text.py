@@ -9,8 +9,9 @@ FEW = 5  # entries that a message names; it counts the others
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 file``, ``2,000 files``."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    """``1 file``, ``2,000 files``, ``2 classes``."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending * (count != 1)}"
 
 
 def some(names: Iterable[str], most: int = FEW) -> str:

@@ -121,10 +121,6 @@ def fetch(folder: Path, wnids: list[str], progress: Progress) -> Iterator[str]:
             yield from _from_the_tar(folder, absent, remote, progress)
 
 
-def _classes(count: int) -> str:
-    return f"{count:,} class{'es' * (count != 1)}"
-
-
 def _passes(error: Exception) -> bool:
     """Whether the same request may succeed later: no network, no answer, a server in trouble.
 
@@ -155,17 +151,17 @@ def _from_the_tar(
             "kept: give the same command again"
         ) from error
     if asked := index.requests - before:
-        yield f"{name}: found {_classes(len(wnids))} by {plural(asked, 'request')}"
+        yield f"{name}: found {plural(len(wnids), 'class')} by {plural(asked, 'request')}"
     total = sum(index.members[wnid][1] for wnid in wnids)
     disk.need({"to download": total}, folder, f"make room, or name another folder than {folder}")
-    label = f"downloading {_classes(len(wnids))} ({gib(total)})"
+    label = f"downloading {plural(len(wnids), 'class')} ({gib(total)})"
     for number in progress(range(len(wnids)), label):
         wnid = wnids[number]
         offset, size = index.members[wnid]
         span = Span(offset, remote.span.total, remote.span.tag)
         downloads.fetch(ClassTar(f"{wnid}.tar", "", size, urls=(TRAIN_URL,), span=span),
                         folder, silently)  # fmt: skip
-    yield f"{folder}: {_classes(len(wnids))} from {remote.url}, {gib(total)}"
+    yield f"{folder}: {plural(len(wnids), 'class')} from {remote.url}, {gib(total)}"
 
 
 def _by_class(folder: Path, wnids: list[str], why: str, progress: Progress) -> Iterator[str]:
@@ -175,7 +171,7 @@ def _by_class(folder: Path, wnids: list[str], why: str, progress: Progress) -> I
         "images of a class, which are more than the published ones or others"
     )
     apart, total = folder / ".winter21_whole", 0  # .part files of another archive
-    for number in progress(range(len(wnids)), f"downloading {_classes(len(wnids))}"):
+    for number in progress(range(len(wnids)), f"downloading {plural(len(wnids), 'class')}"):
         wnid = wnids[number]
         archive = WholeClassTar(f"{wnid}.tar", "", 0, urls=(CLASS_URL.format(wnid),))
         try:
@@ -193,7 +189,7 @@ def _by_class(folder: Path, wnids: list[str], why: str, progress: Progress) -> I
                 + (": set unreadable: skip in the data set's section" if bad else "")
             )
     apart.rmdir()
-    yield f"{folder}: {_classes(len(wnids))}, {gib(total)}"
+    yield f"{folder}: {plural(len(wnids), 'class')}, {gib(total)}"
 
 
 @dataclass(frozen=True)
@@ -312,7 +308,7 @@ class Index:
         if wanted:
             raise UserError(
                 f"{self.remote.url}: it holds no {some(sorted(wanted))}, but "
-                f"{_classes(len(self.members))} of others; name a copy with --imagenet PATH"
+                f"{plural(len(self.members), 'class')} of others; name a copy with --imagenet PATH"
             )
 
     def _step(self) -> str:

@@ -38,7 +38,6 @@ from uotft.selection import banks, features, transport
 from uotft.selection.choosing import Request
 from uotft.training import runtime
 
-PAPERS_K = 100  # classes that the paper keeps of ImageNet's 1000
 SHARE = 0.875  # of a picture's shorter side that the network sees, as in the paper's scripts
 BATCH = 64  # images
 
@@ -96,7 +95,7 @@ def make_of_dataset(ws: Workspace, dataset: str, output: Path) -> str:
         f"by {facts['backbone']['name']}",
     )
     banks.write(output, bank)
-    line = f"{output}: means of {_classes(len(bank.names))}"
+    line = f"{output}: means of {plural(len(bank.names), 'class')}"
     return f"{line} of {bank.means.shape[1]} features, weights {bank.weights[:12]}"
 
 
@@ -163,7 +162,7 @@ def _embedded(
         )
     name = Path(settings.path).name
     line = (
-        f"means of {_classes(len(images.names))} of {means.shape[1]} features, from "
+        f"means of {plural(len(images.names), 'class')} of {means.shape[1]} features, from "
         f"{plural(len(rows), 'training image')}"
     )
     origin = (
@@ -215,10 +214,6 @@ def _means(
     means, counts = features.class_means(both, labels, classes)
     size = means.shape[1] - network.head("target").in_features
     return _half(means[:, :size]), _half(means[:, size:]), counts
-
-
-def _classes(count: int) -> str:
-    return f"{count:,} class{'es' * (count != 1)}"
 
 
 def _half(means: NDArray[Any]) -> Any:

@@ -139,7 +139,15 @@ def _fetch_classes(
             "it is read in place"
         )
     wanted = class_images.listed(located(ws.root, settings.path))
-    place = class_images.place(located(ws.root, settings.images))
+    yield from bring_classes(name, wanted, located(ws.root, settings.images), progress)
+
+
+def bring_classes(name: str, wanted: list[str], folder: Path, progress: Progress) -> Iterator[str]:
+    """Fetch those of some ImageNet classes that ``folder`` lacks; yields a line per step.
+
+    Says first how much room they take. Raises `UserError` as `class_downloads.fetch` does.
+    """
+    place = class_images.place(folder)
     absent = place.missing(wanted)
     yield f"{name}: {len(wanted) - len(absent)} of {len(wanted)} classes are in {place.path}"
     if absent:

@@ -39,7 +39,8 @@ class Given:
     @property
     def by_class(self) -> bool:
         """Whether its images are fetched once classes have been selected."""
-        return bool(self.section["kind"] == "imagenet_classes")
+        module = registry.load("datasets", self.section["kind"], "data set")
+        return getattr(module, "BY_CLASS", False)
 
 
 def public() -> list[str]:

@@ -239,10 +239,9 @@ def render(wanted: Wanted, folder: Path) -> str:
         "target": json.dumps(target.name),
         "source_images": _inside(source.section),
         "target_images": _inside(target.section),
-        "top_k": PAPERS_K if _classes(source) >= 2 * PAPERS_K else "auto",
+        "top_k": json.dumps(PAPERS_K if _classes(source) >= 2 * PAPERS_K else "auto"),
         "tracking": wanted.tracking,
     }
-    values["top_k"] = json.dumps(values["top_k"])
     text = (PRESETS / f"{wanted.preset}.yaml").read_text(encoding="utf-8")
     made = Template(text).substitute(values)
     changes = {}
@@ -255,8 +254,6 @@ def render(wanted: Wanted, folder: Path) -> str:
         # rows of a classifier have no lengths that compare with those of features
         changes |= {"source_means": "classifier", "  greedy_ot": "{metric: cosine}"}
         changes["  uot"] = _flow(yaml.safe_load(_line(made, "  uot")) | {"cost_scale": COST_SCALE})
-        if wanted.preset == "small":
-            changes["  nearest"] = "{metric: cosine}"
     if wanted.alone:
         changes["strategies"] = "[none]"
     for key, value in changes.items():

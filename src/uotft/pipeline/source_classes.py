@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from uotft.core import config, disk, storage
-from uotft.core.errors import UserError
+from uotft.core import config, storage
 from uotft.core.paths import located
 from uotft.core.records import Cell, Progress
-from uotft.data import class_downloads, class_images, wordnet
+from uotft.data import class_images, wordnet
+from uotft.pipeline.fetch import bring_classes
 from uotft.pipeline.workspace import Workspace
 
 
@@ -29,14 +29,7 @@ def fetch(ws: Workspace, progress: Progress, cells: Iterable[Cell] | None = None
     wanted = sorted({*listed, *_kept(ws, cells)})
     settings = config.dataset_settings(ws.params, ws.params.source)
     folder = Path(os.path.normpath(located(ws.root, settings.images)))  # without ..
-    place = class_images.place(folder)
-    if missing := place.missing(wanted):
-        if not place.can_grow():
-            raise UserError(place.lacks(missing))
-        class_downloads.check_accepted()
-        need = {f"for {len(missing)} classes": class_downloads.estimate(len(missing))}
-        yield disk.need(need, folder, "make room, or name another place with --imagenet PATH")
-        yield from class_downloads.fetch(folder, missing, progress)
+    yield from bring_classes(ws.params.source, wanted, folder, progress)
     if wanted != listed or not _list(ws).is_file():
         storage.write_json(_list(ws), {"classes": wanted})
     yield f"{ws.params.source}: images of {len(wanted)} classes, in {folder}"
@@ -45,7 +38,7 @@ def fetch(ws: Workspace, progress: Progress, cells: Iterable[Cell] | None = None
 def listed_classes(ws: Workspace) -> list[str]:
     """The WordNet ids of the classes that the source has images of; none before any selection."""
     path = _list(ws)
-    return list(storage.read_json(path)["classes"]) if path.is_file() else []
+    return class_images.listed(path) if path.is_file() else []
 
 
 def _list(ws: Workspace) -> Path:

@@ -109,13 +109,13 @@ def made(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"kept {len(names)} of {len(chosen['scores'])} of {ws.params.source}{listed}",
-            f"model: {_short(folder)}",
-            f"next{'' if inside else f', after cd {shlex.quote(_short(ws.root))}'}:",
+            f"model: {short(folder)}",
+            f"next{'' if inside else f', after cd {shlex.quote(short(ws.root))}'}:",
             *(f"  {command:<{width}}  {what}" for command, what in commands),
         ]
     )
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """``path`` relative to the current folder if it lies in it; otherwise the whole path."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline import compatible, fetch, source_classes
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import estimate
+from uotft.runs import estimate, outlook
 from uotft.training import objectives
 
 TENCH = "n01440764"  # the first class of ImageNet: if it can be had, so can the others
@@ -110,10 +109,9 @@ class Plan:
 
 
 def short(path: Path) -> str:
-    """A path as a person writes it: from the current folder if it is below."""
-    whole = Path(os.path.normpath(path.absolute()))
-    here = Path.cwd()
-    return f"{whole.relative_to(here)}/" if whole.is_relative_to(here) else str(whole)
+    """The same as in the messages around a training; a folder below this one ends with a slash."""
+    found = outlook.short(Path(os.path.normpath(path.absolute())))
+    return found if os.path.isabs(found) or path.is_file() else f"{found}/"
 
 
 def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
@@ -131,7 +129,8 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     if ws.by_class and kept:
         _classes(ws, kept, items, there)
     counts = {name: counted(ws, name) for name in names}
-    source = f"{kept or ''} classes of {ws.params.source} that {cell.strategy} keeps"
+    source = f"{kept} classes" if kept else "classes"
+    source += f" of {ws.params.source} that {cell.strategy} keeps"
     title = f"{short(ws.root)}: {ws.params.backbone['name']} on {cell.target}" + (
         f", with the {source}" if cell.strategy != "none" else ", without source images"
     )
@@ -264,7 +263,7 @@ def _times(
     module, _ = config.objective(ws.params, settings.objective)
     joint = kept > 0 and "source" in objectives.parts(module)
     batch = settings.target_batch + settings.source_batch * joint
-    recipe = settings.recipe.counted(_labelled(ws, images), settings.target_batch)
+    recipe = settings.recipe.counted(_labelled(ws, cell.target, images), settings.target_batch)
     speed = estimate.measure(
         ws.params.backbone, size, batch, threads=ws.params.cpu_threads, precision=recipe.precision
     )
@@ -282,14 +281,22 @@ def _times(
     }, f"{speed.device}, {speed.threads} threads"
 
 
-def _labelled(ws: Workspace, images: dict[str, int]) -> int:
+def _labelled(ws: Workspace, target: str, images: dict[str, int]) -> int:
     """About how many target images a seed trains on."""
     wanted = ws.params.subset
-    with suppress(UserError):
-        if wanted.fraction:
-            return max(1, round(wanted.fraction * images["train"]))
-        module, _ = config.known_dataset(ws.params, ws.params.targets[0])
-        card = card_of(module)
-        if wanted.shots and card:
-            return min(images["train"], wanted.shots * card.classes)
+    if wanted.fraction:
+        return max(1, round(wanted.fraction * images["train"]))
+    if wanted.shots:
+        return min(images["train"], wanted.shots * _classes_of(ws, target))
     return images["train"]
+
+
+def _classes_of(ws: Workspace, name: str) -> int:
+    """How many classes a data set has, whose images can be counted."""
+    summary = ws.data(name).with_suffix(".json")
+    if summary.is_file():
+        return int(storage.read_json(summary)["classes"])
+    module, settings = config.known_dataset(ws.params, name)
+    if card := card_of(module):
+        return card.classes
+    return len({label for _, label, _ in folder_kind.found(settings, silently, ws.root).rows})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from uotft.core import config, registry, user_settings
@@ -40,7 +41,7 @@ class Order:
     seed: int
     changes: Sequence[str] = ()
 
-    @property
+    @cached_property
     def wanted(self) -> Wanted:
         """The project, below the folder that its neighbours share."""
         small = self.preset == "small" and self.source == "imagenet"
@@ -53,15 +54,19 @@ class Order:
         here = (self.preset, self.source, self.dataset, home())
         return Wanted(*here, self.backbone, alone=small)
 
+    @cached_property
+    def place(self) -> tuple[Path, str]:
+        """The project's folder, and its name for the target."""
+        return init.target_of(self.wanted)
+
     @property
     def cell(self) -> Cell:
         """The training, with the name of its target in the project."""
-        return Cell(init.target_of(self.wanted)[1], self.strategy, self.seed)
+        return Cell(self.place[1], self.strategy, self.seed)
 
     def preview(self) -> Workspace:
         """The project as it is, or as it would be made; nothing is written."""
-        folder, _ = init.target_of(self.wanted)
-        return Workspace(folder, config.checked(*init.settings(self.wanted)))
+        return Workspace(self.place[0], config.checked(*init.settings(self.wanted)))
 
 
 def order(
@@ -128,8 +133,7 @@ def ready(order: Order, show: Callable[[Plan], object]) -> Path:
     Raises `UserError` before anything is made if something that the plan needs cannot be had.
     """
     registry.check("strategies", order.strategy, "strategy")
-    folder, name = init.target_of(order.wanted)
-    cell = order.cell
+    folder, cell = order.place[0], order.cell
     ws = order.preview().with_changes(order.changes)
     if not (ws.cell("models", cell) / "model.json").is_file():
         found = plan.plan(ws, cell)
@@ -138,7 +142,7 @@ def ready(order: Order, show: Callable[[Plan], object]) -> Path:
     init.project(order.wanted, track)
     init.name_imagenet(folder)
     logger.info("in %s, with the settings of its params.yaml", folder)
-    for dataset in (name, *([] if ws.by_class else [ws.params.source])):
+    for dataset in (cell.target, *([] if ws.by_class else [ws.params.source])):
         for line in fetch.fetch(ws, dataset, None, track):
             logger.info(line)
     return folder
