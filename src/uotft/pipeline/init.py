@@ -166,7 +166,7 @@ def name_imagenet(folder: Path) -> None:
             f"ImageNet is now; it has {then}"
         )
     storage.write_bytes(file, text.encode())
-    logger.info("%s: ImageNet is in %s now, no more in %s", file, now, then)
+    logger.info("%s: the place of ImageNet's images is %s now; it was %s", file, now, then)
 
 
 def _renamed(now: str, found: re.Match[str]) -> str:

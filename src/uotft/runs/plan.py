@@ -83,7 +83,7 @@ class Plan:
         except UserError as error:
             yield f"disk: {error}"
         if self.times:
-            yield f"time on this machine ({self.device}), as a network with random weights takes:"
+            yield f"time on this machine ({self.device}), measured with random weights:"
         for part, seconds in self.times.items():
             yield f"  {part}: {seconds if isinstance(seconds, str) else estimate.about(seconds)}"
         if any(not isinstance(took, str) and took > LONG_S for took in self.times.values()):
