@@ -58,6 +58,9 @@ NAMED_WITHIN = {
         "timm",
     ],
 }
+#: Variants of a kind that run beside the one in params.yaml: `plain` where no class is kept, and
+#: both in the controls that every project knows.
+BESIDE = {"objectives": ["frozen", "plain"]}
 
 
 class Code:
@@ -86,6 +89,7 @@ class Code:
         """The files that decide the result of a stage, without the variants loaded by name."""
         modules = self._closure(f"pipeline.{stage}")
         for kind in self.kinds(stage):
+            modules |= {f"{VARIANTS[kind][0]}.{name}" for name in BESIDE.get(kind, ())}
             for variant in self._variants(kind):
                 modules |= self._closure(variant) - {variant}
                 modules |= {

@@ -246,6 +246,21 @@ def test_answers_to_other_images_are_not_compared(other: Callable) -> None:
     assert prediction_changes.sides({0: one}, {0: other(one)}) == []
 
 
+def test_other_images_under_one_name_are_remarked() -> None:
+    """As of two people with one tracking server; the newest of a cell may be the other's."""
+    mine, theirs = (replace(answers(0, 0, 1, 1, 2, 2), data=each * 32) for each in ("ab", "cd"))
+    made = [trial("none", answers=mine), trial("uot", answers=mine)]
+    _, notes = compare.compare_runs([*made, trial("none", 1)], [], None, None)
+    assert notes == [], "one version, and one that has none"
+    newer = trial("uot", answers=theirs, origin=Origin("new", 9, 2.0, {}))
+    _, notes = compare.compare_runs([*made, newer], [], None, None)
+    assert notes == [
+        "1 left out: a newer training has the same row and seed",
+        "pets: tested on 2 versions of its images, which no row tells apart: "
+        "abababab (none, uot); cdcdcdcd (uot)",
+    ]
+
+
 def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
     made = {3: answers(0, 0, 1, 1, 2, 2), 5: answers(2, 2, 1, 1, 0, 0)}
     storage.write_answers(tmp_path / "a.npz", made)

@@ -16,13 +16,13 @@ import yaml
 from support.projects import tiny_params, workspace, write_params
 from support.repository import REPOSITORY
 from support.stages import run_train
-from uotft.analysis import paper_tables
+from uotft.analysis import experiment_settings, paper_tables
 from uotft.analysis.experiments import Experiment, Variation
 from uotft.analysis.statistics import Interval
 from uotft.core import config, storage
 from uotft.core.context import Context
-from uotft.core.errors import UserError
-from uotft.core.records import Cell
+from uotft.core.errors import Interrupted, UserError
+from uotft.core.records import Cell, never
 from uotft.pipeline import (
     evaluate,
     experiment_cells,
@@ -32,6 +32,7 @@ from uotft.pipeline import (
     units,
     workspace as workspace_stage,
 )
+from uotft.pipeline.experiment_cells import Plan
 from uotft.runs import experiment_runner
 from uotft.training import runtime
 
@@ -50,14 +51,16 @@ def test_every_definition_is_sound(name: str) -> None:
     assert experiment.seeds >= 5
     for variation in experiment.variations:
         assert variation.overrides, "the cells of params.yaml itself are DVC's"
-        assert not variation.against or variation.against in labels
+        assert {*experiment.against(variation)} <= {*labels}
         assert bool(variation.line) == (variation.x is not None)
         assert variation.x is None or experiment.axis
-        for overrides in (variation.overrides, paper_tables.scaled(variation.overrides, 12, 72)):
-            changed = ws.with_changes(overrides)
+    for whole in ((1000, 1_281_167), (12, 72)):
+        settled, _ = experiment_settings.settled(experiment, ws.params, whole)
+        for variation in settled.variations:
+            changed = ws.with_changes(variation.overrides)
             config.selector_settings(changed.params, variation.strategy)
             assert (variation.strategy == "none") == (
-                changed.params.train.objective in ("plain", "co_tuning", "l2_sp")
+                changed.params.train.objective in ("plain", "co_tuning", "l2_sp", "frozen")
             ), "what keeps no class reads no source image"
     for target, numbers in experiment.paper.items():
         assert target in experiment.targets
@@ -83,21 +86,26 @@ def test_the_papers_averages() -> None:
 
 
 def test_an_experiment_that_is_not_there() -> None:
-    with pytest.raises(UserError, match="experiment: got 'table9'; known are beyond, fig3a, "):
+    with pytest.raises(
+        UserError, match="experiment: got 'table9'; known are beyond, controls, fig3a, "
+    ):
         paper_tables.load("table9")
 
 
 def test_the_papers_numbers_are_scaled_to_the_source() -> None:
     overrides = ("select.unit=class", "select.top_k=100", "selectors.uot.cost_scale=100")
-    assert paper_tables.scaled(overrides, 1000, 5) == overrides
-    assert paper_tables.scaled(overrides, 450, 5)[1:] == ("select.top_k=45", overrides[2])
-    assert paper_tables.scaled(overrides, 4, 5)[1] == "select.top_k=1"
+    assert experiment_settings.scaled(overrides, 1000, 5) == overrides
+    assert experiment_settings.scaled(overrides, 450, 5)[1:] == ("select.top_k=45", overrides[2])
+    assert experiment_settings.scaled(overrides, 4, 5)[1] == "select.top_k=1"
     clusters = ("select.unit=cluster", "cluster.clusters=2000", "select.top_k=200")
-    assert paper_tables.scaled(clusters, 100, 5)[1:] == ("cluster.clusters=200", "select.top_k=20")
+    assert experiment_settings.scaled(clusters, 100, 5)[1:] == (
+        "cluster.clusters=200",
+        "select.top_k=20",
+    )
     images = ("select.unit=image", "select.top_k=128117")
-    assert paper_tables.scaled(images, 100, 25_000)[1] == "select.top_k=2500"
+    assert experiment_settings.scaled(images, 100, 25_000)[1] == "select.top_k=2500"
     auto = ("select.unit=class", "select.top_k=auto")
-    assert paper_tables.scaled(auto, 10, 10) == auto
+    assert experiment_settings.scaled(auto, 10, 10) == auto
 
 
 TOY = Experiment(
@@ -129,12 +137,12 @@ RESULTS = {
 
 def test_rows_by_hand() -> None:
     plain, few, many = paper_tables.rows(TOY, "digits", RESULTS)
-    assert (plain.against, plain.difference, plain.paper_difference) == ("", None, None)
+    assert (plain.differences, plain.paper_difference) == ({}, None)
     assert plain.values["top1"].mean == 51
-    assert few.difference == Interval(2.0, 0.0, 3)
+    assert few.differences == {"plain": Interval(2.0, 0.0, 3)}
     assert (few.paper, few.paper_difference) == (52.5, 2.5)
-    assert (many.against, many.seeds, many.paper) == ("few", 2, None)
-    assert many.difference.mean == pytest.approx(7.5), "on the seeds that both have"
+    assert ([*many.differences], many.seeds, many.paper) == (["few"], 2, None)
+    assert many.differences["few"].mean == pytest.approx(7.5), "on the seeds that both have"
     assert paper_tables.rows(TOY, "pets", RESULTS)[0].paper is None
     assert [row.label for row in paper_tables.rows(TOY, "digits", {"few": RESULTS["few"]})] == [
         "few"
@@ -195,12 +203,15 @@ def test_a_picture_needs_no_second_seed(tmp_path: Path, axis: str) -> None:
     some = {label: {1: seeds[1]} for label, seeds in RESULTS.items()}
     found = {"digits": RESULTS, "pets": some}
     tables = experiment_cells.write_results(tmp_path, replace(TOY, axis=axis), found, {}, "A note.")
-    assert [target for target, _ in tables] == ["digits", "pets"]
+    assert [target for target, *_ in tables] == ["digits", "pets"]
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     runs = storage.read_csv(tmp_path / "runs.csv")
     assert len(runs) == 8 + 3
-    assert runs[0] == {"target": "digits", "variation": "plain", "seed": "0", "top1": "50.0",
-                       "mean_per_class": "49.0", "classes": "0"}  # fmt: skip
+    assert runs[0] == {
+        "target": "digits", "row": "plain", "strategy": "none", "seed": "0", "kept": "0",
+        "settings": "train.objective=plain", "top1": "50.0", "mean_per_class": "49.0",
+        "val_top1": "", "images": "", "seconds": "", "recall": "",
+    }  # fmt: skip
     table = storage.read_csv(tmp_path / "table.csv")
     assert (table[1]["difference"], table[1]["paper"]) == ("2.0", "52.5")
     assert "A note." in (tmp_path / "table.md").read_text()
@@ -238,19 +249,29 @@ def test_recall_from_banks_wants_all_its_words(tmp_path: Path) -> None:
         experiment_cells.bank_results(paper_tables.load("table4"), banks[0], "", ["1"], "")
 
 
+def plan(name: str, seeds: int = 1, **other: object) -> Plan:
+    """An experiment on the digits."""
+    return Plan(paper_tables.load(name), **{"on": ["digits"], "seeds": range(seeds), **other})
+
+
+def cells_of(root: Path, wanted: Plan) -> list[experiment_cells.Column]:
+    """The cells of a plan, as the command finds them."""
+    ws = workspace(root)
+    return experiment_cells.columns(ws, experiment_cells.settled(ws, wanted)[0])
+
+
 def test_targets_that_are_not_here(tiny: Path) -> None:
     ws = workspace(tiny)
     with pytest.raises(UserError, match=r"its targets cub, caltech have no section .* --on \(dig"):
-        experiment_cells.targets(ws, "fig3b", [])
-    assert experiment_cells.targets(ws, "fig3b", ["digits"]) == ("digits",)
-    assert experiment_cells.targets(ws, "beyond", []) == ("digits",)
+        experiment_cells.targets(ws, plan("fig3b", on=()))
+    assert experiment_cells.targets(ws, plan("fig3b")) == ("digits",)
+    assert experiment_cells.targets(ws, plan("beyond", on=())) == ("digits",)
 
 
 @pytest.fixture
 def columns(fresh: Path) -> Iterator[list[experiment_cells.Column]]:
     """The two cells of table 3 with one seed, trained in this process as the launcher does."""
-    ws = workspace(fresh)
-    made = experiment_cells.columns(ws, paper_tables.load("table3"), ["digits"], 1, 1, [], "")
+    made = cells_of(fresh, plan("table3"))
     for column in made:
         train(column)
     return made
@@ -270,9 +291,7 @@ def again(root: Path, seeds: int = 1, **sections: dict) -> list[experiment_cells
     for name, section in sections.items():
         params[name] |= section
     write_params(root, params)
-    return experiment_cells.columns(
-        workspace(root), paper_tables.load("table3"), ["digits"], seeds, 1, [], ""
-    )  # fmt: skip
+    return cells_of(root, plan("table3", seeds))
 
 
 def test_cells_are_done_until_what_decides_them_changes(
@@ -296,9 +315,7 @@ def test_cells_are_done_until_what_decides_them_changes(
         )
         == []
     )
-    processes = experiment_cells.columns(
-        workspace(fresh), paper_tables.load("table3"), ["digits"], 1, 2, [], ""
-    )
+    processes = cells_of(fresh, plan("table3", num_processes=2))
     assert len(experiment_runner.todo(processes)) == 2
     (uot.folder("models", 0) / "model.json").unlink()
     assert [cell.strategy for _, cell in experiment_runner.todo(columns)] == ["uot"], (
@@ -343,43 +360,90 @@ def test_results_are_those_of_done_cells(
 ) -> None:
     plain, uot = columns
     evaluate.evaluate(plain.ws, "digits", "none", progress=QUIET["progress"])
-    found = experiment_cells.results(columns, [], "")
+    found = experiment_cells.results(columns, plan("table3"))
     assert list(found["digits"]) == ["Fine-Tune"], "the other is trained, but not measured"
     assert found["digits"]["Fine-Tune"][0]["classes"] == 0
-    found = experiment_cells.results(columns, ["digit *"], "")
+    found = experiment_cells.results(columns, plan("table3", expect=["digit *"]))
     assert found["digits"]["UOT"][0].keys() == {"classes", "recall"}
     assert "recall" not in found["digits"]["Fine-Tune"][0]
-    assert experiment_cells.results(again(fresh, train={"lambda": 0.5}), [], "") == {}, (
+    assert experiment_cells.results(again(fresh, train={"lambda": 0.5}), plan("table3")) == {}, (
         "of other settings"
     )
 
 
+def test_a_cell_is_a_line_as_soon_as_it_is_trained_and_tested(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is stopped, then fails; each time the same command goes on."""
+    wanted, lines, tested = plan("table3"), [], []
+    file = fresh / "reports/experiments/table3/runs.csv"
+
+    def measure(ws, target, strategy, progress, known, seeds, stop) -> None:  # noqa: ANN001
+        tested.append((strategy, *seeds))
+        options = {"progress": progress, "known": known, "seeds": seeds, "stop": stop}
+        evaluate.evaluate(ws, target, strategy, **options)
+
+    def work(jobs, fleet, at_once, cost, done, ended) -> list[str]:  # noqa: ANN001
+        columns = cells_of(fresh, wanted)
+        assert list(map(cost, jobs)) == ([96, 192] if len(jobs) == 2 else [192])
+        assert done == ([(96, 2.0)] if len(jobs) == 1 else [])
+        if len(jobs) == 2:
+            train(columns[0])
+            ended(jobs[0], None, never)
+            lines.extend(storage.read_csv(file))
+            raise Interrupted("interrupted")
+        ended(jobs[0], UserError("the loss is\nnan"), never)
+        return ["failed"]
+
+    monkeypatch.setattr(experiment_runner.job, "evaluate", measure)
+    monkeypatch.setattr(experiment_runner.job, "upstream", lambda *_: None)
+    monkeypatch.setattr(experiment_runner.cells, "train_some", work)
+    with pytest.raises(Interrupted):
+        experiment_runner.run(workspace(fresh), wanted)
+    [line] = lines
+    assert (line["row"], line["seed"], line["images"], line["seconds"]) == (
+        "Fine-Tune", "0", "96", "2.0"
+    )  # fmt: skip
+    assert float(line["top1"]) > 0
+    assert float(line["val_top1"]) > 0
+    report = experiment_runner.run(workspace(fresh), wanted)
+    assert tested == [("none", 0)]
+    assert report.failed == ["failed"]
+    [(_, table, notes)] = report.tables
+    assert len(table) == 2
+    assert notes == ["UOT: 0 of 1 seed; seed 0 failed: the loss is nan"]
+    assert storage.read_csv(file) == [line]
+
+    # ---- on validation images no test part is read, in files of their own
+    wanted = replace(wanted, experiment=paper_tables.on_validation(wanted.experiment))
+    report = experiment_runner.run(workspace(fresh), wanted)
+    assert report.folder == file.parent / "validation"
+    [line] = storage.read_csv(report.folder / "runs.csv")
+    assert line["top1"] == ""
+    assert tested == [("none", 0)]
+
+
 def test_by_label_only_with_labels(tiny: Path) -> None:
-    ws, experiment = workspace(tiny), paper_tables.load("fig3a")
-    without = experiment_cells.columns(ws, experiment, ["digits"], 1, 1, [], "")
+    without = cells_of(tiny, plan("fig3a"))
     assert "Label" not in {column.variation.label for column in without}
     [column] = [
-        c for c in experiment_cells.columns(ws, experiment, ["digits"], 1, 1, ["digit *"], "")
+        c for c in cells_of(tiny, plan("fig3a", expect=["digit *"]))
         if c.strategy == "label"
     ]  # fmt: skip
     assert column.ws.params.selectors["label"] == {"classes": ["digit *"], "table": ""}
-    assert math.isclose(experiment.variations[-1].x, 300)
+    assert math.isclose(paper_tables.load("fig3a").variations[-1].x, 300)
 
 
 def test_small_sources_train_the_same_cell_once(tiny: Path) -> None:
     """With twelve classes, K of 50 and 100 are both one class."""
-    columns = experiment_cells.columns(
-        workspace(tiny), paper_tables.load("fig3a"), ["digits"], 2, 1, [], ""
-    )
+    columns = cells_of(tiny, plan("fig3a", 2))
     assert len({column.variation.label for column in columns}) == 13
     assert len(experiment_runner.todo(columns)) == 2 * (1 + 2 * 4)
 
 
 def test_joint_objectives_of_beyond_train(fresh: Path) -> None:
     """With the words of the definition, on twelve classes."""
-    for column in experiment_cells.columns(
-        workspace(fresh), paper_tables.load("beyond"), ["digits"], 1, 1, [], ""
-    ):
+    for column in cells_of(fresh, plan("beyond")):
         if column.ws.params.train.objective.startswith("joint_") or column.ws.upstream.endswith(
             "image"
         ):

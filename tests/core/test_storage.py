@@ -69,3 +69,19 @@ def test_broken_arrays_are_named(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.json is missing; `dvc repro` makes it"):
         storage.read_json(tmp_path / "x.json")
+
+
+def test_rows_of_a_mapped_array_come_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BLOCK", 64)  # bytes: four rows
+    array = np.arange(40, dtype=np.float64).reshape(20, 2)
+    np.save(tmp_path / "a.npy", array)
+    mapped, rows = storage.mapped(tmp_path / "a.npy"), np.array([0, 3, 4, 9, 17, 19])
+    assert [len(part) for part in storage.blocks(mapped)] == [4, 4, 4, 4, 4]
+    assert np.array_equal(np.concatenate([*storage.blocks(mapped)]), array)
+    assert [len(part) for part in storage.blocks(mapped, rows)] == [4, 2]
+    taken = storage.taken(mapped, rows, tmp_path)
+    assert np.array_equal(taken, array[rows])
+    assert isinstance(taken, np.memmap)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"], "the copy has no name"

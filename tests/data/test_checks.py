@@ -131,3 +131,19 @@ def test_what_cannot_be_compared_with_itself(tmp_path: Path) -> None:
     for arguments in ([], ["pets", "--target", "pets"], ["--source", "pets"]):
         done = answer("uotft", "data", "overlap", *arguments, cwd=tmp_path)
         assert done.returncode == 2, arguments
+
+
+def test_a_prepared_set_comes_before_the_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(tmp_path)
+    prepared(tmp_path)
+    (tmp_path / "photos").rename(tmp_path / "pets")
+    (tmp_path / "photos").symlink_to("pets")
+    ws = workspace(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found = overlap.within("pets", progress=quiet, workspace=lambda: ws)
+    assert found["target"]["sha256"] == storage.fingerprint(ws.data("pets"))
+    folder = overlap.within("./pets", progress=quiet, workspace=lambda: ws)
+    assert folder["target"]["sha256"] != found["target"]["sha256"]
+    assert folder["counts"] == found["counts"]

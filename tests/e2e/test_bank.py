@@ -231,9 +231,10 @@ def test_mistakes_in_a_selection(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "bank make needs one of --images, --classifier and --dataset"),
-        (("--images", "x", "--classifier"), "needs one of --images, --classifier and --dataset"),
-        (("--images", "x"), "--images and --classifier need --backbone"),
+        ((), "bank make needs one of --images, --shards, --classifier and --dataset"),
+        (("--images", "x", "--classifier"),
+         "needs one of --images, --shards, --classifier and --dataset"),
+        (("--images", "x"), "--images, --shards and --classifier need --backbone"),
         (("--dataset", "x", "--backbone", "resnet18"), "--dataset has the project's own"),
         (("--images", "x", "--backbone", "NETWORK"), "x: no such folder, archive or list"),
         (("--images", "PHOTOS", "--backbone", "NETWORK", "--output", "o.csv"),

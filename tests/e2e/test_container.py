@@ -4,7 +4,6 @@ rights, and a file system that is read-only but for the project and a folder for
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from support import dockerfile
 from support.commands import users_environment
 from support.projects import clone
-from support.repository import REPOSITORY
 
 #: PROJECT TEMPORARY COMMAND…: in name spaces of its own.
 CAGE = """
@@ -36,9 +35,7 @@ exec setpriv --bounding-set -all --inh-caps -all --no-new-privs "$@"
 
 def environment(root: Path) -> dict[str, str]:
     """What ENV in the Dockerfile says, of a project in ``root``."""
-    text = (REPOSITORY / "Dockerfile").read_text().replace("\\\n", " ")
-    [words] = re.findall(r"(?m)^ENV (.*)$", text)
-    found = dict(word.split("=", 1) for word in words.split())
+    found = dockerfile.environment(dockerfile.stages()[-1])
     del found["PATH"]
     return {name: value.replace("/work", str(root)) for name, value in found.items()}
 
@@ -85,9 +82,13 @@ def test_a_container_with_a_read_only_root(places: tuple[Path, Path]) -> None:
         assert wrong not in done.stderr + looked.stderr
 
 
-def test_the_dockerfile_names_an_ordinary_user() -> None:
-    text = (REPOSITORY / "Dockerfile").read_text()
-    assert text.rindex("USER uotft") > text.index("apt-get")
-    assert re.search(r"--read-only --tmpfs /tmp", text)
-    assert "USER root" not in text
-    assert environment(Path("/work"))["DVC_SITE_CACHE_DIR"].startswith("/work/.home/")
+@pytest.mark.slow
+def test_a_folder_of_the_users_has_no_home_yet(places: tuple[Path, Path]) -> None:
+    """A bind mount hides the folders that the image made below /work."""
+    root, temporary = places
+    shutil.rmtree(root / ".home")
+    looked = caged(root, temporary, sys.executable, "-m", "uotft", "doctor")
+    done = caged(root, temporary, "dvc", "repro", "prepare")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for wrong in ("Traceback", "Read-only", "not writable", "Permission"):
+        assert wrong not in done.stderr + looked.stderr

@@ -66,14 +66,18 @@ def test_an_experiment_from_its_estimate_to_its_table(project: Path) -> None:
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130
     assert "the same command" in said
+    # the second cell may have ended meanwhile, or have its model but not yet its run's end
+    left = call(*TABLE3, "--seeds", "2", "--dry-run", cwd=project).stdout
+    [trained] = [n for n in (1, 2) if f"\n{4 - n} cells to train" in left]
     first = {name: at for name, at in models(project).items() if name not in there}
-    assert len(first) == 1
+    assert trained <= len(first) <= 2
     done = call(*TABLE3, "--seeds", "2", cwd=project, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "cell 1 of 3" in done.stderr
+    assert f"cell 1 of {4 - trained}" in done.stderr
     after = models(project)
     assert len(after) == len(there) + 4
-    assert first.items() <= after.items(), "what was done is not trained again"
+    kept = first.items() & after.items()
+    assert len(kept) >= trained, "what was done is not trained again"
     assert "Table 3: long-tailed targets: digits" in done.stdout
     folder = project / "reports/experiments/table3"
     assert {p.name for p in folder.iterdir()} == {"table.md", "table.csv", "runs.csv",
@@ -112,8 +116,14 @@ def test_cells_at_once_and_one_that_fails(project: Path) -> None:
     assert len(failed) == 2
     assert "raise max_iterations" in failed[0]
     assert "Traceback" not in done.stderr
-    [row] = storage.read_csv(project / "reports/experiments/half-source/table.csv")
-    assert (row["variation"], row["seeds"]) == ("Fine-Tune", "1")
+    folder = project / "reports/experiments/half-source"
+    [row] = storage.read_csv(folder / "table.csv")
+    assert (row["variation"], row["seeds"], row["images"]) == ("Fine-Tune", "1", "96")
+    assert "\n- UOT: 0 of 1 seed; seed 0 failed: " in (folder / "table.md").read_text()
+    [line] = storage.read_csv(folder / "runs.csv")
+    assert (line["row"], line["strategy"], line["seed"]) == ("Fine-Tune", "none", "0")
+    assert line["settings"] == "train.objective=plain"
+    assert 0 < float(line["seconds"]) < 300
 
 
 @pytest.mark.slow
@@ -135,11 +145,22 @@ def test_a_stopped_experiment_stops_what_it_has_started(project: Path) -> None:
 
 
 def test_mistakes(project: Path) -> None:
+    (project / "mine.yaml").write_text("baseline: a\nrows: [{label: a, strategy: b}]")
     for words, message in (
         (("run", "table9"), "experiment: got 'table9'; known are beyond, "),
         (("run", "fig3b", "--dry-run"), "its targets cub, caltech have no section"),
         (("run", "table4", "--source-bank", "s.npz"), "s.npz: no such file"),
         (("show", "fig9"), "known are beyond"),
+        (("run", "mine.yaml"), "experiment mine: row 'a': strategy: got 'b'; known are all, "),
+        (("run", "theirs.yaml", "--dry-run"), "theirs.yaml: no such file"),
+        (("run", "fig3b", "--part", "3/2"), "--part: got '3/2'; write I/N"),
+        (("run", "fig3b", "--shard", "0/2"), "--part: got '0/2'; write I/N"),
+        (("run", "fig3b", "--seeds", "x"), "--seeds: got 'x'; write 8 for 0 to 7"),
+        (("run", "half-source", "--on", "digits", "--rows", "u*"), "--rows: got 'u*'; the rows"),
+        (
+            ("run", "half-source", "--on", "digits", "--set", "train.x=1", "--dry-run"),
+            "settings of all rows: --set train.x=1",
+        ),
     ):
         done = answer("uotft", "experiment", *words, cwd=project)
         assert done.returncode == 2

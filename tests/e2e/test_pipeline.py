@@ -51,14 +51,18 @@ def test_a_new_seed_and_a_new_strategy_run_their_own_cells(project: Path, tmp_pa
     (copy / "models/digits/uot/1/model.safetensors").write_bytes(b"damaged")
     params = yaml.safe_load((copy / "params.yaml").read_text())
     params["seeds"].append(2)
-    params["strategies"].append("random")
+    params["strategies"] += ["random", "equal_compute"]
     write_params(copy, params)
     done = call("dvc", "repro", "train@digits", cwd=copy)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Running stage 'pretrain'" not in done.stdout
-    assert "digits: 3 of 9 cells are trained already" in done.stderr
-    new = {"digits-none-2", "digits-uot-2", "digits-random-0", "digits-random-1", "digits-random-2"}
-    assert {run.info.run_name for run in runs(copy)} == {*new, "digits-uot-1"}
+    assert "digits: 3 of 12 cells are trained already" in done.stderr
+    new = {f"digits-{name}-{seed}" for name in ("random", "equal_compute") for seed in range(3)}
+    made = {run.info.run_name: run.data for run in runs(copy)}
+    assert {*made} == {*new, "digits-none-2", "digits-uot-2", "digits-uot-1"}
+    batches = {name: made[f"digits-{name}-2"].params for name in ("none", "equal_compute")}
+    assert {name: own["strategy"] for name, own in batches.items()} == {n: n for n in batches}
+    assert [own["train.target_batch"] for own in batches.values()] == ["8", "16"]
     assert {path: path.read_bytes() for path in before} == before, "one was damaged"
 
 

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from support.commands import call
-from support.projects import clone, runs
+from support.patched_modules import patched
+from support.projects import HUGE, alone, clone, runs
+from uotft.analysis import endings
 
 
 def named(project: Path, name: str) -> list:
@@ -77,6 +79,22 @@ def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     assert "\ntrained digits-uot-0" in call(*words, cwd=project).stdout
     assert len(runs(project)) == 3
+
+
+def test_a_training_that_ends_below_its_start_says_so(project: Path, tmp_path: Path) -> None:
+    """A huge learning rate: in the last line and in the run's tags."""
+    copy = alone(project, tmp_path)
+    words = "uotft", "train", "--dataset", "digits", "--strategy", "none", "--current"
+    # the tiny network starts too low for the usual 2.5
+    rule = patched(tmp_path / "patch", {"uotft.analysis.endings": {"ERRORS": 1.0}})
+    done = call(*words, "--set", f"train.recipe.learning_rate={HUGE}", cwd=copy, **rule)
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("digits-none-0: validation top-1 ended at ")
+    assert " %, below its start of " in line
+    assert line.endswith(f" (100 images): {endings.ADVICE}")
+    [run] = runs(copy)
+    assert run.data.tags["uotft.warning"] in line
 
 
 def test_a_worker_that_dies_leaves_a_failed_run(project: Path) -> None:

@@ -72,6 +72,12 @@ def test_doctor_helps_outside_a_project_too(tmp_path: Path) -> None:
     assert "ok  project        none in this folder: `uotft init` or" in done.stdout
 
 
+def test_doctor_names_the_store_that_is_used(tiny: Path) -> None:
+    done = answer("uotft", "doctor", cwd=tiny, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "ok  runs           in the store of MLFLOW_TRACKING_URI" in done.stdout
+    assert "mlflow.db" not in done.stdout
+
+
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("source: [")
     done = answer("uotft", "doctor", cwd=tmp_path)

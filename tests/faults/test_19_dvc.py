@@ -25,7 +25,7 @@ from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
-from uotft.pipeline import select, train, verify
+from uotft.pipeline import compare, select, train, verify
 from uotft.training import runtime
 
 QUIET = {"progress": lambda items, label: items}
@@ -159,7 +159,10 @@ CORRUPT = {
     "embeddings/glyphs.npz": ("train", r"embeddings/glyphs\.npz"),
     "pretrained/glyphs/model.safetensors": ("train", r"model\.safetensors is not the file that"),
     "overlap/digits.json": ("train", r"overlap/digits\.json"),
+    "selections/digits/uot/0/selection.json": ("train", r"selection\.json is damaged: it has"),
+    "metrics/digits/uot.json": ("compare", r"metrics/digits/uot\.json is not what "),
 }
+AT = {"selections": b'"row": ', "metrics": b'"images": 1'}  # a number, which has no checksum
 
 
 @pytest.mark.parametrize("name", CORRUPT)
@@ -172,11 +175,9 @@ def test_what_dvc_checks_out_of_a_rotten_cache_is_refused(
     same = [p for p in objects(whole) if p.read_bytes() == content]
     [kept] = same
     mode = stat.S_IMODE(kept.stat().st_mode)
-    at = (
-        content.index(b'"sha256"') + 14
-        if name.endswith(".json")
-        else len(content) - len(content) // 3
-    )
+    at, marker = len(content) - len(content) // 3, AT.get(name.partition("/")[0], b'"sha256": "')
+    if name.endswith(".json"):
+        at = content.index(marker) + len(marker)
     flip(kept, at)
     path.unlink()
     done = call("dvc", "checkout", "--force", cwd=whole)
@@ -189,6 +190,7 @@ def test_what_dvc_checks_out_of_a_rotten_cache_is_refused(
         "train": lambda: train.train(
             ws, Cell("digits", "uot", 0), Context(runtime.start(0, 1), log=lambda *_: None, **QUIET)
         ),
+        "compare": lambda: compare.compare(ws),
     }
     with pytest.raises(UserError, match=message):
         run[stage]()

@@ -303,7 +303,7 @@ def change(root: Path, path: str, value: object) -> None:
     [
         ("train.augment.flip", "False", "train.augment.flip: got .False.*valid boolean"),
         ("train.reestimate_norm", 0, "train.reestimate_norm: got 0.*valid boolean"),
-        ("train.batch_norm", False, "train.batch_norm: got False.*'target' or 'mixed'"),
+        ("train.batch_norm", False, "train.batch_norm: got False.*'target', 'mixed' or 'frozen'"),
         ("pretrain.recipe.steps", "False", "pretrain.recipe.steps: got 'False'.*integer"),
         ("pretrain.recipe.learning_rate", "1e-4", "got '1e-4'.*write 1.0e-4"),
         ("train.recipe.epochs", 3, "recipe.epochs: got 3: set either steps or epochs"),

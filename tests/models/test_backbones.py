@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from support.foreign_weights import moco_file, torchvision_file
 from uotft.core import config, registry
 from uotft.core.errors import UserError
+from uotft.core.paths import with_files
 from uotft.models import model_io, weights
 from uotft.models.backbones import efficientnet_lite0
 from uotft.models.network import Network, separate_norms
@@ -68,6 +70,16 @@ def test_the_contract(name: str, tmp_path: Path) -> None:
     model_io.write(tmp_path, network, facts)
     read, _ = model_io.read(tmp_path)
     assert torch.equal(read(images)["target"], network.eval()(images)["target"])
+
+
+@pytest.mark.parametrize("name", registry.names("backbones"))
+def test_a_default_is_no_path_of_the_project(name: str, tmp_path: Path) -> None:
+    _, settings = config.backbone(section(name))
+    given = NEEDED.get(name, {})
+    whole = with_files(settings, tmp_path)
+    assert {n: v for n, v in whole if n not in given} == {
+        n: v for n, v in settings if n not in given
+    }
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -254,8 +266,67 @@ def test_a_wrong_renaming_says_so(rename: dict, message: str, tmp_path: Path) ->
         model_io.pretrained(state_dict(other_names(tmp_path), rename=rename))
 
 
-def test_norm_layers_that_cannot_be_separated_are_refused() -> None:
+def test_norms_with_an_activation_are_separated_as_two_passes() -> None:
+    """timm's BatchNormAct2d, alone and through a network of it: outputs, statistics, gradients."""
     _, settings = config.backbone({"name": "timm", "model": "test_efficientnet"})
-    backbone = registry.load("backbones", "timm", "").build(settings)
-    with pytest.raises(UserError, match="BatchNormAct2d.*choose mixed"):
-        separate_norms(Network(backbone, target=2))
+    module = registry.load("backbones", "timm", "")
+    torch.manual_seed(0)
+    alone = Network(module.build(settings), target=3, source=4)
+    joint = copy.deepcopy(alone)
+    for network in (alone, joint):
+        separate_norms(network)
+    target, source = torch.randn(5, 3, 32, 32), 3 + 2 * torch.randn(4, 3, 32, 32)
+    sizes, routes = (
+        {"target": 5, "source": 4},
+        {"target": ("target",) * 2, "source": ("source",) * 2},
+    )
+    outputs = joint.train()(torch.cat([target, source]), sizes, routes)
+    first = alone.train()(target)["target"]
+    kept = {name: b.clone() for name, b in alone.named_buffers()}
+    second = alone.head("source")(alone.backbone(source))
+    assert torch.allclose(outputs["target"], first, atol=1e-6)
+    assert torch.allclose(outputs["source"], second, atol=1e-6)
+    for name, buffer in joint.named_buffers():
+        assert torch.allclose(buffer.double(), kept[name].double(), atol=1e-6), name
+    sum(x.square().sum() for x in outputs.values()).backward()
+    (first.square().sum() + second.square().sum()).backward()
+    for one, other in zip(joint.parameters(), alone.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_a_separated_norm_keeps_its_activation_and_dropout() -> None:
+    from timm.layers import BatchNormAct2d
+
+    layer = BatchNormAct2d(3, act_layer=nn.GELU, drop_layer=nn.Dropout2d)
+    holder = nn.Sequential(layer)
+    holder(torch.randn(4, 3, 5, 5))
+    images = torch.randn(4, 3, 5, 5)
+    before = holder.eval()(images)
+    separate_norms(holder)
+    assert torch.equal(holder.eval()(images), before)
+    assert (type(layer.act), type(layer.drop)) == (nn.GELU, nn.Dropout2d)
+    assert "running_mean" in layer.state_dict()
+
+
+class Abn(nn.Module):
+    """A norm that does not say so by its class, as InplaceAbn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_var", torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.SyncBatchNorm(3), nn.BatchNorm1d(3), Abn(), nn.InstanceNorm2d(3, track_running_stats=True)],
+)
+def test_norm_layers_that_cannot_be_separated_are_refused(norm: nn.Module) -> None:
+    name = type(norm).__name__
+    with pytest.raises(UserError, match=f"has {name} layers, .*set it to mixed or frozen"):
+        separate_norms(nn.Sequential(nn.Sequential(norm)))
+
+
+def test_norms_of_single_images_need_no_separation() -> None:
+    norms = nn.GroupNorm(1, 3), nn.LayerNorm(3), nn.InstanceNorm2d(3)
+    separate_norms(nn.Sequential(*norms))
+    assert [type(norm) for norm in norms] == [nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d]

@@ -53,3 +53,35 @@ def test_a_backbone_that_sees_no_colours_is_said(tmp_path: Path) -> None:
     assert note.startswith("the backbone sees grey alone and ignores the colours in bi")
     ws.params.backbone["channels"] = 3
     assert not compatible.notes(ws)
+
+
+def test_norms_that_cannot_be_separated_are_refused_before_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import nn
+
+    from uotft.models.backbones import timm
+
+    ws = mixed(tmp_path, 16)
+    ws.params.backbone.clear()
+    ws.params.backbone.update({"name": "timm", "model": "test_efficientnet"})
+    compatible.check(ws, ["birds"], ["none"])
+    made = timm.build
+
+    def build(settings: timm.Settings) -> nn.Module:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(made(settings))
+
+    monkeypatch.setattr(timm, "build", build)
+    with pytest.raises(UserError, match="has SyncBatchNorm.* layers, .*set it to mixed or frozen"):
+        compatible.check(ws, ["birds"], ["none"])
+    for other in ("mixed", "frozen"):
+        compatible.check(ws.with_changes([f"train.batch_norm={other}"]), ["birds"], ["none"])
+
+
+@pytest.mark.parametrize("name", sorted(compatible.SEPARABLE))
+def test_what_is_not_looked_at_can_be_separated(name: str) -> None:
+    from uotft.models import model_io
+    from uotft.models.network import separate_norms
+
+    section = {"name": name} | ({"weights": "unread.pth.tar"} if name == "moco" else {})
+    separate_norms(model_io.build(section, 2))

@@ -178,12 +178,17 @@ def test_what_dvc_keeps_is_compared_with_its_lock(birds: Path) -> None:
     kept.write_bytes((birds / "data/birds.npz").read_bytes())
     assert verify(birds) == {}
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
-    assert "changed, DVC's copy of data/birds.npz" in verify(birds)[str(kept)]
+    copy = "DVC's copy of data/birds.npz; "
+    assert verify(birds)[str(kept)] == f"changed, {copy}delete it, then dvc commit"
     kept.unlink()
-    assert "missing, DVC's copy of data/birds.npz" in verify(birds)[str(kept)]
+    assert verify(birds)[str(kept)] == f"missing, {copy}dvc commit makes it"
     lock["stages"]["prepare@birds"]["outs"][0]["md5"] = "0" * 32
     (birds / "dvc.lock").write_text(yaml.safe_dump(lock))
-    assert "not the version in dvc.lock" in verify(birds)[str(birds / "data/birds.npz")]
+    found = verify(birds)
+    assert found[str(birds / "data/birds.npz")] == "not the version in dvc.lock"
+    # dvc commit would write the wrong file into dvc.lock
+    then = f"missing, {copy}delete both, then dvc pull, or dvc repro -f -s prepare@birds"
+    assert found[str(birds / ".dvc/cache/files/md5/00" / ("0" * 30))] == then
 
 
 def test_an_archive_that_rots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

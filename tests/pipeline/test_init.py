@@ -22,7 +22,7 @@ from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.models import model_io
-from uotft.pipeline import init, overlap, readers, select, train as train_stage
+from uotft.pipeline import init, overlap, prepare, readers, select, train as train_stage
 from uotft.pipeline.init import PRESETS, Wanted, render, sets_of
 from uotft.training import runtime
 
@@ -145,7 +145,7 @@ def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("papr", "old", "my birds"), "--preset: got 'papr'; known are paper"),
+        (("papr", "old", "my birds"), "--preset: got 'papr'; known are few, paper"),
         (("paper", "odl", "my birds"), "odl: no such folder of images"),
         (("paper", "old", "my bird"), "my bird: no such folder of images"),
         (
@@ -195,6 +195,26 @@ def test_a_preset_takes_the_place_of_one_that_nobody_has_edited(
     with pytest.raises(UserError, match="has been edited and differs from --preset paper: leave"):
         project(tmp_path, old, birds, "paper")
     assert params.read_text() == mine
+
+
+def test_a_source_keeps_the_images_that_no_test_would_read(
+    tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    """A project of an earlier version stays as it is, since another cut would make all anew."""
+    old, birds = map(str, folders)
+    for preset in NAMES:
+        sections = raw(preset, tmp_path / "new", folders)["datasets"]
+        assert sections["old"]["test"] == 0
+        assert "test" not in sections["my-birds"]
+    folder, _ = project(tmp_path, old, birds)
+    prepare.prepare(workspace(folder), "old", **QUIET)
+    assert storage.read_json(folder / "data/old.json")["images"] == {"train": 60, "val": 12}
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace(", test: 0", ""))
+    project(tmp_path, old, birds, "small")
+    assert yaml.safe_load(params.read_text())["backbone"]["name"] == "small_resnet"
+    assert "test" not in yaml.safe_load(params.read_text())["datasets"]["old"]
+    assert "test" not in raw("paper", tmp_path, ("caltech", birds))["datasets"]["caltech"]
 
 
 def test_projects_beside_each_other_share_a_tracking_store(
@@ -289,10 +309,11 @@ def test_init_leaves_the_index_of_git_alone(tmp_path: Path, folders: tuple[Path,
     [
         ("small", {}),
         ("paper", {}),
+        ("few", {}),
         ("paper", {"schedule": "cosine", "warmup": 1, "precision": "bf16", "channels_last": True,
          "compile": True, "accumulate": 2, "ema": 0.5}),
     ],
-    ids=["small", "as it is", "every setting at once"],
+    ids=["small", "paper", "few", "every setting at once"],
 )  # fmt: skip
 def test_a_preset_trains(
     tmp_path: Path,

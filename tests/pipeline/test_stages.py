@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.projects import tiny_params, workspace, write_params
+from support.projects import HUGE, tiny_params, workspace, write_params
 from support.stages import find_overlap, plant, put_under_features, run_train
+from uotft.analysis import endings
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
@@ -232,3 +233,23 @@ def test_runtime_seeds_torch() -> None:
         runtime.start(3, 1)
         draws.append(torch.rand(2).tolist())
     assert draws[0] == draws[1]
+
+
+def test_the_report_names_trainings_that_end_below_their_start(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "ERRORS", 1.0)  # the tiny network starts at 22 % alone
+    params = tiny_params() | {"strategies": ["none"], "seeds": [0]}
+    params["train"]["recipe"]["learning_rate"] = HUGE
+    write_params(fresh, params)
+    points = run_train(fresh, "none")
+    ws, (start, *_, end) = workspace(fresh), [n["val/top1"] for _, n in points if "val/top1" in n]
+    evaluate.evaluate(ws, "digits", "none", progress=lambda items, label: items)
+    forecast.forecast(ws, "digits", progress=lambda items, label: items)
+    compare.compare(ws)
+    line = (
+        f"digits: none, seed 0: validation top-1 ended at {end:.2f} %, below its start of "
+        f"{start:.2f} % (100 images)."
+    )
+    for name in ("comparison.md", "index.html"):
+        assert line in (fresh / "reports" / name).read_text()

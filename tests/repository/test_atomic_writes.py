@@ -24,6 +24,8 @@ REASONS = {
     "core/storage.py:write": "this is it",
     "core/storage.py:_rename": "this is it",
     "core/storage.py:write_arrays": "into the file of storage.write",
+    "core/storage.py:taken": "a file without a name, mapped to be read",
+    "pipeline/shard_banks.py:_save": "into the file of storage.write",
     "selection/features.py:keep": "into the file of storage.write",
     "selection/features.py:join": "a folder gets its name when all files in it are whole",
     "pipeline/data_export.py:_write_shards": "a folder gets its name when all in it is whole",

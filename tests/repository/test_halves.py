@@ -24,6 +24,7 @@ STARTED = {
     "data accept": "data/test_class_images.py::test_nothing_is_fetched_before_terms_are_accepted",
     "data export": "e2e/test_subsets.py::test_a_subset_is_listed_and_exported",
     "data fetch": "pipeline/test_source_classes.py::test_the_command_lists_what_is_kept",
+    "data keep": "pipeline/test_shard_banks.py::test_the_commands",
     "data list": "cli/test_listings.py::test_data_sets_and_experiments_are_listed",
     "data overlap": "data/test_checks.py::test_the_command_lists_near_copies_of_one_set",
     "data prepare": "data/test_shard_downloads.py::test_the_command_and_what_list_and_verify_say",

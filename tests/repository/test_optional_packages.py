@@ -8,11 +8,13 @@ import sys
 import pytest
 
 BUILD = "from uotft.models import model_io; model_io.build({'name': 'timm'}, 2)"
+DASK = "from uotft.runs import scheduler; scheduler._connected('tcp://127.0.0.1:8786')"
 EXPORT = "from uotft.models import export; export.to_onnx(None, None)"
 
 
 @pytest.mark.parametrize(
-    ("package", "code", "extra"), [("timm", BUILD, "timm"), ("onnxscript", EXPORT, "onnx")]
+    ("package", "code", "extra"),
+    [("timm", BUILD, "timm"), ("onnxscript", EXPORT, "onnx"), ("distributed", DASK, "dask")],
 )
 def test_a_missing_extra_is_named(package: str, code: str, extra: str) -> None:
     code = f"import sys; sys.modules[{package!r}] = None; {code}"

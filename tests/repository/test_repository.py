@@ -20,7 +20,7 @@ COMMANDS += [f"bank {verb}" for verb in ("fetch", "make", "show")]
 COMMANDS += [f"experiment {verb}" for verb in ("list", "run", "show")]
 COMMANDS += [
     f"data {verb}"
-    for verb in "accept export fetch list overlap prepare show subset verify".split()  # noqa: SIM905
+    for verb in "accept export fetch keep list overlap prepare show subset verify".split()  # noqa: SIM905
 ]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from support.projects import tiny_params, workspace, write_params
 from uotft.core import progress
@@ -31,6 +33,11 @@ def test_the_stages_that_come_first_are_named_once(ws) -> None:  # noqa: ANN001
     )
 
 
+def test_a_cell_that_trains_nothing_promises_no_steps(ws) -> None:  # noqa: ANN001
+    still = ws.with_changes(["train.objective=frozen"])
+    assert "then the training itself (no step)" in outlook.first(still, "digits")
+
+
 def test_weights_that_are_given_are_no_steps(ws) -> None:  # noqa: ANN001
     ws.params.backbone.clear()
     ws.params.backbone["name"] = "resnet18"
@@ -52,6 +59,29 @@ def test_an_accuracy_at_chance_is_said(ws) -> None:  # noqa: ANN001
     )
     assert not outlook.chance(ws, "digits", facts(50), made)
     assert outlook.validation(ws, "digits", facts(10)).endswith("(50 images)")
+
+
+def test_few_images_are_few_for_norm_statistics_of_published_weights(ws) -> None:  # noqa: ANN001
+    digits = {"classes": 10, "images": {"train": 600, "val": 50}}
+    (ws.root / "data" / "digits.json").write_text(json.dumps(digits))
+    ws.params.backbone.clear()
+    ws.params.backbone["name"] = "resnet18"
+    few = ws.with_changes(["subset.shots=6", "train.batch_norm=mixed"])
+    weights = ws.pretrained() / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    save_file({"backbone.bn1.running_mean": np.zeros(2)}, weights)
+    said = outlook.norms(few, "digits")
+    assert said.startswith("6 labelled images a class are few for new norm statistics; try those ")
+    assert outlook.norms(ws.with_changes(["subset.fraction=0.1"]), "digits").startswith("6 label")
+
+    assert not outlook.norms(ws.with_changes(["subset.fraction=1.0"]), "digits"), "60 a class"
+    for change in ("train.batch_norm=frozen", "train.objective=frozen"):
+        assert not outlook.norms(few.with_changes(["subset.shots=6", change]), "digits"), change
+    save_file({"backbone.norm.weight": np.zeros(2)}, weights)
+    assert not outlook.norms(few, "digits"), "a network without batch norm"
+    save_file({"backbone.bn1.running_mean": np.zeros(2)}, weights)
+    few.params.backbone["weights"] = "none"
+    assert not outlook.norms(few, "digits"), "a network that learned its source here"
 
 
 def test_a_finished_training_says_what_was_kept_and_what_comes_next(

@@ -21,6 +21,7 @@ from uotft.core.records import Cell
 from uotft.core.signals import StopRequest
 from uotft.pipeline import select
 from uotft.runs import cells, channel, job, processes
+from uotft.runs.pace import Pace
 from uotft.runs.pool import Pool, width as pool_width
 from uotft.runs.processes import Crew, Fleet
 
@@ -141,8 +142,15 @@ def test_only_one_training_selects_at_a_time(
 
 
 def test_how_many_are_done_and_how_long_the_others_take() -> None:
-    assert cells._to_go(9, 36, 90) == "; 9 of 36 are done, about 4 min to go"
-    assert cells._to_go(36, 36, 90) == ""
+    pace = Pace(2, [(100, 20.0)] * 9)
+    assert cells._to_go(pace, [100] * 27, 36) == "9 of 36 are done, about 4 min to go"
+    # cells of other sizes count by their images; those without a step by the others without
+    assert pace.left([300, 100]) == 2 * 20
+    assert pace.left([0, 0, 0]) == 0
+    pace.add(0, 4.0)
+    assert pace.left([100, 0, 0]) == (20 + 2 * 4) / 2
+    # one without a step tells nothing of those that train
+    assert cells._to_go(Pace(1, [(0, 3.0)]), [100, 0], 3) == "1 of 3 are done"
 
 
 def test_a_channel_carries_words_and_what_is_held(tmp_path: Path) -> None:
@@ -217,8 +225,14 @@ def test_a_worker_that_was_lost_is_replaced(trainable: Path) -> None:
         lost.wait()
         with crew.work(["train", "digits", "none", "0"]) as follow:
             follow(lambda points: None)
-        with pytest.raises(WorkerFailed), crew.work(["train", "digits", "uot", "7"]) as follow:
+        with (
+            pytest.raises(WorkerFailed) as failed,
+            crew.work(["train", "digits", "uot", "7"]) as follow,
+        ):
             follow(lambda points: None)  # nothing is selected for it
+        assert cells.reason(failed.value).endswith(
+            "selection.json is missing; `dvc repro` makes it"
+        )
         with crew.work(["train", "digits", "none", "0"]) as follow:
             follow(lambda points: None)
     facts = storage.read_json(workspace(trainable).cell("models", cell) / "model.json")

@@ -48,6 +48,58 @@ def test_processes_of_one_machine_meet_through_a_file() -> None:
     assert of(4).defaults == {"OMP_NUM_THREADS": "1", **HERE_ALONE}
 
 
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Linux machine of 16 GiB without a GPU, whose user has set nothing about memory."""
+    for name in (*environment.ALLOCATOR, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(environment, "memory", lambda: 16 << 30)
+    monkeypatch.setattr(environment, "gpus", list)
+    monkeypatch.setattr(sys, "platform", "linux")
+
+
+def started(monkeypatch: pytest.MonkeyPatch, folder: Path, processes: int, crews: int) -> dict:
+    """The variables about memory that a worker is started with."""
+    given: list[dict[str, str]] = []
+
+    class Worker:
+        def __init__(self, command: list[str], **options: object) -> None:
+            self.pid = len(given)
+            given.append(dict(options["env"]))
+
+    monkeypatch.setattr(subprocess, "Popen", Worker)
+    monkeypatch.setattr(signals, "stop", lambda workers: None)
+    crew = Crew(of(processes), folder, crews=crews)
+    crew.start(folder / "meeting")
+    crew.dismiss()
+    assert len(given) == processes
+    return {k: v for k, v in given[0].items() if k in environment.ALLOCATOR}
+
+
+@pytest.mark.usefixtures("roomy")
+def test_workers_keep_the_memory_of_a_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert started(monkeypatch, tmp_path, 1, 1) == environment.ALLOCATOR
+    assert started(monkeypatch, tmp_path, 2, 2) == environment.ALLOCATOR
+    assert started(monkeypatch, tmp_path, 2, 3) == {}, "six share 16 GiB"
+    for change in (
+        lambda m: m.setenv("MALLOC_TOP_PAD_", "0"),
+        lambda m: m.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3"),
+        lambda m: m.setattr(environment, "gpus", lambda: ["0"]),
+        lambda m: m.setattr(environment, "memory", lambda: 2 << 30),
+        lambda m: m.setattr(environment, "memory", lambda: 0),
+        lambda m: m.setattr(sys, "platform", "darwin"),
+    ):
+        with monkeypatch.context() as changed:
+            change(changed)
+            assert environment.allocator(1) == {}
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "5")
+    assert started(monkeypatch, tmp_path, 1, 1) == {"MALLOC_TOP_PAD_": "5"}, "the user's"
+
+
+def test_this_machine_has_memory() -> None:
+    assert environment.memory() > 1 << 28
+
+
 def test_each_machine_starts_its_share() -> None:
     ranks = of(8, 2, 1, "10.0.0.1").ranks(MEETING)
     assert [place["RANK"] for place in ranks] == ["4", "5", "6", "7"]

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from support.child_processes import at_call, fork, killed
-from support.projects import write_params
+from support.projects import tiny_params, write_params
 from support.repository import REPOSITORY
 from uotft.core import config
 from uotft.core.errors import UserError
@@ -91,8 +91,13 @@ def test_a_grid_has_every_combination_and_needs_choices() -> None:
 
 def test_without_source_images_nothing_about_them_is_searched() -> None:
     both = space(SPACE | WIDE)
-    assert search.deciding(both, "uot") == both
-    assert list(search.deciding(both, "none")) == ["train.recipe.learning_rate"]
+    raw = tiny_params() | {"controls": {"slow": {"recipe": {"learning_rate": 0.001}}}}
+    params = config.checked(raw, "params.yaml")
+    assert search.deciding(both, params, "uot") == both
+    for name in ("none", "equal_compute"):
+        assert list(search.deciding(both, params, name)) == ["train.recipe.learning_rate"]
+    for name in ("slow", "probe"):
+        assert not search.deciding(both, params, name), "the control sets it, or makes no step"
 
 
 def test_words_are_what_yaml_reads_back() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.commands import call
 from support.repository import REPOSITORY
+from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.settings import Cluster
 from uotft.selection import clustering
@@ -25,7 +27,7 @@ def blobs(centres: int, each: int, dimensions: int = 8) -> tuple[np.ndarray, np.
     return (points * RNG.uniform(0.1, 10, (len(truth), 1))).astype(np.float32), truth
 
 
-def settings(clusters: int, **changes: int) -> Cluster:
+def settings(clusters: int, **changes: float) -> Cluster:
     return Cluster(clusters=clusters, **{"iterations": 20, **changes})
 
 
@@ -70,6 +72,94 @@ def test_more_clusters_than_distinct_points_leaves_the_empty_ones_out(clusters: 
     assert np.array_equal(found.labels, again.labels)
     twins = found.labels.reshape(5, 20)
     assert (twins == twins[:, :1]).all(), "equal points share a cluster"
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BLOCK", 2**10)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_block_by_block_it_is_the_k_means_of_all_points_at_once(tmp_path: Path) -> None:
+    centres = RNG.normal(size=(25, 16))
+    points = centres[RNG.integers(0, 25, 3000)] + RNG.normal(0, 0.7, (3000, 16))
+    np.save(tmp_path / "points.npy", points.astype(np.float16))
+    mapped = storage.mapped(tmp_path / "points.npy")
+    whole, parts = kmeans(mapped, settings(20)), kmeans(mapped, settings(20, memory=0))
+    assert np.array_equal(parts.labels, whole.labels)
+    assert np.array_equal(parts.counts, whole.counts)
+    assert parts.centroids == pytest.approx(whole.centroids, abs=1e-5)
+    assert parts.objective == pytest.approx(whole.objective, abs=1e-6)
+    assert parts.history == pytest.approx(whole.history, abs=1e-5), "the same passes"
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_block_by_block_an_empty_cluster_takes_half_of_the_largest() -> None:
+    points = np.repeat(RNG.normal(size=(4, 8)), (500, 2, 2, 2), axis=0) + RNG.normal(
+        0, 1e-3, (506, 8)
+    )
+    found = kmeans(points.astype(np.float32), settings(9, memory=0))
+    assert len(found.counts) == 9
+    assert (found.counts > 0).all()
+    sums = clustering._Sums(3, 2)
+    sums.add(np.array([[1, 0], [1, 0], [0, 1]], np.float32), np.array([0, 0, 2]))
+    moved = sums.centroids(np.eye(3, 2, dtype=np.float32))
+    assert moved[[0, 1]] == pytest.approx(np.array([[1, 0], [1, 0]]), abs=2e-3)
+    assert moved[2].tolist() == [0, 1]
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("clusters", [5, 30])
+def test_block_by_block_clusters_that_stay_empty_are_left_out(clusters: int) -> None:
+    points = np.repeat(RNG.normal(size=(5, 8)).astype(np.float32), 20, axis=0)
+    found = kmeans(points, settings(clusters, memory=0))
+    assert (found.counts > 0).all()
+    assert found.counts.sum() == 100
+    assert len(found.centroids) == len(found.counts) == found.labels.max() + 1 <= 5
+    assert (found.labels.reshape(5, 20) == found.labels[::20, None]).all()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_block_by_block_a_row_without_a_direction_is_named_by_its_number() -> None:
+    points = np.ones((600, 4), np.float32)
+    points[577] = 0
+    with pytest.raises(UserError, match=r"row 577 of the features is zero"):
+        kmeans(points, settings(2, memory=0))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from uotft.core import storage
+from uotft.pipeline.units import cluster_bank
+storage.BLOCK = 2**21
+kept, made, memory = sys.argv[1:]
+cluster_bank(kept, made, {"clusters": 20, "iterations": 2, "memory": float(memory)})
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+def peak_mib(folder: Path, rows: int, memory: int) -> float:
+    """The most memory of a process that clusters so many rows of 256 float16."""
+    path = folder / "points.npy"
+    points = np.lib.format.open_memmap(path, "w+", np.float16, (rows, 256))
+    for start in range(0, rows, 10_000):
+        points[start : start + 10_000] = RNG.standard_normal((10_000, 256), np.float32)
+    del points
+    words = (sys.executable, "-c", PEAK, str(path), str(folder / "bank.npz"), str(memory))
+    # not ru_maxrss, which begins with what the starter holds
+    done = call(*words, cwd=REPOSITORY, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout) / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it measures by /proc")
+def test_the_memory_of_clustering_a_file_is_that_of_a_block(tmp_path: Path) -> None:
+    """150,000 x 256 are 73 MiB on disk, and 146 MiB more as FAISS takes them all at once."""
+    few, many = peak_mib(tmp_path, 20_000, 0), peak_mib(tmp_path, 150_000, 0)
+    assert many - few < 8, "8 bytes a point, 1 MiB, and no features"
+    assert peak_mib(tmp_path, 150_000, 8) - many > 100, "the measurement sees features in memory"
 
 
 def test_as_many_clusters_as_points() -> None:

@@ -21,8 +21,10 @@ from uotft.selection.strategies import (
     label,
     manual,
     nearest,
+    random,
     score_quantile,
     uot,
+    uot_and_random,
 )
 
 RNG = np.random.default_rng(3)
@@ -226,6 +228,18 @@ def test_quantiles_are_the_parts_of_uots_ranking() -> None:
         scores = score_quantile.score(SOURCE, TARGET, settings, 0)
         parts.append(keep(scores, SOURCE.names, 20).tolist())
     assert parts == [ranked[:7], ranked[7:14], ranked[14:]]
+
+
+def test_uot_and_random_take_turns() -> None:
+    ranked = keep(uot.score(SOURCE, TARGET, uot.Settings(), 0), SOURCE.names, 20).tolist()
+    for seed in range(5):
+        sampled = keep(random.score(SOURCE, TARGET, random.Settings(), seed), SOURCE.names, 20)
+        scores = uot_and_random.score(SOURCE, TARGET, uot_and_random.Settings(), seed)
+        order = keep(scores, SOURCE.names, 20).tolist()
+        assert sorted(order) == list(range(20))
+        for turn, row in enumerate(order):
+            left = [r for r in (ranked, sampled.tolist())[turn % 2] if r not in order[:turn]]
+            assert row == left[0], (seed, turn)
 
 
 def test_quantiles_that_do_not_exist() -> None:

@@ -32,6 +32,7 @@ TINY = {
     "select": {"unit": "class", "top_k": 5},
     "cluster": {"clusters": 9, "iterations": 10, "seed": 0},
 }
+HUGE = 2.0  # a learning rate at which the tiny training ends below its start
 TINY_RECIPE = {"steps": 12, "log_every": 4, "eval_every": 6}
 
 

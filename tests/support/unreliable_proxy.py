@@ -105,14 +105,17 @@ def proxy(port: int) -> Iterator[Proxy]:
 
 
 @contextmanager
-def tracking_server(folder: Path, command: str = "server") -> Iterator[int]:
-    """A real MLflow server with the store of a folder; the port."""
+def tracking_server(
+    folder: Path, command: str = "server", *more: str, **environment: str
+) -> Iterator[int]:
+    """A real MLflow server, with the store of a folder if the environment names none; the port."""
     port = free_port()
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    words = [command, "--workers", "1", *more, "--port", str(port)]  # of two, the last one counts
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", command, "--port", str(port), "--workers", "1"],
+        [sys.executable, "-m", "mlflow", *words],
         cwd=folder,
-        env=users_environment() | quiet,
+        env=users_environment() | quiet | environment,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

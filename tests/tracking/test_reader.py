@@ -59,6 +59,7 @@ def test_what_is_there_for_the_page_alone_is_no_setting(tmp_path: Path) -> None:
 
 def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> None:
     run = log(tmp_path, **{"train.lambda": 0.3})
+    store.open_store(tmp_path).MlflowClient().set_tag(run, "uotft.warning", "it fell")
     [trial], out = reader.trials(tmp_path, ["pets"], "", {})
     assert not out
     assert (trial.target, trial.strategy, trial.seed) == ("pets", "uot", 0)
@@ -74,6 +75,7 @@ def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> No
     assert trial.origin.versions == {"git.commit": "abc"}
     confusion = store.open_store(tmp_path).artifacts.load_dict(f"runs:/{run}/test/confusion.json")
     assert confusion == {"classes": ["cat", "dog", "cow"], "confusion": [[2]]}
+    assert trial.warning == "it fell"
 
 
 def test_what_cannot_be_compared_is_left_out_and_counted(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from uotft.core import jsonl, locks
 from uotft.core.errors import Interrupted, Pruned, UserError
 from uotft.core.records import Cell
 from uotft.runs import study
-from uotft.tracking import delivery, notes, outbox, session, store
+from uotft.tracking import delivery, notes, outbox, server, session, store
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,24 @@ from uotft.tracking import delivery, notes, outbox, session, store
 def test_the_store(monkeypatch: pytest.MonkeyPatch, given: str, expected: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     assert store.store_uri(Path("/project")) == expected
+
+
+def test_no_message_tells_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:s3cret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError) as error:
+        store.open_store(tmp_path)
+    with session.run(tmp_path, "digits", "a-run") as run:
+        run.begin({}, {})
+    [(_, why)] = delivery.sync(tmp_path)
+    with pytest.raises(UserError) as refused:
+        server.serve(tmp_path, "127.0.0.1", 0, print)
+    for said in (str(error.value), why, capsys.readouterr().err, str(refused.value)):
+        assert "https://me:…@127.0.0.1:9" in said
+        assert "s3cret" not in said
+    assert store.shown(tmp_path, "postgresql://me:s3cret@db:1/a") == "postgresql://me:…@db:1/a"
 
 
 @pytest.mark.parametrize("name", ["why?", "a#b", "50% & more", "%41", "täglich 1"])

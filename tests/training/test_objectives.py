@@ -39,6 +39,7 @@ from uotft.training.objectives import (
 NAMES = registry.names("objectives")
 LOGS = {
     "plain": {"target"},
+    "frozen": set(),
     "joint": {"target", "source"},
     "pseudo_label": {"target", "source"},
     "co_tuning": {"target", "classifier"},
@@ -232,7 +233,7 @@ def test_a_short_training_logs_every_term(fresh: Path, name: str, strategy: str)
     assert ("source" in network.heads) == (heads > 0)
 
 
-@pytest.mark.parametrize("name", ["plain", "co_tuning", "l2_sp"])
+@pytest.mark.parametrize("name", ["plain", "frozen", "co_tuning", "l2_sp"])
 def test_selected_classes_have_no_part_in_it(fresh: Path, name: str) -> None:
     params = tiny_params()
     params["train"] |= {"objective": name}

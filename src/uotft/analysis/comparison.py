@@ -5,23 +5,29 @@ A row's label is its strategy, and also other settings if those tell rows apart.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import isfinite
+from math import isfinite, nan
+from statistics import fmean, median
 from typing import Any
 
+from uotft.analysis import endings
 from uotft.analysis.statistics import LEVEL, Interval, holm, interval, paired, resampled, wilson
-from uotft.core.records import BASELINES
+from uotft.core.records import BASELINES, EQUAL
 
-HEADER = (
-    "strategy", "seeds", "classes", "top-1 %", "mean per class %", "Δ none", "p", "Δ random", "p"
-)  # fmt: skip
+HEADER = ("strategy", "seeds", "classes", "top-1 %", "mean per class %")
+SEEN = "images seen"  # a column of files; on a terminal, of a table of its own
+COSTS = ("strategy", SEEN, "seconds")
 CERTAINTY = ("strategy", "seeds", "Δ none, 95 % t-interval", "p", "p, Holm", "95 % bootstrap")
 STANDING = ("strategy", "win", "tie", "loss")
+MARK = "†"  # behind the mean of a row with a seed that collapsed
+MOST = 12  # lines on trainings that ended badly
 FEW = 500  # test images; with fewer, one image is worth more than 0.2 points
 LEGEND = (
     "Mean ± 95 % t-interval over seeds. Δ: paired difference in top-1 on the same seeds, in "
     "points; p: of its t-test, corrected by Holm's method over the rows that have one. "
+    "Images seen: by one training, repeats included. "
     "A seed decides which labelled images subset keeps, their order and the random weights."
 )
 
@@ -33,6 +39,8 @@ class Row:
     """One row; ``against`` is {baseline: paired difference in top-1}, in points.
 
     ``p`` is {baseline: its p-value}, corrected for the number of rows with that baseline.
+    ``images`` and ``seconds`` are what a training costs, means over seeds, NaN if unknown. ``odd``
+    names seeds that collapsed, and ``notes`` are lines on trainings that ended badly.
     """
 
     strategy: str
@@ -41,18 +49,22 @@ class Row:
     mean_per_class: Interval
     against: dict[str, Interval]
     p: dict[str, float] = field(default_factory=dict)
+    images: float = nan
+    seconds: float = nan
+    odd: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, under HEADER."""
+    def cells(self, baselines: Sequence[str] = BASELINES[:2]) -> tuple[str, ...]:
+        """The row as text: what HEADER names, then difference and p for each baseline."""
         differences: list[str] = []
-        for b in BASELINES:
+        for b in baselines:
             known = b in self.against
             differences += [self.against[b].signed(), _p(self.p[b])] if known else ["", ""]
         return (
             self.strategy,
             str(self.top1.n),
             f"{self.classes:g}",
-            str(self.top1),
+            f"{self.top1}{f' {MARK}' * bool(self.odd)}",
             str(self.mean_per_class),
             *differences,
         )
@@ -76,13 +88,16 @@ class Pair:
 def table(results: Results, baselines: dict[str, dict[str, str]] | None = None) -> list[Row]:
     """Rows in the order given; ``baselines`` is {row: {baseline: the row it is compared with}}.
 
-    Without ``baselines`` every row is compared with the rows called none and random.
+    Without ``baselines`` every row is compared with the rows called none and random, and one with
+    reuse with that of equal compute.
     """
     top1, known = _top1(results), baselines or {}
     own = {b: b for b in BASELINES if b in results}
+    kept = {r: interval([m["source_classes"] for m in s.values()]).mean for r, s in results.items()}
     against: dict[str, dict[str, Interval]] = {}
     for label in results:
-        others = known.get(label, {b: o for b, o in own.items() if o != label})
+        fair = {b: o for b, o in own.items() if o != label and (b != EQUAL or kept[label])}
+        others = known.get(label, fair)
         both = {b: o for b, o in others.items() if top1[label].keys() & top1[o].keys()}
         against[label] = {b: paired(top1[label], top1[o]) for b, o in both.items()}
     p: dict[str, dict[str, float]] = {label: {} for label in results}
@@ -94,14 +109,43 @@ def table(results: Results, baselines: dict[str, dict[str, str]] | None = None) 
     return [
         Row(
             strategy=label,
-            classes=interval([m["source_classes"] for m in seeds.values()]).mean,
+            classes=kept[label],
             top1=interval(list(top1[label].values())),
             mean_per_class=interval([m["mean_per_class"] for m in seeds.values()]),
             against=against[label],
             p=p[label],
+            images=_finite_mean([m.get("images_seen", nan) for m in seeds.values()]),
+            seconds=_finite_mean([m.get("seconds", nan) for m in seeds.values()]),
+            odd=tuple(endings.collapsed(top1[label])),
+            notes=tuple(_endings(label, top1[label], seeds)),
         )
         for label, seeds in results.items()
     ]
+
+
+def _endings(label: str, top1: dict[int, float], seeds: dict[str, Any]) -> Iterator[str]:
+    """Lines on the trainings of a row that ended badly; a collapsed seed is not averaged unseen."""
+    odd = endings.collapsed(top1)
+    if odd:
+        others = [value for seed, value in top1.items() if seed not in odd]
+        far = ", ".join(f"seed {seed} collapsed to a test top-1 of {top1[seed]:.2f} %"
+                        for seed in odd)  # fmt: skip
+        yield (
+            f"{MARK} {label}: {far}, where the row's median is {median(top1.values()):.2f} %. "
+            f"Without {'it' if len(odd) == 1 else 'them'} the mean is {interval(others)} "
+            f"({len(others)} seeds)"
+        )
+    for seed, found in seeds.items():
+        if why := found.get("warning", ""):
+            yield f"{label}, seed {seed}: {why}"
+
+
+def endings_of(target: str, rows: list[Row]) -> list[str]:
+    """A line for each training of these rows that ended badly, the last one with advice."""
+    lines = [f"{target}: {note}." for row in rows for note in row.notes]
+    if len(lines) > MOST:
+        lines = [*lines[:MOST], f"{target}: {len(lines) - MOST} more trainings ended badly."]
+    return [*lines, f"If validation falls: {endings.ADVICE}."] if lines else []
 
 
 def certainty(
@@ -146,7 +190,7 @@ def standing(results: Results, found: dict[tuple[str, str], Pair]) -> list[tuple
 
 def verdict(rows: list[Row]) -> str:
     """One or two sentences on whether reuse helped, from the differences from none."""
-    tested = [row for row in rows if "none" in row.against]
+    tested = [row for row in rows if row.classes and "none" in row.against]
     if not tested:
         return "No row can be compared with plain fine-tuning (the strategy none) on its own seeds."
     significant = [row for row in tested if row.p["none"] < LEVEL]
@@ -162,6 +206,9 @@ def verdict(rows: list[Row]) -> str:
             text += f" So did {', '.join(row.strategy for row in better[1:])}."
     else:
         text = f"These runs do not show that reuse helps: at best, {_difference(best)}."
+    shown = better[0] if better else best
+    if EQUAL in shown.against:
+        text += f" Where plain fine-tuning sees as many images, {_difference(shown, EQUAL)}."
     if worse:
         text += f" Reuse hurt: {', '.join(_difference(row) for row in worse)}."
     return text
@@ -213,9 +260,27 @@ def notes(results: Results) -> list[str]:
     return lines
 
 
-def cells(rows: list[Row]) -> list[tuple[str, ...]]:
-    """The table as text, header first."""
-    return [HEADER, *(row.cells() for row in rows)]
+def cells(rows: list[Row], *, seen: bool = True) -> list[tuple[str, ...]]:
+    """The table as text, header first; with the images seen, unless it would be too wide for that.
+
+    A baseline that no row is compared with has no columns, but for none and random.
+    """
+    shown = [b for b in BASELINES if b != EQUAL or any(b in row.against for row in rows)]
+    lines = [(*HEADER, *(text for b in shown for text in (f"Δ {b}", "p")))]
+    lines += [row.cells(shown) for row in rows]
+    if not seen:
+        return lines
+    counts = [SEEN, *(_count(row.images) for row in rows)]
+    return [(*line, count) for line, count in zip(lines, counts, strict=True)]
+
+
+def costs(rows: list[Row]) -> list[tuple[str, ...]]:
+    """What one training of each row costs: images and seconds, which differ between machines."""
+    timed = (f"{row.seconds:.1f}" if isfinite(row.seconds) else "not known" for row in rows)
+    lines = (
+        (row.strategy, _count(row.images), took) for row, took in zip(rows, timed, strict=True)
+    )
+    return [COSTS, *lines]
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -227,6 +292,7 @@ def flat(row: Row) -> dict[str, Any]:
         numbers[name] = round(value.mean, 4)
         if value.n > 1:
             numbers[f"{name}_half"] = round(value.half, 4)
+    numbers |= {"images_seen": round(row.images)} if isfinite(row.images) else {}
     numbers |= {f"p_{name}": round(p, 4) for name, p in row.p.items() if isfinite(p)}
     return numbers
 
@@ -235,17 +301,26 @@ def _top1(results: Results) -> dict[str, dict[int, float]]:
     return {s: {int(k): m["top1"] for k, m in seeds.items()} for s, seeds in results.items()}
 
 
-def _difference(row: Row) -> str:
-    """A clause on a row's difference from none."""
-    found, p = row.against["none"], _p(row.p["none"])
+def _difference(row: Row, baseline: str = "none") -> str:
+    """A clause on a row's difference from a baseline."""
+    found, p = row.against[baseline], _p(row.p[baseline])
     where = "above" if found.mean >= 0 else "below"
     if found.n < 2:
-        return f"{row.strategy} is {abs(found.mean):.2f} points {where} none (one seed)"
+        return f"{row.strategy} is {abs(found.mean):.2f} points {where} {baseline} (one seed)"
     test = p if p.startswith("<") else f"= {p}"
     return (
-        f"{row.strategy} is {abs(found.mean):.2f} ± {found.half:.2f} points {where} none "
+        f"{row.strategy} is {abs(found.mean):.2f} ± {found.half:.2f} points {where} {baseline} "
         f"({found.n} seeds, p {test})"
     )
+
+
+def _count(images: float) -> str:
+    return f"{images:,.0f}" if isfinite(images) else "not known"
+
+
+def _finite_mean(values: list[float]) -> float:
+    known = [value for value in values if isfinite(value)]
+    return fmean(known) if known else nan
 
 
 def _p(value: float) -> str:

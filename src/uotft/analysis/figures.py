@@ -76,9 +76,8 @@ def curves_picture(
     left, right = figure.subplots(1, 2)
     for number, (strategy, curve) in enumerate(top1.items()):
         color = f"C{number}"
-        left.plot(
-            list(curve), [v.mean for v in curve.values()], color=color, label=_plain(strategy)
-        )
+        means, dot = [v.mean for v in curve.values()], "o" if len(curve) == 1 else ""
+        left.plot(list(curve), means, marker=dot, color=color, label=_plain(strategy))
         if strategy in against_none:
             _band(right, against_none[strategy], color)
     left.set(title=_plain(f"{title}: validation top-1, %, mean over seeds"), xlabel="step")

@@ -56,10 +56,11 @@ def of_target(
     table = comparison.table(results, trials.baselines(rows))
     standing = comparison.standing(results, comparison.pairs(results))
     found = comparison.overlap_note(results), *comparison.notes(results)
-    same = trials.same_selections(rows)
+    same, ended = trials.same_selections(rows), comparison.endings_of(target, table)
     text = (
         f"## {markdown.escaped(target)}\n\n{markdown.table(comparison.cells(table))}"
         + "".join(f"\n{markdown.escaped(note)}\n" for note in found if note)
+        + (f"\n{markdown.items(ended)}" if ended else "")
         + f"\n{markdown.table(standing)}"
         + (f"\n{markdown.items(same)}" if same else "")
         + (forecast.text() if forecast else "")

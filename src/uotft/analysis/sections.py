@@ -41,7 +41,7 @@ def sections(
     certainty = comparison.certainty(results, table, none)
     return [
         _verdict(target, table),
-        _results(results, table),
+        _results(target, results, table),
         *([Section(ABOUT, [Items(about)])] if about else []),
         Section("How sure the differences are", [Table(certainty)]),
         _standing(results),
@@ -68,9 +68,11 @@ def _verdict(target: str, table: list[comparison.Row]) -> Section:
     return Section("Did reuse help?", [lead, Picture(picture, "comparison")])
 
 
-def _results(results: comparison.Results, table: list[comparison.Row]) -> Section:
-    """The table of results, and how test images that are also in the source change it."""
+def _results(target: str, results: comparison.Results, table: list[comparison.Row]) -> Section:
+    """The table of results, trainings that ended badly, and cautions on the test images."""
     parts: list[Part] = [Table(comparison.cells(table)), Text(comparison.LEGEND)]
+    if ended := comparison.endings_of(target, table):
+        parts.append(Items(tuple(ended)))
     parts += [Text(note) for note in comparison.notes(results)]
     if note := comparison.overlap_note(results):
         parts.append(Text(note))

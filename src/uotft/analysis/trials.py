@@ -12,7 +12,7 @@ from typing import Any
 
 from uotft.analysis.statistics import Interval, interval
 from uotft.core import registry
-from uotft.core.records import BASELINES, Trial
+from uotft.core.records import BASELINES, EQUAL, Trial
 from uotft.training import objectives
 
 # Never used to tell rows apart: what has a column of its own, the seed, and what follows from them.
@@ -74,6 +74,24 @@ def lines(trials: list[Trial], by: list[str]) -> tuple[dict[str, list[Line]], in
     return found, len(trials) - sum(len(cell) for cell in cells.values())
 
 
+def image_notes(trials: list[Trial]) -> list[str]:
+    """A line for each target whose trainings were tested on different versions of its images.
+
+    People who share a tracking server may call other images by one name, and images change.
+    """
+    tested: dict[str, dict[str, set[str]]] = {}  # {target: {SHA-256 of the images: strategies}}
+    for trial in trials:
+        if trial.answers:
+            versions = tested.setdefault(trial.target, {})
+            versions.setdefault(trial.answers.data, set()).add(trial.strategy)
+    return [
+        f"{target}: tested on {len(versions)} versions of its images, which no row tells apart: "
+        + "; ".join(f"{data[:8]} ({', '.join(sorted(s))})" for data, s in versions.items())
+        for target, versions in tested.items()
+        if len(versions) > 1
+    ]
+
+
 def rank(strategy: str) -> int:
     """The rank of a strategy in the order of rows: baselines before the others."""
     return BASELINES.index(strategy) if strategy in BASELINES else len(BASELINES)
@@ -89,12 +107,15 @@ def baselines(rows: list[Line]) -> dict[str, dict[str, str]]:
     """{row: {baseline: the row it is compared with}} by label, of one target.
 
     A baseline must have the same labelled images and backbone. Of several rows of ``none`` (or
-    ``random``), the one that shares most other parameters is taken.
+    another baseline), the one that shares most other parameters is taken. With ``equal_compute``
+    only rows with reuse are compared, whose number of images it has.
     """
     found: dict[str, dict[str, str]] = {}
     for row in rows:
         mine = found[row.label] = {}
         for name in BASELINES:
+            if name == EQUAL and not _kept(row.first):
+                continue
             fit = [r for r in rows if r.strategy == name != row.strategy and _fits(row, r)]
             if fit:
                 mine[name] = max(
@@ -104,10 +125,16 @@ def baselines(rows: list[Line]) -> dict[str, dict[str, str]]:
 
 
 def results(rows: list[Line]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{row: {seed: test metrics}} for the table."""
+    """{row: {seed: test metrics, cost and warning}} for the table."""
     return {
         row.label: {
-            str(seed): {"source_classes": _kept(trial), **trial.test}
+            str(seed): {
+                "source_classes": _kept(trial),
+                "images_seen": images_seen(trial),
+                "seconds": trial.origin.seconds,
+                "warning": trial.warning,
+                **trial.test,
+            }
             for seed, trial in row.trials.items()
         }
         for row in rows
@@ -190,8 +217,11 @@ def _trained(a: Line, b: Line) -> bool:
 
 
 def _value(trial: Trial, name: str) -> str:
-    """A parameter of a training. Selection settings are "" for none, which selects nothing."""
-    if trial.strategy == "none" and name.startswith(("select.", "strategy.settings.")):
+    """A parameter of a training. Selection settings are "" where no class is kept."""
+    is_control = trial.settings.get("strategy.kept") == "0" and not trial.kept
+    if (trial.strategy == "none" or is_control) and name.startswith(
+        ("select.", "strategy.settings.")
+    ):
         return ""
     return trial.settings.get(name, "")
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from uotft.cli.options import workspace
+from uotft.cli.options import Label, Names, Room, Shards, Sums, workspace
 from uotft.core.errors import UserError
 
 app = typer.Typer(
@@ -42,20 +42,45 @@ def make(
         str, typer.Option(help="Or a data set that this project has embedded, by its backbone.")
     ] = "",
     size: Size = 224,
+    shards: Shards = "",
+    label: Label = "cls",
+    names: Names = "",
+    room: Room = 20.0,
+    sums: Sums = "",
+    unreadable: Annotated[
+        str, typer.Option(help="With --shards: error, or skip to leave out and count.")
+    ] = "error",
+    features: Annotated[
+        bool,
+        typer.Option("--features", help="With --shards: keep all features, to be clustered."),
+    ] = False,
 ) -> None:
     """Make a bank: class means of training images, or the rows of a pre-trained classifier.
 
     The bank names the weights that made it; means of other weights are refused beside it.
+    With --shards, tar files are fetched one after the other, and dropped once they are embedded.
+    The same command resumes at the shard; give it several times at once to share the work.
     """
     from uotft.core.progress import track
     from uotft.pipeline import banks
 
-    if bool(images) + classifier + bool(dataset) != 1:
-        raise UserError("bank make needs one of --images, --classifier and --dataset")
+    if bool(images) + classifier + bool(dataset) + bool(shards) != 1:
+        raise UserError("bank make needs one of --images, --shards, --classifier and --dataset")
     if bool(dataset) == bool(backbone):
-        raise UserError("bank make: --images and --classifier need --backbone, and --dataset has "
-                        "the project's own")  # fmt: skip
-    if dataset:
+        raise UserError("bank make: --images, --shards and --classifier need --backbone, and "
+                        "--dataset has the project's own")  # fmt: skip
+    if unreadable not in ("error", "skip"):
+        raise UserError(f"--unreadable: got {unreadable!r}; choose error or skip")
+    if shards:
+        from uotft.data.shard_stream import listed
+        from uotft.pipeline import shard_banks
+
+        every = listed(shards, shard_banks.work_folder(output), round(room * 2**30), sums)
+        reading = shard_banks.Reading(label, size, unreadable == "skip")
+        line = shard_banks.make(
+            every, backbone, reading, output, track, names=names, keep_features=features
+        )
+    elif dataset:
         line = banks.make_of_dataset(workspace(dataset), dataset, output)
     elif classifier:
         line = banks.make_of_classifier(backbone, output)

@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from uotft.cli.options import Dataset, Seed, Strategy, workspace
+from uotft.cli.options import (
+    Dataset,
+    Label,
+    Names,
+    Room,
+    Seed,
+    Shards,
+    Strategy,
+    Sums,
+    workspace,
+)  # fmt: skip
 from uotft.cli.tables import print_table
 
 app = typer.Typer(
@@ -206,3 +216,32 @@ def export(
 
     ws = workspace(dataset, strategy)
     typer.echo(export_source(ws, dataset, strategy, seed, output, per_shard, progress=track))
+
+
+@app.command()
+def keep(
+    shards: Shards,
+    selection: Annotated[
+        Path,
+        typer.Option(dir_okay=False, exists=True, help="The selection.json of a bank of them."),
+    ],
+    output: Annotated[Path, typer.Option(file_okay=False, help="A folder for the kept pictures.")],
+    label: Label = "cls",
+    names: Names = "",
+    room: Room = 20.0,
+    sums: Sums = "",
+) -> None:
+    """Fetch shards one after the other, and keep the pictures of the selected classes alone.
+
+    What is kept is a data set of shards. The same command resumes at the shard; give it several
+    times at once to share the work.
+    """
+    from uotft.core.progress import track
+    from uotft.data.shard_stream import listed
+    from uotft.pipeline import shard_selection
+    from uotft.pipeline.shard_banks import Reading
+
+    every = listed(shards, output / ".work", round(room * 2**30), sums)
+    reading = Reading(label)
+    for line in shard_selection.keep(every, selection, reading, output, track, names=names):
+        typer.echo(line)

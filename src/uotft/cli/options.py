@@ -17,7 +17,7 @@ ModelTarget = Annotated[str, typer.Option(help="The target that the model was tr
 ModelFolder = Annotated[
     str, typer.Option(help="Or a folder with model.safetensors, in place of --dataset.")
 ]
-Strategy = Annotated[str, typer.Option(help="How source classes are selected.")]
+Strategy = Annotated[str, typer.Option(help="How source classes are selected; or a control.")]
 Seed = Annotated[
     int,
     typer.Option(min=0, help="Seed of the labelled images, their order and the random weights."),
@@ -31,6 +31,13 @@ Processes = Annotated[
 Jobs = Annotated[
     int, typer.Option(min=0, help="Trainings at a time; 0: as many as GPUs or cores allow.")
 ]
+Scheduler = Annotated[
+    str,
+    typer.Option(
+        help="Train on the workers of a Dask scheduler: tcp://HOST:8786, or the .json file that it "
+        "wrote."
+    ),
+]
 All = Annotated[bool, typer.Option("--all", help="Every strategy and every seed of params.yaml.")]
 Machines = Annotated[int, typer.Option(min=1, help="Machines that share the processes.")]
 MachineRank = Annotated[
@@ -39,6 +46,24 @@ MachineRank = Annotated[
 MainIp = Annotated[str, typer.Option(help="The address of machine 0.")]
 MainPort = Annotated[int, typer.Option(min=1, max=65535, help="A free port of machine 0.")]
 Subset = Annotated[str, typer.Option(help="Short for --set subset.…: fraction=0.2, for example.")]
+Shards = Annotated[
+    str,
+    typer.Option(
+        help="Tar files that fit no disk: an address or a path, where {000..127} stands for many."
+    ),
+]
+Label = Annotated[
+    str, typer.Option(help="With --shards, the member with the class: cls, txt or json.FIELD.")
+]
+Names = Annotated[
+    str, typer.Option(help="With --shards, a file of class names: labels are its line numbers.")
+]
+Room = Annotated[
+    float, typer.Option(min=0, help="With --shards, GiB of disk for tar files of this process.")
+]
+Sums = Annotated[
+    str, typer.Option(help="With --shards, a list of their SHA-256, as sha256sum writes it.")
+]
 TargetOrImages = Annotated[
     str,
     typer.Option(
@@ -55,7 +80,8 @@ OtherSource = Annotated[
 OwnPreset = Annotated[
     str,
     typer.Option(
-        help="Settings that such a project begins with: paper, or small (few pixels, no weights)."
+        help="Settings that such a project begins with: paper; few (labelled photographs); or "
+        "small (few pixels, no weights)."
     ),
 ]
 Backbone = Annotated[
@@ -84,7 +110,8 @@ Current = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        help="Settings to start from: paper, or small (few pixels, no weights to download)."
+        help="Settings to start from: paper; few (labelled photographs); or small (few pixels, no "
+        "weights to download)."
     ),
 ]
 Overrides = Annotated[

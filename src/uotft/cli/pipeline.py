@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ from uotft.cli.options import (
     Overrides,
     OwnPreset,
     Processes,
+    Scheduler,
     Seed,
     Strategy,
     Subset,
@@ -90,11 +92,23 @@ def pretrain(
         typer.echo(line)
 
 
-def embed(dataset: Dataset, num_processes: Processes = 1) -> None:
+def embed(
+    dataset: Dataset,
+    num_processes: Processes = 1,
+    num_machines: Machines = 1,
+    machine_rank: MachineRank = 0,
+    main_process_ip: MainIp = "",
+    main_process_port: MainPort = 29500,
+) -> None:
     """Compute features of training images with the pre-trained backbone: embeddings/."""
-    from uotft.runs import job
+    from uotft.runs import job, processes
 
-    typer.echo(job.embed(workspace(dataset), dataset, num_processes))
+    ws = workspace(dataset)
+    fleet = processes.fleet(
+        num_processes, num_machines, machine_rank, main_process_ip, main_process_port
+    )
+    if line := job.embed(ws, dataset, fleet):
+        typer.echo(line)
 
 
 def units(
@@ -384,6 +398,7 @@ def search(
     ] = None,
     num_processes: Processes = 1,
     jobs: Jobs = 0,
+    scheduler: Scheduler = "",
 ) -> None:
     """Search for good settings on validation images alone: learning rate, lambda, K or any other.
 
@@ -409,7 +424,7 @@ def search(
         study,
         jobs,
     )
-    fleet = processes.fleet(num_processes)
+    fleet = replace(processes.fleet(num_processes), scheduler=scheduler)
     best = output or ws.root / "params.best.yaml"
     (header, *rows), lines = search.search(ws, plan, best, fleet, typer.echo)
     print_table(header, rows, width=160)
@@ -440,7 +455,7 @@ def compare(
 
     With any option it compares finished runs of the MLflow store instead, of any settings.
     """
-    from uotft.analysis.comparison import HEADER
+    from uotft.analysis import comparison
     from uotft.runs import job
 
     notes: list[str] = []
@@ -453,8 +468,12 @@ def compare(
         tables, page = job.compare(ws), ws.root / "reports" / "index.html"
     for target, rows in tables.items():
         title = f"{target}: test accuracy, mean ± 95 % interval"
-        cells = [row.cells() for row in rows]
-        print_table(HEADER, cells, width=130, title=title, text_columns=1)
+        header, *cells = comparison.cells(rows, seen=False)
+        print_table(header, cells, width=150, title=title, text_columns=1)
+        header, *costs = comparison.costs(rows)
+        print_table(header, costs, width=150, title="cost of one training", text_columns=1)
+        for line in comparison.endings_of(target, rows):
+            typer.echo(line)
     for line in notes:
         typer.echo(line)
     if page:

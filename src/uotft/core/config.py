@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from uotft.core import registry
 from uotft.core.errors import UserError
-from uotft.core.settings import Axis, Cluster, Params, Select, Subset
+from uotft.core.settings import Axis, Cluster, Params, Recipe, Select, Subset, Train
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -25,6 +25,8 @@ CHANGEABLE = (
 )  # fmt: skip
 
 
+NOTHING = "none"  # the strategy that keeps no class; controls select by it
+BOTH = "both"  # as target_batch of a control: as many images as a step with reuse
 #: Endings of files of weights.
 WEIGHTS = (".safetensors", ".pth", ".pt", ".tar", ".bin")
 
@@ -50,11 +52,12 @@ def load(root: Path) -> Params:
 def checked(raw: Any, path: str) -> Params:
     """The content of a params.yaml, checked; ``path`` is how messages call it."""
     params = _check(Params, raw, path)
-    for name in params.datasets:  # these names become file names, and names of DVC's stages
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
-            raise UserError(
-                f"{path}: datasets: the name {name!r} may have only letters, digits, - and _"
-            )
+    for section in ("datasets", "controls"):  # names become file names, and names of DVC's stages
+        for name in getattr(params, section):
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+                raise UserError(
+                    f"{path}: {section}: the name {name!r} may have only letters, digits, - and _"
+                )
     for name in (params.source, *params.targets):
         dataset_settings(params, name)
     for name in params.strategies:
@@ -64,7 +67,93 @@ def checked(raw: Any, path: str) -> Params:
     registry.check("objectives", params.train.objective, f"{path}: train.objective")
     for name in params.objectives:
         registry.check("objectives", name, f"{path}: objectives")
+    for name in params.controls:
+        _check_control(params, name, path)
     return params
+
+
+def _check_control(params: Params, name: str, path: str) -> None:
+    """Refuse a control with the name of a strategy, an unknown setting or a bad value."""
+    where = f"controls.{name}"
+    if name in registry.names("strategies"):
+        raise UserError(f"{path}: {where}: a strategy has this name: give the control another one")
+    changes = {**params.controls[name]}
+    if changes.get("target_batch") == BOTH:
+        del changes["target_batch"]
+    raw = _merged(params.train.model_dump(by_alias=True), changes)
+    made = _check(Train, raw, path, f"{where}.")
+    registry.check("objectives", made.objective, f"{path}: {where}.objective")
+
+
+def is_control(params: Params, name: str) -> bool:
+    """Whether a row is a control: a training on no source images, with settings of its own."""
+    return name in params.controls
+
+
+def keeps(params: Params, name: str) -> bool:
+    """Whether the rows of a strategy, or of a control, reuse source classes."""
+    return name != NOTHING and not is_control(params, name)
+
+
+def selector(params: Params, name: str) -> str:
+    """The strategy that selects for the rows called ``name``: for a control, ``none``.
+
+    Raises `UserError` for a name that is neither.
+    """
+    if is_control(params, name):
+        return NOTHING
+    try:
+        registry.check("strategies", name, "strategy")
+    except UserError as error:
+        raise UserError(f"{error}; and the controls {', '.join(params.controls)}") from error
+    return name
+
+
+def of_strategy(params: Params, name: str) -> Params:
+    """The settings that rows called ``name`` train with; those of a strategy are ``params``.
+
+    A control changes the section train. With its ``target_batch: both`` a step reads as many target
+    images as one of ``params`` reads of target and source, and there are as many steps: epochs are
+    multiplied by the same factor, to the nearest whole number. A second call changes nothing.
+    """
+    if not is_control(params, name):
+        return params
+    changes, train = {**params.controls[name]}, params.train
+    if changes.get("target_batch") == BOTH:
+        changes["target_batch"] = images_a_step(params)
+        length = changes.get("recipe", {}), changes["target_batch"] / train.target_batch
+        changes["recipe"] = longer(train.recipe, *length)
+    made = _check(Train, _merged(train.model_dump(by_alias=True), changes), f"controls.{name}")
+    return params.model_copy(update={"train": made, "controls": {**params.controls, name: changes}})
+
+
+def images_a_step(params: Params, *, keeps: bool = True) -> int:
+    """The number of images in a batch; ``keeps``: where there are source images, these too."""
+    module, _ = objective(params, params.train.objective)
+    others = {part for part, _ in module.ROUTES.values()} - {"target"}
+    return params.train.target_batch + keeps * len(others) * params.train.source_batch
+
+
+def fixed(params: Params, name: str) -> set[str]:
+    """The settings that rows called ``name`` have from their control, whatever params.yaml says."""
+    own = flat(params.controls.get(name, {}))
+    return {f"train.{key}" for key, value in own.items() if value != BOTH}
+
+
+def longer(recipe: Recipe, changes: dict[str, Any], factor: float) -> dict[str, Any]:
+    """``changes`` of a recipe, with its epochs times ``factor``; a length in steps stays."""
+    epochs, warmup = (changes.get(key, getattr(recipe, key)) for key in ("epochs", "warmup"))
+    if not epochs:
+        return changes
+    found = {"epochs": round(epochs * factor)}
+    return changes | found | ({"warmup": round(warmup * factor)} if warmup else {})
+
+
+def _merged(raw: Any, changes: Any) -> Any:
+    """``raw`` with ``changes``, section by section."""
+    if not (isinstance(raw, dict) and isinstance(changes, dict)):
+        return changes
+    return raw | {key: _merged(raw.get(key), value) for key, value in changes.items()}
 
 
 def changed(params: Params, overrides: Sequence[str]) -> tuple[Params, tuple[str, ...]]:
@@ -158,7 +247,8 @@ def dataset_section(section: dict[str, Any], where: str) -> tuple[ModuleType, An
 
 
 def selector_settings(params: Params, name: str) -> Any:
-    """The settings of one strategy; its defaults if it has no section."""
+    """The settings of one strategy; its defaults if it has no section. A control has none's."""
+    name = selector(params, name)
     return strategy_settings(name, params.selectors.get(name, {}), f"params.yaml: selectors.{name}")
 
 
@@ -248,6 +338,11 @@ def backbone_section(text: str) -> dict[str, Any]:
     return section
 
 
+def section(model: type[Model], raw: Any, where: str) -> Model:
+    """``raw`` as a ``model``; errors begin with ``where``, and name the setting and its value."""
+    return _check(model, raw, where)
+
+
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}: MLflow's compare page needs flat parameters."""
     found: dict[str, Any] = {}
@@ -256,12 +351,15 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _check(model: type[Model], raw: Any, where: str) -> Model:
+def _check(model: type[Model], raw: Any, where: str, section: str = "") -> Model:
+    """``raw`` as a ``model``; else a `UserError`, in which settings are below ``section``."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(dict(e), model) for e in error.errors()]
-        raise UserError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from error
+        raise UserError(
+            f"{where}:\n" + "\n".join(f"  {section}{line}" for line in lines)
+        ) from error
 
 
 def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:

@@ -115,20 +115,44 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
+def hash_of_folder(folder: Path) -> str:
+    """The same of a folder: the MD5 of its list of files, as DVC writes that, and ".dir"."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [{"md5": hash_of(p), "relpath": p.relative_to(folder).as_posix()} for p in paths]
+    listed = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
+    return f"{hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()}.dir"
+
+
 def copy_of(root: Path, md5: str) -> Path:
     """Where DVC keeps its copy of a file, or its list of a folder, of this MD5."""
     return _cache(root) / "files" / "md5" / md5[:2] / md5[2:]
 
 
+def remotes(root: Path) -> dict[str, bool]:
+    """{remote: whether DVC hashes what it gets from there}, by all of DVC's settings."""
+    found = dict(line.split("=", 1) for line in _told(root, "config", "--list").splitlines())
+    names = [re.fullmatch(r"remote\.(.+)\.url", key) for key in found]
+    return {
+        name[1]: found.get(f"remote.{name[1]}.verify", "").lower() in ("true", "1", "yes", "on")
+        for name in names
+        if name
+    }
+
+
 @cache
 def _cache(root: Path) -> Path:
     """DVC's cache, wherever its settings put it."""
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    if (root / ".dvc" / "config").is_file():
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return Path(done.stdout.strip())
-    return root / ".dvc" / "cache"
+    found = _told(root, "cache", "dir").strip()
+    return Path(found) if found else root / ".dvc" / "cache"
+
+
+def _told(root: Path, *words: str) -> str:
+    """The output of a command of DVC; "" if it fails, or if no DVC is set up in ``root``."""
+    if not (root / ".dvc" / "config").is_file():
+        return ""
+    command = [sys.executable, "-m", "dvc", *words]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else ""
 
 
 def _command(pid: str) -> str:

@@ -24,10 +24,12 @@ class Pruned(Exception):
 class WorkerFailed(Exception):
     """A worker ended with an error, which it has printed, or was killed by a signal.
 
-    ``code`` is its exit code as in a shell: for a signal, 128 plus its number.
+    ``code`` is its exit code as in a shell: for a signal, 128 plus its number. ``why`` is its
+    error, which it has printed, for lists of what failed; "" if it is not known.
     """
 
-    def __init__(self, code: int, process: int = 0) -> None:
+    def __init__(self, code: int, process: int = 0, why: str = "") -> None:
+        self.why = why
         self.code = code if code > 0 else 128 - code
         message = f"the worker ended with exit code {self.code}"
         if code < 0:  # with several workers, an earlier message names the one that failed

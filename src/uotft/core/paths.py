@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from uotft.core.errors import UserError
 
-WORDS = ("", "download", "none")  # that stand where a path might
+WORDS = ("", "download", "none", "package")  # that stand where a path might
 
 
 def located(root: Path, text: str) -> Path:

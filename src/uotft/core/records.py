@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 FEATURES_INDEX = "index.npz"  # in a folder of features: labels, names and means of its rows
-BASELINES = ("none", "random")  # the strategies that the others are compared with
+EQUAL = "equal_compute"  # the control that sees as many images as rows with reuse
+BASELINES = ("none", "random", EQUAL)  # the rows that others are compared with; EQUAL: with reuse
 Floats = NDArray[np.float64]
 Content = bytes  # inside `Files`, the name `bytes` is a column
 
@@ -260,7 +261,8 @@ class Trial:
 
     ``test`` has ``top1`` and ``mean_per_class`` in percent; ``settings`` are the run's parameters,
     named as in MLflow; ``curve`` validation top-1 by step; ``selection`` the content of
-    selection.json; ``plan_KT`` the transport plan of the kept units, if there is one.
+    selection.json; ``plan_KT`` the transport plan of the kept units, if there is one. ``warning``
+    says what is wrong with its end, "" if nothing is (analysis/endings.py).
     """
 
     target: str
@@ -273,6 +275,7 @@ class Trial:
     plan_KT: Floats | None = None
     answers: Answers | None = None
     origin: Origin = field(default_factory=Origin)
+    warning: str = ""
 
     @property
     def kept(self) -> list[dict[str, Any]]:

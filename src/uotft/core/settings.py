@@ -85,6 +85,12 @@ class Cluster(Settings):
     clusters: int = Field(2000, ge=1, description="number of clusters")
     iterations: int = Field(20, ge=1, description="largest number of passes over all images")
     seed: int = Field(0, ge=0, description="seed of the first centroids")
+    memory: float = Field(
+        8,
+        ge=0,
+        description="GiB of features (4 bytes a number) that k-means may hold; more are read from "
+        "disk block by block, in every pass",
+    )
 
 
 class Forecast(Settings):
@@ -226,11 +232,12 @@ class Train(Settings):
     )
     target_batch: int = Field(ge=2, description="target images per step, over all processes")
     source_batch: int = Field(ge=2, description="source images per step, over all processes")
-    batch_norm: Literal["target", "mixed"] = Field(
-        description="batch-norm statistics: those of target images alone, or of both"
+    batch_norm: Literal["target", "mixed", "frozen"] = Field(
+        description="batch-norm statistics: of target images alone, of both, or as pre-trained"
     )
-    target_head: Literal["class_means", "random"] = Field(
-        description="starting weights of the target head"
+    target_head: Literal["class_means", "probe", "random"] = Field(
+        description="starting weights of the target head; probe: logistic regression on the "
+        "features of the labelled images"
     )
     source_head: Literal["classifier", "class_means", "random"] = Field(
         description="starting weights of the source head; classifier: the pre-trained one's"
@@ -252,6 +259,29 @@ class Train(Settings):
         0, ge=0, description="extra steps at the end, of the target head on target images alone"
     )
 
+    @field_validator("reestimate_norm")
+    @classmethod
+    def _may_move(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("batch_norm") == "frozen":
+            raise ValueError(
+                "batch_norm: frozen keeps the statistics that this would recompute: set it to "
+                "false, or batch_norm to target or mixed"
+            )
+        return value
+
+
+UNCHANGED = {"reestimate_norm": False, "head_steps": 0}  # no work after the last step either
+#: {name: what it changes in the section train} of the controls that every project knows. Each takes
+#: no source images, and asks what else would have given the gain that reuse shows: a probe is a
+#: linear classifier on frozen features, from which LP-FT trains all weights (Kumar et al. 2022);
+#: equal compute sees as many images a step as rows with reuse.
+CONTROLS: dict[str, dict[str, Any]] = {
+    "probe": {"objective": "frozen", "target_head": "probe", **UNCHANGED},
+    "class_means": {"objective": "frozen", "target_head": "class_means", **UNCHANGED},
+    "lp_ft": {"objective": "plain", "target_head": "probe"},
+    "equal_compute": {"objective": "plain", "target_batch": "both"},
+    "frozen_norm": {"objective": "plain", "batch_norm": "frozen", "reestimate_norm": False},
+}
 
 Value = bool | int | float | str
 
@@ -331,6 +361,17 @@ class Params(Settings):
         {}, description="name of an objective: its settings; without an entry, its defaults"
     )
     train: Train = Field(description="fine-tuning")
+    controls: dict[str, dict[str, Any]] = Field(
+        CONTROLS,
+        description="name of a control, which strategies may list: what it changes in train, on no "
+        "source images; target_batch: both is target_batch and source_batch together. The controls "
+        "of the default are always known",
+    )
+
+    @field_validator("controls")
+    @classmethod
+    def _with_the_usual(cls, own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return CONTROLS | own
 
     @field_validator("targets", "strategies", "seeds")
     @classmethod

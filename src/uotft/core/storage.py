@@ -9,12 +9,14 @@ import csv
 import hashlib
 import io
 import json
+import mmap
 import os
 import secrets
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import get_native_id
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
@@ -27,6 +29,7 @@ from uotft.core import disk, environment
 from uotft.core.errors import UserError
 from uotft.core.records import Answers, Files, ImageSet
 
+BLOCK = 2**24  # bytes of an array that are read at a time
 SEAL = "seal"  # the key under which sealed JSON has its own SHA-256
 #: What NumPy and zipfile raise on files with a byte that changed, wherever it is.
 DAMAGE = (
@@ -219,6 +222,44 @@ def mapped(path: Path) -> NDArray[Any]:
         return np.asarray(np.load(need(path), mmap_mode="r", allow_pickle=False))
     except DAMAGE as error:
         raise UserError(f"{path}: not a readable npy of a plain array ({error})") from error
+
+
+def blocks(array: NDArray[Any], rows: NDArray[np.int64] | None = None) -> Iterator[NDArray[Any]]:
+    """An array (n, D), or some of its ``rows``, in consecutive parts of at most BLOCK bytes.
+
+    Of a memory map, the pages of a part leave this process's memory when the next one is asked for.
+    """
+    step = max(1, BLOCK // max(1, array.itemsize * array.shape[1]))
+    for start in range(0, len(array if rows is None else rows), step):
+        part = slice(start, start + step)
+        yield array[part] if rows is None else array[rows[part]]
+        _release(array)
+
+
+def taken(array: NDArray[Any], rows: NDArray[np.int64], folder: Path) -> NDArray[Any]:
+    """Some ``rows`` of an array (n, D), copied block by block to a file without a name.
+
+    The file is in ``folder`` and goes with the array.
+    """
+    size = len(rows) * array[:1].nbytes
+    try:
+        with TemporaryFile(dir=folder) as file:
+            for part in blocks(array, rows):
+                file.write(part.tobytes())
+            file.flush()
+            return np.memmap(file, array.dtype, "r", shape=(len(rows), array.shape[1]))
+    except OSError as error:
+        if full := disk.ran_out(error, folder / "rows", size):
+            raise full from error
+        raise
+
+
+def _release(array: Any) -> None:
+    """Let the pages of a memory map go, as far as this process holds them."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap):
+        array.madvise(mmap.MADV_DONTNEED)
 
 
 def write_images(path: Path, images: ImageSet) -> None:

@@ -10,16 +10,19 @@ Format: https://github.com/webdataset/webdataset (the tar format of the POSIX st
 from __future__ import annotations
 
 import io
+import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from uotft.core.errors import UserError
+from uotft.data import lists
 
 BLOCK = 512
 PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
@@ -43,6 +46,48 @@ def expand(pattern: str) -> list[str]:
     head, tail = pattern[: found.start()], expand(pattern[found.end() :])
     numbers = range(int(first), int(last) + 1)
     return [f"{head}{i:0{len(first)}}{rest}" for i in numbers for rest in tail]
+
+
+def file_name(url: str) -> str:
+    """The name under which the tar file of an address is kept; a `ValueError` for another one."""
+    parts = urlsplit(url)
+    name = PurePosixPath(unquote(parts.path)).name
+    right = parts.scheme in ("http", "https") and parts.netloc and url.isascii()
+    if not right or not re.fullmatch(r"\w[\w.+=@-]*\.tar", name):
+        raise ValueError(f"{url!r} is not the http(s) address of a file NAME.tar")
+    return name
+
+
+def label_of(text: bytes, field: str, what: str) -> str:
+    """The label in a member's bytes, or in a ``field`` of their JSON; ``what`` begins an error."""
+    try:
+        value = json.loads(text)[field] if field else text.decode().strip()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{what} has no {field or 'text'} ({error!r})") from error
+    if isinstance(value, str | int) and (text_label := lists.class_name(str(value))):
+        return text_label
+    raise UserError(f"{what} is {value!r}; it must be a number or a name")
+
+
+def ordered(labels: list[str]) -> list[int]:
+    """Places of labels in the order of their classes: by number if all are numbers, or by name."""
+    places = range(len(labels))
+    if all(label.isdecimal() for label in labels):
+        return sorted(places, key=lambda place: (int(labels[place]), labels[place]))
+    return sorted(places, key=lambda place: labels[place])
+
+
+def named(numbers: Sequence[str], path: Path) -> tuple[str, ...]:
+    """Class names from a file: the label is the line's number."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        names = tuple(lines[int(number)] for number in numbers)
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: it lacks a line for a label ({error})") from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path}: two lines are {twice!r}; every class needs its own name")
+    return names
 
 
 def pictures(

@@ -4,20 +4,24 @@ Equation (6) of Liu et al. (2022) trains one backbone with a target head and a s
 forward pass takes the concatenated batch, target images first; the objective's routes say which
 head sees which part. With ``batch_norm: target`` each norm layer treats the target rows and all
 other rows as two batches. Its running statistics, used at test time, come from the target rows
-alone (docs/decisions/0003-batch-norm.md).
+alone (docs/decisions/0003-batch-norm.md). With ``batch_norm: frozen`` training normalises with the
+pre-trained running statistics, as tests do, and these stay as they are.
 """
 
 from __future__ import annotations
 
 from math import sqrt
+from typing import Self
 from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from uotft.core.errors import UserError
+from uotft.core.records import Floats
 
 HEAD_STD = sqrt(2 / 2048)  # as in the paper's scripts, for every backbone
 
@@ -46,24 +50,68 @@ class TargetBatchNorm2d(nn.BatchNorm2d):
         return torch.cat([target, source])
 
 
+class TargetBatchNormAct2d(TargetBatchNorm2d):
+    """The same for timm's BatchNormAct2d, which ends with a dropout and an activation."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (n, C, H, W), whose first ``n_target`` rows are the target's; then act."""
+        acted: Tensor = self.act(self.drop(super().forward(x)))
+        return acted
+
+
+# {class: what separates its rows}, by name, since timm may not be installed
+SEPARATED: dict[str, type[TargetBatchNorm2d]] = {
+    "torch.nn.modules.batchnorm.BatchNorm2d": TargetBatchNorm2d,
+    "timm.layers.norm_act.BatchNormAct2d": TargetBatchNormAct2d,
+}
+
+
 def separate_norms(module: nn.Module) -> None:
-    """Replace every BatchNorm2d below ``module`` by a TargetBatchNorm2d with the same state."""
-    for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            norm = TargetBatchNorm2d(child.num_features, child.eps, child.momentum)
-            norm.load_state_dict(child.state_dict())
-            setattr(module, name, norm)
-        elif isinstance(child, nn.BatchNorm2d) and not isinstance(child, TargetBatchNorm2d):
+    """Make every batch norm of ``module`` separate the rows of target and source, in place.
+
+    Raises `UserError` if one is of a class that cannot.
+    """
+    for norm in _norms(module):
+        kind = type(norm)
+        if separated := SEPARATED.get(f"{kind.__module__}.{kind.__qualname__}"):
+            # the layer keeps its weights, its statistics and all that it was built with
+            norm.__class__ = separated
+        elif not isinstance(norm, TargetBatchNorm2d):
             raise UserError(
-                "train.batch_norm: got 'target', but this backbone's norm layers are "
-                f"{type(child).__name__}, which cannot separate two domains: choose mixed"
+                f"train.batch_norm: got 'target', but this backbone has {kind.__name__} layers, "
+                "which cannot separate two domains: set it to mixed or frozen"
             )
-        else:
-            separate_norms(child)
+
+
+def freeze_norms(network: Network) -> int:
+    """Keep the running statistics of every norm in training; returns how many norms have some.
+
+    Their weights and biases still learn.
+    """
+    network.norms_are_frozen = True
+    network.train(network.training)
+    return len([norm for norm in _norms(network) if _has_statistics(norm)])
+
+
+def _norms(module: nn.Module) -> list[nn.Module]:
+    """The layers whose output depends on the other images of a batch, or on earlier batches."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) or _has_statistics(m)]
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return any(getattr(module, f"running_{name}", None) is not None for name in ("mean", "var"))
 
 
 class Network(nn.Module):
-    """A backbone and its heads: images (n, C, H, W) -> {output: logits}."""
+    """A backbone and its heads: images (n, C, H, W) -> {output: logits}.
+
+    With ``norms_are_frozen`` batch norms stay in evaluation mode; see `freeze_norms`.
+    """
+
+    norms_are_frozen: bool = False
 
     def __init__(self, backbone: nn.Module, *, target: int, source: int = 0) -> None:
         super().__init__()
@@ -90,6 +138,18 @@ class Network(nn.Module):
         parts = dict(zip(sizes, features, strict=True))
         return {name: self.heads[head](parts[part]) for name, (part, head) in routes.items()}
 
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; frozen norms are always in evaluation mode.
+
+        Every way to training mode comes here: the loop's own call, and those of the wrappers of
+        Accelerate, torch.compile and the running mean.
+        """
+        super().train(mode)
+        if self.norms_are_frozen:
+            for norm in _norms(self):
+                norm.training = False  # not eval(), which also reaches a dropout inside the layer
+        return self
+
     @torch.no_grad()
     def start_head(self, head: str, weight: Tensor, bias: Tensor) -> None:
         """Set a head's weights: ``weight`` (classes, D), ``bias`` (classes,)."""
@@ -112,6 +172,11 @@ def random_rows(head: str, shape: torch.Size, seed: int) -> tuple[Tensor, Tensor
     rng = np.random.default_rng((seed, crc32(f"{head} head".encode())))
     weight = torch.as_tensor(rng.normal(0, HEAD_STD, shape), dtype=torch.float32)
     return weight, torch.zeros(len(weight))
+
+
+def as_head(weight: Floats, bias: Floats) -> tuple[Tensor, Tensor]:
+    """Weight (T, D) and bias (T,) of a linear probe in the precision of a head."""
+    return torch.as_tensor(weight).float(), torch.as_tensor(bias).float()
 
 
 def nearest_mean_rows(means: Tensor, scale: float) -> tuple[Tensor, Tensor]:

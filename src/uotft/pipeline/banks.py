@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.core.records import ClassBank, Files, Progress, Selection
+from uotft.core.records import ClassBank, Files, Pixels, Progress, Selection
 from uotft.core.text import plural
 from uotft.data import archives
 from uotft.data.datasets import folder as folder_kind
@@ -157,9 +157,10 @@ def _embedded(
         rows = images.rows("train")
         assert images.files is not None
         shown = Shown(images.files, rows)
-        means, trunk, counts = _means(
-            found, shown, images.labels[rows], len(images.names), progress
-        )
+        embedder = Embedder(found, progress)
+        parts = embedder.parts(shown)
+        both, counts = features.class_means(parts, images.labels[rows], len(images.names))
+        means, trunk = embedder.split(both)
     name = Path(settings.path).name
     line = (
         f"means of {plural(len(images.names), 'class')} of {means.shape[1]} features, from "
@@ -167,7 +168,7 @@ def _embedded(
     )
     origin = (
         f"class means of {plural(len(rows), 'training image')} of {name} at {settings.size} "
-        f"pixels, by {_called(found, backbone)}"
+        f"pixels, by {called(found, backbone)}"
     )
     made = weights.fingerprint(found.backbone)
     bank = ClassBank(means, tuple(images.names), counts, trunk=trunk, weights=made, origin=origin)
@@ -194,26 +195,31 @@ class Shown:
         return views(in_parts(one, rows.tolist()), files.sizes[rows], files.share, files.size)
 
 
-def _means(
-    found: Pretrained,
-    images: Shown,
-    labels: NDArray[np.int64],
-    classes: int,
-    progress: Progress,
-) -> tuple[Any, Any, NDArray[np.int64]]:
-    """(what selection compares, what heads see if it is another), (classes, D) each, and counts."""
-    network = Network(found.backbone, target=1)
-    context = Context(runtime.start(0, 0), progress=progress)
-    network = network.to(context.accelerator.device)
-    shards = features.cut(len(images), BATCH)
-    made = embedding.shards(network, images, shards, context, batch_size=BATCH)
-    if not hasattr(found.backbone, "project"):
-        means, counts = features.class_means((part for _, part in made), labels, classes)
-        return _half(means), np.empty((0, 0)), counts
-    both = (np.hstack([embedding.projected(network, part), part]) for _, part in made)
-    means, counts = features.class_means(both, labels, classes)
-    size = means.shape[1] - network.head("target").in_features
-    return _half(means[:, :size]), _half(means[:, size:]), counts
+class Embedder:
+    """A pre-trained network, which makes features of images some batches at a time.
+
+    ``both``: selection compares ``size`` projected features, and heads see others (MoCo).
+    """
+
+    def __init__(self, found: Pretrained, progress: Progress) -> None:
+        network = Network(found.backbone, target=1)
+        self.context = Context(runtime.start(0, 0), progress=progress)
+        self.network = network.to(self.context.accelerator.device)
+        self.both = hasattr(found.backbone, "project")
+        self.trunk = network.head("target").in_features
+
+    def parts(self, images: Pixels) -> Iterator[NDArray[np.float32]]:
+        """Consecutive parts of the features (n, D); with ``both`` (n, D + D')."""
+        shards = features.cut(len(images), BATCH)
+        made = embedding.shards(self.network, images, shards, self.context, batch_size=BATCH)
+        for _, part in made:
+            both = [embedding.projected(self.network, part), part] if self.both else [part]
+            yield np.hstack(both)
+
+    def split(self, means: NDArray[Any]) -> tuple[Any, Any]:
+        """(what selection compares, what heads see if it is another), in float32."""
+        size = means.shape[1] - self.trunk if self.both else means.shape[1]
+        return _half(means[:, :size]), _half(means[:, size:]) if self.both else np.empty((0, 0))
 
 
 def _half(means: NDArray[Any]) -> Any:
@@ -223,10 +229,10 @@ def _half(means: NDArray[Any]) -> Any:
 
 def _rows(found: Pretrained, backbone: str) -> ClassBank:
     rows = classifier_rows(found.classifier, weights.fingerprint(found.backbone), backbone)
-    return replace(rows, origin=f"rows of the classifier of {_called(found, backbone)}")
+    return replace(rows, origin=f"rows of the classifier of {called(found, backbone)}")
 
 
-def _called(found: Pretrained, backbone: str) -> str:
+def called(found: Pretrained, backbone: str) -> str:
     """The backbone and its file, without folders: a bank goes to other machines."""
     name = ":".join(backbone.split(":")[: 1 + backbone.startswith("timm:")])
     return f"{name} ({found.origin['file']})"

@@ -7,17 +7,19 @@ trainings, which `uotft compare --experiment …` reads from MLflow.
 from __future__ import annotations
 
 import shutil
+from math import isclose
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from uotft.analysis import trials
+from uotft.analysis import endings, trials
 from uotft.core import config, storage
 from uotft.core.errors import UserError
-from uotft.core.records import Cell, Origin, Trial
+from uotft.core.records import Answers, Cell, Origin, Trial
 from uotft.pipeline import freshness
-from uotft.pipeline.readers import read_selection, source_bank
+from uotft.pipeline.readers import read_selection, source_bank, validation_images, validations
 from uotft.pipeline.report_images import WorkspaceImages
 from uotft.pipeline.workspace import Workspace
+from uotft.training import metrics
 
 if TYPE_CHECKING:
     from uotft.analysis.comparison import Row
@@ -56,11 +58,13 @@ def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str
 
 def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
     """Every training of params.yaml, from the pipeline's files."""
-    settings = {k: str(v) for k, v in config.flat(ws.params.model_dump(by_alias=True)).items()}
     found = []
     source_bank(ws)  # refuses units of other images or settings, else the report would show them
     for target in ws.params.targets:
+        images = validation_images(ws, target)
         for strategy in ws.params.strategies:
+            own = ws.of(strategy).params.model_dump(by_alias=True, exclude={"controls"})
+            settings = {k: str(v) for k, v in config.flat(own).items()}
             tested = storage.read_json(ws.metrics(target, strategy))
             answers = storage.read_answers(ws.predictions(target, strategy))
             for seed in map(int, tested):
@@ -72,7 +76,9 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
                         f"{ws.metrics(target, strategy)} was measured on another version of "
                         f"{model}: run dvc repro"
                     )
-                history = model / "history.csv"
+                if seed in answers:
+                    _must_agree(ws, target, strategy, tested[str(seed)], answers[seed])
+                curve = validations(model)
                 plan = ws.cell("selections", Cell(target, strategy, seed)) / "plan.npz"
                 found.append(
                     Trial(
@@ -81,18 +87,34 @@ def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
                         seed=seed,
                         test=tested[str(seed)],
                         settings=settings,
-                        curve={
-                            int(row["step"]): float(row["val/top1"])
-                            for row in storage.read_csv(history)
-                            if row["val/top1"]
-                        },
+                        curve=curve,
                         selection=read_selection(ws, Cell(target, strategy, seed)),
                         plan_KT=storage.read_arrays(plan)["plan"] if plan.is_file() else None,
                         answers=answers.get(seed),
                         origin=origins.get(tested[str(seed)]["model"], Origin()),
+                        warning=endings.warning(curve, images, len(facts["classes"])),
                     )
                 )
     return found
+
+
+def _must_agree(
+    ws: Workspace, target: str, strategy: str, tested: dict[str, Any], answers: Answers
+) -> None:
+    """Raise `UserError` if the numbers of a test are not those of its predictions.
+
+    JSON has no checksum: DVC brings a file that a remote or its cache damaged as if it were whole.
+    """
+    found = metrics.confusion(answers.labels, answers.predicted, len(answers.names))
+    same = tested["confusion"] == found.tolist() and tested["images"] == found.sum()
+    if found.any():
+        numbers = {"top1": metrics.top1(found), "mean_per_class": metrics.mean_per_class(found)}
+        same &= all(isclose(tested[name], value) for name, value in numbers.items())
+    if not same:
+        raise UserError(
+            f"{ws.metrics(target, strategy)} is not what {ws.predictions(target, strategy)} gives: "
+            "one of them is damaged; uotft data verify tells which"
+        )
 
 
 def about(ws: Workspace | None, target: str) -> tuple[str, ...]:
@@ -126,7 +148,7 @@ def compare_runs(
     by = [*by, *({"project"} & {*differ} - {*by})] if by else differ
     ordered = sorted(made, key=lambda t: (t.target, trials.rank(t.strategy), t.strategy))
     found, older = trials.lines(ordered, by)
-    notes = report.row_notes(by, differ, older)
+    notes = report.row_notes(by, differ, older) + trials.image_notes(made)
     if output is None:
         return {
             target: comparison.table(trials.results(rows), trials.baselines(rows))

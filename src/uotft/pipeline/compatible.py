@@ -16,19 +16,39 @@ from uotft.data import files
 from uotft.pipeline.workspace import Workspace
 from uotft.training import objectives
 
+#: Backbones whose norm layers are known to take ``train.batch_norm: target``, or have none.
+SEPARABLE = {"efficientnet_lite0", "moco", "resnet18", "resnet50", "small_resnet"}
+
 
 def check(ws: Workspace, targets: Sequence[str], strategies: Sequence[str]) -> None:
     """Refuse targets whose images have another size than the source's, where both make a batch.
 
     `check_images` compares data sets without a setting ``size``, once they are read.
     """
-    if {*strategies} != {"none"}:
-        _check_means(ws, strategies)
+    trained = [ws.of(name).params.train for name in strategies]
+    for settings in trained:
+        objectives.check(settings)
+    if any(settings.batch_norm == "target" for settings in trained):
+        _check_norms(ws)
+    keeping = [name for name in strategies if config.keeps(ws.params, name)]
+    if keeping:
+        _check_means(ws, keeping)
     source = ws.params.source
     size = _size(ws, source)
     others = [t for t in targets if size and _size(ws, t) not in (0, size)]
-    if others and {*strategies} != {"none"} and _reads_source(ws):
+    if others and keeping and _reads_source(ws):
         raise UserError(_misfit(ws, others[0], size, _size(ws, others[0])))
+
+
+def _check_norms(ws: Workspace) -> None:
+    """Refuse a backbone with norm layers that cannot separate two domains."""
+    section = ws.params.backbone
+    if section.get("architecture", section).get("name") in SEPARABLE:
+        return  # without the seconds that torch takes to import
+    from uotft.models import model_io
+    from uotft.models.network import separate_norms
+
+    separate_norms(model_io.build(ws.params.backbone, 1).backbone)
 
 
 def _check_means(ws: Workspace, strategies: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from uotft.core import storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
-from uotft.core.records import Answers, Cell, Progress
+from uotft.core.records import Answers, Cell, Progress, Stop, never
 from uotft.models import model_io
 from uotft.models.inputs import Views
 from uotft.pipeline import freshness, readers
@@ -29,15 +29,17 @@ def evaluate(
     progress: Progress,
     known: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (),
+    stop: Stop = never,
 ) -> dict[str, Any]:
     """Measure every seed of a strategy on the test images, each read once.
 
     Returns the results by seed, and writes them to metrics/TARGET/STRATEGY.json; accuracies are in
     percent. Predictions go to predictions/TARGET/STRATEGY.npz. ``seeds`` limits the work to these
     seeds; ``known`` then holds the results of the others, which are written again. Raises
-    `UserError` if a model was trained on other images, weights or selections than today's.
+    `UserError` if a model was trained on other images, weights or selections than today's, and
+    `Interrupted` if ``stop`` says so.
     """
-    context = Context(runtime.start(0, ws.params.cpu_threads), progress=progress)
+    context = Context(runtime.start(0, ws.params.cpu_threads), progress=progress, stop=stop)
     images = readers.images(ws, target)
     rows, data = ws.rows(target, images, "test"), storage.fingerprint(ws.data(target))
     labels, classes = images.labels[rows], len(images.names)

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from uotft.analysis import paper_tables
+from uotft.analysis import experiment_settings, paper_tables
 from uotft.analysis.experiments import IMAGES, Experiment, Variation
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, ClassBank
+from uotft.core.text import plural
 from uotft.data import subset
 from uotft.data.datasets import imagenet
 from uotft.pipeline import freshness
@@ -31,14 +33,47 @@ from uotft.training import objectives
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Which experiment runs, and how.
+
+    ``on`` names targets; if empty, the experiment's own. ``jobs`` cells are trained at a time (0:
+    as many as GPUs or cores allow), each by ``num_processes`` workers. With ``train`` false, cells
+    are selected and not trained. ``expect`` holds patterns for source classes whose recall is
+    measured, and ``table`` is a file with their labels.
+
+    ``settings`` are those of --set and ``top_k`` that of --top-k. ``rows`` are the labels to train,
+    or shell patterns; all if empty. ``part`` is (I, N): the I-th of N parts of the cells, from 1.
+    ``scheduler`` names the one whose workers train; "" is this machine.
+    """
+
+    experiment: Experiment
+    on: Sequence[str] = ()
+    seeds: Sequence[int] = range(5)
+    jobs: int = 0
+    num_processes: int = 1
+    train: bool = True
+    expect: Sequence[str] = ()
+    table: str = ""
+    settings: Sequence[str] = ()
+    top_k: int | None = None
+    rows: Sequence[str] = ()
+    part: tuple[int, int] = (1, 1)
+    scheduler: str = ""
+
+
+@dataclass(frozen=True)
 class Column:
-    """The cells of one variation on one target, one per seed of ``seeds``."""
+    """The cells of one variation on one target, one per seed of ``seeds``.
+
+    ``own`` are the seeds that this command trains and tests.
+    """
 
     ws: Workspace
     target: str
     variation: Variation
     seeds: tuple[int, ...]
     processes: int
+    own: tuple[int, ...]
 
     @property
     def strategy(self) -> str:
@@ -58,60 +93,94 @@ class Column:
         """The facts of a finished cell, else None."""
         return freshness.finished(self.ws, Cell(self.target, self.strategy, seed), self.processes)
 
+    def costs(self) -> list[tuple[int, float]]:
+        """(images, seconds) of its finished cells."""
+        facts = filter(None, map(self.finished, self.seeds))
+        return [(self.cost, float(found["seconds"])) for found in facts]
+
+    def is_of(self, ws: Workspace, cell: Cell) -> bool:
+        """Whether a cell is one of its own."""
+        same = (self.ws.variant, self.target, self.strategy)
+        return (ws.variant, cell.target, cell.strategy) == same and cell.seed in self.seeds
+
     @cached_property
     def cost(self) -> int:
         """Number of images that one training reads."""
-        settings = self.ws.params.train
-        module, _ = config.objective(self.ws.params, settings.objective)
-        of_source = len(objectives.parts(module) - {"target"}) if self.strategy != "none" else 0
-        images = storage.read_images(self.ws.data(self.target))
-        per_class = np.bincount(images.labels[images.rows("train")])
+        params = self.ws.of(self.strategy).params
+        settings = params.train
+        data = self.ws.data(self.target)
+        per_class = _per_class(data, _modified(storage.need(data)))
         labelled = int(subset.sizes(per_class, self.ws.params.subset, 0).sum())
         # as in training: epochs become steps by the number of labelled images
-        recipe = settings.recipe.counted(labelled, settings.target_batch)
-        batch = settings.target_batch + of_source * settings.source_batch
+        recipe = objectives.recipe(settings, labelled)
+        batch = config.images_a_step(params, keeps=config.keeps(params, self.strategy))
         head = settings.head_steps * settings.target_batch
         return recipe.steps * recipe.accumulate * batch + head
 
 
-def columns(
-    ws: Workspace,
-    experiment: Experiment,
-    targets: Sequence[str],
-    seeds: int,
-    processes: int,
-    expect: Sequence[str],
-    table: str,
-) -> list[Column]:
-    """The cells of an experiment on this source, scaled to its number of classes and images.
+@cache
+def _per_class(data: Path, modified: int) -> NDArray[np.int64]:
+    """The number of training images of each class of a data set, read once a command."""
+    images = storage.read_images(data)
+    return np.bincount(images.labels[images.rows("train")])
+
+
+def settled(ws: Workspace, plan: Plan) -> tuple[Plan, list[str]]:
+    """The plan with the settings of each row on this source; lines on what --set replaced."""
+    whole = size(ws) if plan.experiment.scaled else (0, 0)
+    given = plan.settings, plan.top_k
+    experiment, notes = experiment_settings.settled(plan.experiment, ws.params, whole, *given)
+    if plan.settings or plan.top_k is not None:
+        notes += experiment_settings.alike(experiment)
+    return replace(plan, experiment=experiment), notes
+
+
+def columns(ws: Workspace, plan: Plan) -> list[Column]:
+    """The cells of a ``settled`` plan. Which of them are its own: those of its rows and its part.
 
     Variations of the strategy label are left out unless ``expect`` names the labels.
     """
-    whole = size(ws)
-    found = []
-    for variation in experiment.variations:
-        overrides = paper_tables.scaled(variation.overrides, *whole)
-        if variation.strategy == "label":
-            if not expect:
-                continue
-            labels = {"classes": json.dumps(expect), "table": json.dumps(table)}
-            overrides += tuple(f"selectors.label.{name}={value}" for name, value in labels.items())
-        changed = ws.with_changes(overrides)
-        config.selector_settings(changed.params, variation.strategy)
-        found += [
-            Column(changed, target, variation, tuple(range(seeds)), processes) for target in targets
-        ]
+    chosen = experiment_settings.matching(plan.experiment, plan.rows)
+    first: dict[tuple[str, str, str], int] = {}
+    found: list[Column] = []
+    for variation in plan.experiment.variations:
+        if variation.strategy == "label" and not plan.expect:
+            continue
+        changed = _changed(ws, plan, variation)
+        for target in targets(ws, plan):
+            # rows with the same settings are the same cells, and so of the same part
+            place = first.setdefault((changed.variant, target, variation.strategy), len(found))
+            part, parts = plan.part
+            is_chosen = variation.label in chosen
+            own = [s for s in plan.seeds if is_chosen and (place + s) % parts == part - 1]
+            seeds = tuple(plan.seeds)
+            found.append(Column(changed, target, variation, seeds, plan.num_processes, tuple(own)))
     return found
 
 
-def targets(ws: Workspace, name: str, on: Sequence[str]) -> tuple[str, ...]:
+def _changed(ws: Workspace, plan: Plan, variation: Variation) -> Workspace:
+    """The workspace of a row. `UserError` names the row whose settings are wrong."""
+    overrides = variation.overrides
+    if variation.strategy == "label":
+        labels = {"classes": json.dumps(plan.expect), "table": json.dumps(plan.table)}
+        overrides += tuple(f"selectors.label.{name}={value}" for name, value in labels.items())
+    try:
+        changed = ws.with_changes(overrides)
+        config.selector_settings(changed.params, variation.strategy)
+    except UserError as error:
+        name = plan.experiment.name
+        raise UserError(f"experiment {name}: row {variation.label!r}: {error}") from error
+    return changed
+
+
+def targets(ws: Workspace, plan: Plan) -> tuple[str, ...]:
     """The data sets of an experiment: ``on``, else its definition's, else all of params.yaml."""
-    chosen = tuple(on) or paper_tables.load(name).targets or tuple(ws.params.targets)
+    chosen = tuple(plan.on) or plan.experiment.targets or tuple(ws.params.targets)
     missing = [target for target in chosen if target not in ws.params.datasets]
     if missing:
         raise UserError(
-            f"experiment {name}: its targets {', '.join(missing)} have no section under datasets: "
-            f"in params.yaml; add them, or choose others with --on "
+            f"experiment {plan.experiment.name}: its targets {', '.join(missing)} have no section "
+            f"under datasets: in params.yaml; add them, or choose others with --on "
             f"({', '.join(sorted({*ws.params.datasets} - {ws.params.source}))})"
         )
     return chosen
@@ -162,24 +231,19 @@ def _modified(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def results(
-    all_columns: Sequence[Column], expect: Sequence[str], table: str
-) -> dict[str, paper_tables.Results]:
+def results(all_columns: Sequence[Column], plan: Plan) -> dict[str, paper_tables.Results]:
     """{target: {label: {seed: numbers}}} of the finished cells.
 
     A cell with a selection but no model has its number of classes and their recall of ``expect``.
     """
     found: dict[str, paper_tables.Results] = {}
     for column in all_columns:
-        tested = storage.read_json(column.metrics) if column.metrics.is_file() else {}
         rows = np.empty(0, np.int64)
-        if expect and column.strategy != "none" and column.ws.params.select.unit == "class":
-            rows = expected(source_bank(column.ws), [*expect], table)
+        keeps = config.keeps(column.ws.params, column.strategy)
+        if plan.expect and keeps and column.ws.params.select.unit == "class":
+            rows = expected(source_bank(column.ws), [*plan.expect], plan.table)
         for seed in column.seeds:
-            numbers: dict[str, float] = {}
-            if column.finished(seed) and (own := tested.get(str(seed))):
-                numbers = {name: own[name] for name in ("top1", "mean_per_class")}
-                numbers["classes"] = own["source_classes"]
+            numbers = measured(column, seed, on_validation=plan.experiment.on_validation)
             chosen = column.folder("selections", seed) / "selection.json"
             if len(rows) and chosen.is_file():
                 kept = np.array([c["row"] for c in storage.read_json(chosen)["classes"]], np.int64)
@@ -188,6 +252,30 @@ def results(
                 labels = found.setdefault(column.target, {})
                 labels.setdefault(column.variation.label, {})[seed] = numbers
     return found
+
+
+def measured(column: Column, seed: int, *, on_validation: bool) -> dict[str, float]:
+    """What a finished cell reached, and what it took; nothing before its test.
+
+    ``on_validation`` leaves the test part out: then a finished cell needs no test.
+    """
+    if not (facts := column.finished(seed)):
+        return {}
+    model = storage.read_json(column.folder("models", seed) / "model.json")
+    numbers = {
+        "classes": len(model["reused"]),
+        "val_top1": model["validation"]["val/top1"],
+        "val_mean_per_class": model["validation"]["val/mean_per_class"],
+        "images": column.cost,
+        "seconds": facts["seconds"],
+    }
+    if on_validation:
+        return numbers
+    tested = storage.read_json(column.metrics) if column.metrics.is_file() else {}
+    own = tested.get(str(seed), {})
+    if own.get("model") != model["sha256"]:
+        return {}
+    return {name: own[name] for name in ("top1", "mean_per_class")} | numbers
 
 
 def bank_results(
@@ -201,6 +289,9 @@ def bank_results(
     rows = expected(means[0], [*expect], table)
     found: paper_tables.Results = {}
     for variation in experiment.variations:
+        if experiment.scaled:
+            own = experiment_settings.scaled(variation.overrides, len(means[0].names), IMAGES)
+            variation = replace(variation, overrides=own)
         if variation.strategy != "none":
             kept = _kept(variation, *means)
             numbers = {"classes": len(kept), "recall": ranking.recall(kept, rows)}
@@ -210,7 +301,7 @@ def bank_results(
 
 def _kept(variation: Variation, source: ClassBank, target: ClassBank) -> Any:
     """The rows that a variation keeps of a source, best first."""
-    overrides = config.parsed(paper_tables.scaled(variation.overrides, len(source.names), IMAGES))
+    overrides = config.parsed(variation.overrides)
     own = {
         name.rpartition(".")[2]: value
         for name, value in overrides.items()
@@ -220,16 +311,52 @@ def _kept(variation: Variation, source: ClassBank, target: ClassBank) -> Any:
     return choose(source, target, request).kept
 
 
+def missing(
+    all_columns: Sequence[Column],
+    found: dict[str, paper_tables.Results],
+    failed: dict[tuple[str, str, int], str],
+) -> dict[str, list[str]]:
+    """{target: a line for each row without some of its seeds}.
+
+    ``failed`` is {(target, label, seed): why}. Rows that this command does not train and that have
+    no result are left out.
+    """
+    notes: dict[str, list[str]] = {}
+    for column in all_columns:
+        label, target = column.variation.label, column.target
+        have = found.get(target, {}).get(label, {})
+        lacking = [seed for seed in column.seeds if seed not in have]
+        if not lacking or not (have or column.own):
+            continue
+        why = {seed: failed[target, label, seed] for seed in lacking
+               if (target, label, seed) in failed}  # fmt: skip
+        others = ", ".join(str(seed) for seed in lacking if seed not in why)
+        parts = [f"seed {seed} failed: {' '.join(text.split())}" for seed, text in why.items()]
+        parts += [f"no result of {'seeds' if ',' in others else 'seed'} {others}"] if others else []
+        have_all = f"{label}: {len(have)} of {plural(len(column.seeds), 'seed')}"
+        notes.setdefault(target, []).append("; ".join([have_all, *parts]))
+    return notes
+
+
+def write_runs(
+    folder: Path, experiment: Experiment, found: dict[str, paper_tables.Results]
+) -> None:
+    """Write runs.csv, a line for each training that is finished and measured."""
+    storage.write_csv(folder / "runs.csv", paper_tables.runs(experiment, found))
+
+
 def write_results(
     folder: Path,
     experiment: Experiment,
     found: dict[str, paper_tables.Results],
     metrics: dict[str, str],
     note: str,
-) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """Write table.md, table.csv, runs.csv and picture.png; returns each target's table as text.
+    notes: dict[str, list[str]] | None = None,
+) -> list[tuple[str, list[tuple[str, ...]], list[str]]]:
+    """Write table.md, table.csv, runs.csv and picture.png.
 
-    ``metrics`` is {target: the metric that its literature reports}.
+    ``metrics`` is {target: the metric that its literature reports}, ``notes`` {target: lines below
+    its table}. Returns for each target its table as text and the lines below it.
     """
     tables = {
         target: paper_tables.rows(experiment, target, results) for target, results in found.items()
@@ -238,10 +365,22 @@ def write_results(
         target: paper_tables.cells(experiment, table, metrics.get(target, ""))
         for target, table in tables.items()
     }
-    flat = [paper_tables.flat(target, row) for target, table in tables.items() for row in table]
-    document = paper_tables.document(experiment, texts, note)
+    below = {
+        target: [
+            *paper_tables.corrected(table),
+            *(notes or {}).get(target, []),
+            *paper_tables.collapses(experiment, found[target]),
+        ]
+        for target, table in tables.items()
+    }
+    flat = [
+        paper_tables.flat(experiment, target, row)
+        for target, table in tables.items()
+        for row in table
+    ]
+    document = paper_tables.document(experiment, texts, note, below)
     storage.write_bytes(folder / "table.md", document.encode())
     storage.write_csv(folder / "table.csv", flat)
-    storage.write_csv(folder / "runs.csv", paper_tables.runs(found))
+    write_runs(folder, experiment, found)
     storage.write_bytes(folder / "picture.png", paper_tables.picture(experiment, tables))
-    return [*texts.items()]
+    return [(target, text, below[target]) for target, text in texts.items()]

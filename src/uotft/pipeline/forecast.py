@@ -15,7 +15,13 @@ from uotft.core import storage
 from uotft.core.records import Cell, Progress, Scores
 from uotft.data import subset
 from uotft.pipeline import readers
-from uotft.pipeline.readers import read_selection, source_bank, source_images, target_bank
+from uotft.pipeline.readers import (
+    labelled_features,
+    read_selection,
+    source_bank,
+    source_images,
+    target_bank,
+)
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import ranking
 
@@ -63,8 +69,8 @@ def gradient_products(
 
     from uotft.models import model_io
     from uotft.models.inputs import Views
-    from uotft.models.network import Network, nearest_mean_rows, random_rows
-    from uotft.training import gradients, runtime
+    from uotft.models.network import Network, as_head, nearest_mean_rows, random_rows
+    from uotft.training import gradients, probe, runtime
 
     device = runtime.start(0, ws.params.cpu_threads).device
     pretrained, _ = model_io.read(ws.pretrained())
@@ -77,6 +83,8 @@ def gradient_products(
         if settings.target_head == "class_means":
             means = torch.as_tensor(target_bank(ws, target, seed).head_means(), dtype=torch.float32)
             start = nearest_mean_rows(means, settings.head_scale)
+        elif settings.target_head == "probe":
+            start = as_head(*probe.fit(*labelled_features(ws, target, seed)).head)
         else:
             start = random_rows("target", network.head("target").weight.shape, seed)
         network.start_head("target", *start)

@@ -90,6 +90,7 @@ def of_units(ws: Workspace) -> Fingerprint:
 
 def of_training(ws: Workspace, cell: Cell) -> Fingerprint:
     """The fingerprint of an unfinished fine-tuning."""
+    ws = ws.of(cell.strategy)
     selection = ws.cell("selections", cell) / "selection.json"
     source = [] if ws.by_class else [ws.data(ws.params.source), ws.overlap(cell.target)]
     files = [*source[:1], ws.data(cell.target), selection, *source[1:]]
@@ -221,7 +222,7 @@ def finished(ws: Workspace, cell: Cell, processes: int) -> dict[str, Any] | None
 
 def of_finished(ws: Workspace, cell: Cell, processes: int) -> Fingerprint:
     """The fingerprint in model.json; the SHA-256 of selection.json stands for the selection."""
-    code = of_code(ws, "train")
+    code = of_code(ws.of(cell.strategy), "train")
     # the number of processes counts: batch norm sees each process's share of the batch alone
     return {**of_training(ws, cell), "processes": processes, **({"code": code} if code else {})}
 
@@ -362,8 +363,20 @@ def check_overlap(ws: Workspace, target: str, found: dict[str, Any]) -> None:
 
 
 def check_selection(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> None:
-    """Raise UserError if the embeddings, images or settings of a selection.json are not today's."""
+    """Raise UserError if the embeddings, images or settings of a selection.json are not today's.
+
+    Also if its two lists differ: it has every kept class twice, so damage of one shows.
+    """
     path = ws.cell("selections", cell) / "selection.json"
+    scores = chosen["scores"]
+    names = [*scores]
+    for kept in chosen["classes"]:
+        name, row = kept["name"], kept["row"]
+        if names[row : row + 1] != [name] or scores[name] not in (kept["score"], None):
+            raise UserError(
+                f"{path} is damaged: it has {name!r} in two versions; uotft data verify looks for "
+                "more"
+            )
     for side, dataset in (("source", ws.params.source), ("target", cell.target)):
         if chosen["fingerprints"][side] != storage.fingerprint(ws.embedding(dataset)):
             raise UserError(f"{path} was made from another {ws.embedding(dataset)}: run dvc repro")

@@ -189,8 +189,9 @@ def _where(each: Given) -> str:
 
 def _choose(wanted: Wanted, folder: Path) -> None:
     """Give a project other settings, unless somebody has edited its params.yaml."""
-    file, text = folder / "params.yaml", render(wanted, folder)
-    now = file.read_text(encoding="utf-8")
+    file, source = folder / "params.yaml", sets_of(wanted, folder)[0].name
+    cut_test = config.load(folder).datasets.get(source, {}).get("test") != 0
+    text, now = render(wanted, folder, cut_test=cut_test), file.read_text(encoding="utf-8")
     if now == text:
         return
     backbones = {"", wanted.backbone, _line(now, "backbone")}
@@ -200,7 +201,7 @@ def _choose(wanted: Wanted, folder: Path) -> None:
         for backbone in backbones
         for alone in (True, False)
     ]
-    if now in (render(other, folder) for other in others):
+    if now in (render(other, folder, cut_test=cut_test) for other in others):
         storage.write_bytes(file, text.encode())
         logger.info("%s now has the settings of --preset %s", file, wanted.preset)
     elif yaml.safe_load(text)["backbone"] != config.load(folder).backbone:
@@ -229,15 +230,19 @@ def sets_of(wanted: Wanted, folder: Path) -> tuple[Given, Given]:
     return source, target
 
 
-def render(wanted: Wanted, folder: Path) -> str:
-    """The text of params.yaml for a project in ``folder``; paths start there."""
+def render(wanted: Wanted, folder: Path, *, cut_test: bool = False) -> str:
+    """The text of params.yaml for a project in ``folder``; paths start there.
+
+    No test image of a source is read, so none is cut from its training images, but with
+    ``cut_test``, as in projects of earlier versions.
+    """
     if wanted.preset not in presets():
         raise UserError(f"--preset: got {wanted.preset!r}; known are {', '.join(presets())}")
     source, target = sets_of(wanted, folder)
     values = {
         "source": json.dumps(source.name),
         "target": json.dumps(target.name),
-        "source_images": _inside(source.section),
+        "source_images": _inside(source.section) + ("" if cut_test else _uncut(source)),
         "target_images": _inside(target.section),
         "top_k": json.dumps(PAPERS_K if _classes(source) >= 2 * PAPERS_K else "auto"),
         "tracking": wanted.tracking,
@@ -260,6 +265,11 @@ def render(wanted: Wanted, folder: Path) -> str:
         made = re.sub(rf"^{key}: (\{{.*?\}}|\[.*?\]|\S+)", partial(_replaced, f"{key}: {value}"),
                       made, flags=re.MULTILINE)  # fmt: skip
     return made
+
+
+def _uncut(source: Given) -> str:
+    """What keeps all images of a user's own source that has no test part; one is not touched."""
+    return ", test: 0" if source.section["kind"] == "folder" else ""
 
 
 def _replaced(line: str, _: re.Match[str]) -> str:

@@ -34,16 +34,17 @@ def within(
 
     The result is that of `overlap`, with the set on both sides.
     """
-    folder = Path(name)
-    if folder.is_dir() and not (_parts(folder, ("train",)) and _parts(folder, ("test",))):
-        raise UserError(
-            f"{name}: the folder has no train/ and test/ to compare; prepare it as a data set, or "
-            "name two folders as --source and --target"
-        )
     sides = {
         "source": _side(name, ("train", "val"), workspace, progress),
         "target": _side(name, ("test",), workspace, progress),
     }
+    if isinstance(sides["source"], _Folder) and not (
+        _parts(Path(name), ("train",)) and _parts(Path(name), ("test",))
+    ):
+        raise UserError(
+            f"{name}: the folder has no train/ and test/ to compare; prepare it as a data set, or "
+            "name two folders as --source and --target"
+        )
     return _compared(sides, output)
 
 
@@ -133,13 +134,17 @@ def overlap_lines(result: dict[str, Any], first: int = 10) -> Iterator[str]:
 def _side(
     name: str, parts: tuple[str, ...], workspace: Callable[[], Workspace], progress: Progress
 ) -> _Folder | _Prepared:
-    """The folder of this name, or else the prepared data set; `UserError` if neither exists."""
-    if Path(name).is_dir():
-        return _Folder(name, parts, progress)
+    """The prepared data set of this name, else the folder; `UserError` if neither exists.
+
+    A data set is often called as the folder beside params.yaml that its images come from: ./NAME is
+    the folder.
+    """
     try:
         ws = workspace()
         config.dataset_settings(ws.params, name)
     except UserError as error:
+        if Path(name).is_dir():
+            return _Folder(name, parts, progress)
         raise UserError(f"{name!r} is neither a folder nor a prepared data set: {error}") from error
     return _Prepared(ws, name, parts, progress)
 

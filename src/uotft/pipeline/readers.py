@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,15 @@ def target_bank(ws: Workspace, target: str, seed: int) -> ClassBank:
     return parts.target_bank(found, rows, str(ws.embedding(target)))
 
 
+def labelled_features(
+    ws: Workspace, target: str, seed: int
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """What heads read of the target images that this seed trains on: (n, D); and labels (n,)."""
+    found = pool(ws, target)
+    rows = subset.sample(found["labels"], ws.params.subset, seed)
+    return found["trunk" if "trunk" in found else "features"][rows], found["labels"][rows]
+
+
 def read_selection(ws: Workspace, cell: Cell) -> dict[str, Any]:
     """A selection.json. Raises `UserError` unless its inputs and settings are today's."""
     chosen: dict[str, Any] = storage.read_json(ws.cell("selections", cell) / "selection.json")
@@ -109,3 +119,16 @@ def read_overlap(ws: Workspace, target: str) -> dict[str, NDArray[np.int64]]:
         side: np.array(sorted({match[side] for match in found["matches"]}), np.int64)
         for side in ("source", "target")
     }
+
+
+def validations(model: Path) -> dict[int, float]:
+    """{step: validation top-1 in percent} of a finished training, by its history.csv."""
+    rows = storage.read_csv(model / "history.csv")
+    return {int(row["step"]): float(row["val/top1"]) for row in rows if row.get("val/top1")}
+
+
+def validation_images(ws: Workspace, dataset: str) -> int:
+    """The number of validation images of a data set; 0 if its summary is missing."""
+    summary = ws.data(dataset).with_suffix(".json")
+    count: int = storage.read_json(summary)["images"].get("val", 0) if summary.is_file() else 0
+    return count

@@ -32,7 +32,7 @@ def select(ws: Workspace, cell: Cell) -> Selection:
     from uotft.pipeline.readers import source_bank, target_bank  # banks from files do not need it
 
     request = Request(
-        cell.strategy,
+        config.selector(ws.params, cell.strategy),
         config.selector_settings(ws.params, cell.strategy),
         ws.params.select,
         config.selector_settings(ws.params, "uot"),
@@ -40,7 +40,8 @@ def select(ws: Workspace, cell: Cell) -> Selection:
         ws.root,
     )
     chosen = choosing.choose(source_bank(ws), target_bank(ws, cell.target, cell.seed), request)
-    chosen = replace(chosen, settings={**chosen.settings, "subset": ws.params.subset.given})
+    settings = {**chosen.settings, "subset": ws.params.subset.given}
+    chosen = replace(chosen, strategy=cell.strategy, settings=settings)
     folder = ws.cell("selections", cell)
     if ws.overrides:
         ws.note_overrides()

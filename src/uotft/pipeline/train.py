@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from uotft.core import storage
 from uotft.core.context import Context
-from uotft.core.records import Cell, ImageSet, SourcePart
+from uotft.core.records import Cell, Floats, ImageSet, SourcePart
 from uotft.data import subset
 from uotft.models import model_io
 from uotft.models.inputs import Views
 from uotft.pipeline import compatible, freshness, readers
 from uotft.pipeline.freshness import claim_together
-from uotft.pipeline.readers import read_overlap, read_selection, source_part, target_bank
+from uotft.pipeline.readers import (
+    labelled_features,
+    read_overlap,
+    read_selection,
+    source_part,
+    target_bank,
+)
 from uotft.pipeline.workspace import Workspace
-from uotft.training import assembly, session
+from uotft.training import assembly, probe, session
 from uotft.training.assembly import Material, Objective
 from uotft.training.finish import Finish
+from uotft.training.probe import Probe
+
+logger = logging.getLogger(__name__)
 
 
 def train(ws: Workspace, cell: Cell, context: Context) -> None:
@@ -26,9 +38,11 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
 
     Raises `UserError` if an input is missing, or was not made from today's settings and images.
     """
+    ws = ws.of(cell.strategy)
     folder, fingerprint = ws.cell("models", cell), freshness.of_training(ws, cell)
     claim_together(ws.unfinished(folder), fingerprint, context)
-    material, facts = _read(ws, cell)
+    fitted = cache(partial(_probe, ws, cell, context))
+    material, facts = _read(ws, cell, lambda: fitted().head)
     objective = assembly.objective_for(ws.params, material.part)
     if "source" in objective.parts:
         compatible.check_images(ws, cell.target, material.part.data, material.target)
@@ -51,6 +65,7 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
             "pretrained": facts["sha256"],
             "selection": storage.fingerprint(ws.cell("selections", cell) / "selection.json"),
             "data": storage.fingerprint(ws.data(cell.target)),
+            **({"probe": fitted().facts} if settings.target_head == "probe" else {}),
             "made_of": freshness.of_finished(ws, cell, context.accelerator.num_processes),
             "dataset": _shown(ws, cell.target, material.target),
         },
@@ -61,8 +76,13 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
     session.run(task, validation, output, context, finish)
 
 
-def _read(ws: Workspace, cell: Cell) -> tuple[Material, dict[str, Any]]:
-    """Read the inputs of a training, and the facts in model.json of the pre-trained network."""
+def _read(
+    ws: Workspace, cell: Cell, probed: Callable[[], tuple[Floats, Floats]]
+) -> tuple[Material, dict[str, Any]]:
+    """Read the inputs of a training, and the facts in model.json of the pre-trained network.
+
+    ``probed`` returns the weight and bias of a linear probe, if the target head starts from it.
+    """
     chosen = read_selection(ws, cell)
     pretrained, facts = model_io.read(ws.pretrained())
     images = readers.images(ws, cell.target)
@@ -79,8 +99,18 @@ def _read(ws: Workspace, cell: Cell) -> tuple[Material, dict[str, Any]]:
         read_overlap(ws, cell.target)["source"],
         ws.overlap(cell.target),
         lambda: target_bank(ws, cell.target, cell.seed).head_means(),
+        probed,
     )
     return material, facts
+
+
+def _probe(ws: Workspace, cell: Cell, context: Context) -> Probe:
+    """Logistic regression on the features of the labelled images."""
+    found = labelled_features(ws, cell.target, cell.seed)
+    made = probe.fit(*found, progress=context.progress, stop=context.stop)
+    if context.accelerator.is_main_process:
+        logger.info("%s", made)
+    return made
 
 
 def _shown(ws: Workspace, target: str, images: ImageSet) -> dict[str, Any]:

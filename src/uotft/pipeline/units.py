@@ -39,13 +39,15 @@ def units(ws: Workspace) -> str:
         bank, note = _clustered(features, ws.params.cluster, backbone)
     else:
         labels, one = tuple(pool["names"][members].tolist()), np.arange(len(features))
-        means, counts = pools.class_means([features], one, len(one))
+        means, counts = pools.class_means(storage.blocks(features), one, len(one))
         names = _numbered("image ", len(one))
         bank = ClassBank(means, names, counts, backbone, "", unit, one, labels)
     if "trunk" in pool:
         trunk = pool["trunk_means"]
         if unit != "class":
-            trunk, _ = pools.class_means([pool["trunk"]], bank.members, len(bank.names))
+            trunk, _ = pools.class_means(
+                storage.blocks(pool["trunk"]), bank.members, len(bank.names)
+            )
         bank = replace(bank, trunk=trunk)
     index = storage.fingerprint(ws.features(ws.params.source) / pools.INDEX)
     _write(ws, replace(bank, data=str(pool.get("data", "")), features=index))
@@ -87,7 +89,7 @@ def _rows(ws: Workspace, head: Tensor, facts: dict[str, Any]) -> ClassBank:
             f"source_means: classifier: {facts['weights'].get('file', 'the weights')} has no "
             f"classifier of the classes of {ws.params.source}: set source_means: images"
         )
-    if facts.get("head") == "none":  # weights without a classifier: for the strategy none alone
+    if facts.get("head") == "none":  # weights without a classifier: for rows that keep no class
         return ClassBank(head.numpy(), names, np.ones(len(names), np.int64))
     known = wordnet.rows(names)
     if facts.get("head") == "classifier" and known and len(names) < len(wordnet.imagenet()):
@@ -140,8 +142,9 @@ def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
         return pool  # memory-mapped; its means are in the index already
     pool["labels"] = pool["labels"][rows]
     for name in (name for name in pools.ARRAYS if name in pool):
-        pool[name] = pool[name][rows]
-        means = pools.class_means([pool[name]], pool["labels"], len(pool["names"]))
+        pool[name] = storage.taken(pool[name], rows, ws.features(ws.params.source))
+        parts = storage.blocks(pool[name])
+        means = pools.class_means(parts, pool["labels"], len(pool["names"]))
         pool[f"{name}_means"], pool["counts"] = means
     return pool
 
@@ -149,9 +152,10 @@ def _source_pool(ws: Workspace) -> dict[str, NDArray[Any]]:
 def cluster_bank(features: str, output: str, overrides: dict[str, Any]) -> str:
     """Cluster a file of features (n, D) and write the bank; returns a line that says so."""
     settings = config.cluster_settings(overrides)
-    pool = banks.brought(features)
-    points = np.asarray(pool.means, np.float32)
-    bank, note = _clustered(points, settings, pool.backbone)
+    points, backbone = banks.points(features)
+    if points.itemsize > np.float32().itemsize:
+        points = np.asarray(points, np.float32)
+    bank, note = _clustered(points, settings, backbone)
     banks.write(Path(output), bank)
     return f"{output}: {len(bank.names)} clusters of {len(points)} rows{note}"
 
@@ -162,7 +166,7 @@ def _clustered(features: NDArray[Any], settings: Cluster, backbone: str) -> tupl
 
     found = clustering.kmeans(features, settings)
     names = _numbered("cluster ", len(found.counts))
-    means, counts = pools.class_means([features], found.labels, len(names))
+    means, counts = pools.class_means(storage.blocks(features), found.labels, len(names))
     note = (
         f", mean cosine {found.objective:.4f} after {found.iterations} iterations, "
         f"the last worth {found.gain:.1e}"

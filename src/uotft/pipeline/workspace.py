@@ -96,6 +96,10 @@ class Workspace:
         params, spelled = config.changed(self.params, overrides)
         return replace(self, params=params, overrides=spelled)
 
+    def of(self, strategy: str) -> Workspace:
+        """The workspace with the settings of the rows of one strategy or control; same folders."""
+        return replace(self, params=config.of_strategy(self.params, strategy))
+
     @property
     def variant(self) -> str:
         """The folder of cells with other settings than params.yaml, or "" if there are none."""

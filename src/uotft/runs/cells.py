@@ -10,18 +10,20 @@ uotft train --dataset digits --all
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from time import monotonic
 
 from uotft.core import environment
 from uotft.core.errors import Interrupted, UserError
-from uotft.core.progress import duration, track
-from uotft.core.records import Cell
+from uotft.core.progress import track
+from uotft.core.records import Cell, Stop
+from uotft.core.text import plural
 from uotft.pipeline import compatible, freshness, select as select_stage
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import job
-from uotft.runs.pool import pool, width
+from uotft.runs.pace import Pace
+from uotft.runs.pool import Failure, pool
 from uotft.runs.processes import Crew, Fleet
 
 Job = tuple[Workspace, Cell]
@@ -75,28 +77,60 @@ def train(ws: Workspace, target: str, fleet: Fleet, jobs: int = 0) -> str:
     return f"{target}: all {len(every)} cells are trained"
 
 
-def train_some(jobs: Sequence[Job], fleet: Fleet, at_once: int = 0) -> list[str]:
+def train_some(
+    jobs: Sequence[Job],
+    fleet: Fleet,
+    at_once: int = 0,
+    cost: Callable[[Job], int] = lambda each: 1,
+    done: Sequence[tuple[int, float]] = (),
+    ended: Callable[[Job, Failure | None, Stop], None] = lambda each, error, stop: None,
+) -> list[str]:
     """Train cells of one project; returns a line for each cell that failed.
 
     Trains ``at_once`` cells at a time; 0 takes ``jobs`` of params.yaml, or as many as GPUs or cores
-    allow. Raises `Interrupted` after a request to stop.
+    allow; with a scheduler, as many as its workers do. Raises `Interrupted` after a request to
+    stop. ``cost`` is the number of images that a cell trains on, and ``done`` the (images, seconds)
+    of earlier ones: lines say how long the others take. ``ended`` is called here, in the order of
+    ``jobs``, for each cell that has ended; others are trained meanwhile.
     """
-    ws = jobs[0][0]
-    at_once = min(width(ws.params, fleet.processes, at_once), len(jobs))
-    done, began = count(1), monotonic()
+    left = [*map(cost, jobs)]
 
     def one(crew: Crew, numbered: tuple[int, Job]) -> None:
         number, (there, cell) = numbered
-        logger.info("cell %s of %s: %s", number, len(jobs), name_of((there, cell)))
-        line = job.train(there, cell, crew, current=True)
-        logger.info("%s%s", line, _to_go(next(done), len(jobs), monotonic() - began))
+        images, since = cost((there, cell)), monotonic()
+
+        def begins(where: str) -> None:
+            nonlocal since
+            since = monotonic()
+            logger.info("cell %s of %s: %s%s", number, len(jobs), name_of((there, cell)), where)
+
+        try:
+            line = job.train(there, cell, crew, current=True, begins=begins)
+            pace.add(images, monotonic() - since)
+        finally:
+            left.remove(images)
+        logger.info("%s", line)
+        if left:
+            logger.info("%s", _to_go(pace, left, len(jobs)))
 
     try:
-        with pool(fleet, ws, at_once) as crews:
-            found = zip(jobs, crews.run(one, [*enumerate(jobs, 1)]), strict=True)
-            return [f"{name_of(each)}: {error}" for each, error in found if error is not None]
+        with pool(fleet, jobs[0][0], at_once, len(jobs)) as crews:
+            pace = Pace(crews.at_once, [*done])
+            if told := pace.told(left):
+                logger.info("%s to train, %s", plural(len(jobs), "cell"), told)
+            with closing(crews.run(one, [*enumerate(jobs, 1)])) as results:
+                failed = []
+                for each, error in zip(jobs, results, strict=True):
+                    ended(each, error, crews.is_stopping)
+                    failed += [f"{name_of(each)}: {reason(error)}"] if error is not None else []
+                return failed
     except Interrupted as error:
         raise Interrupted("interrupted; the same command goes on") from error
+
+
+def reason(error: Failure) -> str:
+    """Why a training failed: of a worker, the error that it printed if it is known."""
+    return getattr(error, "why", "") or str(error)
 
 
 def name_of(each: Job) -> str:
@@ -105,12 +139,10 @@ def name_of(each: Job) -> str:
     return " ".join([str(cell), *ws.overrides])
 
 
-def _to_go(done: int, total: int, seconds: float) -> str:
-    """How many cells are done, and how long the others take at the same speed."""
-    if done == total:
-        return ""
-    rest = duration(seconds / done * (total - done))
-    return f"; {done} of {total} are done, about {rest} to go"
+def _to_go(pace: Pace, left: Sequence[int], total: int) -> str:
+    """How many cells are done, and how long the others take; ``left`` holds their costs."""
+    told = pace.told(left)
+    return f"{total - len(left)} of {total} are done{f', {told}' if told else ''}"
 
 
 def evaluate(ws: Workspace, target: str) -> Iterator[str]:

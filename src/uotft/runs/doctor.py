@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from uotft.core import disk, registry
+from uotft.core import disk, dvc, environment, registry
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.pipeline.workspace import Workspace
@@ -59,6 +59,7 @@ def findings() -> Iterator[Finding]:
         return
     yield True, "params.yaml", str(params)
     yield from _data(ws)
+    yield from _remotes(ws.root)
     waiting = len([*(ws.tracking / "unsent").glob("*.*")])
     found = f"{waiting} runs are not sent yet: run `uotft sync`" if waiting else "empty"
     yield not waiting, "outbox", found
@@ -115,10 +116,20 @@ def _devices() -> Iterator[Finding]:
     yield True, "gpu", ", ".join(found) or "none: training runs on the CPU"
 
 
+def _remotes(root: Path) -> Iterator[Finding]:
+    """The remotes of DVC, which passes on what they damaged unless it hashes what it gets."""
+    for name, verified in dvc.remotes(root).items():
+        mend = f"a damaged file comes unnoticed: `dvc remote modify {name} verify true`"
+        yield verified, "remote", f"{name}: {'hashed when pulled' if verified else mend}"
+
+
 def _data(ws: Workspace) -> Iterator[Finding]:
     wanted = {f"data {name}": ws.data(name) for name in (ws.params.source, *ws.params.targets)}
     wanted["pretrained"] = ws.pretrained() / "model.safetensors"
-    wanted["runs"] = ws.tracking / "mlflow.db"
+    if environment.tracking_uri():
+        yield True, "runs", "in the store of MLFLOW_TRACKING_URI"
+    else:
+        wanted["runs"] = ws.tracking / "mlflow.db"
     for name, path in wanted.items():
         shown = os.path.relpath(path, ws.root)
         if path.is_file():

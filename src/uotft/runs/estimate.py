@@ -60,7 +60,7 @@ def measure(
     done = subprocess.run(
         [sys.executable, "-m", "uotft.runs.estimate"],
         input=json.dumps(given | {"precision": precision}),
-        env=environment.unlaunched(),
+        env=environment.allocator(1) | environment.unlaunched(),
         capture_output=True,
         text=True,
         check=False,

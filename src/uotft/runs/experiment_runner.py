@@ -1,86 +1,108 @@
-"""`uotft experiment run`: train the missing cells, evaluate all, write the tables.
+"""`uotft experiment run`: train the missing cells, test each, write the tables.
 
 Several cells are trained at a time. A failed cell does not stop the others. After an interruption
-the same command goes on.
+the same command goes on. Each cell that is trained and tested is at once a line of runs.csv.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from uotft.analysis import paper_tables
+from uotft.analysis import experiment_settings
+from uotft.core import locks
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
-from uotft.core.records import Cell
+from uotft.core.records import Cell, Stop, never, silently
+from uotft.core.text import plural
 from uotft.pipeline import experiment_cells, select
-from uotft.pipeline.experiment_cells import Column
+from uotft.pipeline.experiment_cells import Column, Plan
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import cells, job
+from uotft.runs import cells, job, scheduler
 from uotft.runs.cells import Job
-from uotft.runs.pool import width
+from uotft.runs.pace import Pace
+from uotft.runs.pool import Failure, width
 from uotft.runs.processes import Fleet
+from uotft.tracking import delivery, outbox
 
-Tables = list[tuple[str, list[tuple[str, ...]]]]
+BUSY_S = 3600.0  # how long another process may read the test part for the same row
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which experiment runs, and how.
+@dataclass
+class Report:
+    """What an experiment gave: a table, and lines below it, a target; and a line per failed cell.
 
-    ``on`` names targets; if empty, the experiment's own. Seeds are 0 to ``seeds`` - 1. ``jobs``
-    cells are trained at a time (0: as many as GPUs or cores allow), each by ``num_processes``
-    workers. With ``train`` false, cells are selected and not trained. ``expect`` holds patterns for
-    source classes whose recall is measured, and ``table`` is a file with their labels.
+    ``notes`` are lines on the settings, ``folder`` has the files.
     """
 
-    name: str
-    on: Sequence[str]
-    seeds: int
-    jobs: int
-    num_processes: int
-    train: bool
-    expect: Sequence[str]
-    table: str
+    folder: Path
+    notes: list[str]
+    tables: list[tuple[str, list[tuple[str, ...]], list[str]]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
 
-def run(ws: Workspace, plan: Plan) -> tuple[Tables, list[str]]:
-    """Run what is missing of an experiment; returns its tables as text, and a line per failed cell.
+def run(ws: Workspace, plan: Plan) -> Report:
+    """Run what is missing of an experiment.
 
     Raises `UserError` if no cell has a result, and `Interrupted` after a request to stop.
     """
-    experiment = paper_tables.load(plan.name)
-    targets = experiment_cells.targets(ws, plan.name, plan.on)
-    if not (ws.by_class or ws.data(ws.params.source).with_suffix(".json").is_file()):
+    if plan.scheduler and not plan.train:
+        raise UserError("--no-train selects on this machine: leave out --scheduler")
+    fleet = Fleet(plan.num_processes, scheduler=plan.scheduler)
+    scheduler.check(fleet, ws)
+    targets = experiment_cells.targets(ws, plan)
+    known = ws.by_class or ws.data(ws.params.source).with_suffix(".json").is_file()
+    if plan.experiment.scaled and not known:
         job.upstream([ws], targets)  # which cells exist depends on the size of the source
-    columns = experiment_cells.columns(
-        ws, experiment, targets, plan.seeds, plan.num_processes, plan.expect, plan.table
-    )
-    folder = ws.root / "reports" / "experiments" / plan.name
+    plan, notes = experiment_cells.settled(ws, plan)
+    columns = experiment_cells.columns(ws, plan)
+    report = Report(folder(ws, plan), notes)
+    for line in notes:
+        logger.info("%s", line)
     job.upstream([*{c.ws.upstream: c.ws for c in columns}.values()], targets)
-    failed = []
+    failures: dict[tuple[str, str, int], str] = {}
     try:
         if plan.train:
-            if left := todo(columns):
-                job.bring(left)
-                failed = cells.train_some(left, Fleet(plan.num_processes), plan.jobs)
-            for column in columns:
-                _measure(column)
+            report.failed = _train(plan, fleet, columns, report.folder, failures)
         else:
             for there, cell in todo(columns):
                 select.select(there, cell)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted; the same command goes on") from error
-    found = experiment_cells.results(columns, plan.expect, plan.table)
+    found = experiment_cells.results(columns, plan)
+    name = plan.experiment.name
     if not found:
-        raise UserError("\n  ".join([f"experiment {plan.name}: no cell has a result", *failed]))
-    metrics = experiment_cells.literature(ws, targets)
-    return experiment_cells.write_results(
-        folder, experiment, found, metrics, experiment_cells.scale(ws)
-    ), failed
+        raise UserError("\n  ".join([f"experiment {name}: no cell has a result", *report.failed]))
+    report.tables = experiment_cells.write_results(
+        report.folder,
+        plan.experiment,
+        found,
+        experiment_cells.literature(ws, targets),
+        scale(ws, plan),
+        experiment_cells.missing(columns, found, failures),
+    )
+    return report
+
+
+def folder(ws: Workspace, plan: Plan) -> Path:
+    """The folder of an experiment's files.
+
+    Within it, settings of the command line and comparisons on validation images have their own, so
+    that a trial replaces no table.
+    """
+    whole = ws.root / "reports" / "experiments" / plan.experiment.name
+    if own := experiment_settings.given(plan.settings, plan.top_k):
+        whole /= Path(ws.with_changes(own).variant).name
+    return whole / "validation" if plan.experiment.on_validation else whole
+
+
+def scale(ws: Workspace, plan: Plan) -> str:
+    """How the paper's numbers are scaled to this source; "" if the experiment is another's."""
+    return experiment_cells.scale(ws) if plan.experiment.scaled else ""
 
 
 def todo(columns: Sequence[Column]) -> list[Job]:
@@ -90,38 +112,125 @@ def todo(columns: Sequence[Column]) -> list[Job]:
     """
     found = {
         (column.ws.variant, column.target, column.strategy, seed): column
-        for seed in range(max(len(c.seeds) for c in columns))
+        for seed in dict.fromkeys(seed for column in columns for seed in column.seeds)
         for column in columns
-        if seed in column.seeds and not column.finished(seed)
+        if seed in column.own and not column.finished(seed)
     }
     return [(column.ws, Cell(*key[1:])) for key, column in found.items()]
 
 
 def forecast(columns: Sequence[Column], jobs: int) -> Iterator[str]:
     """Yield lines on what is done and what is left, in cells, images and minutes."""
-    images, read, seconds, done = 0, 0, 0.0, 0
-    jobs = width(columns[0].ws.params, columns[0].processes, jobs)
+    images, pace = 0, Pace(width(columns[0].ws.params, columns[0].processes, jobs))
     for column in columns:
-        facts = [found for seed in column.seeds if (found := column.finished(seed))]
-        left = len(column.seeds) - len(facts)
+        done = column.costs()
+        pace.done.extend(done)
+        left = sum(not column.finished(seed) for seed in column.own)
         images += left * column.cost
-        read += len(facts) * column.cost
-        seconds += sum(found["seconds"] for found in facts)
-        done += len(facts)
         yield (
-            f"{column.target}: {column.variation.label}: {len(facts)} done, {left} to do, "
+            f"{column.target}: {column.variation.label}: {len(done)} done, {left} to do, "
             f"{column.cost:,} images each: {column.strategy} {' '.join(column.ws.overrides)}"
         )
-    left = len(todo(columns))
-    time = "unknown, since no cell is finished yet"
-    if done:
-        minutes = images / read * seconds / jobs / 60
-        time = f"about {minutes:.0f} min, at {read / seconds:,.0f} images a second of {done} cells"
-    yield f"{left} cells to train, {images:,} images at most; time: {time}"
+    jobs_left = todo(columns)
+    seconds = pace.left([_cost(columns, each) for each in jobs_left])
+    if not any(column.cost for column in columns):
+        time = "seconds, since no cell makes a step"
+    elif seconds is None or not pace.images_a_second:
+        time = "unknown, since no cell is finished yet"
+    else:
+        trained = plural(sum(images > 0 for images, _ in pace.done), "cell")
+        speed = f"{pace.images_a_second:,.0f} images a second of {trained}"
+        time = f"about {seconds / 60:.0f} min, at {speed}"
+    yield f"{len(jobs_left)} cells to train, {images:,} images at most; time: {time}"
 
 
-def _measure(column: Column) -> None:
-    """Read the test part for the seeds that have new models, and for them alone."""
-    seeds, known = experiment_cells.unmeasured(column)
-    if seeds:
-        job.evaluate(column.ws, column.target, column.strategy, track, known, seeds)
+def _cost(columns: Sequence[Column], each: Job) -> int:
+    """The number of images that a cell trains on."""
+    return next(column.cost for column in columns if column.is_of(*each))
+
+
+def _train(
+    plan: Plan,
+    fleet: Fleet,
+    columns: Sequence[Column],
+    folder: Path,
+    failures: dict[tuple[str, str, int], str],
+) -> list[str]:
+    """Train and test the cells that are missing; a line for each that failed, and ``failures``."""
+    failed: list[str] = []
+    is_tested = not plan.experiment.on_validation
+    if left := todo(columns):
+        if is_tested:  # what an earlier command trained, and was stopped before its test
+            _measure_all(columns)
+        found = experiment_cells.results(columns, plan)
+
+        def ended(each: Job, error: Failure | None, stop: Stop) -> None:
+            own = [column for column in columns if column.is_of(*each)]
+            seed = each[1].seed
+            if error is not None:
+                why = cells.reason(error)
+                failures.update({(c.target, c.variation.label, seed): why for c in own})
+                return
+            if is_tested:
+                _try(own[0], seed, stop)
+            for column in own:
+                if numbers := experiment_cells.measured(column, seed, on_validation=not is_tested):
+                    labels = found.setdefault(column.target, {})
+                    labels.setdefault(column.variation.label, {})[seed] = numbers
+            experiment_cells.write_runs(folder, plan.experiment, found)
+
+        job.bring(left)
+        if is_tested:
+            _import_torch()
+        failed = cells.train_some(
+            left,
+            fleet,
+            plan.jobs,
+            cost=lambda each: _cost(columns, each),
+            done=[cost for column in columns for cost in column.costs()],
+            ended=ended,
+        )
+    if is_tested:
+        _measure_all(columns)
+        _send_tests(columns[0].ws)
+    return failed
+
+
+def _import_torch() -> None:
+    """Import what tests a model: beside trainings it takes so long that a stop would wait."""
+    import uotft.pipeline.evaluate  # noqa: F401
+
+
+def _measure_all(columns: Sequence[Column]) -> None:
+    """Read the test part for all new models of rows that this command trains."""
+    for column in columns:
+        if column.own:
+            _measure(column)
+
+
+def _try(column: Column, seed: int, stop: Stop) -> None:
+    """Test one cell while others are trained; what goes wrong is raised after those, not now."""
+    try:
+        _measure(column, [seed], stop)
+    except UserError as error:
+        logger.warning("seed %s of %s: not tested: %s", seed, column.variation.label, error)
+
+
+def _measure(column: Column, seeds: Sequence[int] = (), stop: Stop = never) -> None:
+    """Read the test part for the seeds that have new models, and for them alone.
+
+    ``seeds`` limits them. Two commands share a row's file, so one waits for the other.
+    """
+    lock = column.ws.unfinished(column.metrics).with_suffix(".lock")
+    with locks.waiting(lock, BUSY_S):
+        new, known = experiment_cells.unmeasured(column)
+        if wanted := [seed for seed in new if seed in seeds or not seeds]:
+            progress = silently if seeds else track
+            job.evaluate(column.ws, column.target, column.strategy, progress, known, wanted, stop)
+
+
+def _send_tests(ws: Workspace) -> None:
+    """Send test metrics that were measured before MLflow had their run."""
+    if any((ws.tracking / outbox.OUTBOX).glob("test-*")):
+        for _, line in delivery.sync(ws.tracking):
+            logger.debug("%s", line)

@@ -20,7 +20,7 @@ from typing import Any
 from uotft.core import config, dvc, environment, locks, messages, signals, storage
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
-from uotft.core.records import Cell, Progress, Selection
+from uotft.core.records import Cell, Progress, Selection, Stop, never
 from uotft.pipeline import (
     compatible,
     freshness,
@@ -106,15 +106,18 @@ def _pretrain(ws: Workspace, crew: Crew, lock: int) -> str:
     return "\n".join(filter(None, [line, outlook.chance(ws, source, facts, ws.pretrained())]))
 
 
-def embed(ws: Workspace, dataset: str, num_processes: int) -> str:
+def embed(ws: Workspace, dataset: str, fleet: Fleet) -> str:
     """Compute features, which no run tracks; returns a line for the user."""
     from uotft.pipeline.embed import embedded
 
+    if fleet.rank:
+        with processes.crew(fleet, ws.root) as crew:
+            return _join(["embed", dataset], crew)
     freshness.of_features(ws, dataset)  # says what is missing, once and not once a worker
     try:
         with (
             owning(ws, ws.features(dataset)) as lock,
-            processes.crew(Fleet(num_processes), ws.root) as crew,
+            processes.crew(fleet, ws.root) as crew,
             crew.work(["embed", dataset], [lock]) as follow,
         ):
             follow(lambda points: None)
@@ -133,16 +136,22 @@ def train(
     current: bool = False,
     again: bool = False,
     watch: Watch = lambda points: None,
+    begins: Callable[[str], object] = lambda where: None,
 ) -> str:
     """Fine-tune one cell under one MLflow run, by the workers of ``crew``; lines for the user.
 
     What is missing upstream is brought up to date first, unless the caller says that all is
     ``current``. Inside a DVC stage DVC has just done so, and selected, and holds its own lock.
     A model of the same inputs that is there stays, unless it is to be trained ``again``: not for
-    such callers, which know what they want, and not where other machines wait for this one.
-    ``watch`` gets the points as they are logged; what it raises stops the training.
+    such callers, which know what they want, and not where other machines wait for this one. They
+    asked before this process had the cell to itself, so a variant that was finished since stays.
+    ``watch`` gets the points as they are logged; what it raises stops the training. ``begins`` is
+    called as the training begins, and again if it is lost with its machine; it gets "", or where.
     """
-    fleet = crew.fleet
+    if crew.elsewhere:
+        return crew.elsewhere(ws, cell, watch, begins)
+    begins("")
+    ws, fleet = _of_row(ws, cell.strategy), crew.fleet
     if fleet.rank:
         return _join(_arguments(ws, cell), crew)
     stage = environment.dvc_stage()
@@ -155,20 +164,42 @@ def train(
             logger.info("selecting with %s, seed %s", cell.strategy, cell.seed)
             _select(ws, cell)
             source_images(ws, [cell])
-        may_stay = by_hand and not again and fleet.machines == 1 and not fleet.launched
-        if facts := freshness.trained(ws, cell, fleet.processes) if may_stay else None:
+        if facts := None if again else _there(ws, cell, fleet, by_hand=by_hand):
             accuracy = outlook.validation(ws, cell.target, facts)
             line = (
                 f"{_name(ws, cell)} is trained already, on these images with these settings: "
-                f"{accuracy}; --again trains it anew"
+                f"{accuracy}{'; --again trains it anew' if by_hand else ''}"
             )
         else:
             facts, line = _train(ws, cell, crew, lock, watch)
     lines = [line]
     if by_hand:
+        lines.append(outlook.norms(ws, cell.target))
         lines.append(outlook.made(ws, cell, readers.read_selection(ws, cell)))
     lines.append(outlook.chance(ws, cell.target, facts, ws.cell("models", cell)))
+    lines.append(outlook.fallen(ws, cell))
     return "\n".join(line for line in lines if line)
+
+
+def _there(ws: Workspace, cell: Cell, fleet: Fleet, *, by_hand: bool) -> dict[str, Any] | None:
+    """The facts of a model that stays, since it is of the same inputs; None if there is none."""
+    if fleet.machines > 1 or fleet.launched or environment.dvc_stage():
+        return None
+    if by_hand:
+        return freshness.trained(ws, cell, fleet.processes)
+    if not freshness.finished(ws, cell, fleet.processes):
+        return None
+    facts: dict[str, Any] = storage.read_json(ws.cell("models", cell) / "model.json")
+    return facts
+
+
+def _of_row(ws: Workspace, strategy: str) -> Workspace:
+    """The workspace of a row; a warning names settings of --set that its control replaces."""
+    given = {override.partition("=")[0] for override in ws.overrides}
+    for name in sorted(given & config.fixed(ws.params, strategy)):
+        own = f"controls.{strategy}.{name.removeprefix('train.')}"
+        logger.warning("--set %s has no effect on %s: %s sets it", name, strategy, own)
+    return ws.of(strategy)
 
 
 def _arguments(ws: Workspace, cell: Cell) -> list[str]:
@@ -194,7 +225,8 @@ def _train(
         facts = _finish(run, made)
         top1 = facts["validation"]["val/top1"]
         line = run_notes.headline(cell.strategy, str(cell.seed), "val", top1)
-        run.tag({run_notes.SOURCE: line})
+        why = outlook.ending(ws, cell, facts)
+        run.tag({run_notes.SOURCE: line, **({store.WARNING: why} if why else {})})
     seconds = monotonic() - start
     if ws.overrides:  # DVC keeps the fingerprints of the cells of params.yaml itself
         freshness.write_finished(ws, cell, finished, seconds)
@@ -264,14 +296,20 @@ def evaluate(
     progress: Progress,
     known: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (),
+    stop: Stop = never,
 ) -> list[str]:
-    """Read the test part once a seed, and add the metrics to the runs that made the weights."""
+    """Read the test part once a seed, and add the metrics to the runs that made the weights.
+
+    Those of ``known`` seeds have been added before.
+    """
     from uotft.pipeline.evaluate import evaluate as read_test_part  # torch, which takes seconds
 
-    wanted: dict[str, Any] = {"known": known, "seeds": seeds}
+    wanted: dict[str, Any] = {"known": known, "seeds": seeds, "stop": stop}
     results = read_test_part(ws, target, strategy, progress=progress, **wanted)
     answers, lines = storage.read_answers(ws.predictions(target, strategy)), []
     for seed, m in results.items():
+        if seed in (known or {}):
+            continue
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
         said = {int(seed): answers[int(seed)]}
         why = delivery.log_test(

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
+from uotft.analysis import endings
 from uotft.core import config, dvc, storage
 from uotft.core.records import Cell
 from uotft.core.settings import Recipe
 from uotft.core.text import some
+from uotft.pipeline.readers import validation_images, validations
 from uotft.pipeline.workspace import Workspace
-from uotft.training import metrics
+from uotft.training import metrics, objectives
+
+FEW = 10  # labelled images a class; docs/does-it-help.md has the runs
 
 
 def first(ws: Workspace, target: str) -> str:
@@ -26,14 +33,16 @@ def first(ws: Workspace, target: str) -> str:
     stages += [f"overlap@{target}"] * (target in ws.params.targets and not ws.by_class)
     if not (missing := dvc.unmade(ws.root, stages)):
         return ""
+    train = ws.params.train
+    length = _length(train.recipe) if objectives.trains(train) else "no step"
     lengths = {"pretrain": ws.params.pretrain.recipe}
     if "pretrain" in missing and not _pretrains(ws):
         lengths = {}
     named = [f"{s} ({_length(lengths[s])})" if s in lengths else s for s in missing]
     return (
         f"to run once before the training: {', '.join(named)}; then the training itself "
-        f"({_length(ws.params.train.recipe)}). A stage of more than a minute says after its first "
-        "steps how long it will take on this machine"
+        f"({length}). A stage of more than a minute says after its first steps how "
+        "long it will take on this machine"
     )
 
 
@@ -50,7 +59,7 @@ def _pretrains(ws: Workspace) -> bool:
 def validation(ws: Workspace, dataset: str, facts: dict[str, Any]) -> str:
     """Top-1 and mean accuracy per class in percent, on the validation images of a data set."""
     top1, mean = facts["validation"]["val/top1"], facts["validation"]["val/mean_per_class"]
-    images = f" ({n} images)" if (n := _images(ws, dataset)) else ""
+    images = f" ({n} images)" if (n := validation_images(ws, dataset)) else ""
     return f"validation top-1 {top1:.2f} %, mean per class {mean:.2f} %{images}"
 
 
@@ -64,7 +73,8 @@ def weights(facts: dict[str, Any]) -> str:
 
 def chance(ws: Workspace, dataset: str, facts: dict[str, Any], made: Path) -> str:
     """A warning if the validation accuracy cannot be told from chance; otherwise ""."""
-    top1, classes, n = facts["validation"]["val/top1"], len(facts["classes"]), _images(ws, dataset)
+    top1, classes = facts["validation"]["val/top1"], len(facts["classes"])
+    n = validation_images(ws, dataset)
     if not n or not metrics.at_chance(round(top1 * n / 100), n, classes):
         return ""
     history = os.path.relpath(made / "history.csv")
@@ -76,11 +86,55 @@ def chance(ws: Workspace, dataset: str, facts: dict[str, Any], made: Path) -> st
     )
 
 
-def _images(ws: Workspace, dataset: str) -> int:
-    """The number of validation images of a data set; 0 if its summary is missing."""
-    summary = ws.data(dataset).with_suffix(".json")
-    count: int = storage.read_json(summary)["images"].get("val", 0) if summary.is_file() else 0
-    return count
+def labelled(ws: Workspace, images: int, classes: Callable[[], int]) -> int:
+    """About how many of the target's training ``images`` a seed trains on.
+
+    ``classes`` counts the target's classes; it is called for a number of images a class alone.
+    """
+    wanted = ws.params.subset
+    if wanted.fraction:
+        return max(1, round(wanted.fraction * images))
+    if wanted.shots:
+        return min(images, wanted.shots * classes())
+    return images
+
+
+def norms(ws: Workspace, target: str) -> str:
+    """A line where few labelled images replace the norm statistics of published weights; or ""."""
+    train, summary = ws.params.train, ws.data(target).with_suffix(".json")
+    moves = train.batch_norm != "frozen" and objectives.trains(train)
+    if not moves or _pretrains(ws) or not summary.is_file():
+        return ""
+    images = storage.read_json(summary)
+    classes = int(images["classes"])
+    shots = round(labelled(ws, images["images"]["train"], lambda: classes) / classes, 1)
+    if shots > FEW or not _has_statistics(ws.pretrained()):
+        return ""
+    return (
+        f"{shots:g} labelled images a class are few for new norm statistics; try those of the "
+        "weights: train.batch_norm: frozen, with a low learning_rate (as --preset few has it)"
+    )
+
+
+def _has_statistics(pretrained: Path) -> bool:
+    """Whether the weights in a folder have batch norm's statistics."""
+    weights = pretrained / "model.safetensors"
+    if not weights.is_file():
+        return False
+    with safe_open(weights, "np") as file:
+        return any(name.endswith("running_mean") for name in file.keys())  # noqa: SIM118
+
+
+def ending(ws: Workspace, cell: Cell, facts: dict[str, Any]) -> str:
+    """What is wrong with the end of a training, as its MLflow run and the report say; or ""."""
+    curve = validations(ws.cell("models", cell))
+    return endings.warning(curve, validation_images(ws, cell.target), len(facts["classes"]))
+
+
+def fallen(ws: Workspace, cell: Cell) -> str:
+    """A line, with what to try, on a training that ended below where it began; or ""."""
+    why = endings.fall(validations(ws.cell("models", cell)), validation_images(ws, cell.target))
+    return f"{cell}: {why}: {endings.ADVICE}" if why else ""
 
 
 def made(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> str:

@@ -120,6 +120,7 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     Nothing is fetched. With ``measured``, a network of random weights says how fast this machine
     is, which takes seconds.
     """
+    ws = ws.of(cell.strategy)
     items, there = list[Item](), list[str]()
     names = [cell.target] if ws.by_class else [cell.target, ws.params.source]
     for name in names:
@@ -131,8 +132,9 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     counts = {name: counted(ws, name) for name in names}
     source = f"{kept} classes" if kept else "classes"
     source += f" of {ws.params.source} that {cell.strategy} keeps"
+    reuse = config.keeps(ws.params, cell.strategy)
     title = f"{short(ws.root)}: {ws.params.backbone['name']} on {cell.target}" + (
-        f", with the {source}" if cell.strategy != "none" else ", without source images"
+        f", with the {source}" if reuse else ", without source images"
     )
     known = [c for c in counts.values() if c]
     side = config.dataset_settings(ws.params, cell.target).stored
@@ -244,7 +246,7 @@ def _classes(ws: Workspace, kept: int, items: list[Item], there: list[str]) -> N
 
 def _kept(ws: Workspace, cell: Cell) -> int:
     """How many source classes the cell is expected to keep; 0 without any."""
-    if cell.strategy == "none":
+    if not config.keeps(ws.params, cell.strategy):
         return 0
     top_k = ws.params.select.top_k
     if isinstance(top_k, int):
@@ -260,10 +262,9 @@ def _times(
     if not images:
         return {"all of it": "known once the archive is unpacked"}, ""
     settings, size = ws.params.train, config.dataset_settings(ws.params, cell.target).size
-    module, _ = config.objective(ws.params, settings.objective)
-    joint = kept > 0 and "source" in objectives.parts(module)
-    batch = settings.target_batch + settings.source_batch * joint
-    recipe = settings.recipe.counted(_labelled(ws, cell.target, images), settings.target_batch)
+    batch = config.images_a_step(ws.params, keeps=kept > 0)
+    count = outlook.labelled(ws, images["train"], lambda: _classes_of(ws, cell.target))
+    recipe = objectives.recipe(settings, count)
     speed = estimate.measure(
         ws.params.backbone, size, batch, threads=ws.params.cpu_threads, precision=recipe.precision
     )
@@ -279,16 +280,6 @@ def _times(
         f"training, {steps:,} steps of {batch} images": train,
         f"testing on {test:,}": estimate.seconds(speed, evaluated=test),
     }, f"{speed.device}, {speed.threads} threads"
-
-
-def _labelled(ws: Workspace, target: str, images: dict[str, int]) -> int:
-    """About how many target images a seed trains on."""
-    wanted = ws.params.subset
-    if wanted.fraction:
-        return max(1, round(wanted.fraction * images["train"]))
-    if wanted.shots:
-        return min(images["train"], wanted.shots * _classes_of(ws, target))
-    return images["train"]
 
 
 def _classes_of(ws: Workspace, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Several trainings at a time on this machine, each with its own workers.
+"""Several trainings at a time: on this machine, each with its own workers, or by a scheduler.
 
 A worker imports torch once and then trains one cell after the other. Used by `uotft train --all`,
 `uotft experiment run` and `uotft search`.
@@ -18,7 +18,7 @@ from uotft.core.errors import Interrupted, Pruned, UserError, WorkerFailed
 from uotft.core.settings import Params
 from uotft.core.signals import StopRequest
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import processes
+from uotft.runs import processes, scheduler
 from uotft.runs.processes import Crew, Fleet
 from uotft.tracking import session
 
@@ -42,14 +42,22 @@ def width(params: Params, num_processes: int, wanted: int = 0) -> int:
 
 
 class Pool:
-    """``width`` crews, each for one training at a time. Make one with `pool`."""
+    """Crews, each for one training at a time. Make one with `pool`.
 
-    def __init__(self, crews: Sequence[Crew], asked: StopRequest) -> None:
+    ``at_once`` trainings run at a time; the others of the ``crews`` wait for a scheduler.
+    """
+
+    def __init__(self, crews: Sequence[Crew], asked: StopRequest, at_once: int = 0) -> None:
         self._asked = asked
+        self.at_once = at_once or len(crews)
         self._free: SimpleQueue[Crew] = SimpleQueue()
         for crew in crews:
             self._free.put(crew)
         self._threads = ThreadPoolExecutor(len(crews), "training")
+
+    def is_stopping(self) -> bool:
+        """Whether this process was asked to stop, or the work in progress."""
+        return bool(self._asked)
 
     def run(
         self, work: Callable[[Crew, T], R], items: Sequence[T]
@@ -103,22 +111,37 @@ def _wait_for(wanted: Future[R], futures: Sequence[Future[R]]) -> None:
 
 
 @contextmanager
-def pool(fleet: Fleet, ws: Workspace, width: int) -> Iterator[Pool]:
-    """Start ``width`` crews on a project, and one process that sends their runs to MLflow.
+def pool(fleet: Fleet, ws: Workspace, wanted: int, most: int) -> Iterator[Pool]:
+    """Start crews on a project, ``most`` at the most, for ``wanted`` trainings at a time.
 
-    Each crew gets its share of the GPUs. The workers of several crews print only warnings and
-    errors, since their progress bars would overwrite each other on one terminal.
+    0 is as many as GPUs or cores allow, or the workers of the scheduler that ``fleet`` names. On
+    this machine each crew gets its share of the GPUs, and one process sends all runs to MLflow. The
+    workers of several crews print only warnings and errors, since their progress bars would
+    overwrite each other on one terminal.
     """
     asked = StopRequest()
     with ExitStack() as stack:
-        stack.enter_context(session.sending(ws.tracking))
-        crews: list[Crew] = []
-        for place in range(width):
-            changes = environment.share_of_gpus(place, fleet.processes)
-            if width > 1:
-                changes[environment.LOG_LEVEL] = "WARNING"
-            crews.append(stack.enter_context(processes.crew(fleet, ws.root, changes, asked)))
-            crews[-1].start()
-        made = Pool(crews, asked)
+        if fleet.scheduler:
+            there = scheduler.crews(fleet, ws, min(wanted or most, most), asked)
+            crews, at_once = stack.enter_context(there)
+            made = Pool(crews, asked, at_once)
+        else:
+            number = min(width(ws.params, fleet.processes, wanted), most)
+            made = Pool(_started(stack, fleet, ws, number, asked), asked)
         stack.callback(made.close)
         yield made
+
+
+def _started(
+    stack: ExitStack, fleet: Fleet, ws: Workspace, number: int, asked: StopRequest
+) -> list[Crew]:
+    """Start ``number`` crews on this machine, which end with the ``stack``."""
+    stack.enter_context(session.sending(ws.tracking))
+    crews: list[Crew] = []
+    for place in range(number):
+        changes = environment.share_of_gpus(place, fleet.processes)
+        if number > 1:
+            changes[environment.LOG_LEVEL] = "WARNING"
+        crews.append(stack.enter_context(processes.crew(fleet, ws.root, changes, asked, number)))
+        crews[-1].start()
+    return crews

@@ -48,7 +48,7 @@ class Fleet:
     ``processes`` counts all ``machines`` together; each machine has the same number. ``rank`` is
     the number of this machine. Machine 0, at ``address`` and ``port``, sends the run to MLflow.
     With ``launched`` true, another launcher started ``processes`` processes, and ``rank`` is the
-    number of this one.
+    number of this one. ``scheduler`` names one whose workers train (`uotft.runs.scheduler`).
     """
 
     processes: int = 1
@@ -57,6 +57,7 @@ class Fleet:
     address: str = ""
     port: int = 29500
     launched: bool = False
+    scheduler: str = ""
 
     @property
     def here(self) -> int:
@@ -129,17 +130,20 @@ def fleet(
 class Crew:
     """The workers of this machine, for one training at a time. Make one with `crew`.
 
-    ``changes`` are environment variables of the workers. If ``asked`` is given, another thread
-    counts the requests to stop in it; otherwise `work` listens for signals itself. ``busy`` are the
-    workers that have not finished their work.
+    ``changes`` are environment variables of the workers; ``crews`` share this machine. If ``asked``
+    is given, another thread counts the requests to stop in it; otherwise `work` listens for signals
+    itself. ``busy`` are the workers that have not finished their work. A crew without workers of
+    its own has ``elsewhere``, which trains a cell on another machine; see `uotft.runs.job.train`.
     """
 
     fleet: Fleet
     root: Path
     changes: Mapping[str, str] = field(default_factory=dict)
     asked: StopRequest | None = None
+    crews: int = 1
     workers: list[Worker] = field(default_factory=list)
     busy: list[Worker] = field(default_factory=list)
+    elsewhere: Callable[..., str] | None = None
     _channels: dict[int, socket.socket] = field(default_factory=dict)
 
     def start(self, meeting: Path | None = None) -> None:
@@ -153,6 +157,7 @@ class Crew:
         if not self._reusable and meeting is None:
             return
         self.dismiss()
+        defaults = self.fleet.defaults | environment.allocator(self.crews * self.fleet.here)
         for place in self.fleet.ranks(meeting or Path()):
             ours, theirs = socket.socketpair()
             with theirs:
@@ -161,7 +166,7 @@ class Crew:
                     [*command, str(theirs.fileno())],
                     cwd=self.root,
                     start_new_session=True,  # the terminal sends Ctrl-C to this process alone
-                    env=environment.child({**place, **self.changes}, self.fleet.defaults),
+                    env=environment.child({**place, **self.changes}, defaults),
                     pass_fds=[theirs.fileno()],
                 )
             self.workers.append(worker)
@@ -252,9 +257,10 @@ def crew(
     root: Path,
     changes: Mapping[str, str] | None = None,
     asked: StopRequest | None = None,
+    crews: int = 1,
 ) -> Iterator[Crew]:
     """The workers of ``fleet`` on this machine for the project in ``root``, during the block."""
-    made = Crew(fleet, root, changes or {}, asked)
+    made = Crew(fleet, root, changes or {}, asked, crews)
     try:
         yield made
     finally:
@@ -266,13 +272,14 @@ def follow(crew: Crew, events: Path, asked: StopRequest, send: Callable[[Points]
 
     Raises `WorkerFailed` if one fails, and KeyboardInterrupt if they were asked to stop.
     """
-    place = 0
+    place, why = 0, ""
     while True:
         living, failed = crew.living(), crew.failed()
         # read after `living`, so that the last points of workers that are done are included
         found, place = jsonl.read(events, place)
         if points := [(line["step"], line["numbers"]) for line in found if "numbers" in line]:
             send(points)
+        why = next((n["tags"]["failure"] for n in found if "failure" in n.get("tags", {})), why)
         if failed or not living:
             break
         if asked:
@@ -287,4 +294,4 @@ def follow(crew: Crew, events: Path, asked: StopRequest, send: Callable[[Points]
     if code < 0 and len(crew.workers) > 1:
         logger.error(killed(crew.name(failed), -code))
         code = 128 - code
-    raise WorkerFailed(code, failed.pid)
+    raise WorkerFailed(code, failed.pid, why)

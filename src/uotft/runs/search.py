@@ -11,7 +11,7 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate
@@ -25,8 +25,8 @@ from uotft.core.errors import Pruned, UserError, WorkerFailed
 from uotft.core.records import Cell
 from uotft.pipeline import freshness, units
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import job, study
-from uotft.runs.pool import Pool, pool, width
+from uotft.runs import job, scheduler, study
+from uotft.runs.pool import Failure, Pool, pool
 from uotft.runs.processes import Crew, Fleet, Points
 from uotft.runs.study import Setting, Space, State, Study, Trial
 from uotft.tracking import outbox, session, store
@@ -69,9 +69,10 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
     Raises `UserError` for a plan that cannot be searched, or if another search has the study.
     """
     text = (ws.root / "params.yaml").read_text(encoding="utf-8")
-    space = study.deciding(study.read_space(plan.space), plan.strategy)
+    space = study.deciding(study.read_space(plan.space), ws.params, plan.strategy)
     default = study.standing(text, space)
     _check(ws, plan, space, fleet)
+    scheduler.check(fleet, ws)
     folder = ws.root / "search" / (plan.study or f"{plan.target}-{plan.strategy}")
     busy = (
         f"{folder}: another `uotft search` is running this study: wait for it, or give yours "
@@ -105,13 +106,14 @@ def _run_missing(
         run.log(_points(record.trials()))  # points that the run has already are not sent again
         most = plan.trials or (TRIALS if plan.tpe else sys.maxsize)
         left = {trial.number for trial in record.trials() if trial.state == "running"}
-        wanted = 1 if plan.prune else plan.jobs
-        at_once = min(width(ws.params, fleet.processes, wanted), len(plan.seeds))
-        with pool(fleet, ws, at_once) as crews:
+        ahead = record.to_come(most) if fleet.scheduler and not (plan.tpe or plan.prune) else []
+        number = len(plan.seeds) * max(1, len(ahead))
+        with pool(fleet, ws, 1 if plan.prune else plan.jobs, number) as crews:
+            failed = _train_ahead(ws, plan, ahead, crews)
             while trial := record.next(most):
                 if trial.number in left:
                     say(f"going on with trial {trial.number}, which was interrupted")
-                trial = _run(ws, plan, record, trial, crews)
+                trial = _run(ws, plan, record, trial, crews, failed)
                 say(_line(trial))
                 run.log([p for p in _points(record.trials()) if p[0] == trial.number])
         _conclude(run, folder, record)
@@ -158,7 +160,7 @@ def _fingerprint(ws: Workspace, plan: Plan, space: Space) -> dict[str, Any]:
         "seeds": plan.seeds,
         "prune": plan.prune,
         "space": {name: axis.model_dump(exclude_none=True) for name, axis in space.items()},
-        **ws.params.model_dump(by_alias=True, include=set(DECISIVE)),
+        **ws.of(plan.strategy).params.model_dump(by_alias=True, include=set(DECISIVE)),
         "files": freshness.of_files(ws, [*files, ws.pretrained() / "model.json"]),
     }
 
@@ -186,8 +188,41 @@ def _tags(ws: Workspace, plan: Plan) -> dict[str, str]:
     }
 
 
-def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) -> Trial:
+def _train_ahead(
+    ws: Workspace, plan: Plan, settings: Sequence[Setting], crews: Pool
+) -> dict[tuple[str, int], Failure]:
+    """Train the trials of a grid at the same time, since none depends on another.
+
+    The trials then find their trainings finished. Returns those that failed, by variant and seed.
+    """
+    variants = [ws.with_changes(study.overrides(setting)) for setting in settings]
+    for there in variants:
+        if message := units.own_units(there):
+            logger.info(message)
+    wanted = [(v, Cell(plan.target, plan.strategy, seed)) for v in variants for seed in plan.seeds]
+    if not wanted:
+        return {}
+
+    def one(crew: Crew, each: tuple[Workspace, Cell]) -> None:
+        _measure(each[0], plan, each[1].seed, crew, lambda points: None)
+
+    job.bring(wanted)
+    with closing(crews.run(one, wanted)) as results:
+        ends = zip(wanted, results, strict=True)
+        return {(v.variant, cell.seed): why for (v, cell), why in ends if why is not None}
+
+
+def _run(
+    ws: Workspace,
+    plan: Plan,
+    record: Study,
+    trial: Trial,
+    crews: Pool,
+    failed: Mapping[tuple[str, int], Failure],
+) -> Trial:
     """Train the missing seeds of a trial; returns it complete, pruned or failed.
+
+    ``failed`` are trainings that have failed before, which are not tried again.
 
     Seeds are trained at the same time. With pruning they are trained one after the other, since
     each result decides whether the next seed is worth training.
@@ -207,6 +242,8 @@ def _run(ws: Workspace, plan: Plan, record: Study, trial: Trial, crews: Pool) ->
                     if step < record.length() and record.hopeless(number):
                         raise Pruned
 
+        if error := failed.get((there.variant, seed)):
+            raise error
         return _measure(there, plan, seed, crew, watch)
 
     todo = [(place, seed) for place, seed in enumerate(plan.seeds) if seed not in trial.values]
@@ -239,8 +276,18 @@ def _measure(there: Workspace, plan: Plan, seed: int, crew: Crew, watch: job.Wat
         history = storage.read_csv(made / "history.csv")
         watch([(int(row["step"]), {VALUE: float(row[VALUE])}) for row in history if row[VALUE]])
     else:
-        job.train(there, cell, crew, current=True, watch=watch)
+        job.train(there, cell, crew, current=True, watch=watch, begins=_begins(cell))
     return float(storage.read_json(made / "model.json")["validation"][VALUE])
+
+
+def _begins(cell: Cell) -> Callable[[str], None]:
+    """What says where a training begins, if that is elsewhere."""
+
+    def begins(where: str) -> None:
+        if where:
+            logger.info("%s%s", cell, where)
+
+    return begins
 
 
 def _drop(there: Workspace, plan: Plan, record: Study, number: int, state: State) -> Trial:

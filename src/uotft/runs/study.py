@@ -23,8 +23,9 @@ import yaml
 from uotft.analysis.statistics import Interval, interval, paired
 from uotft.core import config, paths
 from uotft.core.errors import UserError
-from uotft.core.settings import Axis, Value
+from uotft.core.settings import Axis, Params, Value
 from uotft.core.storage import share
+from uotft.training import objectives
 
 if TYPE_CHECKING:
     import optuna
@@ -55,11 +56,21 @@ def read_space(name: str) -> Space:
     return config.space(raw, name)
 
 
-def deciding(space: Space, strategy: str) -> Space:
-    """The settings of a space that have an effect; with `none`, those of the source have not."""
-    if strategy != "none":
+def deciding(space: Space, params: Params, strategy: str) -> Space:
+    """The settings of a space that have an effect on the rows of a strategy or control.
+
+    Without source images, those of the source have none, nor have those that a control sets.
+    """
+    if config.keeps(params, strategy):
         return space
-    return {name: axis for name, axis in space.items() if not name.startswith(OF_THE_SOURCE)}
+    fixed, without = config.fixed(params, strategy), [*OF_THE_SOURCE]
+    if not objectives.trains(config.of_strategy(params, strategy).train):
+        without.append("train.recipe.")
+    return {
+        name: axis
+        for name, axis in space.items()
+        if name not in fixed and not name.startswith(tuple(without))
+    }
 
 
 def grid(space: Space) -> list[Setting]:
@@ -151,6 +162,11 @@ class Study:
         begun = (t for t in self.study.get_trials(deepcopy=False) if t.state.name != "WAITING")
         return [self._record(trial) for trial in begun]
 
+    def to_come(self, most: int) -> list[Setting]:
+        """The settings that a grid has still to try, of its first ``most`` trials."""
+        trials = self.study.get_trials(deepcopy=False)[:most]
+        return [t.user_attrs["setting"] for t in trials if not t.state.is_finished()]
+
     def next(self, most: int) -> Trial | None:
         """The trial that was interrupted, or a new one.
 
@@ -186,7 +202,7 @@ class Study:
         """Steps of the first training of trial 0; 0 until it has ended."""
         first = self._frozen(0)
         places = [at for at in first.intermediate_values if at < APART]
-        return max(places) if "values" in first.user_attrs else 0
+        return max(places, default=0) if "values" in first.user_attrs else 0
 
     def hopeless(self, number: int) -> bool:
         """Whether a trial's best validation is below the median of the others at the same place.

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from uotft.core import config, registry, user_settings
+from uotft.core import config, user_settings
 from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.progress import track
 from uotft.core.records import Cell
+from uotft.core.settings import CONTROLS
 from uotft.data import class_images
 from uotft.pipeline import fetch, given, init
 from uotft.pipeline.init import Wanted
@@ -45,11 +46,11 @@ class Order:
     def wanted(self) -> Wanted:
         """The project, below the folder that its neighbours share."""
         small = self.preset == "small" and self.source == "imagenet"
-        if small and self.strategy != "none":
+        if small and self.strategy not in (config.NOTHING, *CONTROLS):
             raise UserError(
                 "--preset small trains its network on the source from nothing, for which ImageNet "
                 "would have to be fetched whole: name a smaller source, --source FOLDER or a "
-                "public set; or --strategy none, to train on the target alone"
+                "public set; or --strategy none, or a control, to train on the target alone"
             )
         here = (self.preset, self.source, self.dataset, home())
         return Wanted(*here, self.backbone, alone=small)
@@ -132,9 +133,9 @@ def ready(order: Order, show: Callable[[Plan], object]) -> Path:
 
     Raises `UserError` before anything is made if something that the plan needs cannot be had.
     """
-    registry.check("strategies", order.strategy, "strategy")
     folder, cell = order.place[0], order.cell
     ws = order.preview().with_changes(order.changes)
+    config.selector(ws.params, order.strategy)
     if not (ws.cell("models", cell) / "model.json").is_file():
         found = plan.plan(ws, cell)
         show(found)

@@ -30,7 +30,7 @@ from uotft.core.errors import Diverged, Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell
 from uotft.core.signals import GRACE_S, INTERRUPTED, StopRequest
-from uotft.runs import channel
+from uotft.runs import channel, machines
 
 logger = logging.getLogger("uotft.runs.worker")  # __name__ is __main__ here
 
@@ -107,9 +107,11 @@ def work(arguments: list[str], stop: StopRequest) -> None:
     ws = Workspace.find().with_changes(cell[3:])
     seed, precision = 0, "no"
     if stage == "train":
+        ws = ws.of(cell[1])
         seed, precision = int(cell[2]), ws.params.train.recipe.precision
     elif stage == "pretrain":
         seed, precision = ws.params.pretrain.seed, ws.params.pretrain.recipe.precision
+    machines.choose_interface()
     meeting.meet()
     accelerator = runtime.start(seed, ws.params.cpu_threads, precision)
     stop.listen()
@@ -125,13 +127,18 @@ def work(arguments: list[str], stop: StopRequest) -> None:
     def asked() -> bool:
         return bool(stop)
 
+    def report(message: str) -> None:
+        _note(Path(events), UserError(message))
+        logger.error(message)
+
     context = Context(accelerator, log, progress, asked)
-    if stage == "train":
-        train(ws, Cell(cell[0], cell[1], seed), context)
-    elif stage == "embed":
-        embed(ws, cell[0], context)
-    else:
-        pretrain(ws, context)
+    with machines.watched(asked, report):
+        if stage == "train":
+            train(ws, Cell(cell[0], cell[1], seed), context)
+        elif stage == "embed":
+            embed(ws, cell[0], context)
+        else:
+            pretrain(ws, context)
     runtime.end(accelerator)
 
 
@@ -145,10 +152,11 @@ def _only_lost_another(error: BaseException, stop: StopRequest) -> bool:
     """Whether ``error`` is only a lost connection to a worker that failed and said why itself.
 
     Then this process gets SIGTERM soon after the error. It waits for that, and prints nothing,
-    because its own message would hide the one that explains the failure.
+    because its own message would hide the one that explains the failure. Of several machines, the
+    first worker of this one finds out within a minute whether another machine is lost.
     """
-    lost = any(word in str(error) for word in ("Connection", "gloo", "NCCL"))
-    patience = monotonic() + GRACE_S
+    lost = machines.lost_connection(error)
+    patience = monotonic() + (60 if environment.machine() else GRACE_S)
     while lost and not stop and monotonic() < patience:
         sleep(0.05)
     return lost and bool(stop)

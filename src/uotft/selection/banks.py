@@ -70,10 +70,23 @@ def fingerprint(bank: ClassBank) -> str:
 
 def brought(path: str) -> ClassBank:
     """A bank that a user names."""
+    return read(_there(path))
+
+
+def points(path: str) -> tuple[Floats, str]:
+    """(means (n, D), backbone) of a file that a user names; of an npy the means are mapped.
+
+    Nothing is made for each row, as `brought` makes names: there may be 1e9 of them.
+    """
+    arrays = _arrays(_there(path))
+    return _means(Path(path), arrays), _text(Path(path), arrays, "backbone")
+
+
+def _there(path: str) -> Path:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; name an npz with an array 'means', "
                         "or a bank of `uotft bank`")  # fmt: skip
-    return read(Path(path))
+    return Path(path)
 
 
 def read(path: Path) -> ClassBank:

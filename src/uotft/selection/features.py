@@ -40,10 +40,12 @@ def cut(images: int, batch_size: int) -> list[range]:
 def missing(folder: Path, shards: list[range]) -> list[range]:
     """The ``shards`` that are missing from ``folder`` or damaged."""
 
-    def whole(path: Path) -> bool:
-        return path.is_file() and path.stem.endswith(storage.fingerprint(path))
+    there = _files(folder)
 
-    return [rows for rows in shards if not whole(_shard(folder, rows))]
+    def whole(path: Path | None) -> bool:
+        return path is not None and path.stem.endswith(storage.fingerprint(path))
+
+    return [rows for rows in shards if not whole(there.get(_start(rows)))]
 
 
 def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtype: str) -> None:
@@ -52,11 +54,12 @@ def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtyp
     Its file name ends with its SHA-256, by which `missing` finds damage. A feature too large for
     ``dtype`` is a ``UserError``.
     """
-    rounded: dict[str, Any] = {name: _rounded(array, dtype) for name, array in arrays.items()}
+    kept: dict[str, Any] = {name: rounded(array, dtype) for name, array in arrays.items()}
     made = io.BytesIO()
-    np.savez(made, **rounded)
+    np.savez(made, **kept)
     content = made.getvalue()
-    _shard(folder, rows).unlink(missing_ok=True)  # a damaged one
+    for damaged in folder.glob(f"{_start(rows)}-*.npz"):
+        damaged.unlink()
     digest = hashlib.sha256(content).hexdigest()
     storage.write_bytes(folder / f"{_start(rows)}-{digest}.npz", content)
 
@@ -69,7 +72,8 @@ def join(
     ``labels`` (n,) and ``index`` go into the index: ``rows`` of the data set, ``names`` of its
     classes, ``backbone``.
     """
-    files = [_shard(folder, rows) for rows in shards]
+    there = _files(folder)
+    files = [there.get(_start(rows), folder / f"{_start(rows)}.npz") for rows in shards]
     new = made.with_name(f".{made.name}.tmp")
     shutil.rmtree(new, ignore_errors=True)  # left by a process that was killed here
     try:
@@ -121,7 +125,13 @@ def class_means(
 
     ``parts`` are consecutive blocks of the images' features, and ``labels`` (n,) their labels.
     """
-    counts, sums, start = np.bincount(labels, minlength=classes), np.zeros((classes, 1)), 0
+    counts = np.bincount(labels, minlength=classes)
+    return class_sums(parts, labels, classes) / np.maximum(counts, 1)[:, None], counts
+
+
+def class_sums(parts: Iterable[NDArray[Any]], labels: NDArray[np.int64], classes: int) -> Floats:
+    """Sums (classes, D) in float64, added in the order of the images."""
+    sums, start = np.zeros((classes, 1)), 0
     for part in parts:
         if not start:
             sums = np.zeros((classes, part.shape[1]))
@@ -129,7 +139,7 @@ def class_means(
         for label, row in zip(own, part, strict=True):  # np.add.at is ten times slower
             sums[label] += row
         start += len(part)
-    return sums / np.maximum(counts, 1)[:, None], counts
+    return sums
 
 
 def _join(
@@ -154,17 +164,17 @@ def _join(
     return found[0]
 
 
-def _shard(folder: Path, rows: range) -> Path:
-    """The file of a shard, or a path that does not exist."""
-    found = folder.glob(f"{_start(rows)}-*.npz")
-    return next(found, folder / f"{_start(rows)}.npz")
+def _files(folder: Path) -> dict[str, Path]:
+    """{beginning of the name: file} of the shards that are there."""
+    return {path.stem.rpartition("-")[0]: path for path in folder.glob("shard-*-*.npz")}
 
 
 def _start(rows: range) -> str:
     return f"shard-{rows.start:012}"
 
 
-def _rounded(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+def rounded(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Features as ``dtype``; a `UserError` if one is too large for it."""
     try:
         with np.errstate(over="raise"):
             return array.astype(dtype)

@@ -86,7 +86,7 @@ class Delivery:
         """The failure, in one line."""
         if isinstance(error, Early | UserError):
             return str(error)
-        return f"MLflow at {store.store_uri(self.home, self.about['store'])}: {store.brief(error)}"
+        return f"MLflow at {store.shown(self.home, self.about['store'])}: {store.brief(error)}"
 
     def _note_progress(self) -> None:
         storage.write_json(self.folder / outbox.SENT, {"events": self.done})

@@ -13,7 +13,15 @@ from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import Answers, Floats, Origin, Trial
 from uotft.tracking.notes import CLASSES, NONE
-from uotft.tracking.store import PROJECT, WEIGHTS, is_there, open_store, project_of, store_uri
+from uotft.tracking.store import (
+    PROJECT,
+    WARNING,
+    WEIGHTS,
+    is_there,
+    open_store,
+    project_of,
+    shown,
+)
 
 PAGE = 200  # runs per request
 
@@ -140,7 +148,7 @@ def _nothing(
     wanted += [f"--tag {name}={value}" for name, value in tags.items()]
     left = f"; left out: {left_out(out)}" if out else ""
     return (
-        f"{store_uri(home)}: no finished training with test metrics"
+        f"{shown(home)}: no finished training with test metrics"
         f"{' for ' + ', '.join(wanted) if wanted else ''}{left}. The store has {there}"
     )
 
@@ -174,6 +182,7 @@ def _trial(mlflow: Any, run: Any) -> Trial:
         plan_KT=plan_KT,
         answers=answers,
         origin=_origin(run),
+        warning=tags.get(WARNING, ""),
     )
 
 

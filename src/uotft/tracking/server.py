@@ -19,7 +19,7 @@ from time import sleep
 
 from uotft.core import environment, signals
 from uotft.core.errors import UserError
-from uotft.tracking.store import make_store, store_uri
+from uotft.tracking.store import make_store, shown, store_uri
 
 POLL_S = 0.2
 AT_ONCE = 64  # connections; others get "try again", so that all request bodies fit into memory
@@ -39,7 +39,9 @@ def serve(home: Path, host: str, port: int, say: Callable[[str], None]) -> None:
     """
     uri = store_uri(home)
     if uri.startswith(("http:", "https:")):
-        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is already a server; open it in a browser")
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {shown(home)} is already a server; open it in a browser"
+        )
     with suppress(KeyboardInterrupt), signals.as_ctrl_c():  # Ctrl-C is the normal end
         _must_be_free(host, port)
         make_store(home)

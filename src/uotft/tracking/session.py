@@ -62,6 +62,21 @@ def run(
             made.end(status)
 
 
+def enclosing() -> str:
+    """Our own id of the run around this block, or ""; for a process that trains elsewhere."""
+    return _around.get()
+
+
+@contextmanager
+def inside(run_id: str) -> Iterator[None]:
+    """Runs of the block are children of a run that another process has begun; of none if ""."""
+    outer = _around.set(run_id)
+    try:
+        yield
+    finally:
+        _around.reset(outer)
+
+
 @contextmanager
 def sending(home: Path) -> Iterator[Sender]:
     """One process for all runs of the block that are watched, however they overlap.

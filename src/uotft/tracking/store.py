@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +22,7 @@ from uotft.core.errors import UserError
 
 ID = "uotft.run"  # the tag with our own id of a run, which exists before MLflow's
 PROJECT = "project"  # the tag with the project, in a store that is not in the project's own folder
+WARNING = "uotft.warning"  # the tag that says what is wrong with the end of a training, if anything
 WEIGHTS = "model.sha256"  # the tag with the SHA-256 of the weights that a run made
 NOTE = "mlflow.note.content"  # the tag that MLflow's page shows as the run's description
 TURN_S = 120  # longest time that a process waits for its turn, should a server hang
@@ -39,6 +41,15 @@ def store_uri(home: Path, given: str | None = None) -> str:
         file, mark, options = path.partition("?")
         return paths.sqlite(home / unquote(file or "mlflow.db")) + mark + options
     return scheme + slashes + path
+
+
+def shown(home: Path, given: str | None = None) -> str:
+    """The same for messages, which end up in logs: without the password that it may hold."""
+    return _without_password(store_uri(home, given))
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:…@", text)
 
 
 def make_store(home: Path) -> None:
@@ -73,7 +84,7 @@ def open_store(home: Path) -> Any:
     except Exception as error:  # noqa: BLE001  servers, databases and drivers raise anything
         if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
             raise  # its message already names the file
-        raise UserError(f"MLflow's store {uri} does not answer: {brief(error)}") from error
+        raise UserError(f"MLflow's store {shown(home)} does not answer: {brief(error)}") from error
     return mlflow
 
 
@@ -123,9 +134,9 @@ def _mlflow(uri: str) -> Any:
 
 
 def brief(error: BaseException) -> str:
-    """The first part of an error's message; MLflow appends the messages of all causes."""
+    """The first part of an error's message, without a password; MLflow appends all causes."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return first.partition(" failed with exception")[0][:200]
+    return _without_password(first.partition(" failed with exception")[0])[:200]
 
 
 def existing(mlflow: Any, run_id: str) -> Any:

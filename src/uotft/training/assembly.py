@@ -6,6 +6,7 @@ replaces that of params.yaml when no source class is kept.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,19 @@ from uotft.core.records import Floats, ImageSet, SourcePart
 from uotft.core.settings import Params, Train
 from uotft.models.embedding import features
 from uotft.models.inputs import Views
-from uotft.models.network import Network, nearest_mean_rows, random_rows, separate_norms
+from uotft.models.network import (
+    Network,
+    as_head,
+    freeze_norms,
+    nearest_mean_rows,
+    random_rows,
+    separate_norms,
+)
 from uotft.training import objectives
 from uotft.training.loop import Task
 from uotft.training.streams import Place, Sampling, Stream, decode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,8 @@ class Material:
 
     ``rows`` (n,) are the seed's labelled images of ``target``, and ``part`` holds the kept source
     images. ``copies`` (m,) are the source rows that are also test images of the target, read from
-    the file ``overlap``. ``target_means`` returns the class means (T, D) that the target head can
-    start from.
+    the file ``overlap``. The target head can start from the class means (T, D) that
+    ``target_means`` returns, or from the weight (T, D) and bias (T,) of ``target_probe``.
     """
 
     params: Params
@@ -49,6 +59,7 @@ class Material:
     copies: NDArray[np.int64]
     overlap: Path
     target_means: Callable[[], Floats]
+    target_probe: Callable[[], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,12 @@ class Objective:
 
 
 def objective_for(params: Params, part: SourcePart) -> Objective:
-    """The objective of params.yaml; ``plain`` if it reads source images and none are kept."""
+    """The objective of params.yaml; ``plain`` if it reads source images and none are kept.
+
+    Settings that contradict it are a ``UserError``.
+    """
     found = Objective(params.train.objective, *config.objective(params, params.train.objective))
+    objectives.check(params.train)
     if "source" in found.parts and not len(part.names):
         return Objective("plain", *config.objective(params, "plain"))
     return found
@@ -87,8 +102,13 @@ def assemble(
     """
     settings, images = material.params.train, material.target
     network = build(material, objective, source_names)
+    if settings.batch_norm == "frozen":
+        count = freeze_norms(network)
+        if not count and context.accelerator.is_main_process:
+            name = material.params.backbone["name"]
+            logger.warning("train.batch_norm: frozen changes nothing: %s has no batch norm", name)
     streams, left_out = _streams(material, objective, network.channels, context)
-    recipe = settings.recipe.counted(len(material.rows), settings.target_batch)
+    recipe = objectives.recipe(settings, len(material.rows))
     network.to(context.accelerator.device)
     part, validation = material.part, material.part.data.rows("val")
     start = objectives.StartingPoint(
@@ -121,6 +141,8 @@ def build(material: Material, objective: Objective, source_names: tuple[str, ...
     for head in network.heads:
         if starts[head] == "random":
             start = random_rows(head, network.head(head).weight.shape, material.seed)
+        elif starts[head] == "probe":
+            start = as_head(*material.target_probe())
         elif starts[head] == "classifier" and len(known):
             start = classifier.weight[known], classifier.bias[known]
         else:  # also for clusters: the pre-trained classifier has no rows for them

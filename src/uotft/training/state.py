@@ -156,7 +156,12 @@ def _file(slot: Path, rank: int) -> Path:
 
 
 def _norm(network: nn.Module) -> str:
-    """A warning for networks with batch norm, whose statistics are those of a process's share."""
+    """A warning for networks with batch norm, whose statistics are those of a process's share.
+
+    Frozen ones are the same on all processes.
+    """
+    if getattr(network, "norms_are_frozen", False):
+        return ""
     if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()):
         return ""
     return ", but with batch norm the weights will equal those of no uninterrupted training"

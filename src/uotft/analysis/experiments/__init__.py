@@ -23,6 +23,8 @@ PLAIN = ("train.objective=plain",)
 JOINT = ("train.objective=joint", "select.unit=class")
 UNLABELLED = ("train.objective=pseudo_label", "select.unit=cluster")
 HUNDRED = (*JOINT, "select.top_k=100")
+#: For equal compute: a step has as many target images as one of other rows has of both kinds.
+BOTH = "train.target_batch=both"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Variation:
     """One row of a table, or one point of a figure: a strategy and overrides, SETTING=VALUE each.
 
     ``line`` and ``x`` place it in a figure; without ``x`` it is a horizontal line. ``against`` is
-    the label that it is compared with, by default the experiment's baseline.
+    the label that it is compared with, or several, by default the experiment's baseline.
     """
 
     label: str
@@ -38,7 +40,7 @@ class Variation:
     overrides: tuple[str, ...]
     line: str = ""
     x: float | None = None
-    against: str = ""
+    against: str | tuple[str, ...] = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,13 @@ class Experiment:
 
     ``claim`` is the paper's finding. ``recalls`` is {model: {label: %}}, the paper's recall of the
     classes that should be found. Without ``targets`` the experiment runs on those of params.yaml.
-    ``axis`` is the label of a figure's x axis, which is logarithmic with ``log``.
+    ``axis`` is the label of a figure's x axis, which is logarithmic with ``log``. ``seeds`` is the
+    number of seeds, or text as after --seeds.
+
+    ``name`` is that of the folder of its results. ``common`` are overrides of all variations, which
+    their own replace. With ``scaled``, numbers of classes and images refer to the paper's source.
+    With ``tested``, the table has a difference with its p for each comparison. With
+    ``on_validation`` it compares accuracies on validation images, and the test part is not read.
     """
 
     title: str
@@ -60,7 +68,18 @@ class Experiment:
     recalls: dict[str, dict[str, float]] = field(default_factory=dict)
     axis: str = ""
     log: bool = False
-    seeds: int = 5
+    seeds: int | str = 5
+    name: str = ""
+    common: tuple[str, ...] = ()
+    scaled: bool = True
+    tested: bool = False
+    on_validation: bool = False
+
+    def against(self, variation: Variation) -> tuple[str, ...]:
+        """The labels that a variation is compared with."""
+        own = variation.against or self.baseline
+        labels = (own,) if isinstance(own, str) else own
+        return tuple(label for label in labels if label != variation.label)
 
 
 def by_target(

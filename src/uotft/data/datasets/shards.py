@@ -13,14 +13,12 @@ With ``urls``, addresses of tar files, `uotft data prepare web` fetches them int
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +65,7 @@ class Settings(files.View):
     @field_validator("urls")
     @classmethod
     def _name_tar_files(cls, value: str | list[str]) -> str | list[str]:
-        names = [_file_name(url) for url in _expanded(value)]
+        names = [shards.file_name(url) for url in _expanded(value)]
         if len(set(names)) < len(names):
             raise ValueError("two addresses end in one file name; write copies under mirrors")
         if value and not names:
@@ -78,12 +76,12 @@ class Settings(files.View):
     @classmethod
     def _are_addresses(cls, value: list[str]) -> list[str]:
         for mirror in value:
-            _file_name(f"{mirror}/a.tar")
+            shards.file_name(f"{mirror}/a.tar")
         return value
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """{file name: where it can be fetched}, in their order; empty without ``urls``."""
-        found = {_file_name(url): url for url in _expanded(self.urls)}
+        found = {shards.file_name(url): url for url in _expanded(self.urls)}
         others = [mirror.rstrip("/") for mirror in self.mirrors]
         return {n: (url, *(f"{other}/{n}" for other in others)) for n, url in found.items()}
 
@@ -105,7 +103,7 @@ def load(
     )
     labels, names = _numbered(texts, splits == "train", folder)
     if settings.names:
-        names = _named(names, located(root, settings.names))
+        names = shards.named(names, located(root, settings.names))
     images = files.image_set(
         folder, paths, labels, splits, names, settings, progress,
         archives=archives, offsets=offsets, bytes=sizes,
@@ -118,16 +116,6 @@ def load(
 def _expanded(urls: str | list[str]) -> list[str]:
     patterns = [urls] if isinstance(urls, str) else urls
     return [url for pattern in patterns if pattern for url in shards.expand(pattern)]
-
-
-def _file_name(url: str) -> str:
-    """The name under which the tar file of an address is kept."""
-    parts = urlsplit(url)
-    name = PurePosixPath(unquote(parts.path)).name
-    right = parts.scheme in ("http", "https") and parts.netloc and url.isascii()
-    if not right or not re.fullmatch(r"\w[\w.+=@-]*\.tar", name):
-        raise ValueError(f"{url!r} is not the http(s) address of a file NAME.tar")
-    return name
 
 
 def _folder(settings: Settings, root: Path) -> Path:
@@ -210,22 +198,12 @@ def _index(
         np.array(offsets),
         np.array(sizes),
         np.array(
-            [_label(text, field, tar, name) for text, name in zip(labels, names, strict=True)]
+            [
+                shards.label_of(text, field, f"{tar}: the label of {name}")
+                for text, name in zip(labels, names, strict=True)
+            ]
         ),
     )
-
-
-def _label(text: bytes, field: str, tar: Path, name: str) -> str:
-    """The label in a member's bytes."""
-    try:
-        value = json.loads(text)[field] if field else text.decode().strip()
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{tar}: the label of {name} has no {field or 'text'} ({error!r})"
-        ) from error
-    if isinstance(value, str | int) and (text_label := lists.class_name(str(value))):
-        return text_label
-    raise UserError(f"{tar}: the label of {name} is {value!r}; it must be a number or a name")
 
 
 def _numbered(
@@ -234,23 +212,9 @@ def _numbered(
     """Labels 0..C-1 and the names of the classes, in numerical order if all are numbers."""
     found, labels = np.unique(texts, return_inverse=True)
     known: list[str] = found.tolist()
-    if all(text.isdecimal() for text in known):
-        order = np.argsort([int(text) for text in known], kind="stable")
-        labels, known = np.argsort(order)[labels], [known[i] for i in order]
+    order = shards.ordered(known)
+    labels, known = np.argsort(order)[labels], [known[i] for i in order]
     counts = np.bincount(labels[trained], minlength=len(known))
     if not counts.all():
         raise UserError(f"{folder}: class {known[int(counts.argmin())]!r} has no training image")
     return labels.astype(np.int64), tuple(known)
-
-
-def _named(numbers: tuple[str, ...], path: Path) -> tuple[str, ...]:
-    """Class names from a file: the label is the line's number."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        names = tuple(lines[int(number)] for number in numbers)
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: it lacks a line for a label ({error})") from error
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path}: two lines are {twice!r}; every class needs its own name")
-    return names

@@ -22,11 +22,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uotft.core.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from uotft.core.settings import Recipe, Train
+
 Terms = Callable[["dict[str, Tensor]", "dict[str, Tensor]"], "dict[str, tuple[Tensor, float]]"]
 Seen = Callable[[], "tuple[Tensor, Tensor]"]
+
+#: Objectives that make no step. Named here, since their modules import torch.
+UNTRAINED = {"frozen"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,28 @@ def parts(module: ModuleType) -> set[str]:
 def heads(module: ModuleType) -> set[str]:
     """The heads that an objective trains."""
     return {head for _, head in module.ROUTES.values()}
+
+
+def trains(settings: Train) -> bool:
+    """Whether an objective makes any step."""
+    return settings.objective not in UNTRAINED
+
+
+def recipe(settings: Train, images: int) -> Recipe:
+    """The recipe that is followed on so many target images, with its length in steps."""
+    counted = settings.recipe.counted(images, settings.target_batch)
+    return counted if trains(settings) else counted.model_copy(update={"steps": 0, "warmup": 0})
+
+
+def check(settings: Train) -> None:
+    """Refuse work after the last step where the network is to stay as it is."""
+    for name, off in (("head_steps", 0), ("reestimate_norm", False)):
+        if not trains(settings) and (value := getattr(settings, name)):
+            raise UserError(
+                f"train.objective: {settings.objective} keeps the network as it starts, but "
+                f"train.{name}: {str(value).lower()} would change it at the end: set it to "
+                f"{str(off).lower()}, or take another objective"
+            )
 
 
 def ready(module: ModuleType, settings: Any, context: StartingPoint) -> Terms:
