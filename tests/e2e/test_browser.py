@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.projects import runs
+from support.projects import copied, runs
 from support.tracking_page import served
 from uotft.core import storage
 
@@ -30,11 +30,11 @@ RUNS = ("digits-none-0", "digits-uot-0")
 
 
 @pytest.fixture
-def finished(request: pytest.FixtureRequest) -> Path:
-    """A project on which `dvc repro` has been run."""
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project on which `dvc repro` has been run; a copy, since other tests count its runs."""
     if named := os.environ.get("UOTFT_PROJECT"):
         return Path(named)
-    project: Path = request.getfixturevalue("project")
+    project = copied(request.getfixturevalue("project"), tmp_path_factory.mktemp("finished"))
     weights = {
         storage.read_json(path)["sha256"] for path in project.glob("models/digits/*/0/model.json")
     }
