@@ -106,3 +106,14 @@ def test_a_lock_without_a_stage_tells_of_none(tmp_path: Path) -> None:
     assert dvc.made_stages(tmp_path) == {}
     (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
     assert dvc.made_stages(tmp_path) == {}
+
+
+def test_settings_that_dvc_would_stop_at_are_named(root: Path) -> None:
+    assert dvc.absent_settings(root) == []
+    each = {"foreach": [1], "do": {"cmd": "true", "params": ["seeds", "a.${item}"]}}
+    stages = STAGES["stages"] | {"each": each}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (root / "params.yaml").write_text("train: 3\nseeds:\n")
+    assert dvc.absent_settings(root) == ["train.steps"]
+    (root / "params.yaml").write_text("train: {other: 3}\n")
+    assert dvc.absent_settings(root) == ["seeds", "train.steps"]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.commands import call
+from support.commands import answer, call
 from support.patched_modules import patched
 from support.projects import HUGE, alone, clone, runs
 from uotft.analysis import endings
+from uotft.core import storage
 
 
 def named(project: Path, name: str) -> list:
@@ -79,6 +80,19 @@ def test_train_is_enough_on_a_fresh_checkout(tmp_path: Path) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     assert "\ntrained digits-uot-0" in call(*words, cwd=project).stdout
     assert len(runs(project)) == 3
+
+
+def test_a_params_yaml_of_an_older_version_says_what_to_add(tmp_path: Path) -> None:
+    project = clone(tmp_path)
+    params = storage.read_yaml(project / "params.yaml")
+    params.pop("source_means", None)
+    params.pop("controls", None)
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    done = answer("uotft", "train", "--dataset", "digits", cwd=project)
+    assert done.returncode == 2
+    assert "add `controls: " in done.stderr
+    assert "`source_means: images`" in done.stderr
+    assert not (project / "data").exists(), "DVC has run nothing"
 
 
 def test_a_training_that_ends_below_its_start_says_so(project: Path, tmp_path: Path) -> None:

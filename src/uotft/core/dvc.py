@@ -70,6 +70,26 @@ def unmade(root: Path, stages: list[str]) -> list[str]:
     return [name for name in stages if name not in made or not _as_it_was(root, made[name], params)]
 
 
+def absent_settings(root: Path) -> list[str]:
+    """Settings that stages of dvc.yaml list and params.yaml lacks: DVC stops at them.
+
+    A params.yaml of an older version lacks those that are new, where defaults would do.
+    """
+    stages = (storage.read_yaml(root / "dvc.yaml") or {}).get("stages", {})
+    listed = {key for stage in stages.values() for key in stage.get("do", stage).get("params", ())}
+    params = storage.read_yaml(root / "params.yaml")
+    return sorted(key for key in listed if "${" not in key and not _has(params, key))
+
+
+def _has(params: Any, key: str) -> bool:
+    """Whether the setting ``a.b`` is there, whatever its value."""
+    for word in key.split("."):
+        if not isinstance(params, dict) or word not in params:
+            return False
+        params = params[word]
+    return True
+
+
 def _as_it_was(root: Path, stage: dict[str, Any], params: dict[str, Any]) -> bool:
     then = stage.get("params", {}).get("params.yaml", {})
     now = {key: reduce(lambda section, word: section.get(word, {}), key.split("."), params)

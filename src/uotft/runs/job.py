@@ -576,6 +576,13 @@ def _repro(ws: Workspace, wanted: list[str], *, alone: bool = False) -> None:
 
     The stages that ``wanted`` depend on run before, unless these are to run ``alone``.
     """
+    if absent := dvc.absent_settings(ws.root):
+        defaults = config.flat(config.load(ws.root).model_dump(mode="json", by_alias=True))
+        lines = ", ".join(f"`{key}: {defaults.get(key, '...')}`" for key in absent)
+        raise UserError(
+            f"{ws.root / 'params.yaml'} lacks settings that dvc.yaml needs written down, as files "
+            f"of older versions do: add {lines}"
+        )
     wanted = ["--single-item"] * alone + wanted
     logger.info("bringing up to date: dvc repro %s", " ".join(wanted))
     quiet = ["--quiet"] if messages.are_quiet() else []
