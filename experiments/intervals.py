@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import bootstrap
 
-from uotft.analysis.figures import markdown
+from uotft.analysis import markdown
 from uotft.analysis.statistics import RESAMPLES, interval
 
 SAMPLES, SEEDS = 2000, (3, 5, 6, 8, 10, 12, 20, 30)
@@ -34,7 +34,7 @@ def main() -> None:
         skewed = [holds(rng.exponential(1, n) - 1, rng) for _ in range(SAMPLES)]
         shares = 100 * np.concatenate([np.mean(normal, 0), np.mean(skewed, 0)])
         lines.append((str(n), *(f"{share:.1f}" for share in shares)))
-    print(markdown(lines))
+    print(markdown.table(lines))
 
 
 if __name__ == "__main__":

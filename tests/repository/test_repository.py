@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -71,6 +73,19 @@ def test_selection_runs_without_torch_or_mlflow() -> None:
     code = "import sys, uotft.pipeline.select, uotft.selection.strategies.uot; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "mlflow", "ot", "matplotlib"} & set(done.stdout.split())
+
+
+SCRIPTS = [f for f in files() if f.startswith(("experiments/", "benchmarks/")) and f.endswith(".py")]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_import_what_is_there(name: str) -> None:
+    for node in ast.walk(ast.parse((REPOSITORY / name).read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uotft"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                assert hasattr(module, alias.name) or importlib.util.find_spec(whole), whole
 
 
 @pytest.mark.parametrize("command", COMMANDS)
