@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 from support.commands import answer, call
 from support.image_folders import pictures
@@ -65,6 +67,12 @@ def test_quiet_and_verbose_contradict_each_other(tmp_path: Path) -> None:
     done = answer("uotft", "-q", "-v", "doctor", cwd=tmp_path)
     assert done.returncode == 2
     assert "-v and -q contradict each other" in done.stderr
+
+
+def test_the_doctor_names_what_decides_how_the_cpu_rounds(tmp_path: Path) -> None:
+    done = answer("uotft", "doctor", cwd=tmp_path)
+    kernels = torch.backends.cpu.get_cpu_capability()
+    assert re.search(rf"ok +cpu +\d+ cores, torch's kernels for {kernels}\n", done.stdout)
 
 
 def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ def test_selection_runs_without_torch_or_mlflow() -> None:
     assert not {"torch", "mlflow", "ot", "matplotlib"} & set(done.stdout.split())
 
 
-SCRIPTS = [f for f in files() if f.startswith(("experiments/", "benchmarks/")) and f.endswith(".py")]
+SCRIPTS = [
+    f for f in files() if f.startswith(("experiments/", "benchmarks/")) and f.endswith(".py")
+]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -106,12 +106,15 @@ def _faiss() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    yield True, "cpu", f"{len(os.sched_getaffinity(0))} cores"
+    cores = f"{len(os.sched_getaffinity(0))} cores"
     try:
         import torch
     except ImportError as error:
+        yield True, "cpu", cores
         yield False, "gpu", f"torch does not load: {error}"
         return
+    # kernels of another kind round differently: trainings have other digits
+    yield True, "cpu", f"{cores}, torch's kernels for {torch.backends.cpu.get_cpu_capability()}"
     found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield True, "gpu", ", ".join(found) or "none: training runs on the CPU"
 
