@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.commands import call
 from uotft.core import environment, signals
 from uotft.core.errors import UserError, WorkerFailed
 from uotft.core.signals import StopRequest
@@ -94,6 +95,38 @@ def test_workers_keep_the_memory_of_a_step(monkeypatch: pytest.MonkeyPatch, tmp_
             assert environment.allocator(1) == {}
     monkeypatch.setenv("MALLOC_TOP_PAD_", "5")
     assert started(monkeypatch, tmp_path, 1, 1) == {"MALLOC_TOP_PAD_": "5"}, "the user's"
+
+
+FAULTS = """
+import resource
+from uotft.core import environment
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(9):
+        bytearray(64 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults())
+with environment.memory_kept():
+    faults()
+    print(faults())
+"""
+
+
+@pytest.mark.skipif(not environment.allocator(1), reason="a GPU here, or not enough memory")
+def test_a_process_that_predicts_keeps_memory_unless_the_user_has_settings() -> None:
+    plain, kept = faults()
+    assert kept < plain / 10
+    plain, kept = faults(MALLOC_TOP_PAD_="0")
+    assert kept > plain / 2
+
+
+def faults(**variables: str) -> list[int]:
+    """Page faults before and while memory is kept, in a process of its own."""
+    done = call(sys.executable, "-c", FAULTS, cwd=Path.cwd(), **variables)
+    assert not done.returncode, done.stderr
+    return [int(line) for line in done.stdout.split()]
 
 
 def test_this_machine_has_memory() -> None:

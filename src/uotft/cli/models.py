@@ -12,6 +12,7 @@ import typer
 
 from uotft.cli.options import ModelFolder, ModelTarget, Seed, Strategy, model_folder, workspace
 from uotft.cli.tables import print_table
+from uotft.core import environment
 from uotft.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def predict(
     from uotft.core.progress import track
     from uotft.pipeline.predict_export import predict
 
-    answers, bad = predict(model_folder("predict", model, dataset, strategy, seed), images, track)
+    with environment.memory_kept():
+        answers, bad = predict(
+            model_folder("predict", model, dataset, strategy, seed), images, track
+        )
     if json_:
         _print_json(answers)
     elif answers:

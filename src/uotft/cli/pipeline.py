@@ -341,7 +341,8 @@ def forecast(dataset: Dataset) -> None:
     from uotft.core.progress import track
     from uotft.pipeline.forecast import forecast
 
-    cells = forecast(workspace(dataset), dataset, progress=track)
+    with environment.memory_kept():
+        cells = forecast(workspace(dataset), dataset, progress=track)
     for strategy, seeds in cells.items():
         delta2, cosine = (
             fmean(cell["selected"][name] for cell in seeds.values())

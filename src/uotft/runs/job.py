@@ -305,7 +305,8 @@ def evaluate(
     from uotft.pipeline.evaluate import evaluate as read_test_part  # torch, which takes seconds
 
     wanted: dict[str, Any] = {"known": known, "seeds": seeds, "stop": stop}
-    results = read_test_part(ws, target, strategy, progress=progress, **wanted)
+    with environment.memory_kept():
+        results = read_test_part(ws, target, strategy, progress=progress, **wanted)
     answers, lines = storage.read_answers(ws.predictions(target, strategy)), []
     for seed, m in results.items():
         if seed in (known or {}):
