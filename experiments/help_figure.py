@@ -16,8 +16,12 @@ from matplotlib.figure import Figure
 from uotft.analysis.statistics import Interval, paired
 
 HELP, FLOWERS = "docs/experiments/help", "docs/experiments/cifar100-flowers102"
-MOVING, FROZEN = ("uot", "none", "equal compute", "random"), "{}, frozen"
-CONTROLS = ("plain fine-tuning", "as many images", "random classes")
+#: {its row in the CSV: its name in the picture}
+CONTROLS = {
+    "none": "plain fine-tuning",
+    "equal compute": "as many images",
+    "random": "random classes",
+}
 #: What, its CSV, whether norms are frozen, and the metric
 TARGETS = (
     ("Flowers-102, 2 images, from nothing", f"{FLOWERS}/flowers20-own.csv", 0, "top1"),
@@ -34,7 +38,7 @@ def main(path: Path) -> None:
     found = [differences(Path(file), bool(frozen), metric) for _, file, frozen, metric in TARGETS]
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True, sharex=True)
-    for number, (panel, control) in enumerate(zip(panels, CONTROLS, strict=True)):
+    for number, (panel, control) in enumerate(zip(panels, CONTROLS.values(), strict=True)):
         panel.axvline(0, color="grey", linewidth=1)
         for place, (row, (_, _, frozen, _)) in enumerate(zip(found, TARGETS, strict=True)):
             if (one := row[number]) is not None:
@@ -55,8 +59,9 @@ def differences(path: Path, frozen: bool, metric: str) -> list[Interval | None]:
     with path.open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             values.setdefault(line["row"], {})[int(line["seed"])] = float(line[metric])
-    uot, *controls = (FROZEN.format(row) if frozen else row for row in MOVING)
-    return [paired(values[uot], values[row]) if row in values else None for row in controls]
+    kind = ", frozen" if frozen else ""
+    uot, rows = values[f"uot{kind}"], [values.get(f"{row}{kind}") for row in CONTROLS]
+    return [paired(uot, row) if row else None for row in rows]
 
 
 if __name__ == "__main__":

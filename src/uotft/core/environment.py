@@ -6,7 +6,6 @@ What the user has set stays.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import sys
@@ -276,10 +275,12 @@ def allocator(workers: int) -> dict[str, str]:
 
 @contextmanager
 def memory_kept() -> Iterator[None]:
-    """The same for this process, which then predicts in the block; the end returns what is free.
+    """In the block this process keeps memory as such a worker does; the end returns what is free.
 
     EfficientNet-Lite0 predicts 2.2 times as many images a second (benchmarks/allocator.py).
     """
+    import ctypes  # most commands need none
+
     libc = ctypes.CDLL(None)
     if not allocator(1) or not hasattr(libc, "mallopt"):  # unfit, or another library than glibc
         yield
