@@ -21,13 +21,6 @@ from uotft.core.records import Cell
 # tests send Ctrl-C to commands that a user would have started in the foreground.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Without AVX-512, oneDNN in torch 2.15 writes past its memory: in the gradient of a strided 1 x 1
-# convolution of fewer than 8 channels (docs/troubleshooting.md). The tests' tiny networks have
-# such; older kernels are right.
-CPU = Path("/proc/cpuinfo")
-if CPU.is_file() and "avx512f" not in CPU.read_text("utf-8"):
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
-
 #: Folders with the long files, which begin first: otherwise the last one leaves a core idle.
 LONG = ("e2e", "faults")
 

@@ -15,7 +15,7 @@ from uotft.core import config, registry
 from uotft.core.errors import UserError
 from uotft.core.paths import with_files
 from uotft.models import model_io, weights
-from uotft.models.backbones import efficientnet_lite0
+from uotft.models.backbones import efficientnet_lite0, small_resnet
 from uotft.models.network import Network, separate_norms
 from uotft.models.weights import MEAN, STD
 from uotft.training.objectives import joint
@@ -171,6 +171,18 @@ def test_moco_selects_by_its_projection_and_trains_its_trunk(tmp_path: Path) -> 
         )
     assert features.shape == (3, 2048)
     assert found.classifier is None
+
+
+@pytest.mark.parametrize("size", [16, 15])
+def test_a_narrow_shortcut_is_the_same_convolution(size: int) -> None:
+    """With the stride in the convolution itself, oneDNN in torch 2.15 may write past its memory."""
+    torch.manual_seed(0)
+    narrow = small_resnet.build(small_resnet.Settings(widths=[4, 8, 16]))
+    made = [m for m in narrow.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert [(conv.in_channels, conv.stride) for conv in made] == [(4, (1, 1)), (8, (2, 2))]
+    images = torch.rand(8, 4, size, size).contiguous(memory_format=torch.channels_last)
+    usual = nn.functional.conv2d(images, made[0].weight, stride=2)
+    assert torch.allclose(made[0](images), usual, atol=1e-6)
 
 
 def test_our_own_weights_come_back(tmp_path: Path) -> None:

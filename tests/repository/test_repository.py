@@ -14,7 +14,7 @@ import pytest
 
 from support.commands import answer
 from support.repository import REPOSITORY, files
-from uotft.core import registry
+from uotft.core import dvc, registry
 
 COMMANDS = "init prepare pretrain embed units select forecast train".split()  # noqa: SIM905
 COMMANDS += "evaluate search predict export register compare sync ui doctor".split()  # noqa: SIM905
@@ -80,6 +80,9 @@ SCRIPTS = [
 ]
 
 
+PROJECTS = [name for name in files() if re.fullmatch("docs/experiments/[^/]*/params.yaml", name)]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_import_what_is_there(name: str) -> None:
     for node in ast.walk(ast.parse((REPOSITORY / name).read_text())):
@@ -127,3 +130,10 @@ def test_every_variant_says_what_it_is(kind: str) -> None:
         assert len(module.__doc__ or "") > 60, f"{kind}/{name}.py has no docstring"
         for setting, field in module.Settings.model_fields.items():
             assert field.description or setting == "solver", f"{name}.{setting}"
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_projects_on_record_run_with_the_pipeline_of_today(name: str, tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / name, tmp_path / "params.yaml")
+    shutil.copy(REPOSITORY / "src/uotft/presets/project/pipeline.yaml", tmp_path / "dvc.yaml")
+    assert dvc.absent_settings(tmp_path) == []

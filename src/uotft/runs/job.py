@@ -7,11 +7,13 @@ Of several machines, only the first one prepares and tracks.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
@@ -578,8 +580,8 @@ def _repro(ws: Workspace, wanted: list[str], *, alone: bool = False) -> None:
     The stages that ``wanted`` depend on run before, unless these are to run ``alone``.
     """
     if absent := dvc.absent_settings(ws.root):
-        defaults = config.flat(config.load(ws.root).model_dump(mode="json", by_alias=True))
-        lines = ", ".join(f"`{key}: {defaults.get(key, '...')}`" for key in absent)
+        defaults = config.load(ws.root).model_dump(mode="json", by_alias=True)
+        lines = ", ".join(f"`{key}: {_default(defaults, key)}`" for key in absent)
         raise UserError(
             f"{ws.root / 'params.yaml'} lacks settings that dvc.yaml needs written down, as files "
             f"of older versions do: add {lines}"
@@ -593,6 +595,12 @@ def _repro(ws: Workspace, wanted: list[str], *, alone: bool = False) -> None:
         process.wait()
     if process.returncode:
         raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")
+
+
+def _default(defaults: dict[str, Any], key: str) -> str:
+    """The setting ``a.b`` as params.yaml has it; an empty section has its defaults."""
+    value: Any = reduce(lambda found, word: found.get(word, {}), key.split("."), defaults)
+    return "{}" if isinstance(value, dict) else json.dumps(value)
 
 
 def _left_out(ws: Workspace, *datasets: str) -> dict[str, str]:

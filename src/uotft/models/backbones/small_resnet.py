@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from uotft.core.records import Settings as BaseSettings
 
+NARROW = 8  # channels below which a shortcut is `Subsampled`
+
 
 class Settings(BaseSettings):
     """Settings of the backbone ``small_resnet``."""
@@ -21,6 +23,22 @@ class Settings(BaseSettings):
     widths: list[int] = Field([24, 48, 96], min_length=1, description="channels of each stage")
     blocks: int = Field(1, ge=1, description="residual blocks per stage")
     channels: Literal[1, 3] = Field(1, description="channels of its input; 1: grey, 3: colour")
+
+
+class Subsampled(nn.Conv2d):
+    """A 1 x 1 convolution with a stride, as one without a stride of the pixels that it reads.
+
+    For fewer than 8 channels: on CPUs without AVX-512, oneDNN in torch 2.15 writes past its memory
+    in the gradient of such a convolution with a stride (``brgconv_strided:avx2``).
+    """
+
+    def __init__(self, inputs: int, outputs: int, step: int) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, H, W) -> (n, outputs, H / step, W / step), rounded up."""
+        return super().forward(x[..., :: self.step, :: self.step])
 
 
 class Block(nn.Module):
@@ -34,9 +52,12 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            pointwise = (
+                Subsampled(inputs, outputs, stride)
+                if inputs < NARROW
+                else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
             )
+            self.shortcut = nn.Sequential(pointwise, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, H, W) -> (n, outputs, H / stride, W / stride)."""
