@@ -46,7 +46,8 @@ check: setup  ## lint, types, structure, spelling
 	codespell
 
 # Two processes; a file's tests stay in one of them, and long files begin first (tests/conftest.py).
-PYTEST := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Threads that wait leave their core to the other process: a quarter less time, the same results.
+PYTEST := OMP_WAIT_POLICY=PASSIVE pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the main tests, in about 9 minutes: after each change
 	$(PYTEST) -m "not slow"

@@ -90,8 +90,7 @@ def test_a_params_yaml_of_an_older_version_says_what_to_add(tmp_path: Path) -> N
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     done = answer("uotft", "train", "--dataset", "digits", cwd=project)
     assert done.returncode == 2
-    assert "add `controls: " in done.stderr
-    assert "`source_means: images`" in done.stderr
+    assert 'add `controls: {}`, `source_means: "images"`' in done.stderr
     assert not (project / "data").exists(), "DVC has run nothing"
 
 
