@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.core
 
 from support.commands import answer, call
 from support.image_folders import pictures
+from uotft.cli import app
 from uotft.cli.tables import print_table
-from uotft.core import environment, locks, messages
+from uotft.core import environment, locks, messages, signals
 from uotft.core.errors import UserError
 from uotft.core.progress import track
 from uotft.pipeline.init import Wanted, project
@@ -61,6 +63,26 @@ def test_quiet_leaves_the_error_and_verbose_says_where_it_comes_from(birds: Path
     assert "Traceback" in verbose.stderr
     assert info in verbose.stderr
     assert verbose.stderr.endswith(error)
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt(), None])
+def test_ctrl_c_in_the_import_of_an_extension_module(
+    cause: BaseException | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pybind11 makes an ImportError of it."""
+
+    def start(*_: object) -> None:
+        raise ImportError("initialization failed") from cause
+
+    monkeypatch.setattr(typer.core.TyperGroup, "invoke", start)
+    monkeypatch.setattr(signals, "install_as_ctrl_c", lambda: None)
+    monkeypatch.setattr(environment, "prepare", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["uotft", "units"])
+    with pytest.raises(SystemExit if cause else ImportError) as caught:
+        app.main()
+    if cause:
+        assert caught.value.code == signals.INTERRUPTED
+        assert "interrupted; no file is half written" in capsys.readouterr().err
 
 
 def test_quiet_and_verbose_contradict_each_other(tmp_path: Path) -> None:
