@@ -46,7 +46,7 @@ check: setup  ## lint, types, structure, spelling
 	codespell
 
 # Two processes; a file's tests stay in one of them, and long files begin first (tests/conftest.py).
-# Threads that wait leave their core to the other process: a quarter less time, the same results.
+# Threads that wait leave their core to the other process (docs/log.md, 2026-11-28).
 PYTEST := OMP_WAIT_POLICY=PASSIVE pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the main tests, in about 9 minutes: after each change

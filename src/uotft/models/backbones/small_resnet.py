@@ -26,10 +26,10 @@ class Settings(BaseSettings):
 
 
 class Subsampled(nn.Conv2d):
-    """A 1 x 1 convolution with a stride, as one without a stride of the pixels that it reads.
+    """A 1 x 1 convolution with a stride, for fewer than 8 channels: it picks its pixels first.
 
-    For fewer than 8 channels: on CPUs without AVX-512, oneDNN in torch 2.15 writes past its memory
-    in the gradient of such a convolution with a stride (``brgconv_strided:avx2``).
+    On CPUs without AVX-512, oneDNN in torch 2.15 (``brgconv_strided:avx2``) writes past its memory
+    in the gradient of such a convolution when the stride is its own.
     """
 
     def __init__(self, inputs: int, outputs: int, step: int) -> None:
