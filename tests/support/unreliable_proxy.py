@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,12 +61,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if manner == "slow":
             time.sleep(1)
-        line = HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE_S)
         headers = {k: v for k, v in self.headers.items() if k.lower() not in OURS}
-        line.request(self.command, self.path, body, headers)
-        answer = line.getresponse()
-        content = answer.read()
-        line.close()
+        with closing(HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE_S)) as line:
+            line.request(self.command, self.path, body, headers)
+            answer = line.getresponse()
+            content = answer.read()
         if manner == "lost":
             self.connection.shutdown(socket.SHUT_RDWR)
             return
