@@ -37,6 +37,8 @@ def test_the_page_is_there_when_it_is_said_and_ctrl_c_ends_it_all(project: Path)
 
         started = descendants(process.pid)
         assert len(started) >= 2, "MLflow and its server"
+        lines = [Path(f"/proc/{each}/cmdline").read_text() for each in started]
+        assert not [line for line in lines if "mlflow.db" in line], "ps shows it to everyone"
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0

@@ -46,8 +46,9 @@ def serve(home: Path, host: str, port: int, say: Callable[[str], None]) -> None:
         _must_be_free(host, port)
         make_store(home)
         with signals.running(
-            _command(uri, host, port, home / "mlruns"),
-            env=environment.child(QUIET),
+            _command(host, port, home / "mlruns"),
+            # everyone on this machine can read a command line, and the store may have a password
+            env=environment.child(QUIET | {"MLFLOW_BACKEND_STORE_URI": uri}),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         ) as server:
@@ -76,8 +77,8 @@ def _must_be_free(host: str, port: int) -> None:
             ) from error
 
 
-def _command(uri: str, host: str, port: int, artifacts: Path) -> list[str]:
-    options = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+def _command(host: str, port: int, artifacts: Path) -> list[str]:
+    options = ["--host", host, "--port", str(port), "--workers", "1"]
     options += ["--app-name", "uotft"]  # uotft.tracking.guard
     quiet = "--log-level warning --timeout-graceful-shutdown 3"
     options += ["--artifacts-destination", str(artifacts)]  # for runs sent by other clients
