@@ -328,7 +328,8 @@ def _look_at(path: Path | None, progress: Progress) -> _Look | None:
     if len(classes) == 1:
         raise UserError(
             f"{path}: all training images are of one class, {min(classes)!r}; at least two "
-            "classes are needed, each in a folder of its own"
+            "classes are needed, each in a folder of its own (a source without labels: any two "
+            "folders)"
         )
     sides, modes = [], set()
     for image, _, _ in rows[:: max(1, len(rows) // SEEN)]:
