@@ -35,7 +35,7 @@ def pool(tmp_path: Path):  # noqa: ANN201
     made.close()
 
 
-def test_as_many_as_gpus_or_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_as_gpus_or_cores_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "cores", lambda: 8)
 
     def width(wanted: int, processes: int, threads: int) -> int:
@@ -53,6 +53,12 @@ def test_as_many_as_gpus_or_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None
     assert width(0, 1, 1) == 4
     assert width(0, 2, 0) == 2
     assert width(0, 8, 0) == 1
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for device in ("nvidia3", "nvidiactl", "nvidia-uvm"):  # a container with the host's fourth GPU
+        (tmp_path / device).touch()
+    monkeypatch.setattr(environment, "DEVICES", tmp_path)
+    assert environment.gpus() == ["0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-b,5,7")
     shares = [environment.share_of_gpus(place, 2)["CUDA_VISIBLE_DEVICES"] for place in (0, 1, 2)]
     assert shares == ["2,GPU-b", "5,7", "2,GPU-b"], "more crews than GPUs share them"
 

@@ -38,6 +38,7 @@ ALLOCATOR = {
 }
 #: The same by mallopt(3), for a process that runs already: never mmap, never trim, the same pad.
 MALLOPT = ((-4, 0), (-1, -1), (-2, 256 << 20))
+DEVICES = Path("/dev")
 WORKER_BYTES = 4 << 30  # memory for each worker below which it rather returns what it can
 
 
@@ -296,13 +297,14 @@ def memory_kept() -> Iterator[None]:
 def gpus() -> list[str]:
     """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
 
-    Found without torch, which takes seconds to import.
+    Found without torch, which takes seconds to import. CUDA counts from 0 those that are there: a
+    container may have the device file of the host's third GPU alone.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    found = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-    return sorted((number for number in found if number.isdecimal()), key=int)
+    found = (path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*"))
+    return [str(place) for place in range(sum(number.isdecimal() for number in found))]
 
 
 def share_of_gpus(place: int, processes: int) -> dict[str, str]:
