@@ -13,6 +13,7 @@ import yaml
 from support.commands import call, users_environment
 from support.dvc_lock import holding
 from uotft.core import dvc
+from uotft.core.errors import UserError
 
 STAGES = {
     "stages": {
@@ -111,9 +112,13 @@ def test_a_lock_without_a_stage_tells_of_none(tmp_path: Path) -> None:
 def test_settings_that_dvc_would_stop_at_are_named(root: Path) -> None:
     assert dvc.absent_settings(root) == []
     each = {"foreach": [1], "do": {"cmd": "true", "params": ["seeds", "a.${item}"]}}
-    stages = STAGES["stages"] | {"each": each}
+    users = {"cmd": "true", "params": [{"other.yaml": ["lr"]}]}
+    stages = STAGES["stages"] | {"each": each, "users": users}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (root / "params.yaml").write_text("train: 3\nseeds:\n")
     assert dvc.absent_settings(root) == ["train.steps"]
     (root / "params.yaml").write_text("train: {other: 3}\n")
     assert dvc.absent_settings(root) == ["seeds", "train.steps"]
+    (root / "dvc.yaml").unlink()
+    with pytest.raises(UserError, match=r"dvc\.yaml is missing: copy it from another project"):
+        dvc.absent_settings(root)

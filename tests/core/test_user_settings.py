@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def test_what_is_remembered_is_kept_beside_the_rest(config: Path) -> None:
     user_settings.remember(imagenet="")
     assert user_settings.load().imagenet == ""
     assert [path.name for path in config.parent.iterdir()] == ["config.yaml"]
+
+
+def test_who_cannot_read_it_still_cannot_after_it_is_rewritten(config: Path) -> None:
+    user_settings.remember(mirror="https://me:s3cret@mirror.example")
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    config.chmod(0o640)
+    user_settings.remember(imagenet="/data/imagenet")
+    assert stat.S_IMODE(config.stat().st_mode) == 0o640
 
 
 def test_the_environment_names_the_mirror_first_and_is_never_written(

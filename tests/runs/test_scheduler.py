@@ -99,6 +99,13 @@ def test_a_cell_that_was_finished_meanwhile_is_not_trained_again(
     assert len(trained) == 3
 
 
+def test_no_password_is_sent_to_workers(trainable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:s3cret@127.0.0.1:9")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI has a password") as refused:
+        scheduler.check(Fleet(scheduler="tcp://127.0.0.1:9"), workspace(trainable))
+    assert "s3cret" not in str(refused.value)
+
+
 def test_a_cell_that_another_machine_holds_is_waited_for(
     trainable: Path, trained: list[Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:

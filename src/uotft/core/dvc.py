@@ -20,7 +20,7 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
-from uotft.core import storage
+from uotft.core import private, storage
 from uotft.core.errors import UserError
 
 INDEXES = ".dvc/tmp/uotft"  # from a project's root
@@ -75,8 +75,13 @@ def absent_settings(root: Path) -> list[str]:
 
     A params.yaml of an older version lacks those that are new, where defaults would do.
     """
+    if not (root / "dvc.yaml").is_file():
+        raise UserError(
+            f"{root / 'dvc.yaml'} is missing: copy it from another project that `uotft init` made"
+        )
     stages = (storage.read_yaml(root / "dvc.yaml") or {}).get("stages", {})
-    listed = {key for stage in stages.values() for key in stage.get("do", stage).get("params", ())}
+    every = (key for s in stages.values() for key in s.get("do", s).get("params", ()))
+    listed = {key for key in every if isinstance(key, str)}  # others are of another file
     params = storage.read_yaml(root / "params.yaml")
     return sorted(key for key in listed if "${" not in key and not _has(params, key))
 
@@ -126,7 +131,7 @@ def keep_indexes_apart(root: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         place.chmod(0o2770 if group else 0o700)
     if old[1] != str(place):
-        storage.write_bytes(local, found.replace(old[1], str(place)).encode())
+        private.write(local, found.replace(old[1], str(place)).encode())
 
 
 def hash_of(path: Path) -> str:

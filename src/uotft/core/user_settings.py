@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from uotft.core import environment, storage
+from uotft.core import environment, private, storage
 from uotft.core.errors import UserError
 
 
@@ -68,7 +68,7 @@ def remember(**changes: Any) -> UserSettings:
     made = _checked({**_read().model_dump(), **changes}, str(path()))
     held = {name: value for name, value in made.model_dump().items() if value}
     text = yaml.safe_dump(held, sort_keys=False, allow_unicode=True)
-    storage.write_bytes(path(), text.encode())
+    private.write(path(), text.encode())
     return made
 
 

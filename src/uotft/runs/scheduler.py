@@ -38,7 +38,7 @@ from uotft.core.signals import GRACE_S, INTERRUPTED, POLL_S, StopRequest
 from uotft.core.text import plural
 from uotft.pipeline.workspace import Workspace
 from uotft.runs.processes import Crew, Fleet, Points
-from uotft.tracking import session
+from uotft.tracking import session, store
 
 CONNECT_S = 5  # for the scheduler to answer
 SEEN_S = 120.0  # until a shared file system shows here what another machine has written
@@ -90,6 +90,12 @@ def _joined(name: str, ws: Workspace) -> Iterator[tuple[Any, Message]]:
     token = ws.root / "unfinished" / f".scheduler-{uuid4().hex}"
     needed: Message = {"root": str(ws.root.resolve()), "token": token.name, **_packages()}
     needed["environment"] = environment.handed()
+    if store.shown(ws.tracking) != store.store_uri(ws.tracking):
+        raise UserError(
+            f"--scheduler {name}: MLFLOW_TRACKING_URI has a password, which would cross the "
+            "network to every worker: leave it out, and set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD on each machine"
+        )
     client = _connected(name)
     try:
         storage.write_bytes(token, b"")
