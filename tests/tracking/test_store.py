@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from contextlib import suppress
@@ -14,7 +15,8 @@ import pytest
 from support.child_processes import at_call, fork, killed
 from support.commands import call
 from support.projects import tiny_params, write_params
-from uotft.core import jsonl, locks
+from support.watched_commands import wait
+from uotft.core import jsonl, locks, storage
 from uotft.core.errors import Interrupted, Pruned, UserError
 from uotft.core.records import Cell
 from uotft.runs import study
@@ -284,6 +286,57 @@ def test_one_process_sends_all_runs_of_a_command(
     assert {r.info.run_name: (r.info.status, r.data.metrics) for r in found} == {
         "long": ("FINISHED", {"loss": 0.25}), "short": ("FINISHED", {"loss": 0.5})
     }  # fmt: skip
+
+
+def test_one_process_sends_models_of_two_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow has one experiment a process, and starts no run of another."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    write_params(tmp_path, tiny_params())
+    model = tmp_path / "model"
+    storage.write_json(model / "model.json", {"backbone": {"name": "small_resnet"}})
+    with session.sending(tmp_path), session.run(tmp_path, "digits", "one", watched=True) as one:
+        one.begin({"a": "b"}, {})
+        with session.run(tmp_path, "birds", "two", watched=True) as two:
+            two.begin({"a": "c"}, {})
+        wait(lambda: not two.folder.exists(), 60)  # "birds" is the experiment that was opened last
+        one.model(model)
+    assert not outbox.folders(tmp_path)
+    mlflow = store.open_store(tmp_path)
+    [found] = mlflow.search_runs(experiment_names=["digits"], output_format="list")
+    assert len(found.outputs.model_outputs) == 1
+
+
+def test_a_folder_whose_files_are_held_open_on_nfs_is_gone_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS keeps a removed file until it is closed, so its folder is not empty."""
+
+    def is_not_empty(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    with monkeypatch.context() as patch, session.run(tmp_path, "digits", "a-run") as run:
+        patch.setattr(os, "rmdir", is_not_empty)
+        run.begin({}, {})
+    assert not outbox.folders(tmp_path)
+    assert [*delivery.sync(tmp_path)] == []
+    with session.run(tmp_path, "digits", "another") as run:
+        run.begin({}, {})
+    assert not [*(tmp_path / "unsent").iterdir()], "the next one removes the rest"
+
+
+def test_others_cannot_read_what_waits_to_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address of the store may have a password."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with session.run(tmp_path, "digits", "a-run") as run:
+        run.begin({}, {})
+    [folder] = outbox.folders(tmp_path)
+    assert not folder.stat().st_mode & 0o007
 
 
 @pytest.mark.parametrize("test", ["one", "the next"])

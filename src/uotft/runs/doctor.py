@@ -15,6 +15,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import plan, whole
+from uotft.tracking import outbox
 
 PACKAGES = (
     "torch",
@@ -60,7 +61,7 @@ def findings() -> Iterator[Finding]:
     yield True, "params.yaml", str(params)
     yield from _data(ws)
     yield from _remotes(ws.root)
-    waiting = len([*(ws.tracking / "unsent").glob("*.*")])
+    waiting = len(outbox.folders(ws.tracking))
     found = f"{waiting} runs are not sent yet: run `uotft sync`" if waiting else "empty"
     yield not waiting, "outbox", found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from getpass import getuser
@@ -80,7 +79,7 @@ class Delivery:
                 f"MLflow refused a part of the run, see {self.folder / outbox.REFUSED}; the rest "
                 f"is sent. To drop that part, delete {self.folder}"
             )
-        shutil.rmtree(self.folder)
+        outbox.drop(self.folder)
 
     def why(self, error: BaseException) -> str:
         """The failure, in one line."""
@@ -235,6 +234,8 @@ class Delivery:
         if outputs and outputs.model_outputs:
             return
         answer = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
+        # MLflow has one experiment a process, and another run's may be of another target
+        self.mlflow.set_experiment(self.about["experiment"])
         self.mlflow.start_run(self.run_id)
         try:
             # MLflow prints advice on type hints and input examples to standard error, past the
@@ -287,8 +288,7 @@ def sync(home: Path) -> Iterator[tuple[bool, str]]:
     Repeats as long as a round sends at least one, because a child run has to wait for its parent,
     and test metrics for their run.
     """
-    folders = (home / outbox.OUTBOX).glob("*.*")
-    waiting = sorted(folders, key=lambda path: path.stat().st_mtime)
+    waiting = outbox.folders(home)
     while waiting:
         failed = []
         for folder in waiting:
@@ -304,7 +304,7 @@ def sync(home: Path) -> Iterator[tuple[bool, str]]:
             hopeless = all(why.endswith(NO_RUN) for _, why in failed)
             for folder, why in failed:
                 if hopeless:
-                    shutil.rmtree(folder)
+                    outbox.drop(folder)
                 yield hopeless, f"{why}{'; dropped' if hopeless else ''}"
             return
         waiting = [folder for folder, _ in failed]
@@ -336,9 +336,9 @@ def log_test(
         storage.write_json(Path(kept) / "confusion.json", confused)
         outbox.Run(folder).test(numbers, Path(kept))
         why = send(home, folder)
-        others = [p for p in folder.parent.glob("*.*") if not p.name.startswith(("test-", "."))]
+        others = [p for p in outbox.folders(home) if not p.name.startswith("test-")]
         if why == NO_RUN and not others:
-            shutil.rmtree(folder)
+            outbox.drop(folder)
         return why
 
 

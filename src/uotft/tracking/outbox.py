@@ -29,6 +29,7 @@ RUN, POINTS, EVENTS = "run.json", "points.jsonl", "events.jsonl"
 SENT, REFUSED = "sent.json", "refused.jsonl"
 OWNER = ".owner.lock"  # held by the process that writes the event log
 SENDER = ".sender.lock"  # held by the process that sends the folder
+GONE = ".sent"  # the ending of a folder that is being removed
 FAILURE = "failure"  # the tag with the reason why a run failed
 
 
@@ -104,6 +105,7 @@ def written(home: Path, about: dict[str, str]) -> Iterator[Path]:
     """
     folder = home / OUTBOX
     made = storage.new_folder(folder / "new")
+    made.chmod(made.stat().st_mode & 0o7770)  # the address of the store may hold a password
     with locks.exclusive(made / OWNER, f"{made}: another process owns it"):
         storage.write_json(made / RUN, about | {"store": environment.tracking_uri()})
         yield _numbered(made, folder, about["id"])
@@ -118,6 +120,20 @@ def _numbered(made: Path, folder: Path, ident: str) -> Path:
         except OSError as error:  # another process was faster: two can test the same weights
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+
+
+def folders(home: Path) -> list[Path]:
+    """The folders that are not sent yet, oldest first."""
+    found = [path for path in (home / OUTBOX).glob("*.*") if not path.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def drop(folder: Path) -> None:
+    """Remove a folder whose locks may be held; NFS keeps the files of those until they are free."""
+    gone = folder.with_name(f".{folder.name}{GONE}")
+    folder.rename(gone)
+    for each in {gone, *folder.parent.glob(f".*{GONE}")}:  # those of earlier processes, too
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def close(folder: Path) -> None:
