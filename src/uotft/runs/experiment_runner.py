@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uotft.analysis import experiment_settings
-from uotft.core import locks
+from uotft.core import environment
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Stop, never, silently
@@ -26,8 +26,6 @@ from uotft.runs.pace import Pace
 from uotft.runs.pool import Failure, width
 from uotft.runs.processes import Fleet
 from uotft.tracking import delivery, outbox
-
-BUSY_S = 3600.0  # how long another process may read the test part for the same row
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +50,11 @@ def run(ws: Workspace, plan: Plan) -> Report:
     """
     if plan.scheduler and not plan.train:
         raise UserError("--no-train selects on this machine: leave out --scheduler")
+    if environment.launched():
+        raise UserError(
+            "experiment run starts its own processes: use --num-processes instead of another "
+            "launcher"
+        )
     fleet = Fleet(plan.num_processes, scheduler=plan.scheduler)
     scheduler.check(fleet, ws)
     targets = experiment_cells.targets(ws, plan)
@@ -221,8 +224,7 @@ def _measure(column: Column, seeds: Sequence[int] = (), stop: Stop = never) -> N
 
     ``seeds`` limits them. Two commands share a row's file, so one waits for the other.
     """
-    lock = column.ws.unfinished(column.metrics).with_suffix(".lock")
-    with locks.waiting(lock, BUSY_S):
+    with job.testing(column.ws, column.target, column.strategy):
         new, known = experiment_cells.unmeasured(column)
         if wanted := [seed for seed in new if seed in seeds or not seeds]:
             progress = silently if seeds else track

@@ -11,8 +11,8 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from threading import Lock
@@ -23,6 +23,7 @@ from uotft.core import config, dvc, environment, locks, messages, signals, stora
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Progress, Selection, Stop, never
+from uotft.core.text import some
 from uotft.pipeline import (
     compatible,
     freshness,
@@ -50,6 +51,7 @@ from uotft.training import checkpoints
 Watch = Callable[[Points], None]
 _SELECTING = Lock()
 POLL_S = 1.0  # between two looks at DVC's lock
+BUSY_S = 3600.0  # how long another process may read the test part for the same row
 
 logger = logging.getLogger(__name__)
 
@@ -219,12 +221,16 @@ def _train(
     fingerprint = freshness.of_training(ws, cell)
     training = Training(_arguments(ws, cell), crew, lock, made, fingerprint)
     finished = freshness.of_cell(ws, cell, processes)
+    today = Workspace.find(ws.root).with_changes(ws.overrides)  # workers read params.yaml anew
+    _must_be_same(freshness.of_training(today, cell), fingerprint, "since this command began")
     (made / freshness.FINGERPRINT).unlink(missing_ok=True)
     with _tracked(ws, training, about) as (run, follow):
         run.files(ws.cell("selections", cell), "selection")
         run.table(chosen["classes"], ("rank", "name", "score"), "selected_classes.json")
         follow(watch)
         facts = _finish(run, made)
+        used = {name: facts["made_of"].get(name) for name in fingerprint}
+        _must_be_same(used, fingerprint, f"while {cell} was trained")
         top1 = facts["validation"]["val/top1"]
         line = run_notes.headline(cell.strategy, str(cell.seed), "val", top1)
         why = outlook.ending(ws, cell, facts)
@@ -234,6 +240,13 @@ def _train(
         freshness.write_finished(ws, cell, finished, seconds)
     accuracy = outlook.validation(ws, cell.target, facts)
     return facts, f"trained {about.name}: {accuracy}"
+
+
+def _must_be_same(used: freshness.Fingerprint, wanted: freshness.Fingerprint, when: str) -> None:
+    """Raise `UserError` for inputs that changed: the run would name others than were used."""
+    if names := freshness.differences(used, wanted):
+        which = some(names, freshness.NAMED)
+        raise UserError(f"inputs changed {when}: {which}; give the command again")
 
 
 def _name(ws: Workspace, cell: Cell) -> str:
@@ -328,16 +341,33 @@ def evaluate(
 
 def test(ws: Workspace, cell: Cell, progress: Progress) -> str:
     """Read the test part for one model, unless that has been done; a line for the user."""
-    file, model = ws.metrics(cell.target, cell.strategy), ws.cell("models", cell) / "model.json"
-    known: dict[str, Any] = storage.read_json(file) if file.is_file() else {}
-    own = known.get(str(cell.seed), {})
-    if own.get("model") == storage.read_json(model)["sha256"]:
-        return (
-            f"{cell}: test top-1 {own['top1']:.2f} %, mean per class {own['mean_per_class']:.2f} %"
-        )
-    others = {seed: found for seed, found in known.items() if seed != str(cell.seed)}
-    lines = evaluate(ws, cell.target, cell.strategy, progress, others, [cell.seed])
+    file = ws.metrics(cell.target, cell.strategy)
+    with testing(ws, cell.target, cell.strategy):
+        data = storage.fingerprint(ws.data(cell.target))
+        known = {
+            seed: found
+            for seed, found in (storage.read_json(file) if file.is_file() else {}).items()
+            if _is_of_today(ws, replace(cell, seed=int(seed)), found, data)
+        }
+        if own := known.get(str(cell.seed)):
+            top1, mean = own["top1"], own["mean_per_class"]
+            return f"{cell}: test top-1 {top1:.2f} %, mean per class {mean:.2f} %"
+        lines = evaluate(ws, cell.target, cell.strategy, progress, known, [cell.seed])
     return next(line for line in lines if line.startswith(f"{cell}:"))
+
+
+def testing(ws: Workspace, target: str, strategy: str) -> AbstractContextManager[None]:
+    """The right to write test metrics: one file has those of all seeds of a strategy."""
+    return locks.waiting(ws.unfinished(ws.metrics(target, strategy)).with_suffix(".lock"), BUSY_S)
+
+
+def _is_of_today(ws: Workspace, cell: Cell, tested: dict[str, Any], data: str) -> bool:
+    """Whether test metrics are of the model on the disk, and that of the data set ``data``."""
+    try:
+        facts = storage.read_json(ws.cell("models", cell) / "model.json")
+    except UserError:
+        return False
+    return bool(tested.get("model") == facts["sha256"] and facts["data"] == data)
 
 
 def register(ws: Workspace, name: str, alias: str, run: str, cell: Cell) -> str:
