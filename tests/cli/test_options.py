@@ -58,3 +58,11 @@ def test_recall_from_class_means_is_that_of_top_k(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         rows = storage.read_csv(tmp_path / "tables" / "table.csv")
         assert {float(row["kept"]) for row in rows} == {kept}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("--all --again", "give --again with --strategy and --seed"), ("--jobs 2", "goes with --all")],
+)
+def test_one_training_or_all_that_are_missing(options: str, message: str, tmp_path: Path) -> None:
+    assert message in refused(f"train --dataset digits {options}", tmp_path)

@@ -299,6 +299,7 @@ def train(
     from uotft.core.records import Cell
     from uotft.runs import cells, job, plan, processes, whole
 
+    _check_all(jobs, all_=all_, again=again)
     changes = overrides(set_, subset)
     cell = Cell((not source and whole.section(dataset)) or dataset, strategy, seed)
     order = whole.order(cell, source, preset, backbone, changes)
@@ -322,6 +323,15 @@ def train(
             typer.echo(lines)
     if order and ws.by_class:
         typer.echo(job.test(ws, cell, track))
+
+
+def _check_all(jobs: int, *, all_: bool, again: bool) -> None:
+    """Raise `UserError` for what --all would ignore, or what is ignored without it."""
+    if all_ and again:
+        raise UserError("train: --all trains only what has no model yet: leave out --again, or "
+                        "give --again with --strategy and --seed")  # fmt: skip
+    if jobs and not all_:
+        raise UserError("train: --jobs goes with --all; without it there is one training")
 
 
 def _show(found: Plan) -> None:
