@@ -66,3 +66,8 @@ def test_recall_from_class_means_is_that_of_top_k(tmp_path: Path) -> None:
 )
 def test_one_training_or_all_that_are_missing(options: str, message: str, tmp_path: Path) -> None:
     assert message in refused(f"train --dataset digits {options}", tmp_path)
+
+
+def test_the_clusters_of_a_project_are_those_of_its_settings(tmp_path: Path) -> None:
+    said = refused("units --clusters 100 --seed 0", tmp_path)
+    assert "in place of --clusters, --seed, change cluster.clusters, cluster.seed there" in said

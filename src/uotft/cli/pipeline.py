@@ -116,22 +116,35 @@ def units(
         str, typer.Option(help="Features of your own: an npz with an array means, or an npy.")
     ] = "",
     output: Annotated[str, typer.Option(help="The file of cluster means to write.")] = "",
-    clusters: Annotated[int, typer.Option(help="The number of clusters.")] = 2000,
-    iterations: Annotated[int, typer.Option(help="The most iterations of k-means.")] = 20,
-    seed: Seed = 0,
+    clusters: Annotated[
+        int | None, typer.Option(help="The number of clusters; 2000 if not given.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="The most iterations of k-means; 20 if not given.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the first centroids; 0 if not given.")
+    ] = None,
 ) -> None:
     """Make the units that strategies score: class means, clusters or single images of the source.
 
     With --features and --output it clusters any features (images x features), to use as select
-    --source-bank. This needs no params.yaml.
+    --source-bank. This needs no params.yaml. Else the section cluster of params.yaml has the
+    settings.
     """
     from uotft.pipeline.units import cluster_bank, units
 
     if bool(features) != bool(output):
         raise UserError("units: --features and --output go together")
+    settings = _given({"clusters": clusters, "iterations": iterations, "seed": seed})
     if features:
-        settings = {"clusters": clusters, "iterations": iterations, "seed": seed}
         typer.echo(cluster_bank(features, output, settings))
+    elif settings:
+        raise UserError(
+            "units: without --features and --output, params.yaml has the settings: in place of "
+            f"{', '.join(f'--{name}' for name in settings)}, change "
+            f"{', '.join(f'cluster.{name}' for name in settings)} there"
+        )
     else:
         typer.echo(units(workspace()))
 
