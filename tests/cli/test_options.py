@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from support.commands import answer
-from uotft.core import storage
+from support.image_folders import pictures
+from uotft.cli import pipeline
+from uotft.core import storage, user_settings
+from uotft.runs import estimate
 
 BANKS = "experiment run table4 --source-bank s.npz --target-bank t.npz --expect near*"
 
@@ -71,3 +74,34 @@ def test_one_training_or_all_that_are_missing(options: str, message: str, tmp_pa
 def test_the_clusters_of_a_project_are_those_of_its_settings(tmp_path: Path) -> None:
     said = refused("units --clusters 100 --seed 0", tmp_path)
     assert "in place of --clusters, --seed, change cluster.clusters, cluster.seed there" in said
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of a user without settings, with photos/, on a machine of known speed."""
+    speed = estimate.Speed(train=10.0, forward=40.0, decode=1000.0, device="cpu", threads=2)
+    monkeypatch.setattr(estimate, "measure", lambda *given, **more: speed)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "photos", 3, 12)
+    return tmp_path
+
+
+def test_a_dry_run_plans_with_a_copy_of_imagenet_and_does_not_remember_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "copy" / "n01440764").mkdir(parents=True)
+    before = sorted(home.rglob("*"))
+    pipeline.train("photos", imagenet=Path("copy"), dry_run=True)
+    assert "1 of ImageNet's 1,000 classes in copy/" in capsys.readouterr().out
+    assert sorted(home.rglob("*")) == before
+    assert not user_settings.path().exists()
+
+
+def test_a_dry_run_refuses_what_is_no_copy_of_imagenet(home: Path) -> None:
+    (home / "copy").mkdir()
+    (home / "copy" / "notes.txt").touch()
+    assert "got notes.txt; expected a folder with" in refused(
+        "train --dataset photos --source photos --imagenet copy --dry-run", home
+    )

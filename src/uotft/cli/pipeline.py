@@ -317,9 +317,9 @@ def train(
     cell = Cell((not source and whole.section(dataset)) or dataset, strategy, seed)
     order = whole.order(cell, source, preset, backbone, changes)
     if imagenet:
-        whole.remember_imagenet(imagenet)
+        whole.note_imagenet(imagenet, remember=not dry_run)
     if dry_run:
-        ws = order.preview() if order else workspace(dataset, strategy)
+        ws = order.preview(imagenet) if order else workspace(dataset, strategy)
         _show(plan.plan(ws.with_changes(changes), order.cell if order else cell))
         return
     folder = whole.ready(order, _show) if order else None
