@@ -11,6 +11,8 @@ from support.commands import answer
 from support.image_folders import pictures
 from uotft.cli import pipeline
 from uotft.core import storage, user_settings
+from uotft.pipeline import init
+from uotft.pipeline.init import Wanted
 from uotft.runs import estimate
 
 BANKS = "experiment run table4 --source-bank s.npz --target-bank t.npz --expect near*"
@@ -105,3 +107,11 @@ def test_a_dry_run_refuses_what_is_no_copy_of_imagenet(home: Path) -> None:
     assert "got notes.txt; expected a folder with" in refused(
         "train --dataset photos --source photos --imagenet copy --dry-run", home
     )
+
+
+def test_a_dry_run_knows_a_set_of_the_project_by_its_path(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init.init(home, Wanted("small", "", "photos", home, alone=True))
+    pipeline.train("./photos", strategy="none", dry_run=True)
+    assert "small_resnet on photos-images, without source images" in capsys.readouterr().out

@@ -319,7 +319,7 @@ def train(
     if imagenet:
         whole.note_imagenet(imagenet, remember=not dry_run)
     if dry_run:
-        ws = order.preview(imagenet) if order else workspace(dataset, strategy)
+        ws = order.preview(imagenet) if order else workspace(cell.target, strategy)
         _show(plan.plan(ws.with_changes(changes), order.cell if order else cell))
         return
     folder = whole.ready(order, _show) if order else None
