@@ -115,3 +115,22 @@ def test_a_dry_run_knows_a_set_of_the_project_by_its_path(
     init.init(home, Wanted("small", "", "photos", home, alone=True))
     pipeline.train("./photos", strategy="none", dry_run=True)
     assert "small_resnet on photos-images, without source images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["train --dataset digits --seed", "units --features f.npy --output s.npz --seed",
+     "predict a.png --dataset digits --seed"],
+)  # fmt: skip
+def test_a_seed_that_numpy_does_not_take_is_refused(words: str, tmp_path: Path) -> None:
+    done = answer("uotft", *words.split(), str(2**32), cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"'--seed': Input should be less than or equal to {2**32 - 1}" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["search --dataset digits", "experiment run table4"])
+@pytest.mark.parametrize("seeds", [f"0,{2**32}", f"{2**32}-{2**32}"])
+def test_so_is_one_of_several(command: str, seeds: str, tmp_path: Path) -> None:
+    said = refused(f"{command} --seeds {seeds}", tmp_path)
+    assert f"--seeds: got {seeds!r}; " in said
+    assert f"{2**32 - 1}" in said

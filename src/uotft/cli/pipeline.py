@@ -44,6 +44,7 @@ from uotft.cli.options import (
 from uotft.cli.tables import print_table
 from uotft.core import environment
 from uotft.core.errors import UserError
+from uotft.core.seeds import LAST_SEED
 
 if TYPE_CHECKING:
     from uotft.core.records import Selection
@@ -123,7 +124,8 @@ def units(
         int | None, typer.Option(help="The most iterations of k-means; 20 if not given.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the first centroids; 0 if not given.")
+        int | None,
+        typer.Option(min=0, max=LAST_SEED, help="Seed of the first centroids; 0 if not given."),
     ] = None,
 ) -> None:
     """Make the units that strategies score: class means, clusters or single images of the source.
@@ -434,8 +436,9 @@ def search(
     if sampler not in ("grid", "tpe"):
         raise UserError(f"--sampler: got {sampler!r}; choose grid or tpe")
     numbers = seeds.split(",")
-    if not all(number.strip().isdecimal() for number in numbers):
-        raise UserError(f"--seeds: got {seeds!r}; give whole numbers, such as 100,101,102")
+    if not all(n.strip().isdecimal() and int(n) <= LAST_SEED for n in numbers):
+        raise UserError(f"--seeds: got {seeds!r}; give whole numbers up to {LAST_SEED}, such as "
+                        "100,101,102")  # fmt: skip
     ws = workspace(dataset, strategy)
     plan = search.Plan(
         dataset,
