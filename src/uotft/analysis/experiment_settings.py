@@ -15,6 +15,7 @@ from dataclasses import replace
 from uotft.analysis.experiments import BOTH, CLASSES, IMAGES, Experiment, Variation
 from uotft.core import config
 from uotft.core.errors import UserError
+from uotft.core.seeds import LAST_SEED
 from uotft.core.settings import Params, Train
 
 SCALED = ("select.top_k=", "cluster.clusters=")  # numbers that refer to the paper's source
@@ -28,6 +29,8 @@ def seeds(text: str) -> tuple[int, ...]:
         if not bounds:
             raise UserError(f"--seeds: got {text!r}; write 8 for 0 to 7, 4-7, or 0,2,5")
         low, high = int(bounds[1]), int(bounds[2] or bounds[1])
+        if high > LAST_SEED:
+            raise UserError(f"--seeds: got {text!r}; a seed is at most {LAST_SEED}")
         found += range(low, high + 1) if bounds[2] or "," in text else range(low)
     if not found or len({*found}) < len(found):
         raise UserError(f"--seeds: got {text!r}, which names no seed, or one twice")

@@ -73,6 +73,14 @@ Validation = Annotated[
     bool,
     typer.Option("--validation", help="Compare on validation images, and read no test image."),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would cost.")]
+SourceBank = Annotated[
+    str, typer.Option(help="Class means of the source, to measure recall alone.")
+]
+TargetBank = Annotated[str, typer.Option(help="Class means of the target.")]
+Output = Annotated[
+    Path | None, typer.Option(file_okay=False, help="A folder for the tables, with --source-bank.")
+]
 
 
 @app.command()
@@ -106,9 +114,7 @@ def run(
     rows: Rows = None,
     part: Part = "",
     validation: Validation = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what it would cost.")
-    ] = False,
+    dry_run: DryRun = False,
     jobs: Jobs = 0,
     num_processes: Processes = 1,
     scheduler: Scheduler = "",
@@ -117,27 +123,29 @@ def run(
     ] = False,
     expect: Expected = None,
     table: LabelTable = "",
-    source_bank: Annotated[
-        str, typer.Option(help="Class means of the source, to measure recall alone.")
-    ] = "",
-    target_bank: Annotated[str, typer.Option(help="Class means of the target.")] = "",
-    output: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="A folder for the tables, with --source-bank."),
-    ] = None,
+    source_bank: SourceBank = "",
+    target_bank: TargetBank = "",
+    output: Output = None,
 ) -> None:
     """Run an experiment on the project's data: train missing cells, test, write the tables.
 
-    With --source-bank, --target-bank and --expect: measure recall from class means, without
-    training and without a params.yaml.
+    With --source-bank, --target-bank and --expect (and --table, --top-k, --output): measure recall
+    from class means, without training and without a params.yaml.
     """
     from uotft.analysis import experiment_settings, paper_tables
     from uotft.pipeline.experiment_cells import Plan
 
     experiment, expected = paper_tables.load(name), expect or []
     if source_bank or target_bank:
-        _recall(experiment, source_bank, target_bank, expected, table, output)
+        trainings = on, seeds, settings, rows, part, validation, dry_run, jobs, scheduler
+        if any(trainings) or num_processes > 1:
+            raise UserError("experiment run --source-bank goes with --target-bank, --expect, "
+                            "--table, --top-k and --output alone; it trains nothing")  # fmt: skip
+        _recall(experiment, source_bank, target_bank, expected, table, top_k, output)
         return
+    if output:
+        raise UserError("experiment run --output goes with --source-bank; in a project the tables "
+                        "are in reports/experiments/")  # fmt: skip
     plan = Plan(
         paper_tables.on_validation(experiment) if validation else experiment,
         on or [],
@@ -208,13 +216,14 @@ def _recall(
     target: str,
     expected: list[str],
     table: str,
+    top_k: int | None,
     output: Path | None,
 ) -> None:
     """The recall that an experiment's strategies reach on two files of class means."""
     from uotft.analysis import paper_tables
     from uotft.pipeline import experiment_cells
 
-    recall = experiment_cells.bank_results(experiment, source, target, expected, table)
+    recall = experiment_cells.bank_results(experiment, source, target, expected, table, top_k)
     _print_cells(
         experiment.title, paper_tables.cells(experiment, paper_tables.rows(experiment, "", recall))
     )

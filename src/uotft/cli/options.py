@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uotft.core.errors import UserError
+from uotft.core.seeds import LAST_SEED
 
 if TYPE_CHECKING:
     from uotft.pipeline.workspace import Workspace
@@ -20,7 +21,11 @@ ModelFolder = Annotated[
 Strategy = Annotated[str, typer.Option(help="How source classes are selected; or a control.")]
 Seed = Annotated[
     int,
-    typer.Option(min=0, help="Seed of the labelled images, their order and the random weights."),
+    typer.Option(
+        min=0,
+        max=LAST_SEED,
+        help="Seed of the labelled images, their order and the random weights.",
+    ),
 ]
 Processes = Annotated[
     int,

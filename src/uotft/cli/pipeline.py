@@ -44,6 +44,7 @@ from uotft.cli.options import (
 from uotft.cli.tables import print_table
 from uotft.core import environment
 from uotft.core.errors import UserError
+from uotft.core.seeds import LAST_SEED
 
 if TYPE_CHECKING:
     from uotft.core.records import Selection
@@ -116,22 +117,36 @@ def units(
         str, typer.Option(help="Features of your own: an npz with an array means, or an npy.")
     ] = "",
     output: Annotated[str, typer.Option(help="The file of cluster means to write.")] = "",
-    clusters: Annotated[int, typer.Option(help="The number of clusters.")] = 2000,
-    iterations: Annotated[int, typer.Option(help="The most iterations of k-means.")] = 20,
-    seed: Seed = 0,
+    clusters: Annotated[
+        int | None, typer.Option(help="The number of clusters; 2000 if not given.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="The most iterations of k-means; 20 if not given.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=LAST_SEED, help="Seed of the first centroids; 0 if not given."),
+    ] = None,
 ) -> None:
     """Make the units that strategies score: class means, clusters or single images of the source.
 
     With --features and --output it clusters any features (images x features), to use as select
-    --source-bank. This needs no params.yaml.
+    --source-bank. This needs no params.yaml. Else the section cluster of params.yaml has the
+    settings.
     """
     from uotft.pipeline.units import cluster_bank, units
 
     if bool(features) != bool(output):
         raise UserError("units: --features and --output go together")
+    settings = _given({"clusters": clusters, "iterations": iterations, "seed": seed})
     if features:
-        settings = {"clusters": clusters, "iterations": iterations, "seed": seed}
         typer.echo(cluster_bank(features, output, settings))
+    elif settings:
+        raise UserError(
+            "units: without --features and --output, params.yaml has the settings: in place of "
+            f"{', '.join(f'--{name}' for name in settings)}, change "
+            f"{', '.join(f'cluster.{name}' for name in settings)} there"
+        )
     else:
         typer.echo(units(workspace()))
 
@@ -299,13 +314,14 @@ def train(
     from uotft.core.records import Cell
     from uotft.runs import cells, job, plan, processes, whole
 
+    _check_all(jobs, all_=all_, again=again)
     changes = overrides(set_, subset)
     cell = Cell((not source and whole.section(dataset)) or dataset, strategy, seed)
     order = whole.order(cell, source, preset, backbone, changes)
     if imagenet:
-        whole.remember_imagenet(imagenet)
+        whole.note_imagenet(imagenet, remember=not dry_run)
     if dry_run:
-        ws = order.preview() if order else workspace(dataset, strategy)
+        ws = order.preview(imagenet) if order else workspace(cell.target, strategy)
         _show(plan.plan(ws.with_changes(changes), order.cell if order else cell))
         return
     folder = whole.ready(order, _show) if order else None
@@ -322,6 +338,15 @@ def train(
             typer.echo(lines)
     if order and ws.by_class:
         typer.echo(job.test(ws, cell, track))
+
+
+def _check_all(jobs: int, *, all_: bool, again: bool) -> None:
+    """Raise `UserError` for what --all would ignore, or what is ignored without it."""
+    if all_ and again:
+        raise UserError("train: --all trains only what has no model yet: leave out --again, or "
+                        "give --again with --strategy and --seed")  # fmt: skip
+    if jobs and not all_:
+        raise UserError("train: --jobs goes with --all; without it there is one training")
 
 
 def _show(found: Plan) -> None:
@@ -411,8 +436,9 @@ def search(
     if sampler not in ("grid", "tpe"):
         raise UserError(f"--sampler: got {sampler!r}; choose grid or tpe")
     numbers = seeds.split(",")
-    if not all(number.strip().isdecimal() for number in numbers):
-        raise UserError(f"--seeds: got {seeds!r}; give whole numbers, such as 100,101,102")
+    if not all(n.strip().isdecimal() and int(n) <= LAST_SEED for n in numbers):
+        raise UserError(f"--seeds: got {seeds!r}; give whole numbers up to {LAST_SEED}, such as "
+                        "100,101,102")  # fmt: skip
     ws = workspace(dataset, strategy)
     plan = search.Plan(
         dataset,

@@ -279,9 +279,17 @@ def measured(column: Column, seed: int, *, on_validation: bool) -> dict[str, flo
 
 
 def bank_results(
-    experiment: Experiment, source: str, target: str, expect: Sequence[str], table: str
+    experiment: Experiment,
+    source: str,
+    target: str,
+    expect: Sequence[str],
+    table: str,
+    top_k: int | None = None,
 ) -> paper_tables.Results:
-    """{label: {0: kept classes and recall}} from two files of class means, without training."""
+    """{label: {0: kept classes and recall}} from two files of class means, without training.
+
+    ``top_k`` replaces the K of every row.
+    """
     means = banks.brought(source), banks.brought(target)
     if not experiment.recalls or not expect:
         raise UserError("--source-bank and --target-bank need --expect, and an experiment that "
@@ -289,11 +297,12 @@ def bank_results(
     rows = expected(means[0], [*expect], table)
     found: paper_tables.Results = {}
     for variation in experiment.variations:
+        own = variation.overrides
         if experiment.scaled:
-            own = experiment_settings.scaled(variation.overrides, len(means[0].names), IMAGES)
-            variation = replace(variation, overrides=own)
+            own = experiment_settings.scaled(own, len(means[0].names), IMAGES)
         if variation.strategy != "none":
-            kept = _kept(variation, *means)
+            own = experiment_settings.layered(own, experiment_settings.given((), top_k))
+            kept = _kept(replace(variation, overrides=own), *means)
             numbers = {"classes": len(kept), "recall": ranking.recall(kept, rows)}
             found[variation.label] = {0: numbers}
     return found

@@ -65,9 +65,16 @@ class Order:
         """The training, with the name of its target in the project."""
         return Cell(self.place[1], self.strategy, self.seed)
 
-    def preview(self) -> Workspace:
-        """The project as it is, or as it would be made; nothing is written."""
-        return Workspace(self.place[0], config.checked(*init.settings(self.wanted)))
+    def preview(self, imagenet: Path | None = None) -> Workspace:
+        """The project as it is, or as it would be made, with ``imagenet`` as the user's copy.
+
+        Nothing is written.
+        """
+        raw, file = init.settings(self.wanted)
+        source = raw["datasets"][raw["source"]]
+        if imagenet and "images" in source:
+            source["images"] = str(imagenet.expanduser().absolute())
+        return Workspace(self.place[0], config.checked(raw, file))
 
 
 def order(
@@ -120,9 +127,14 @@ def home() -> Path:
     return Workspace.find().tracking
 
 
-def remember_imagenet(path: Path) -> None:
-    """Note for this user where ImageNet's images are, or are to be. Raises `UserError`."""
+def note_imagenet(path: Path, *, remember: bool) -> None:
+    """Check where ImageNet's images are, or are to be; ``remember`` it for this user.
+
+    Raises `UserError` for what is no place of them.
+    """
     place = class_images.place(path.expanduser())
+    if not remember:
+        return
     user_settings.remember(imagenet=str(path.expanduser().absolute()))
     logger.info("--imagenet %s is remembered: %s of 1,000 classes are there", path,
                 len(place.classes()))  # fmt: skip

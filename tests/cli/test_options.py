@@ -1,0 +1,136 @@
+"""Options that a command would ignore are refused, in one line and before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.commands import answer
+from support.image_folders import pictures
+from uotft.cli import pipeline
+from uotft.core import storage, user_settings
+from uotft.pipeline import init
+from uotft.pipeline.init import Wanted
+from uotft.runs import estimate
+
+BANKS = "experiment run table4 --source-bank s.npz --target-bank t.npz --expect near*"
+
+
+def refused(words: str, cwd: Path) -> str:
+    """What a command says that is refused."""
+    done = answer("uotft", *words.split(), cwd=cwd)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--on cub",
+        "--seeds 2",
+        "--set selectors.uot.metric=l2",
+        "--rows UOT-cos",
+        "--part 1/2",
+        "--validation",
+        "--dry-run",
+        "--jobs 2",
+        "--num-processes 2",
+        "--scheduler tcp://here:8786",
+    ],
+)
+def test_recall_from_class_means_has_no_trainings(option: str, tmp_path: Path) -> None:
+    said = refused(f"{BANKS} {option}", tmp_path)
+    assert "--source-bank goes with --target-bank, --expect, --table, --top-k" in said
+
+
+def test_a_run_of_trainings_has_its_own_folder_for_the_tables(tmp_path: Path) -> None:
+    said = refused("experiment run table4 --output tables", tmp_path)
+    assert "--output goes with --source-bank" in said
+
+
+def test_recall_from_class_means_is_that_of_top_k(tmp_path: Path) -> None:
+    """Without --top-k it is the paper's 100 of 1,000 classes, here 3 of 30."""
+    rng = np.random.default_rng(0)
+    target, far = rng.normal(size=(6, 16)), rng.normal(size=(24, 16))
+    names = [f"near {i}" for i in range(6)] + [f"far {i}" for i in range(24)]
+    np.savez(tmp_path / "s.npz", means=np.vstack([target, far]), names=names)
+    np.savez(tmp_path / "t.npz", means=target)
+    for words, kept in (("", 3), ("--top-k 6", 6)):
+        done = answer("uotft", *f"{BANKS} --output tables {words}".split(), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        rows = storage.read_csv(tmp_path / "tables" / "table.csv")
+        assert {float(row["kept"]) for row in rows} == {kept}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("--all --again", "give --again with --strategy and --seed"), ("--jobs 2", "goes with --all")],
+)
+def test_one_training_or_all_that_are_missing(options: str, message: str, tmp_path: Path) -> None:
+    assert message in refused(f"train --dataset digits {options}", tmp_path)
+
+
+def test_the_clusters_of_a_project_are_those_of_its_settings(tmp_path: Path) -> None:
+    said = refused("units --clusters 100 --seed 0", tmp_path)
+    assert "in place of --clusters, --seed, change cluster.clusters, cluster.seed there" in said
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of a user without settings, with photos/, on a machine of known speed."""
+    speed = estimate.Speed(train=10.0, forward=40.0, decode=1000.0, device="cpu", threads=2)
+    monkeypatch.setattr(estimate, "measure", lambda *given, **more: speed)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "photos", 3, 12)
+    return tmp_path
+
+
+def test_a_dry_run_plans_with_a_copy_of_imagenet_and_does_not_remember_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "copy" / "n01440764").mkdir(parents=True)
+    before = sorted(home.rglob("*"))
+    pipeline.train("photos", imagenet=Path("copy"), dry_run=True)
+    assert "1 of ImageNet's 1,000 classes in copy/" in capsys.readouterr().out
+    assert sorted(home.rglob("*")) == before
+    assert not user_settings.path().exists()
+
+
+def test_a_dry_run_refuses_what_is_no_copy_of_imagenet(home: Path) -> None:
+    (home / "copy").mkdir()
+    (home / "copy" / "notes.txt").touch()
+    assert "got notes.txt; expected a folder with" in refused(
+        "train --dataset photos --source photos --imagenet copy --dry-run", home
+    )
+
+
+def test_a_dry_run_knows_a_set_of_the_project_by_its_path(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init.init(home, Wanted("small", "", "photos", home, alone=True))
+    pipeline.train("./photos", strategy="none", dry_run=True)
+    assert "small_resnet on photos-images, without source images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["train --dataset digits --seed", "units --features f.npy --output s.npz --seed",
+     "predict a.png --dataset digits --seed"],
+)  # fmt: skip
+def test_a_seed_that_numpy_does_not_take_is_refused(words: str, tmp_path: Path) -> None:
+    done = answer("uotft", *words.split(), str(2**32), cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"'--seed': Input should be less than or equal to {2**32 - 1}" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["search --dataset digits", "experiment run table4"])
+@pytest.mark.parametrize("seeds", [f"0,{2**32}", f"{2**32}-{2**32}"])
+def test_so_is_one_of_several(command: str, seeds: str, tmp_path: Path) -> None:
+    said = refused(f"{command} --seeds {seeds}", tmp_path)
+    assert f"--seeds: got {seeds!r}; " in said
+    assert f"{2**32 - 1}" in said
