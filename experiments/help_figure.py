@@ -26,8 +26,10 @@ CONTROLS = {
 TARGETS = (
     ("Flowers-102, 2 images, from nothing", f"{FLOWERS}/flowers20-own.csv", 0, "top1"),
     ("39 animals, 6 images, statistics move", f"{HELP}/animals.csv", 0, "mean_per_class"),
+    ("7 vehicles, 6 images, statistics move", f"{HELP}/vehicles.csv", 0, "mean_per_class"),
     ("Caltech-101, 6 images, statistics move", f"{HELP}/caltech.csv", 0, "mean_per_class"),
     ("39 animals, 6 images, frozen", f"{HELP}/animals.csv", 1, "mean_per_class"),
+    ("7 vehicles, 6 images, frozen", f"{HELP}/vehicles.csv", 1, "mean_per_class"),
     ("Caltech-101, 3 images, frozen", f"{HELP}/shots3.csv", 1, "mean_per_class"),
     ("Caltech-101, 6 images, frozen", f"{HELP}/caltech.csv", 1, "mean_per_class"),
 )  # fmt: skip
