@@ -32,6 +32,7 @@ TARGETS = (
     ("7 vehicles, 6 images, frozen", f"{HELP}/vehicles.csv", 1, "mean_per_class"),
     ("Caltech-101, 3 images, frozen", f"{HELP}/shots3.csv", 1, "mean_per_class"),
     ("Caltech-101, 6 images, frozen", f"{HELP}/caltech.csv", 1, "mean_per_class"),
+    ("Caltech-101, 20 images, frozen", f"{HELP}/shots20.csv", 1, "mean_per_class"),
 )  # fmt: skip
 
 
