@@ -36,6 +36,7 @@ REASONS = {
     "selection/banks.py:_packed": "safetensors in memory, for storage.write_bytes",
     "runs/estimate.py:_decoding": "a picture in memory",
     "tracking/store.py:_make": "the database gets its name when MLflow has made it",
+    "tracking/outbox.py:drop": "a folder that is sent, and goes",
     "tracking/outbox.py:_numbered": "a folder gets its name when all in it is whole",
     "models/export.py:to_torch": "into memory",
     "data/shards.py:write": "into the file of storage.write",
