@@ -327,6 +327,16 @@ def test_a_folder_whose_files_are_held_open_on_nfs_is_gone_all_the_same(
     assert not [*(tmp_path / "unsent").iterdir()], "the next one removes the rest"
 
 
+def test_what_nfs_kept_of_a_folder_is_not_in_the_way_of_the_next_of_its_name(
+    tmp_path: Path,
+) -> None:
+    """A model that is tested again has a folder of the same name."""
+    for folder in ("test-a.1", ".test-a.1.sent"):
+        storage.write_bytes(tmp_path / "unsent" / folder / "kept", b"")
+    outbox.drop(tmp_path / "unsent" / "test-a.1")
+    assert not [*(tmp_path / "unsent").iterdir()]
+
+
 def test_others_cannot_read_what_waits_to_be_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,11 +129,15 @@ def folders(home: Path) -> list[Path]:
 
 
 def drop(folder: Path) -> None:
-    """Remove a folder whose locks may be held; NFS keeps the files of those until they are free."""
-    gone = folder.with_name(f".{folder.name}{GONE}")
+    """Remove a folder, of which files may stay: NFS keeps those of locks until they are free.
+
+    Nobody finds the folder after its renaming; a later call deletes the rest.
+    """
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}{GONE}")
+    shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
-    for each in {gone, *folder.parent.glob(f".*{GONE}")}:  # those of earlier processes, too
-        shutil.rmtree(each, ignore_errors=True)
+    for rest in folder.parent.glob(f".*{GONE}"):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def close(folder: Path) -> None:
