@@ -10,7 +10,7 @@ from uotft.core import storage
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file for those who could read it before; a new one for its owner alone."""
+    """Write a file with the permissions that it has; only its owner can read a new one."""
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
     before = os.umask(0o077)
     try:

@@ -245,7 +245,7 @@ def _train(
 
 
 def _must_be_same(used: freshness.Fingerprint, wanted: freshness.Fingerprint, when: str) -> None:
-    """Raise `UserError` for inputs that changed: the run would name others than were used."""
+    """Raise `UserError` if inputs changed: the run would name others than those it used."""
     if names := freshness.differences(used, wanted):
         which = some(names, freshness.NAMED)
         raise UserError(f"inputs changed {when}: {which}; give the command again")
@@ -359,7 +359,7 @@ def test(ws: Workspace, cell: Cell, progress: Progress) -> str:
 
 
 def testing(ws: Workspace, target: str, strategy: str) -> AbstractContextManager[None]:
-    """The right to write test metrics: one file has those of all seeds of a strategy."""
+    """A lock on the test metrics of a strategy: one file holds those of all its seeds."""
     return locks.waiting(ws.unfinished(ws.metrics(target, strategy)).with_suffix(".lock"), BUSY_S)
 
 
