@@ -135,7 +135,7 @@ def _type(field: dict[str, Any]) -> str:
     names = {"integer": "whole number", "string": "text", "boolean": "true or false",
              "array": "list", "object": "section"}  # fmt: skip
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = ", ".join(f"{sign} {field[key]:g}" for key, sign in limits.items() if key in field)
+    bounds = ", ".join(f"{sign} {field[key]:,}" for key, sign in limits.items() if key in field)
     name = names.get(field.get("type", ""), field.get("type", "any"))
     if items := field.get("items"):
         name = f"list of {_type(items)}"

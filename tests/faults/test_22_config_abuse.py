@@ -313,6 +313,8 @@ def change(root: Path, path: str, value: object) -> None:
         ("train.lambda", -1.0, "train.lambda: got -1.0.*greater than or equal to 0"),
         ("strategies", ["uot", "uto"], "got 'uto'; known are.*greedy_ot.*uot"),
         ("strategies", ["uot", "uot"], "strategies: got.*is listed twice"),
+        ("seeds", [0, 2**32], "seeds.*got 4294967296.*less than or equal to 4294967295"),
+        ("seeds", [-1], "seeds.*got -1.*greater than or equal to 0"),
         (
             "targets",
             ["dogz"],

@@ -37,7 +37,7 @@ from support.watched_commands import (
     wait,
     wait_for,
 )
-from uotft.core import locks, storage
+from uotft.core import locks, removal, storage
 from uotft.core.errors import UserError
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import job
@@ -289,10 +289,10 @@ def test_files_that_nfs_keeps_stop_no_training(
     monkeypatch.setattr(os, "unlink", busy)
     checkpoints.finish(folder)
     assert checkpoints.newest(folder) is None
-    checkpoints.remove(folder)
+    removal.remove(folder)
     assert not folder.exists()
     assert list(tmp_path.rglob(".nfs001"))
     monkeypatch.undo()
     folder.mkdir()
-    checkpoints.remove(folder)
+    removal.remove(folder)
     assert not list(tmp_path.iterdir()), "the next one takes it along"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from support.projects import tiny_params, workspace, write_params
 from support.stages import run_train
 from uotft.core import storage
 from uotft.core.context import Context
+from uotft.core.errors import Interrupted
 from uotft.core.records import Cell, ImageSet
 from uotft.data import wordnet
-from uotft.models import model_io
+from uotft.models import embedding, model_io
+from uotft.models.network import nearest_mean_rows
 from uotft.pipeline import (
     compare,
     embed,
@@ -90,6 +93,49 @@ def test_a_classifier_of_other_classes_is_replaced_by_means(fresh: Path, tmp_pat
     predicted = (torch.as_tensor(pool) @ head.weight.T + head.bias).argmax(1)
     nearest = torch.cdist(torch.as_tensor(pool), means).argmin(1)
     assert (predicted == nearest).float().mean() > 0.95
+
+
+def test_the_source_goes_through_the_network_once(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pretrain` stops in its pass, goes on, and `embed` joins the features it made."""
+    _, path = torchvision_file("resnet18", tmp_path, num_classes=9)
+    params = tiny_params() | {"backbone": {"name": "resnet18", "weights": str(path)}}
+    params["embed"] = {"batch_size": 8}
+    write_params(fresh, params)
+    ws, passed = workspace(fresh), []
+
+    real = embedding.shards
+
+    def counted(network, images, wanted, context, **size):  # noqa: ANN001, ANN003, ANN202
+        for rows, found in real(network, images, wanted, context, **size):
+            passed.append(rows)
+            yield rows, found
+
+    monkeypatch.setattr(embedding, "shards", counted)
+
+    def context(shards: float = float("inf")) -> Context:
+        return Context(runtime.start(0, 1), log=lambda *_: None, stop=lambda: len(passed) >= shards,
+                       **QUIET)  # fmt: skip
+
+    with pytest.raises(Interrupted):
+        pretrain_stage.pretrain(ws, context(shards=2))
+    pretrain_stage.pretrain(ws, context())
+    embed.embed(ws, "glyphs", context())
+    every = features.cut(len(ws.rows("glyphs", readers.images(ws, "glyphs"), "train")), 8)
+    assert passed == every, "each shard once, in order"
+    assert not ws.unfinished(ws.features("glyphs")).exists()
+    made, head = features.read(ws.features("glyphs")), model_io.read(ws.pretrained())[0]
+
+    passed.clear()
+    shutil.rmtree(ws.features("glyphs"))
+    embed.embed(ws, "glyphs", context())
+    assert passed == every
+    again = features.read(ws.features("glyphs"))
+    assert np.array_equal(made["features"], again["features"]), "what embed itself makes"
+    means, _ = features.class_means([again["features"]], again["labels"], len(again["names"]))
+    wanted = nearest_mean_rows(torch.as_tensor(means).float(), ws.params.pretrain.head_scale)
+    assert torch.equal(head.head("target").weight, wanted[0])
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from support.child_processes import at_call, fork, killed
 from support.commands import call
 from support.projects import tiny_params, write_params
 from support.watched_commands import wait
-from uotft.core import jsonl, locks, storage
+from uotft.core import jsonl, locks, removal, storage
 from uotft.core.errors import Interrupted, Pruned, UserError
 from uotft.core.records import Cell
 from uotft.runs import study
@@ -331,9 +331,9 @@ def test_what_nfs_kept_of_a_folder_is_not_in_the_way_of_the_next_of_its_name(
     tmp_path: Path,
 ) -> None:
     """A model that is tested again has a folder of the same name."""
-    for folder in ("test-a.1", ".test-a.1.sent"):
+    for folder in ("test-a.1", ".test-a.1.7.gone"):
         storage.write_bytes(tmp_path / "unsent" / folder / "kept", b"")
-    outbox.drop(tmp_path / "unsent" / "test-a.1")
+    removal.remove(tmp_path / "unsent" / "test-a.1")
     assert not [*(tmp_path / "unsent").iterdir()]
 
 

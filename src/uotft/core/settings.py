@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from uotft.core.records import Settings
+from uotft.core.seeds import LAST_SEED
 
 
 class Subset(Settings):
@@ -332,7 +333,7 @@ class Params(Settings):
         min_length=1, description="the sets to fine-tune on: sections of datasets"
     )
     strategies: list[str] = Field(min_length=1, description="the ways to select source classes")
-    seeds: list[int] = Field(
+    seeds: list[Annotated[int, Field(ge=0, le=LAST_SEED)]] = Field(
         min_length=1, description="each samples labelled images and trains one model per strategy"
     )
     cpu_threads: int = Field(0, ge=0, description="CPU threads per process; 0: torch decides")

@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from uotft.core import disk, storage
+from uotft.core import disk, removal, storage
 from uotft.core.context import Context
 from uotft.core.errors import Interrupted
 from uotft.pipeline import freshness, readers
-from uotft.pipeline.freshness import claim_together
+from uotft.pipeline.freshness import Fingerprint, claim_together
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import features
-from uotft.training import checkpoints
+
+if TYPE_CHECKING:
+    from uotft.models.network import Network
 
 logger = logging.getLogger(__name__)
 
 
 def embed(ws: Workspace, dataset: str, context: Context) -> None:
     """Compute features of every training image; resumes from the shards that are there."""
-    from uotft.models import embedding, model_io
-    from uotft.models.inputs import Views
-    from uotft.training import runtime
+    from uotft.models import model_io
 
-    main = context.accelerator.is_main_process
     network, facts = model_io.read(ws.pretrained())
-    images, size = readers.images(ws, dataset), ws.params.embed.batch_size
-    rows, left = ws.rows(dataset, images, "train"), ws.unfinished(ws.features(dataset))
-    size_of_one = network.head("target").weight.shape[1] * np.dtype(ws.params.embed.dtype).itemsize
-    line = disk.need({"for features and their shards": 2 * len(rows) * size_of_one}, left)
-    if main:
-        logger.info(line)
-    shards = features.cut(len(rows), size)
-    mine = _share(ws, dataset, shards, context)
-    views = Views(images, rows)
-    for part, found in embedding.shards(network, views, mine, context, batch_size=size):
-        arrays = {"features": found}
-        if hasattr(
-            network.backbone, "project"
-        ):  # selection compares projected features, heads see the trunk's
-            arrays = {"features": embedding.projected(network, found), "trunk": found}
-        features.keep(left, part, arrays, ws.params.embed.dtype)
-    if runtime.agreed(context.stop, context.accelerator):  # every process waits here for the others
-        raise Interrupted("embedding was interrupted")
-    if main:
+    shards = compute(ws, dataset, network, freshness.of_features(ws, dataset), context)
+    if context.accelerator.is_main_process:
+        images, left = readers.images(ws, dataset), ws.unfinished(ws.features(dataset))
+        rows = ws.rows(dataset, images, "train")
         features.join(
             left,
             shards,
@@ -55,13 +41,46 @@ def embed(ws: Workspace, dataset: str, context: Context) -> None:
             backbone=np.array(facts["sha256"]),
             data=np.array(storage.fingerprint(ws.data(dataset))),
         )
-        checkpoints.remove(left)
+        removal.remove(left)
 
 
-def _share(ws: Workspace, dataset: str, shards: list[range], context: Context) -> list[range]:
+def compute(
+    ws: Workspace, dataset: str, network: Network, fingerprint: Fingerprint, context: Context
+) -> list[range]:
+    """Write shards of the features of every training image; returns the rows of each shard.
+
+    Each process computes its share of those that are missing, and waits for the others.
+    """
+    from uotft.models import embedding
+    from uotft.models.inputs import Views
+    from uotft.training import runtime
+
+    images, size = readers.images(ws, dataset), ws.params.embed.batch_size
+    rows, left = ws.rows(dataset, images, "train"), ws.unfinished(ws.features(dataset))
+    size_of_one = network.head("target").weight.shape[1] * np.dtype(ws.params.embed.dtype).itemsize
+    line = disk.need({"for features and their shards": 2 * len(rows) * size_of_one}, left)
+    if context.accelerator.is_main_process:
+        logger.info(line)
+    shards = features.cut(len(rows), size)
+    mine = _share(left, shards, fingerprint, context)
+    views = Views(images, rows)
+    for part, found in embedding.shards(network, views, mine, context, batch_size=size):
+        arrays = {"features": found}
+        if hasattr(
+            network.backbone, "project"
+        ):  # selection compares projected features, heads see the trunk's
+            arrays = {"features": embedding.projected(network, found), "trunk": found}
+        features.keep(left, part, arrays, ws.params.embed.dtype)
+    if runtime.agreed(context.stop, context.accelerator):  # every process waits here for the others
+        raise Interrupted("embedding was interrupted")
+    return shards
+
+
+def _share(
+    left: Path, shards: list[range], fingerprint: Fingerprint, context: Context
+) -> list[range]:
     """This process's share of the missing shards."""
-    accelerator, left = context.accelerator, ws.unfinished(ws.features(dataset))
-    fingerprint = freshness.of_features(ws, dataset)
+    accelerator = context.accelerator
     claim_together(left, fingerprint, context)
     if accelerator.is_main_process:
         freshness.begin(left, fingerprint)

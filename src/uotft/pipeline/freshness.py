@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from uotft.core import config, storage
+from uotft.core import config, removal, storage
 from uotft.core.context import Context
 from uotft.core.errors import UserError
 from uotft.core.paths import located
@@ -68,6 +68,20 @@ def of_features(ws: Workspace, dataset: str) -> Fingerprint:
         "embed": ws.params.embed.model_dump(),
         "shard": features.BATCHES,
         "files": of_files(ws, [ws.pretrained() / "model.json", ws.data(dataset)]),
+    }
+
+
+def of_given_features(ws: Workspace, weights: Any) -> Fingerprint:
+    """The fingerprint of the source's feature shards while its network is not written yet.
+
+    ``weights`` is the origin of the given weights.
+    """
+    return {
+        "backbone": ws.params.backbone,
+        "weights": weights,
+        "embed": ws.params.embed.model_dump(),
+        "shard": features.BATCHES,
+        "files": of_files(ws, [ws.data(ws.params.source)]),
     }
 
 
@@ -173,7 +187,7 @@ def claim(folder: Path, fingerprint: Fingerprint) -> str:
         return ""
     aside = folder.with_name(f"{folder.name}.aside")
     if aside.exists():
-        checkpoints.remove(aside)
+        removal.remove(aside)
     folder.rename(aside)
     differing = [*dict.fromkeys(names)]
     fault = f"other {some(differing, NAMED)}" if names else f"a damaged {named[0].name}"

@@ -7,14 +7,12 @@ from torch import Tensor
 
 from uotft.core import config
 from uotft.core.context import Context
-from uotft.core.errors import Interrupted
 from uotft.core.records import ImageSet
 from uotft.data import wordnet
-from uotft.models import embedding, model_io
-from uotft.models.inputs import Views
+from uotft.models import model_io
 from uotft.models.network import Network, nearest_mean_rows
 from uotft.models.weights import Pretrained
-from uotft.pipeline import freshness, readers
+from uotft.pipeline import embed, freshness, readers
 from uotft.pipeline.freshness import claim_together
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import features
@@ -47,6 +45,10 @@ def pretrain(ws: Workspace, context: Context) -> None:
     output = session.Output(ws.pretrained(), ws.unfinished(ws.pretrained()), fingerprint, facts)
     validation = session.Validation(images, ws.rows(ws.params.source, images, "val"))
     session.run(task, validation, output, context)
+    if facts.get("head") == "class means" and context.accelerator.is_main_process:
+        # the stage embed goes on with the features that the means were made of
+        left = ws.unfinished(ws.features(ws.params.source))
+        freshness.begin(left, freshness.of_features(ws, ws.params.source))
 
 
 def _take(ws: Workspace) -> None:
@@ -125,18 +127,19 @@ def _adopted(
     its rows of these classes if they are some of ImageNet's, else class means.
     """
     settings, classes = ws.params.pretrain, len(images.names)
-    network = Network(found.backbone, target=classes).to(context.accelerator.device)
+    network = Network(found.backbone, target=classes)
+    # in memory as model_io.read gives it to embed, which then makes the same features bit by bit
+    network = network.to(memory_format=torch.channels_last).to(context.accelerator.device)
     own = _rows_of(images.names, found.classifier)
     if own is not None and own[0].shape == network.head("target").weight.shape:
         head, start = "classifier", own
     else:
-        rows, size = ws.rows(ws.params.source, images, "train"), ws.params.embed.batch_size
-        shards = embedding.shards(
-            network, Views(images, rows), features.cut(len(rows), size), context, batch_size=size
+        shards = embed.compute(
+            ws, ws.params.source, network, freshness.of_given_features(ws, found.origin), context
         )
-        means, _ = features.class_means((part for _, part in shards), images.labels[rows], classes)
-        if context.stop():  # then shards may be missing
-            raise Interrupted("embedding was interrupted")
+        labels = images.labels[ws.rows(ws.params.source, images, "train")]
+        left = ws.unfinished(ws.features(ws.params.source))
+        means = features.class_means_of_shards(left, shards, labels, classes)
         head = "class means"
         start = nearest_mean_rows(torch.as_tensor(means).float(), settings.head_scale)
     network.start_head("target", *start)

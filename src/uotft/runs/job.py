@@ -19,7 +19,7 @@ from threading import Lock
 from time import monotonic, sleep
 from typing import Any
 
-from uotft.core import config, dvc, environment, locks, messages, signals, storage
+from uotft.core import config, dvc, environment, locks, messages, removal, signals, storage
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Progress, Selection, Stop, never
@@ -499,7 +499,7 @@ def _resumable(left: Path, fingerprint: dict[str, Any]) -> Iterator[str]:
         where = f"goes on at step {found[1]['step']}" if found else "starts it anew"
         raise Interrupted(f"{error}; the same command {where}") from error
     if left.exists():
-        checkpoints.remove(left)
+        removal.remove(left)
 
 
 def _finish(run: outbox.Run, folder: Path) -> dict[str, Any]:

@@ -129,6 +129,15 @@ def class_means(
     return class_sums(parts, labels, classes) / np.maximum(counts, 1)[:, None], counts
 
 
+def class_means_of_shards(
+    folder: Path, shards: list[range], labels: NDArray[np.int64], classes: int
+) -> Floats:
+    """Means (classes, D) of what heads read, from all ``shards`` in ``folder``."""
+    there = _files(folder)
+    arrays = (storage.read_arrays(there[_start(rows)]) for rows in shards)
+    return class_means((a.get("trunk", a["features"]) for a in arrays), labels, classes)[0]
+
+
 def class_sums(parts: Iterable[NDArray[Any]], labels: NDArray[np.int64], classes: int) -> Floats:
     """Sums (classes, D) in float64, added in the order of the images."""
     sums, start = np.zeros((classes, 1)), 0

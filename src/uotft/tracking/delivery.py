@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from uotft.core import jsonl, locks, storage
+from uotft.core import jsonl, locks, removal, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Answers
 from uotft.tracking import notes, outbox, store
@@ -79,7 +79,7 @@ class Delivery:
                 f"MLflow refused a part of the run, see {self.folder / outbox.REFUSED}; the rest "
                 f"is sent. To drop that part, delete {self.folder}"
             )
-        outbox.drop(self.folder)
+        removal.remove(self.folder)
 
     def why(self, error: BaseException) -> str:
         """The failure, in one line."""
@@ -304,7 +304,7 @@ def sync(home: Path) -> Iterator[tuple[bool, str]]:
             hopeless = all(why.endswith(NO_RUN) for _, why in failed)
             for folder, why in failed:
                 if hopeless:
-                    outbox.drop(folder)
+                    removal.remove(folder)
                 yield hopeless, f"{why}{'; dropped' if hopeless else ''}"
             return
         waiting = [folder for folder, _ in failed]
@@ -338,7 +338,7 @@ def log_test(
         why = send(home, folder)
         others = [p for p in outbox.folders(home) if not p.name.startswith("test-")]
         if why == NO_RUN and not others:
-            outbox.drop(folder)
+            removal.remove(folder)
         return why
 
 

@@ -29,7 +29,6 @@ RUN, POINTS, EVENTS = "run.json", "points.jsonl", "events.jsonl"
 SENT, REFUSED = "sent.json", "refused.jsonl"
 OWNER = ".owner.lock"  # held by the process that writes the event log
 SENDER = ".sender.lock"  # held by the process that sends the folder
-GONE = ".sent"  # the ending of a folder that is being removed
 FAILURE = "failure"  # the tag with the reason why a run failed
 
 
@@ -126,18 +125,6 @@ def folders(home: Path) -> list[Path]:
     """The folders that are not sent yet, oldest first."""
     found = [path for path in (home / OUTBOX).glob("*.*") if not path.name.startswith(".")]
     return sorted(found, key=lambda path: path.stat().st_mtime)
-
-
-def drop(folder: Path) -> None:
-    """Remove a folder, of which files may stay: NFS keeps those of locks until they are free.
-
-    Nobody finds the folder after its renaming; a later call deletes the rest.
-    """
-    gone = folder.with_name(f".{folder.name}.{os.getpid()}{GONE}")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    for rest in folder.parent.glob(f".*{GONE}"):
-        shutil.rmtree(rest, ignore_errors=True)
 
 
 def close(folder: Path) -> None:

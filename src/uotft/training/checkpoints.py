@@ -12,14 +12,13 @@ the training (`pipeline.freshness`) and is sealed with its SHA-256, so any chang
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from uotft.core import storage
 from uotft.core.errors import UserError
+from uotft.core.removal import remove, sweep
 
 STATE = "state.json"
 RUN = "run.json"
@@ -79,27 +78,9 @@ def finish(folder: Path) -> None:
     """Remove the checkpoints of a training that has finished, and the folder if nothing is left."""
     for path in slots(folder):
         remove(path)
-    _sweep(folder)
+    sweep(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def remove(folder: Path) -> None:
-    """Rename an existing folder out of the way, then delete as many of its files as possible.
-
-    Files may remain: on NFS a file that is open elsewhere stays as .nfs… until it is closed, and a
-    kill can come at any moment. Because of the rename no code finds the leftovers, and the next
-    call deletes them.
-    """
-    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    _sweep(folder.parent)
-
-
-def _sweep(folder: Path) -> None:
-    for rest in folder.glob(".*.gone"):
-        shutil.rmtree(rest, ignore_errors=True)
 
 
 def slots(folder: Path) -> list[Path]:
