@@ -125,6 +125,30 @@ def test_a_baseline_shares_images_and_backbone_and_most_of_the_rest() -> None:
     assert "none" not in found["none a=1 fraction=0.2"]
 
 
+@pytest.mark.parametrize("by", [[], ["train.objective"]])
+def test_a_baseline_with_other_images_is_named_not_compared(by: list[str]) -> None:
+    """Also where no parameter tells the rows of one strategy apart, or none is asked for."""
+    made = [trial("none", seed, settings={"subset.fraction": "1.0"}) for seed in (0, 1)]
+    made += [trial("uot", seed, settings={"subset.shots": "2"}) for seed in (0, 1)]
+    [found] = trials.lines(made, by)[0].values()
+    assert not any(trials.baselines(found).values())
+    label = next(row.label for row in found if row.strategy == "uot")
+    assert trials.unpaired(found) == [
+        f"pets: {label} is not compared with none: other subset.fraction, subset.shots"
+    ]
+
+
+@pytest.mark.parametrize(("batch", "compared"), [("10", True), ("20", False)])
+def test_equal_compute_saw_as_many_images(batch: str, compared: bool) -> None:
+    equal = {"train.objective": "plain", "train.target_batch": batch}
+    made = [trial("equal_compute", settings=equal), trial("uot")]  # 10 steps of 4 + 6
+    made[0] = replace(made[0], selection={"classes": []})
+    [found] = trials.lines(made, [])[0].values()
+    assert ("equal_compute" in trials.baselines(found)["uot"]) == compared
+    named = "pets: uot is not compared with equal_compute: it saw 100 images, equal_compute 200"
+    assert trials.unpaired(found) == ([] if compared else [named])
+
+
 @pytest.mark.parametrize(
     ("strategy", "settings", "images"),
     [

@@ -143,7 +143,8 @@ def test_the_command_line_has_the_last_word(tiny: Path, tmp_path: Path) -> None:
     _, notes = experiment_cells.settled(
         ws, plan(tmp_path, settings=["train.target_batch=8", "train.objective=plain"])
     )
-    assert not [note for note in notes if "same trainings" in note]
+    same = [note for note in notes if "same trainings" in note]
+    assert same == ["none and more are the same trainings now"], "no row reads source images"
     same = row(strategy="random", set=["select.top_k=5"])
     words = {"settings": ["train.recipe.steps=6"], "top_k": 3}
     folder = experiment_runner.folder(ws, plan(tmp_path, **words)).relative_to(ws.root)
@@ -166,6 +167,28 @@ def test_equal_compute_counts_every_part_of_a_batch(tiny: Path, tmp_path: Path) 
     path = written(tmp_path, rows=row(set=["train.target_batch=none"]))
     with pytest.raises(UserError, match=r"row 'uot': --set .*target_batch"):
         experiment_cells.settled(ws, Plan(paper_tables.load(path), ["digits"]))
+
+
+def test_equal_compute_has_the_images_of_the_rows_alone(tiny: Path, tmp_path: Path) -> None:
+    """Not those of params.yaml, which no row with reuse may have."""
+    ws, fewer = workspace(tiny), "train.source_batch=4"  # params.yaml: 8 + 8
+    own = [{**FILE["rows"][-1], "set": [fewer], "against": "none"}]
+    rows = [*FILE["rows"][:2], *own]
+    for wanted in ({"set": (fewer,)}, {}):
+        made = written(tmp_path, rows=FILE["rows"] if wanted else rows)
+        plan = Plan(paper_tables.load(made), ["digits"], settings=wanted.get("set", ()))
+        settled, notes = experiment_cells.settled(ws, plan)
+        more = experiment_cells.columns(ws, settled)[1]
+        assert more.ws.params.train.target_batch == 12
+        assert notes == []
+    both = Plan(paper_tables.load(written(tmp_path, rows=[*FILE["rows"][:3], *own])), ["digits"])
+    _, notes = experiment_cells.settled(ws, both)
+    assert notes == ["equal compute sees 16 images a step; with reuse fewer: uot 12"]
+    rows = [FILE["rows"][0], {"label": "equal", "strategy": "equal_compute"}, *own]
+    with pytest.raises(UserError, match="'equal' sees 16 images a step, rows with reuse 12: write"):
+        experiment_cells.settled(
+            ws, Plan(paper_tables.load(written(tmp_path, rows=rows)), ["digits"])
+        )
 
 
 def test_a_row_may_be_a_control(tiny: Path, tmp_path: Path) -> None:

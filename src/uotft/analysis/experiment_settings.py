@@ -86,7 +86,7 @@ def settled(
     except UserError as error:
         raise UserError(f"experiment {experiment.name}: settings of all rows: {error}") from error
     replaced: dict[str, list[str]] = {}
-    variations = []
+    variations, batches = [], _batches(experiment, params, settings)
     for variation in experiment.variations:
         own = variation.overrides
         if experiment.scaled:
@@ -98,26 +98,63 @@ def settled(
             replaced.setdefault(line, []).append(variation.label)
         made = layered(experiment.common, own, last)
         if BOTH in made:
-            made = _equal_compute(made, others.train, _with_reuse(experiment, params, settings))
+            made = _equal_compute(made, others.train, max(batches.values()))
         # a cell without settings of its own would be one of params.yaml, which are DVC's
         made = made or (f"train.objective={params.train.objective}",)
         variations.append(replace(variation, overrides=made))
     notes = [f"{line} of {', '.join(labels)}" for line, labels in replaced.items()]
+    notes += _unequal(experiment, params, settings, batches)
     return replace(experiment, variations=tuple(variations), common=()), notes
 
 
-def _with_reuse(experiment: Experiment, params: Params, settings: Sequence[str]) -> int:
-    """The largest number of images in a batch of a row that reuses source images."""
-    found = [config.images_a_step(config.changed(params, experiment.common)[0])]
+def _batches(experiment: Experiment, params: Params, settings: Sequence[str]) -> dict[str, int]:
+    """{row: images in a batch} of the rows that reuse source images.
+
+    Without such rows, of one that would, by the settings of all rows.
+    """
+    common = layered(experiment.common, settings)
+    found = {}
     for row in experiment.variations:
         if config.keeps(params, row.strategy):
-            own = layered(experiment.common, row.overrides, settings)
-            try:
-                found.append(config.images_a_step(config.changed(params, own)[0]))
-            except UserError as error:
-                where = f"experiment {experiment.name}: row {row.label!r}"
-                raise UserError(f"{where}: {error}") from error
-    return max(found)
+            found[row.label] = _images_a_step(experiment, params, row, settings)
+    return found or {"": config.images_a_step(config.changed(params, common)[0])}
+
+
+def _images_a_step(
+    experiment: Experiment, params: Params, row: Variation, settings: Sequence[str]
+) -> int:
+    own = layered(experiment.common, row.overrides, settings)
+    try:
+        changed = config.of_strategy(config.changed(params, own)[0], row.strategy)
+    except UserError as error:
+        where = f"experiment {experiment.name}: row {row.label!r}"
+        raise UserError(f"{where}: {error}") from error
+    return config.images_a_step(changed, keeps=config.keeps(params, row.strategy))
+
+
+def _unequal(
+    experiment: Experiment, params: Params, settings: Sequence[str], batches: dict[str, int]
+) -> list[str]:
+    """A line if rows with reuse differ in images a step, of which equal compute has the most.
+
+    A control of params.yaml that has its images from there, not from the rows, is a `UserError`.
+    """
+    most, named = max(batches.values()), False
+    for row in experiment.variations:
+        named |= BOTH in row.overrides
+        if params.controls.get(row.strategy, {}).get("target_batch") == config.BOTH:
+            named = True
+            own = _images_a_step(experiment, params, row, settings)
+            if own != most and "" not in batches:
+                raise UserError(
+                    f"experiment {experiment.name}: row {row.label!r} sees {own} images a step, "
+                    f"rows with reuse {most}: write it as strategy: none, set: "
+                    f"[train.objective=plain, {BOTH}]"
+                )
+    if not named or len({*batches.values()}) == 1:
+        return []
+    fewer = [f"{label} {images}" for label, images in batches.items() if images < most]
+    return [f"equal compute sees {most} images a step; with reuse fewer: {', '.join(fewer)}"]
 
 
 def _equal_compute(overrides: tuple[str, ...], others: Train, images: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ trainings of a row differ in nothing but the seed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -19,6 +20,8 @@ from uotft.training import objectives
 OWN = ("dataset", "strategy", "seed", "processes", "strategy.kept")
 # A baseline with other values of these had other training images or another start: no fair pair.
 SHARED = ("subset.", "backbone.", "project")
+
+EQUAL_SHARE = 0.02  # of its images that equal compute may see more or fewer: epochs are whole
 
 Curve = dict[int, dict[int, float]]  # {step: {seed: validation top-1}}
 
@@ -108,20 +111,49 @@ def baselines(rows: list[Line]) -> dict[str, dict[str, str]]:
 
     A baseline must have the same labelled images and backbone. Of several rows of ``none`` (or
     another baseline), the one that shares most other parameters is taken. With ``equal_compute``
-    only rows with reuse are compared, whose number of images it has.
+    only rows with reuse are compared that saw as many images.
     """
-    found: dict[str, dict[str, str]] = {}
-    for row in rows:
-        mine = found[row.label] = {}
-        for name in BASELINES:
-            if name == EQUAL and not _kept(row.first):
-                continue
-            fit = [r for r in rows if r.strategy == name != row.strategy and _fits(row, r)]
-            if fit:
-                mine[name] = max(
-                    fit, key=lambda r: len(r.settings.items() & row.settings.items())
-                ).label
+    found: dict[str, dict[str, str]] = {row.label: {} for row in rows}
+    for row, name, candidates in _candidates(rows):
+        if fit := [other for other in candidates if not _apart(row, other)]:
+            found[row.label][name] = max(
+                fit, key=lambda r: len(r.settings.items() & row.settings.items())
+            ).label
     return found
+
+
+def unpaired(rows: list[Line]) -> list[str]:
+    """A line for each row that no row of a baseline can be compared with, and why."""
+    lines = []
+    for row, name, candidates in _candidates(rows):
+        reasons = [_apart(row, other) for other in candidates]
+        if candidates and all(reasons):
+            lines.append(f"{row.target}: {row.label} is not compared with {name}: {reasons[0]}")
+    return lines
+
+
+def _candidates(rows: list[Line]) -> Iterator[tuple[Line, str, list[Line]]]:
+    """(row, baseline, the rows of the baseline) for each pair that may be compared."""
+    for row in rows:
+        for name in BASELINES:
+            if name != row.strategy and (name != EQUAL or _kept(row.first)):
+                yield row, name, [other for other in rows if other.strategy == name]
+
+
+def _apart(row: Line, other: Line) -> str:
+    """Why a row must not be compared with a baseline's, or ""."""
+    own, others = (
+        {(name, value) for t in line.trials.values() for name, value in t.settings.items()
+         if name.startswith(SHARED)}
+        for line in (row, other)
+    )  # fmt: skip
+    if differing := sorted({name for name, _ in own ^ others}):
+        return f"other {', '.join(differing)}"
+    if other.strategy == EQUAL:
+        seen, there = images_seen(row.first), images_seen(other.first)
+        if abs(seen - there) > EQUAL_SHARE * there:  # not if unknown, NaN
+            return f"it saw {seen:,.0f} images, {other.label} {there:,.0f}"
+    return ""
 
 
 def results(rows: list[Line]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -229,14 +261,6 @@ def _value(trial: Trial, name: str) -> str:
 def _kept(trial: Trial) -> int:
     """How many units the selection keeps; from the run's parameters if the file is missing."""
     return len(trial.kept) or int(trial.settings.get("strategy.kept", 0))
-
-
-def _fits(row: Line, other: Line) -> bool:
-    """Whether two rows have the same labelled images and backbone."""
-    own, others = (
-        {k: v for k, v in line.settings.items() if k.startswith(SHARED)} for line in (row, other)
-    )
-    return own == others
 
 
 def _natural(value: str) -> tuple[bool, float, str]:

@@ -149,6 +149,7 @@ def compare_runs(
     ordered = sorted(made, key=lambda t: (t.target, trials.rank(t.strategy), t.strategy))
     found, older = trials.lines(ordered, by)
     notes = report.row_notes(by, differ, older) + trials.image_notes(made)
+    notes += [line for rows in found.values() for line in trials.unpaired(rows)]
     if output is None:
         return {
             target: comparison.table(trials.results(rows), trials.baselines(rows))
