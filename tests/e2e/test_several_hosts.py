@@ -289,3 +289,32 @@ def test_a_host_that_dies_is_named_under_torchrun(ready: Path, hosts: list[Host]
     ended(started, 90)
     assert started[0].returncode
     wait(lambda: not inside(ready), 30)
+
+
+DVC_STAGE = """
+stages:
+  slow:
+    cmd: echo begun >> said && sleep 6 && echo made > made
+    outs: [made]
+"""
+
+
+def test_of_two_hosts_one_runs_a_stage_of_dvc(hosts: list[Host], fresh: Path) -> None:
+    """DVC's own lock takes a process of another host for dead, and runs the stage twice."""
+    (fresh / "dvc.yaml").write_text(DVC_STAGE)
+    mine = users_environment() | {"PYTHONPATH": str(REPOSITORY / "src")}
+    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(words, cwd=fresh, check=True, env=mine)
+    code = (
+        "import pathlib, sys; from uotft.runs import job; from uotft.core import messages\n"
+        "from uotft.pipeline.workspace import Workspace\n"
+        "messages.setup(); job._repro(Workspace.find(pathlib.Path.cwd()), ['slow'])"
+    )
+    words = [sys.executable, "-c", code]
+    first = hosts[0].start(*words, cwd=fresh, environment=mine)
+    wait(lambda: (fresh / "said").exists())
+    second = hosts[1].start(*words, cwd=fresh, environment=mine)
+    said = ended([first, second], 120)
+    assert [first.returncode, second.returncode] == [0, 0], said
+    assert (fresh / "said").read_text() == "begun\n", "once"
+    assert "slow:" in (fresh / "dvc.lock").read_text()

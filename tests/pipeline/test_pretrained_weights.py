@@ -15,7 +15,7 @@ from support.projects import tiny_params, workspace, write_params
 from support.stages import run_train
 from uotft.core import storage
 from uotft.core.context import Context
-from uotft.core.errors import Interrupted
+from uotft.core.errors import Interrupted, UserError
 from uotft.core.records import Cell, ImageSet
 from uotft.data import wordnet
 from uotft.models import embedding, model_io
@@ -136,6 +136,37 @@ def test_the_source_goes_through_the_network_once(
     means, _ = features.class_means([again["features"]], again["labels"], len(again["names"]))
     wanted = nearest_mean_rows(torch.as_tensor(means).float(), ws.params.pretrain.head_scale)
     assert torch.equal(head.head("target").weight, wanted[0])
+
+
+def test_class_means_do_not_depend_on_how_features_are_kept(fresh: Path, tmp_path: Path) -> None:
+    """DVC's stage pretrain does not know embed.dtype; its shards are float32."""
+    _, path = torchvision_file("resnet18", tmp_path, num_classes=9)
+    heads = []
+    for dtype in ("float32", "float16"):
+        params = tiny_params() | {"backbone": {"name": "resnet18", "weights": str(path)}}
+        write_params(fresh, params | {"embed": {"dtype": dtype}})
+        ws = workspace(fresh)
+        for made in (
+            pretrain_stage.pretrain,
+            lambda *words: embed.embed(words[0], "glyphs", words[1]),
+        ):
+            made(ws, Context(runtime.start(0, 1), log=lambda *_: None, **QUIET))
+        heads.append(model_io.read(ws.pretrained())[0].head("target").weight)
+        assert features.read(ws.features("glyphs"))["features"].dtype == dtype
+        assert not ws.unfinished(ws.features("glyphs")).exists()
+    assert torch.equal(*heads)
+    pretrain_stage.pretrain(ws, Context(runtime.start(0, 1), log=lambda *_: None, **QUIET))
+    assert not ws.unfinished(ws.features("glyphs")).exists(), "the same network: they are there"
+
+
+def test_shards_that_another_machine_kept_for_itself_are_missed(tmp_path: Path) -> None:
+    shards = features.cut(8, 1)
+    features.keep(tmp_path, shards[0], {"features": np.zeros((4, 2), np.float32)}, "float32")
+    labels = np.zeros(8, np.int64)
+    with pytest.raises(UserError, match=r"lacks 1 of 2 shards .* must share the folder"):
+        features.class_means_of_shards(tmp_path, shards, labels, 1)
+    with pytest.raises(UserError, match=r"lacks 1 of 2 shards"):
+        features.join(tmp_path, shards, tmp_path / "pool", labels, "float32", names=np.array(["a"]))
 
 
 @pytest.mark.slow

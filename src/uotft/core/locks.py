@@ -89,6 +89,18 @@ def waiting(path: Path, timeout_s: float) -> Iterator[None]:
         yield
 
 
+def holder(path: Path) -> str:
+    """The process that holds the lock file ``path``, also on another machine; "" if none does."""
+    try:
+        lock = os.open(path, os.O_RDWR)
+    except OSError:
+        return ""
+    try:
+        return "" if _locked(lock) else _named(_owner(lock)).removeprefix("process ")
+    finally:
+        os.close(lock)
+
+
 def _sign(lock: int, path: Path) -> None:
     """Write into the open file who owns it: this process."""
     command = " ".join(["uotft", *sys.argv[1:]])

@@ -36,6 +36,7 @@ def embed(ws: Workspace, dataset: str, context: Context) -> None:
             shards,
             ws.features(dataset),
             images.labels[rows],
+            ws.params.embed.dtype,
             rows=rows,
             names=np.array(images.names),
             backbone=np.array(facts["sha256"]),
@@ -57,8 +58,9 @@ def compute(
 
     images, size = readers.images(ws, dataset), ws.params.embed.batch_size
     rows, left = ws.rows(dataset, images, "train"), ws.unfinished(ws.features(dataset))
-    size_of_one = network.head("target").weight.shape[1] * np.dtype(ws.params.embed.dtype).itemsize
-    line = disk.need({"for features and their shards": 2 * len(rows) * size_of_one}, left)
+    bytes_of_one = sum(np.dtype(kind).itemsize for kind in (features.SHARDS, ws.params.embed.dtype))
+    wanted = bytes_of_one * len(rows) * network.head("target").weight.shape[1]
+    line = disk.need({"for features and their shards": wanted}, left)
     if context.accelerator.is_main_process:
         logger.info(line)
     shards = features.cut(len(rows), size)

@@ -39,6 +39,7 @@ Fingerprint = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
+CLASS_MEANS = "class means"  # the origin of a head that pretrain makes, in model.json
 NAMED = 4  # differing settings that a message lists
 # Beside a finished model of a variant: the fingerprint of its inputs, and the training time in
 # seconds. File and key are still called "belongs", because existing projects have them.
@@ -64,25 +65,25 @@ def of_pretraining(ws: Workspace) -> Fingerprint:
 
 def of_features(ws: Workspace, dataset: str) -> Fingerprint:
     """The fingerprint of the feature shards of a data set."""
-    return {
-        "embed": ws.params.embed.model_dump(),
-        "shard": features.BATCHES,
-        "files": of_files(ws, [ws.pretrained() / "model.json", ws.data(dataset)]),
-    }
+    network = ws.pretrained() / "model.json"
+    facts = storage.read_json(network)
+    if dataset == ws.params.source and facts.get("head") == CLASS_MEANS:
+        return of_given_features(ws, facts["weights"])
+    return _of_shards(ws, [network, ws.data(dataset)])
 
 
 def of_given_features(ws: Workspace, weights: Any) -> Fingerprint:
-    """The fingerprint of the source's feature shards while its network is not written yet.
+    """The fingerprint of the source's feature shards, of which pretrain makes its class means.
 
-    ``weights`` is the origin of the given weights.
+    ``weights`` is the origin of the given weights: the network is not written yet.
     """
-    return {
-        "backbone": ws.params.backbone,
-        "weights": weights,
-        "embed": ws.params.embed.model_dump(),
-        "shard": features.BATCHES,
-        "files": of_files(ws, [ws.data(ws.params.source)]),
-    }
+    own = {"backbone": ws.params.backbone, "weights": weights}
+    return own | _of_shards(ws, [ws.data(ws.params.source)])
+
+
+def _of_shards(ws: Workspace, files: list[Path]) -> Fingerprint:
+    batches = {"batch_size": ws.params.embed.batch_size, "shard": features.BATCHES}
+    return {**batches, "files": of_files(ws, files)}
 
 
 def of_units(ws: Workspace) -> Fingerprint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from uotft.core import config
+from uotft.core import config, removal, storage
 from uotft.core.context import Context
 from uotft.core.records import ImageSet
 from uotft.data import wordnet
@@ -45,10 +45,19 @@ def pretrain(ws: Workspace, context: Context) -> None:
     output = session.Output(ws.pretrained(), ws.unfinished(ws.pretrained()), fingerprint, facts)
     validation = session.Validation(images, ws.rows(ws.params.source, images, "val"))
     session.run(task, validation, output, context)
-    if facts.get("head") == "class means" and context.accelerator.is_main_process:
-        # the stage embed goes on with the features that the means were made of
-        left = ws.unfinished(ws.features(ws.params.source))
-        freshness.begin(left, freshness.of_features(ws, ws.params.source))
+    left = ws.unfinished(ws.features(ws.params.source))
+    if context.accelerator.is_main_process and _has_features(ws) and left.exists():
+        removal.remove(left)  # else embed joins the shards that the means were made of
+
+
+def _has_features(ws: Workspace) -> bool:
+    """Whether the source's features are there and of the network that was written now."""
+    made = ws.features(ws.params.source)
+    if not (made / features.INDEX).is_file():
+        return False
+    index, facts = features.read_index(made), storage.read_json(ws.pretrained() / "model.json")
+    of = str(index["backbone"]), str(index.get("data", ""))
+    return of == (facts["sha256"], storage.fingerprint(ws.data(ws.params.source)))
 
 
 def _take(ws: Workspace) -> None:
@@ -140,7 +149,7 @@ def _adopted(
         labels = images.labels[ws.rows(ws.params.source, images, "train")]
         left = ws.unfinished(ws.features(ws.params.source))
         means = features.class_means_of_shards(left, shards, labels, classes)
-        head = "class means"
+        head = freshness.CLASS_MEANS
         start = nearest_mean_rows(torch.as_tensor(means).float(), settings.head_scale)
     network.start_head("target", *start)
     recipe = settings.recipe.model_copy(update={"steps": 0})

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
+from math import inf
 from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
@@ -60,13 +61,13 @@ logger = logging.getLogger(__name__)
 class Training:
     """One training as processes: what it makes, and of which inputs.
 
-    ``made`` is the folder that it writes, ``fingerprint`` that of its inputs, ``lock`` what
+    ``made`` is the folder that it writes, ``fingerprint`` that of its inputs, ``locks`` are what
     this process holds meanwhile, and the workers of ``crew`` inherit; ``arguments`` are theirs.
     """
 
     arguments: list[str]
     crew: Crew
-    lock: int
+    locks: list[int]
     made: Path
     fingerprint: dict[str, Any]
 
@@ -88,17 +89,18 @@ def pretrain(ws: Workspace, fleet: Fleet) -> str:
             return _join(["pretrain"], crew)
         for note in compatible.notes(ws):
             logger.warning(note)
-        with owning(ws, ws.pretrained()) as lock:
+        # it may make the source's features too
+        with owning(ws, ws.pretrained()) as own, owning(ws, ws.features(ws.params.source)) as more:
             crew.start()
-            return _pretrain(ws, crew, lock)
+            return _pretrain(ws, crew, [own, more])
 
 
-def _pretrain(ws: Workspace, crew: Crew, lock: int) -> str:
+def _pretrain(ws: Workspace, crew: Crew, held: list[int]) -> str:
     params = config.flat({"backbone": ws.params.backbone, **ws.params.pretrain.model_dump()})
     tags = {"stage": "pretrain", "source": ws.params.source} | _left_out(ws, ws.params.source)
     name = f"pretrain-{ws.params.source}"
     fingerprint = freshness.of_pretraining(ws)
-    training = Training(["pretrain"], crew, lock, ws.pretrained(), fingerprint)
+    training = Training(["pretrain"], crew, held, ws.pretrained(), fingerprint)
     about = Run(ws.params.source, name, params, tags)
     with _tracked(ws, training, about) as (run, follow):
         follow(lambda points: None)
@@ -219,7 +221,7 @@ def _train(
     about = _about(ws, cell, processes, chosen)
     start, made = monotonic(), ws.cell("models", cell)
     fingerprint = freshness.of_training(ws, cell)
-    training = Training(_arguments(ws, cell), crew, lock, made, fingerprint)
+    training = Training(_arguments(ws, cell), crew, [lock], made, fingerprint)
     finished = freshness.of_cell(ws, cell, processes)
     # workers read params.yaml anew
     today = Workspace.find(ws.root).with_changes(ws.overrides).of(cell.strategy)
@@ -471,7 +473,7 @@ def _tracked(
             run_id=run_id,
             watched=True,
         ) as run,
-        training.crew.work(training.arguments, [training.lock, *run.open], run.points) as follow,
+        training.crew.work(training.arguments, [*training.locks, *run.open], run.points) as follow,
     ):
         checkpoints.remember_run(left, run.id, fingerprint)
         # the versions take a second to read: workers have started by then
@@ -496,7 +498,7 @@ def _resumable(left: Path, fingerprint: dict[str, Any]) -> Iterator[str]:
         yield checkpoints.run_id(left)
     except Interrupted as error:
         found = checkpoints.newest(left)
-        where = f"goes on at step {found[1]['step']}" if found else "starts it anew"
+        where = f"goes on at step {found[1]['step']}" if found else "starts its steps anew"
         raise Interrupted(f"{error}; the same command {where}") from error
     if left.exists():
         removal.remove(left)
@@ -584,7 +586,7 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
 
     Outputs are then believed to be what dvc.lock says. If some are missing, waits for the lock.
     """
-    if not (held := dvc.holder(ws.root)):
+    if not (held := _runs_dvc(ws)):
         return False
     before = [f"{stage}@{ws.params.source}" for stage in ("prepare", "embed") if not ws.by_class]
     prepared = [f"prepare@{target}" for target in targets]
@@ -601,9 +603,19 @@ def _made_already(ws: Workspace, targets: Sequence[str], wanted: list[str]) -> b
         held,
         ", ".join(unmade),
     )
-    while dvc.holder(ws.root):
+    while _runs_dvc(ws):
         sleep(POLL_S)
     return False
+
+
+def _dvc_lock(ws: Workspace) -> Path:
+    """Our own lock around DVC, whose locks take a process of another machine for dead."""
+    return ws.unfinished(ws.root / ".dvc.lock")
+
+
+def _runs_dvc(ws: Workspace) -> str:
+    """The process that runs DVC in this project, here or on another machine; "" if none does."""
+    return dvc.holder(ws.root) or locks.holder(_dvc_lock(ws))
 
 
 def _repro(ws: Workspace, wanted: list[str], *, alone: bool = False) -> None:
@@ -623,7 +635,10 @@ def _repro(ws: Workspace, wanted: list[str], *, alone: bool = False) -> None:
     quiet = ["--quiet"] if messages.are_quiet() else []
     dvc.keep_indexes_apart(ws.root)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *quiet, *wanted]
-    with signals.running(command, cwd=ws.root, env=environment.unlaunched()) as process:
+    with (
+        locks.waiting(_dvc_lock(ws), inf),
+        signals.running(command, cwd=ws.root, env=environment.unlaunched()) as process,
+    ):
         process.wait()
     if process.returncode:
         raise UserError(f"dvc repro {' '.join(wanted)} failed; its message stands above")

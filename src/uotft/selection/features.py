@@ -28,6 +28,7 @@ from uotft.core.records import FEATURES_INDEX, Floats
 INDEX = FEATURES_INDEX
 ARRAYS = ("features", "trunk")
 RECIPE = 1  # increase it when new code gives other features for the same images and weights
+SHARDS = "float32"  # whatever dtype the pool has: pretrain makes class means of them
 BATCHES = 4  # per shard: more mean fewer files, but a kill loses up to one shard per process
 
 
@@ -49,12 +50,14 @@ def missing(folder: Path, shards: list[range]) -> list[range]:
 
 
 def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtype: str) -> None:
-    """Write a shard as ``dtype``: ``features`` (m, D) and perhaps ``trunk`` (m, D') of m rows.
+    """Write a shard: ``features`` (m, D) and perhaps ``trunk`` (m, D') of m rows.
 
     Its file name ends with its SHA-256, by which `missing` finds damage. A feature too large for
-    ``dtype`` is a ``UserError``.
+    ``dtype``, which `join` rounds to, is a ``UserError``.
     """
-    kept: dict[str, Any] = {name: rounded(array, dtype) for name, array in arrays.items()}
+    kept: dict[str, Any] = {name: rounded(array, SHARDS) for name, array in arrays.items()}
+    for array in kept.values():
+        rounded(array, dtype)
     made = io.BytesIO()
     np.savez(made, **kept)
     content = made.getvalue()
@@ -65,21 +68,26 @@ def keep(folder: Path, rows: range, arrays: dict[str, NDArray[np.float32]], dtyp
 
 
 def join(
-    folder: Path, shards: list[range], made: Path, labels: NDArray[np.int64], **index: Any
+    folder: Path,
+    shards: list[range],
+    made: Path,
+    labels: NDArray[np.int64],
+    dtype: str,
+    **index: Any,
 ) -> None:
     """Join all ``shards`` in ``folder`` to the pool ``made``; an error leaves ``made`` as it was.
 
-    ``labels`` (n,) and ``index`` go into the index: ``rows`` of the data set, ``names`` of its
-    classes, ``backbone``.
+    Features are rounded to ``dtype``. ``labels`` (n,) and ``index`` go into the index: ``rows`` of
+    the data set, ``names`` of its classes, ``backbone``.
     """
-    there = _files(folder)
-    files = [there.get(_start(rows), folder / f"{_start(rows)}.npz") for rows in shards]
+    files = _all(folder, shards)
     new = made.with_name(f".{made.name}.tmp")
     shutil.rmtree(new, ignore_errors=True)  # left by a process that was killed here
     try:
         for name in storage.read_arrays(files[0]):
             path = new / f"{name}.npy"
-            means, index["counts"] = _join(files, name, path, labels, len(index["names"]))
+            parts = (rounded(storage.read_arrays(file)[name], dtype) for file in files)
+            means, index["counts"] = _join(parts, path, labels, len(index["names"]))
             index |= {f"{name}_means": means, f"{name}_sha256": np.array(storage.fingerprint(path))}
         storage.write_arrays(new / INDEX, labels=labels, recipe=RECIPE, **index)
         if made.exists():
@@ -133,8 +141,7 @@ def class_means_of_shards(
     folder: Path, shards: list[range], labels: NDArray[np.int64], classes: int
 ) -> Floats:
     """Means (classes, D) of what heads read, from all ``shards`` in ``folder``."""
-    there = _files(folder)
-    arrays = (storage.read_arrays(there[_start(rows)]) for rows in shards)
+    arrays = (storage.read_arrays(file) for file in _all(folder, shards))
     return class_means((a.get("trunk", a["features"]) for a in arrays), labels, classes)[0]
 
 
@@ -152,15 +159,14 @@ def class_sums(parts: Iterable[NDArray[Any]], labels: NDArray[np.int64], classes
 
 
 def _join(
-    files: list[Path], name: str, path: Path, labels: NDArray[np.int64], classes: int
+    parts: Iterable[NDArray[Any]], path: Path, labels: NDArray[np.int64], classes: int
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Write one array of all shards to the npy ``path``; returns its class means and counts."""
     found = []
 
     def copied(file: BinaryIO) -> Iterator[NDArray[Any]]:
-        for shard in files:
-            part = storage.read_arrays(shard)[name]
-            if shard == files[0]:
+        for number, part in enumerate(parts):
+            if not number:
                 np.lib.format.write_array_header_1_0(file, {
                     "descr": np.lib.format.dtype_to_descr(part.dtype),
                     "fortran_order": False,
@@ -176,6 +182,17 @@ def _join(
 def _files(folder: Path) -> dict[str, Path]:
     """{beginning of the name: file} of the shards that are there."""
     return {path.stem.rpartition("-")[0]: path for path in folder.glob("shard-*-*.npz")}
+
+
+def _all(folder: Path, shards: list[range]) -> list[Path]:
+    """The files of all ``shards``, in their order; a `UserError` if one is not there."""
+    there = _files(folder)
+    if lacking := [rows for rows in shards if _start(rows) not in there]:
+        raise UserError(
+            f"{folder} lacks {len(lacking)} of {len(shards)} shards of features: machines that "
+            "make them together must share the folder; else give the same command again"
+        )
+    return [there[_start(rows)] for rows in shards]
 
 
 def _start(rows: range) -> str:
