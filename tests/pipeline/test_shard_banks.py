@@ -387,6 +387,33 @@ def test_the_kept_classes_alone_stay_as_a_data_set(server: Server, tmp_path: Pat
         )
 
 
+def test_other_class_names_do_not_count_as_done(on_disk: Path, tmp_path: Path) -> None:
+    """The file was forgotten, or a wrong one given: no shard is taken as done with it."""
+    chosen = tmp_path / "selection.json"
+    chosen.write_text(json.dumps({"classes": [{"name": "class 3"}]}))
+    for name, shift in (("right", 0), ("wrong", 1), ("longer", 0)):
+        lines = [f"class {(i + shift) % CLASSES}\n" for i in range(CLASSES)]
+        (tmp_path / name).write_text("".join(lines) + "another\n" * (name == "longer"))
+
+    def keep(names: str, output: str) -> str:
+        every = shard_stream.listed(f"{on_disk}/web-*.tar", tmp_path / output / ".work", 2**30)
+        names = names and str(tmp_path / names)
+        return shard_selection.keep(
+            every, chosen, READING, tmp_path / output, silently, names=names
+        )[0]
+
+    with pytest.raises(UserError, match="no picture of the classes of"):
+        keep("", "forgotten")
+    for name, output in (("wrong", "mistaken"), ("right", "kept")):
+        assert "images of 1 class, from 5 shards" in keep(name, output)
+    assert keep("longer", "kept") == keep("right", "kept"), "the class has the same line"
+    for output in ("forgotten", "mistaken"):
+        with pytest.raises(UserError, match=f"{output} is of another selection, or other"):
+            keep("right", output)
+    with pytest.raises(UserError, match=r"--names: .*none: .*No such file"):
+        keep("none", "unread")
+
+
 def test_the_commands(
     server: Server, on_disk: Path, bank: Path, weights: Path, tmp_path: Path
 ) -> None:
