@@ -268,6 +268,36 @@ def test_what_a_killed_process_added_to_the_features_is_not_counted_twice(tmp_pa
     assert sums.read()["sums"].tolist() == [[2, 2]]
 
 
+def one_picture(number: int) -> dict[str, np.ndarray]:
+    """The sums of a shard with one picture."""
+    one = {"names": np.array(["x"]), "counts": np.array([1]), "skipped": np.array(0)}
+    return {**one, "sums": np.array([[10.0**number]])}
+
+
+def test_a_broken_shard_can_be_left_out_and_none_is_taken_for_another(tmp_path: Path) -> None:
+    """Those after it were kept by another process, and have other numbers now."""
+    places = tuple("abcd")
+    first = Sums(tmp_path / "work", places, {})
+    for number in (1, 2, 3):
+        first.keep(number, one_picture(number))
+    sums = Sums(tmp_path / "work", places[1:3], {})
+    assert [sums.is_done(number) for number in range(2)] == [True, True]
+    sums.add()
+    assert sums.read()["sums"].tolist() == [[110]], "b and c: not d, which is not in the list"
+    other = Sums(tmp_path / "work", ("b", "c", "e"), {})
+    assert not other.is_done(2), "what is kept is of d"
+
+
+def test_processes_with_other_lists_do_not_add_to_the_same_sums(tmp_path: Path) -> None:
+    first, second = (Sums(tmp_path / "work", tuple(places), {}) for places in ("abc", "bc"))
+    second.keep(0, one_picture(1))
+    with pytest.raises(UserError, match=r"holds the sums of 1 other shards"):
+        first.keep(1, one_picture(1))
+    with pytest.raises(UserError, match=r"holds the sums of 1 other shards"):
+        first.read()
+    assert second.read()["sums"].tolist() == [[10]]
+
+
 def test_pictures_that_cannot_be_read_stop_the_work_or_are_counted(
     weights: Path, tmp_path: Path
 ) -> None:
@@ -355,6 +385,33 @@ def test_the_kept_classes_alone_stay_as_a_data_set(server: Server, tmp_path: Pat
         shard_selection.keep(
             every, tmp_path / "selection.json", READING, output, silently, names=names
         )
+
+
+def test_other_class_names_do_not_count_as_done(on_disk: Path, tmp_path: Path) -> None:
+    """The file was forgotten, or a wrong one given: no shard is taken as done with it."""
+    chosen = tmp_path / "selection.json"
+    chosen.write_text(json.dumps({"classes": [{"name": "class 3"}]}))
+    for name, shift in (("right", 0), ("wrong", 1), ("longer", 0)):
+        lines = [f"class {(i + shift) % CLASSES}\n" for i in range(CLASSES)]
+        (tmp_path / name).write_text("".join(lines) + "another\n" * (name == "longer"))
+
+    def keep(names: str, output: str) -> str:
+        every = shard_stream.listed(f"{on_disk}/web-*.tar", tmp_path / output / ".work", 2**30)
+        names = names and str(tmp_path / names)
+        return shard_selection.keep(
+            every, chosen, READING, tmp_path / output, silently, names=names
+        )[0]
+
+    with pytest.raises(UserError, match="no picture of the classes of"):
+        keep("", "forgotten")
+    for name, output in (("wrong", "mistaken"), ("right", "kept")):
+        assert "images of 1 class, from 5 shards" in keep(name, output)
+    assert keep("longer", "kept") == keep("right", "kept"), "the class has the same line"
+    for output in ("forgotten", "mistaken"):
+        with pytest.raises(UserError, match=f"{output} is of another selection, or other"):
+            keep("right", output)
+    with pytest.raises(UserError, match=r"--names: .*none: .*No such file"):
+        keep("none", "unread")
 
 
 def test_the_commands(

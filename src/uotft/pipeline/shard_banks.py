@@ -14,6 +14,7 @@ import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -171,8 +172,9 @@ class _Shown:
 class Sums:
     """The sums of all shards so far, in a folder that several processes share.
 
-    ``total-N.npz`` holds those of the first N shards; ``part-I.npz`` those of a later one, until
-    all before it are in. Features go to ``features.npy``, in the same order.
+    ``total-N.npz`` holds those of the first N shards; ``part-HASH.npz`` those of a later one, until
+    all before it are in. HASH is of its place: its number changes when another shard is left out.
+    Features go to ``features.npy``, in the same order.
     """
 
     def __init__(self, folder: Path, places: tuple[str, ...], made_of: dict[str, Any]) -> None:
@@ -186,12 +188,7 @@ class Sums:
                     f"{folder} holds the sums of other settings or weights: delete it, or name "
                     "another --output"
                 )
-            count = self._count()
-            if count and str(self.read()["places"]) != self._places(count):
-                raise UserError(
-                    f"{folder} holds the sums of {count} other shards: delete it, or name "
-                    "another --output (further shards may follow those that it has)"
-                )
+            self.read()
 
     def is_done(self, number: int) -> bool:
         """Whether a shard is in the sums, or its own are kept."""
@@ -208,26 +205,33 @@ class Sums:
     def add(self) -> None:
         """Add the parts that follow the total to it."""
         with locks.waiting(self.folder / ".sums.lock", PATIENCE_S):
-            count = first = self._count()
-            if not self._part(count).is_file():
+            first, total = self._count(), self.read()
+            later = map(self._part, range(first, len(self.places)))
+            parts = [*takewhile(Path.is_file, later)]
+            if not parts:
                 return
-            total = self.read()
-            while self._part(count).is_file():
-                total = self._added(total, storage.read_arrays(self._part(count)))
-                count += 1
+            for part in parts:
+                total = self._added(total, storage.read_arrays(part))
+            count = first + len(parts)
             total["places"] = np.array(self._places(count))
             _save(self.folder / f"total-{count:08}.npz", total)
-            for number in range(first, count):
-                self._part(number).unlink()
+            for part in parts:
+                part.unlink()
             if first:
                 (self.folder / f"total-{first:08}.npz").unlink()
 
     def read(self) -> dict[str, Any]:
-        """The total; empty before the first shard."""
-        if count := self._count():
-            return storage.read_arrays(self.folder / f"total-{count:08}.npz")
-        empty = np.zeros(0, np.int64)
-        return {"names": np.zeros(0, "U1"), "sums": np.zeros((0, 1)), "counts": empty, "skipped": 0}
+        """The total; empty before the first shard. A `UserError` if it is of other shards."""
+        if not (count := self._count()):
+            none, empty = np.zeros(0, "U1"), np.zeros(0, np.int64)
+            return {"names": none, "sums": np.zeros((0, 1)), "counts": empty, "skipped": 0}
+        total = storage.read_arrays(self.folder / f"total-{count:08}.npz")
+        if str(total["places"]) != self._places(count):
+            raise UserError(
+                f"{self.folder} holds the sums of {count} other shards: delete it, or name "
+                "another --output (further shards may follow those that it has)"
+            )
+        return total
 
     def _added(self, total: dict[str, Any], part: dict[str, NDArray[Any]]) -> dict[str, Any]:
         if "features" in part:
@@ -252,7 +256,8 @@ class Sums:
         return hashlib.sha256("\n".join(self.places[:count]).encode()).hexdigest()
 
     def _part(self, number: int) -> Path:
-        return self.folder / f"part-{number:08}.npz"
+        place = hashlib.sha256(self.places[number].encode()).hexdigest()
+        return self.folder / f"part-{place[:32]}.npz"
 
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -41,12 +41,15 @@ def keep(
     lines: what was written, and how to read it as a data set.
     """
     wanted = _classes(selection)
-    _check(every.folder / "made_of.json", {"classes": sorted(wanted), "label": reading.label})
+    made_of = {"classes": sorted(wanted), "label": reading.label, "lines": _lines(names, wanted)}
+    _check(every.folder / "made_of.json", made_of, output)
+    known: dict[str, str] = {}  # the name of each label so far
     done = shard_stream.each(every, lambda number: _record(every, number).is_file())
     for number, tar in progress(done, f"reading {plural(len(every.places), 'shard')}"):
         found, texts = reading.pictures(tar)
-        each = sorted({*texts})
-        known = dict(zip(each, shards.named(each, Path(names)) if names else each, strict=True))
+        if not known.keys() >= {*texts}:
+            each = sorted({*texts, *known})
+            known = dict(zip(each, shards.named(each, Path(names)) if names else each, strict=True))
         pairs = enumerate(zip(found, texts, strict=True))
         kept = [(i, picture) for i, (picture, text) in pairs if known[text] in wanted]
         if kept:
@@ -79,18 +82,30 @@ def _classes(selection: Path) -> set[str]:
         raise UserError(f"--selection: {selection} is not a selection.json") from error
 
 
+def _lines(names: str, wanted: set[str]) -> dict[str, str] | None:
+    """{line number: name} of the wanted classes in a file of class names, if there is one."""
+    if not names:
+        return None
+    try:
+        lines = Path(names).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--names: {names}: {error}") from error
+    return {str(number): name for number, name in enumerate(lines) if name in wanted}
+
+
 def _record(every: Shards, number: int) -> Path:
     """The file that says that a shard is done."""
     place = hashlib.sha256(every.places[number].encode()).hexdigest()
     return every.folder / f"{place[:32]}.json"
 
 
-def _check(record: Path, made_of: dict[str, object]) -> None:
+def _check(record: Path, made_of: Mapping[str, object], output: Path) -> None:
     if not record.is_file():
         storage.write_json(record, made_of)
     if storage.read_json(record) != made_of:
         raise UserError(
-            f"{record.parent} is of another selection: delete it, or name another --output"
+            f"{output} is of another selection, or other --label or --names: delete it, or name "
+            "another --output"
         )
 
 
