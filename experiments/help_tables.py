@@ -24,11 +24,14 @@ Values = dict[str, dict[int, float]]  # {row: {seed: %}}
 
 def main(definition: Path, path: Path) -> None:
     """Print both tables."""
-    wanted = yaml.safe_load(definition.read_text(encoding="utf-8"))["rows"]
+    given = yaml.safe_load(definition.read_text(encoding="utf-8"))
+    wanted, [target] = given["rows"], given["targets"]
     found: dict[str, Values] = {metric: defaultdict(dict) for metric in METRICS}
     images = {}
     with path.open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
+            if line["target"] != target:
+                sys.exit(f"{path} has lines of {line['target']}; {definition} is of {target}")
             images[line["row"]] = int(line["images"])
             for metric in METRICS:
                 found[metric][line["row"]][int(line["seed"])] = float(line[metric])

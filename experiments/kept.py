@@ -80,10 +80,12 @@ def main(definition_file: str, runs_file: str) -> None:
     [target] = definition["targets"]
     with open(runs_file, encoding="utf-8", newline="") as file:
         reached = {
-            (r["row"], int(r["seed"])): float(r["mean_per_class"]) for r in csv.DictReader(file)
+            (r["row"], int(r["seed"])): float(r["mean_per_class"])
+            for r in csv.DictReader(file)
+            if r["target"] == target
         }
     known: dict[int, tuple[Floats, torch.Tensor]] = {}
-    made: dict[tuple[str, int], tuple[float, float, float]] = {}
+    made: dict[tuple[tuple[int, ...], int], tuple[float, float, float]] = {}
     backbone, lines = None, []
     for label, ws, strategy in cells(definition):
         scale = ws.params.train.head_scale
@@ -97,21 +99,22 @@ def main(definition_file: str, runs_file: str) -> None:
                 own = gradient(backbone, means, scale, Views(images, rows), images.labels[rows])
                 known[seed] = means, own
             of_target, toward = known[seed]
-            if (strategy, seed) not in made:
-                chosen = readers.read_selection(ws, Cell(target, strategy, seed))
-                part = readers.source_part(ws, np.array([c["row"] for c in chosen["classes"]]))
+            chosen = readers.read_selection(ws, Cell(target, strategy, seed))["classes"]
+            kept = tuple(c["row"] for c in chosen)
+            if (kept, seed) not in made:
+                part = readers.source_part(ws, np.array(kept))
                 drawn = np.random.default_rng(seed).permutation(len(part.rows))[:IMAGES]
                 views = Views(part.data, part.rows[drawn])
                 own = gradient(backbone, part.means, scale, views, part.labels[drawn])
                 among = distances(part.means, part.means)
-                made[strategy, seed] = (
+                made[kept, seed] = (
                     float(distances(part.means, of_target).min(1).mean()),
                     float(among.sum() / (len(among) * (len(among) - 1))),
                     float(functional.cosine_similarity(own, toward, 0)),
                 )
             control = CONTROL + FROZEN * label.endswith(FROZEN)
             gain = reached[label, seed] - reached[control, seed]
-            lines.append((label, seed, *made[strategy, seed], gain))
+            lines.append((label, seed, *made[kept, seed], gain))
     for frozen in (False, True):
         own = [line for line in lines if line[0].endswith(FROZEN) == frozen]
         for place, name in enumerate(MEASURES, 2):

@@ -13,8 +13,9 @@ import pytest
 from support.projects import tiny_params, workspace, write_params
 from support.repository import REPOSITORY
 from uotft.analysis.experiments import Experiment, Variation
+from uotft.core import storage
 from uotft.pipeline import experiment_cells
-from uotft.pipeline.experiment_cells import Plan
+from uotft.pipeline.experiment_cells import Column, Plan
 from uotft.runs import experiment_runner
 
 ROWS = (
@@ -49,3 +50,20 @@ def test_the_jobs_of_the_array_are_all_parts(tmp_path: Path) -> None:
         command = ["bash", str(script), "table4", "--on", "birds"]
         said = subprocess.run(command, env=mine, capture_output=True, text=True, check=True).stdout
         assert said == f"uotft experiment run table4 --on birds --part {job}/{jobs}\n"
+
+
+def test_a_row_of_trainings_that_fell_says_so(tiny: Path) -> None:
+    """Also if most of them did: then none lies far below the others."""
+    ws = workspace(tiny)
+    column = Column(ws, "digits", Variation("all fell", "uot", ()), (0, 1, 2), 1, ())
+    for seed, end in enumerate((12.0, 11.0, 90.0)):
+        folder = column.folder("models", seed)
+        storage.write_json(folder / "model.json", {"classes": [*"0123456789"]})
+        steps = [{"step": step, "val/top1": value} for step, value in ((0, 80.0), (9, end))]
+        storage.write_csv(folder / "history.csv", steps)
+    found = {"digits": {"all fell": dict.fromkeys((0, 1, 2), {})}}
+    [line] = experiment_cells.bad_endings([column], found)["digits"]
+    start = (
+        "all fell: 2 of 3 trainings ended badly, such as seed 0: validation top-1 ended at 12.00 %"
+    )
+    assert line.startswith(start)

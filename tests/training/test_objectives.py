@@ -22,9 +22,10 @@ from uotft.core.records import Cell
 from uotft.data.subset import sample
 from uotft.models import model_io
 from uotft.models.inputs import to_input
-from uotft.models.network import Routes
+from uotft.models.network import Network, Routes
 from uotft.pipeline import readers, select
 from uotft.training import objectives
+from uotft.training.finish import reestimate_norm
 from uotft.training.objectives import (
     StartingPoint,
     co_tuning,
@@ -329,6 +330,19 @@ def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
     norm = network.backbone.layers[1]
     assert torch.allclose(norm.running_mean, found.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(norm.running_var, found.var((0, 2, 3)), rtol=1e-4)
+
+
+def test_dropout_does_not_reach_the_norms() -> None:
+    """timm has it between norm layers; it is off in a test."""
+    backbone = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.BatchNorm1d(64))
+    backbone.features, backbone.channels = 64, 1
+    network = Network(backbone, target=2)
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    reestimate_norm(network.train(), images)
+    norm = network.backbone[2]
+    pixels = to_input(torch.as_tensor(images)).flatten(1)
+    assert torch.allclose(norm.running_var, pixels.var(0), rtol=1e-4)
+    assert (norm.momentum, network.training, norm.training) == (0.1, True, True)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.analysis import experiment_settings, paper_tables
+from uotft.analysis import endings, experiment_settings, paper_tables
 from uotft.analysis.experiments import IMAGES, Experiment, Variation
 from uotft.core import config, storage
 from uotft.core.errors import UserError
@@ -23,8 +23,7 @@ from uotft.core.records import Cell, ClassBank
 from uotft.core.text import plural
 from uotft.data import subset
 from uotft.data.datasets import imagenet
-from uotft.pipeline import freshness
-from uotft.pipeline.readers import source_bank
+from uotft.pipeline import freshness, readers
 from uotft.pipeline.select import bank_request
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, ranking
@@ -241,7 +240,7 @@ def results(all_columns: Sequence[Column], plan: Plan) -> dict[str, paper_tables
         rows = np.empty(0, np.int64)
         keeps = config.keeps(column.ws.params, column.strategy)
         if plan.expect and keeps and column.ws.params.select.unit == "class":
-            rows = expected(source_bank(column.ws), [*plan.expect], plan.table)
+            rows = expected(readers.source_bank(column.ws), [*plan.expect], plan.table)
         for seed in column.seeds:
             numbers = measured(column, seed, on_validation=plan.experiment.on_validation)
             chosen = column.folder("selections", seed) / "selection.json"
@@ -344,6 +343,29 @@ def missing(
         parts += [f"no result of {'seeds' if ',' in others else 'seed'} {others}"] if others else []
         have_all = f"{label}: {len(have)} of {plural(len(column.seeds), 'seed')}"
         notes.setdefault(target, []).append("; ".join([have_all, *parts]))
+    return notes
+
+
+def bad_endings(
+    all_columns: Sequence[Column], found: dict[str, paper_tables.Results]
+) -> dict[str, list[str]]:
+    """{target: a line for each row with trainings that ended below their start or at chance}."""
+    notes: dict[str, list[str]] = {}
+    for column in all_columns:
+        have = found.get(column.target, {}).get(column.variation.label, {})
+        images = readers.validation_images(column.ws, column.target)
+        why: dict[int, str] = {}
+        for seed in have:
+            folder = column.folder("models", seed)
+            if (folder / "history.csv").is_file():  # a cell that was only selected has no model
+                classes = len(storage.read_json(folder / "model.json")["classes"])
+                curve = readers.validations(folder)
+                why |= {seed: said} if (said := endings.warning(curve, images, classes)) else {}
+        if why:
+            seed, said = next(iter(why.items()))
+            bad = f"{column.variation.label}: {len(why)} of {plural(len(have), 'training')}"
+            line = f"{bad} ended badly, such as seed {seed}: {said}"
+            notes.setdefault(column.target, []).append(line)
     return notes
 
 

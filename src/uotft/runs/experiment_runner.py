@@ -80,13 +80,16 @@ def run(ws: Workspace, plan: Plan) -> Report:
     name = plan.experiment.name
     if not found:
         raise UserError("\n  ".join([f"experiment {name}: no cell has a result", *report.failed]))
+    below = experiment_cells.missing(columns, found, failures)
+    for target, lines in experiment_cells.bad_endings(columns, found).items():
+        below.setdefault(target, []).extend(lines)
     report.tables = experiment_cells.write_results(
         report.folder,
         plan.experiment,
         found,
         experiment_cells.literature(ws, targets),
         scale(ws, plan),
-        experiment_cells.missing(columns, found, failures),
+        below,
     )
     return report
 

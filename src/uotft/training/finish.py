@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from uotft.core.context import Context
 from uotft.core.errors import Interrupted
@@ -46,13 +46,25 @@ def reestimate_norm(network: Network, images: Pixels, *, largest_batch: int = 51
     """Recompute the batch-norm statistics from the target's labelled images, in place.
 
     One pass over undistorted images, as test images are; a plain average over (nearly) equal
-    batches. Every process computes the same. Why: the statistics from training are an exponential
-    average over distorted images and changing weights; these are those of the final weights.
+    batches. Only norm layers are in training mode, other than in torch's update_bn: dropout does
+    not reach the statistics, and every process computes the same. Why: the statistics from
+    training are an exponential average over distorted images and changing weights; these are those
+    of the final weights.
     """
     device = network.head("target").weight.device
     batches = np.array_split(np.arange(len(images)), -(-len(images) // largest_batch))
     pixels = (torch.as_tensor(images[rows], device=device) for rows in batches)
-    update_bn((to_input(batch, network.channels) for batch in pixels), network)
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta, was_training = [norm.momentum for norm in norms], network.training
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True  # None: a plain average
+    for batch in pixels:
+        network(to_input(batch, network.channels))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(was_training)
 
 
 def fit_head(task: Task, steps: int, context: Context) -> None:
