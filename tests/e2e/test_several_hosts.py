@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -317,4 +318,5 @@ def test_of_two_hosts_one_runs_a_stage_of_dvc(hosts: list[Host], fresh: Path) ->
     said = ended([first, second], 120)
     assert [first.returncode, second.returncode] == [0, 0], said
     assert (fresh / "said").read_text() == "begun\n", "once"
+    assert re.search(r"waiting for process \d+ on node-a, since .* which runs DVC", said[1])
     assert "slow:" in (fresh / "dvc.lock").read_text()

@@ -631,6 +631,8 @@ def _repro(ws: Workspace, wanted: list[str], *, alone: bool = False) -> None:
             f"of older versions do: add {lines}"
         )
     wanted = ["--single-item"] * alone + wanted
+    if held := locks.holder(_dvc_lock(ws)):
+        logger.info("waiting for process %s, which runs DVC in this project", held)
     logger.info("bringing up to date: dvc repro %s", " ".join(wanted))
     quiet = ["--quiet"] if messages.are_quiet() else []
     dvc.keep_indexes_apart(ws.root)
