@@ -360,6 +360,25 @@ def test_no_test_is_shown_the_store_of_another(test: str) -> None:
         assert os.environ.get("MLFLOW_TRACKING_URI", "") != "sqlite:///gone/mlflow.db"
 
 
+def test_a_folder_that_goes_while_folders_are_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has sent it."""
+    for name in ("a.1", "b.1"):
+        (tmp_path / outbox.OUTBOX / name).mkdir(parents=True)
+    stat = Path.stat
+
+    def late(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "a.1":
+            path.rmdir()
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", late)
+        found = outbox.folders(tmp_path)
+    assert [path.name for path in found] == ["b.1"]
+
+
 def test_a_folder_that_another_process_sends_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
