@@ -23,6 +23,7 @@ from uotft.core import environment, locks, messages, signals
 from uotft.core.errors import UserError
 from uotft.core.progress import track
 from uotft.pipeline.init import Wanted, project
+from uotft.runs import doctor
 
 
 def test_version() -> None:
@@ -95,6 +96,12 @@ def test_the_doctor_names_what_decides_how_the_cpu_rounds(tmp_path: Path) -> Non
     done = answer("uotft", "doctor", cwd=tmp_path)
     kernels = torch.backends.cpu.get_cpu_capability()
     assert re.search(rf"ok +cpu +\d+ cores, torch's kernels for {kernels}\n", done.stdout)
+
+
+def test_the_doctor_counts_cores_where_none_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert (True, "cpu") in [(ok, what) for ok, what, _ in doctor._devices()]
 
 
 def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:

@@ -43,13 +43,14 @@ def test_the_jobs_of_the_array_are_all_parts(tmp_path: Path) -> None:
     """docs/slurm-array.sbatch, with what Slurm would set and a stand-in for its command."""
     script = REPOSITORY / "docs" / "slurm-array.sbatch"
     [jobs] = re.findall(r"(?m)^#SBATCH --array=1-(\d+)$", script.read_text())
-    (tmp_path / "srun").write_text('#!/bin/bash\necho "$@"\n')
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$@" "cores: ${SRUN_CPUS_PER_TASK-}"\n')
     (tmp_path / "srun").chmod(0o755)
     for job in range(1, int(jobs) + 1):
         mine = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(job)}
+        mine["SLURM_CPUS_PER_TASK"] = "8"  # which srun does not read
         command = ["bash", str(script), "table4", "--on", "birds"]
         said = subprocess.run(command, env=mine, capture_output=True, text=True, check=True).stdout
-        assert said == f"uotft experiment run table4 --on birds --part {job}/{jobs}\n"
+        assert said == f"uotft experiment run table4 --on birds --part {job}/{jobs} cores: 8\n"
 
 
 def test_a_row_of_trainings_that_fell_says_so(tiny: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import yaml
 
 from support.projects import tiny_params, workspace, write_params
 from uotft.core import environment, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
+from uotft.core.signals import StopRequest
 from uotft.pipeline import freshness
+from uotft.pipeline.workspace import Workspace
 from uotft.runs import job, outlook, remote, scheduler
 from uotft.runs.processes import Crew, Fleet
 from uotft.tracking import outbox, session
@@ -126,6 +131,61 @@ def test_a_cell_that_another_machine_holds_is_waited_for(
     waiting.join(30)
     assert "is trained already" in lines[0]
     assert trained == [CELL]
+
+
+def ordered(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a worker gets to train the cell."""
+    found: list[Any] = []
+
+    def run(task: Any, work: Any, key: str, order: Any, *more: Any) -> dict[str, Any]:
+        found.append(json.loads(json.dumps(order)))
+        return {"code": 0, "history": [], "made": {}, "line": ""}
+
+    monkeypatch.setattr(scheduler._Task, "run", run)
+    fleet = Fleet(scheduler="tcp://1.2.3.4:5")
+    there = scheduler._There(Mock(), fleet, {"token": "token"}, StopRequest())
+    there.train(ws, CELL, lambda points: None, lambda where: None)
+    return found[0]
+
+
+def edit(root: Path, **recipe: int) -> None:
+    """Change params.yaml, as while a cell is in the queue."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["seeds"] = [7]
+    params["train"]["recipe"] |= recipe
+    write_params(root, params)
+
+
+def test_a_cell_whose_params_yaml_was_edited_in_the_queue_is_refused(
+    trainable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the machine of the command: the run would name settings that were not used."""
+    order = ordered(workspace(trainable).with_changes(["train.lambda=0.5"]), monkeypatch)
+    edit(trainable, steps=2)
+    monkeypatch.chdir(trainable)
+    changed = r"inputs changed since this command began: train\.recipe\.steps; give the command ag"
+    with pytest.raises(UserError, match=changed):
+        remote._train(order, remote.Report(-1))
+
+
+def test_a_cell_is_trained_by_the_settings_of_its_command(
+    trainable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["train.lambda=0.5", "selectors.uot.tau_target=.inf"]
+    ws, trained = workspace(trainable).with_changes(changes), list[Workspace]()
+    order = ordered(ws, monkeypatch)
+    edit(trainable)
+
+    def train(there: Workspace, *more: Any, **options: Any) -> str:
+        trained.append(there)
+        storage.write_csv(there.cell("models", CELL) / "history.csv", [{"step": 1}])
+        return ""
+
+    monkeypatch.chdir(trainable)
+    monkeypatch.setattr(Crew, "start", lambda crew: None)
+    monkeypatch.setattr(job, "train", train)
+    remote._train(order, remote.Report(-1))
+    assert trained == [ws]
 
 
 def test_a_run_elsewhere_is_a_child_of_the_run_around_its_command(tmp_path: Path) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.projects import workspace
+from uotft.core import storage
 from uotft.core.errors import UserError
+from uotft.core.records import Cell
+from uotft.pipeline import freshness, select
+from uotft.pipeline.workspace import Workspace
 from uotft.runs import search
-from uotft.runs.processes import Fleet
+from uotft.runs.processes import Crew, Fleet
 
 PLAN = search.Plan("digits", "uot", "space.yaml", False, [100, 101])
 CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
@@ -56,3 +61,26 @@ def test_another_launcher_is_refused(tiny: Path, tmp_path: Path) -> None:
         search.search(
             workspace(tiny), replace(PLAN, space="paper"), tmp_path / "b.yaml", fleet, print
         )
+
+
+def test_a_value_of_other_settings_is_not_taken(trainable: Path) -> None:
+    """Whoever trained, and wherever: the trial would have the value of another one."""
+    there, used = workspace(trainable).with_changes(["train.lambda=0.5"]), list[Workspace]()
+
+    def elsewhere(ws: Workspace, cell: Cell, *more: Any) -> str:
+        select.select(ws, cell)
+        facts = {"validation": {"val/top1": 50.0}}
+        storage.write_json(ws.cell("models", cell) / "model.json", facts)
+        freshness.write_finished(ws, cell, freshness.of_cell(used[-1], cell, 1), 1.0)
+        return ""
+
+    def measure() -> float:
+        crew = Crew(Fleet(), trainable, elsewhere=elsewhere)
+        return search._measure(there, PLAN, 0, crew, lambda points: None)
+
+    used.append(replace(there, params=there.with_changes(["train.recipe.steps=2"]).params))
+    changed = r"inputs changed while digits-uot-0 was trained: train\.recipe\.steps; give the comm"
+    with pytest.raises(UserError, match=changed):
+        measure()
+    used.append(there)
+    assert measure() == 50.0

@@ -12,7 +12,7 @@ from support.finished_trials import answers
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.runs import job
-from uotft.tracking import delivery, reader, session, store
+from uotft.tracking import delivery, outbox, reader, session, store
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +155,21 @@ def test_tests_are_logged_once(tmp_path: Path) -> None:
     missing = delivery.log_test(tmp_path, "pets", "another", numbers, said, [[2]])
     assert missing == delivery.NO_RUN
     assert not [*(tmp_path / "unsent").iterdir()]
+
+
+def test_a_test_waits_for_a_run_that_is_being_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process sends it, and may finish at any moment."""
+    run = tmp_path / outbox.OUTBOX / "run.1"
+    run.mkdir(parents=True)
+
+    def send(home: Path, folder: Path) -> str:
+        run.rmdir()
+        return delivery.NO_RUN
+
+    monkeypatch.setattr(delivery, "send", send)
+    numbers, said = {"test/top1": 80.0}, {0: answers(0, 0, 1, 1, 2, 2)}
+    assert delivery.log_test(tmp_path, "pets", "uot-0", numbers, said, [[2]]) == delivery.NO_RUN
+    [folder] = outbox.folders(tmp_path)
+    assert folder.name == "test-uot-0.1"

@@ -52,7 +52,31 @@ def test_no_message_tells_a_password(
     for said in (str(error.value), why, capsys.readouterr().err, str(refused.value)):
         assert "https://me:…@127.0.0.1:9" in said
         assert "s3cret" not in said
-    assert store.shown(tmp_path, "postgresql://me:s3cret@db:1/a") == "postgresql://me:…@db:1/a"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("postgresql://me:s3cret@db:1/a", "postgresql://me:…@db:1/a"),
+        ("postgresql://me:s3/c@r et@db:1/a", "postgresql://me:…@db:1/a"),
+        ("postgresql://me:s3?cret@db:1/a", "postgresql://me:…@db:1/a"),
+        ("postgresql://me@corp:s3cret@db/a?n=a@b", "postgresql://me@corp:…@db/a?n=a@b"),
+        ("postgresql://db/a?user=me&password=s3@cr/et", "postgresql://db/a?user=me&password=…"),
+        ("mysql://db:1/a?passwd=s3cret&n=1", "mysql://db:1/a?passwd=…&n=1"),
+        ("postgresql://me@db:1/a", "postgresql://me@db:1/a"),
+        ("http://tracker:5000/a", "http://tracker:5000/a"),
+        ("sqlite:////a:b@c/runs.db", "sqlite:////a:b@c/runs.db"),
+        ("file:///a:b@c/mlruns", "file:///a:b@c/mlruns"),
+    ],
+)
+def test_an_address_without_its_password(given: str, expected: str) -> None:
+    """SQLAlchemy takes such signs in a password, and it in the query, too."""
+    assert store.shown(Path("/project"), given) == expected
+
+
+def test_words_after_an_address_stay() -> None:
+    error = ValueError("http://tracker:5000 and https://me:s3cret@tracker:1 refuse me@here")
+    assert store.brief(error) == "http://tracker:5000 and https://me:…@tracker:1 refuse me@here"
 
 
 @pytest.mark.parametrize("name", ["why?", "a#b", "50% & more", "%41", "täglich 1"])
@@ -358,6 +382,25 @@ def test_no_test_is_shown_the_store_of_another(test: str) -> None:
         mlflow.set_tracking_uri("sqlite:///gone/mlflow.db")
     else:
         assert os.environ.get("MLFLOW_TRACKING_URI", "") != "sqlite:///gone/mlflow.db"
+
+
+def test_a_folder_that_goes_while_folders_are_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has sent it."""
+    for name in ("a.1", "b.1"):
+        (tmp_path / outbox.OUTBOX / name).mkdir(parents=True)
+    stat = Path.stat
+
+    def late(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "a.1":
+            path.rmdir()
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", late)
+        found = outbox.folders(tmp_path)
+    assert [path.name for path in found] == ["b.1"]
 
 
 def test_a_folder_that_another_process_sends_is_left_to_it(

@@ -107,7 +107,7 @@ def _faiss() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    cores = f"{len(os.sched_getaffinity(0))} cores"
+    cores = f"{environment.cores()} cores"
     try:
         import torch
     except ImportError as error:

@@ -23,6 +23,7 @@ from typing import Any
 from uotft.core import environment, locks, messages, signals, storage
 from uotft.core.errors import Interrupted, UserError, WorkerFailed
 from uotft.core.records import Cell
+from uotft.core.settings import Params
 from uotft.core.signals import INTERRUPTED
 from uotft.pipeline import freshness
 from uotft.pipeline.workspace import Workspace
@@ -88,7 +89,8 @@ def main(order: dict[str, Any]) -> int:
 def _train(order: dict[str, Any], report: Report) -> dict[str, Any]:
     """Train, unless the cell is finished; a line for the user, and the files to look for."""
     cell = Cell(*order["cell"])
-    ws = Workspace.find().with_changes(order["overrides"])
+    params = Params.model_validate(order["params"])  # `job.train` refuses if today's differ
+    ws = Workspace(Workspace.nearest(), params, tuple(order["overrides"]))
     with (
         session.inside(order["parent"]),
         processes.crew(Fleet(order["processes"]), ws.root) as crew,

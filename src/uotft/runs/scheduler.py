@@ -196,6 +196,8 @@ class _There:
         order = {
             "cell": [cell.target, cell.strategy, cell.seed],
             "overrides": [*ws.overrides],
+            # params.yaml may be edited before a worker is free; mode="json" would drop an .inf
+            "params": ws.params.model_dump(by_alias=True),
             "processes": self._fleet.processes,
             "parent": session.enclosing(),
         }

@@ -23,6 +23,7 @@ from uotft.analysis.statistics import interval
 from uotft.core import locks, storage
 from uotft.core.errors import Pruned, UserError, WorkerFailed
 from uotft.core.records import Cell
+from uotft.core.text import some
 from uotft.pipeline import freshness, units
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import job, scheduler, study
@@ -277,6 +278,12 @@ def _measure(there: Workspace, plan: Plan, seed: int, crew: Crew, watch: job.Wat
         watch([(int(row["step"]), {VALUE: float(row[VALUE])}) for row in history if row[VALUE]])
     else:
         job.train(there, cell, crew, current=True, watch=watch, begins=_begins(cell))
+        used = storage.read_json(made / freshness.FINGERPRINT)["belongs"]
+        wanted = freshness.of_cell(there, cell, crew.fleet.processes)
+        if names := freshness.differences(used, wanted):  # the value would be of other settings
+            which = some(names, freshness.NAMED)
+            raise UserError(f"inputs changed while {cell} was trained: {which}; give the command "
+                            "again")  # fmt: skip
     return float(storage.read_json(made / "model.json")["validation"][VALUE])
 
 

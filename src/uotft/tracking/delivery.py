@@ -335,8 +335,9 @@ def log_test(
         confused = {"classes": own.names, "confusion": confusion}
         storage.write_json(Path(kept) / "confusion.json", confused)
         outbox.Run(folder).test(numbers, Path(kept))
-        why = send(home, folder)
+        # listed before: the run can reach the store, and leave the outbox, after `send` has looked
         others = [p for p in outbox.folders(home) if not p.name.startswith("test-")]
+        why = send(home, folder)
         if why == NO_RUN and not others:
             removal.remove(folder)
         return why

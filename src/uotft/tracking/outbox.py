@@ -18,7 +18,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,12 @@ def _numbered(made: Path, folder: Path, ident: str) -> Path:
 
 def folders(home: Path) -> list[Path]:
     """The folders that are not sent yet, oldest first."""
-    found = [path for path in (home / OUTBOX).glob("*.*") if not path.name.startswith(".")]
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    found = []
+    for path in (home / OUTBOX).glob("*.*"):
+        with suppress(FileNotFoundError):  # another process has just sent it
+            if not path.name.startswith("."):
+                found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found)]
 
 
 def close(folder: Path) -> None:

@@ -48,8 +48,10 @@ def shown(home: Path, given: str | None = None) -> str:
     return _without_password(store_uri(home, given))
 
 
-def _without_password(text: str) -> str:
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:…@", text)
+def _without_password(uri: str) -> str:
+    """An address with … for its password, in which SQLAlchemy takes /, ? and spaces, too."""
+    uri = re.sub(r"(?i)([?&]\w*passw(?:or)?d=)[^&]*", r"\1…", uri)
+    return re.sub(r"(://[^/:]*):(?:[^?]*|.*)@", r"\1:…@", uri)
 
 
 def make_store(home: Path) -> None:
@@ -136,7 +138,8 @@ def _mlflow(uri: str) -> Any:
 def brief(error: BaseException) -> str:
     """The first part of an error's message, without a password; MLflow appends all causes."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return _without_password(first.partition(" failed with exception")[0])[:200]
+    words = first.partition(" failed with exception")[0].split(" ")
+    return " ".join(map(_without_password, words))[:200]
 
 
 def existing(mlflow: Any, run_id: str) -> Any:
