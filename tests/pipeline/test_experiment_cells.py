@@ -63,7 +63,7 @@ def test_a_row_of_trainings_that_fell_says_so(tiny: Path) -> None:
         steps = [{"step": step, "val/top1": value} for step, value in ((0, 80.0), (9, end))]
         storage.write_csv(folder / "history.csv", steps)
     found = {"digits": {"all fell": dict.fromkeys((0, 1, 2), {})}}
-    [line] = experiment_cells.bad_endings([column], found)["digits"]
+    [line] = experiment_runner.bad_endings([column], found)["digits"]
     start = (
         "all fell: 2 of 3 trainings ended badly, such as seed 0: validation top-1 ended at 12.00 %"
     )

@@ -87,6 +87,7 @@ def settled(
         raise UserError(f"experiment {experiment.name}: settings of all rows: {error}") from error
     replaced: dict[str, list[str]] = {}
     variations, batches = [], _batches(experiment, params, settings)
+    most = max(batches.values(), default=config.images_a_step(others))
     for variation in experiment.variations:
         own = variation.overrides
         if experiment.scaled:
@@ -98,7 +99,7 @@ def settled(
             replaced.setdefault(line, []).append(variation.label)
         made = layered(experiment.common, own, last)
         if BOTH in made:
-            made = _equal_compute(made, others.train, max(batches.values()))
+            made = _equal_compute(made, others.train, most)
         # a cell without settings of its own would be one of params.yaml, which are DVC's
         made = made or (f"train.objective={params.train.objective}",)
         variations.append(replace(variation, overrides=made))
@@ -108,16 +109,12 @@ def settled(
 
 
 def _batches(experiment: Experiment, params: Params, settings: Sequence[str]) -> dict[str, int]:
-    """{row: images in a batch} of the rows that reuse source images.
-
-    Without such rows, of one that would, by the settings of all rows.
-    """
-    common = layered(experiment.common, settings)
-    found = {}
-    for row in experiment.variations:
-        if config.keeps(params, row.strategy):
-            found[row.label] = _images_a_step(experiment, params, row, settings)
-    return found or {"": config.images_a_step(config.changed(params, common)[0])}
+    """{row: images in a batch} of the rows that reuse source images."""
+    return {
+        row.label: _images_a_step(experiment, params, row, settings)
+        for row in experiment.variations
+        if config.keeps(params, row.strategy)
+    }
 
 
 def _images_a_step(
@@ -139,21 +136,21 @@ def _unequal(
 
     A control of params.yaml that has its images from there, not from the rows, is a `UserError`.
     """
-    most, named = max(batches.values()), False
+    most, named = max(batches.values(), default=0), False
     for row in experiment.variations:
         named |= BOTH in row.overrides
         if params.controls.get(row.strategy, {}).get("target_batch") == config.BOTH:
             named = True
             own = _images_a_step(experiment, params, row, settings)
-            if own != most and "" not in batches:
+            if batches and own != most:
                 raise UserError(
                     f"experiment {experiment.name}: row {row.label!r} sees {own} images a step, "
                     f"rows with reuse {most}: write it as strategy: none, set: "
                     f"[train.objective=plain, {BOTH}]"
                 )
-    if not named or len({*batches.values()}) == 1:
-        return []
     fewer = [f"{label} {images}" for label, images in batches.items() if images < most]
+    if not (named and fewer):
+        return []
     return [f"equal compute sees {most} images a step; with reuse fewer: {', '.join(fewer)}"]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.analysis import endings, experiment_settings, paper_tables
+from uotft.analysis import experiment_settings, paper_tables
 from uotft.analysis.experiments import IMAGES, Experiment, Variation
 from uotft.core import config, storage
 from uotft.core.errors import UserError
@@ -343,29 +343,6 @@ def missing(
         parts += [f"no result of {'seeds' if ',' in others else 'seed'} {others}"] if others else []
         have_all = f"{label}: {len(have)} of {plural(len(column.seeds), 'seed')}"
         notes.setdefault(target, []).append("; ".join([have_all, *parts]))
-    return notes
-
-
-def bad_endings(
-    all_columns: Sequence[Column], found: dict[str, paper_tables.Results]
-) -> dict[str, list[str]]:
-    """{target: a line for each row with trainings that ended below their start or at chance}."""
-    notes: dict[str, list[str]] = {}
-    for column in all_columns:
-        have = found.get(column.target, {}).get(column.variation.label, {})
-        images = readers.validation_images(column.ws, column.target)
-        why: dict[int, str] = {}
-        for seed in have:
-            folder = column.folder("models", seed)
-            if (folder / "history.csv").is_file():  # a cell that was only selected has no model
-                classes = len(storage.read_json(folder / "model.json")["classes"])
-                curve = readers.validations(folder)
-                why |= {seed: said} if (said := endings.warning(curve, images, classes)) else {}
-        if why:
-            seed, said = next(iter(why.items()))
-            bad = f"{column.variation.label}: {len(why)} of {plural(len(have), 'training')}"
-            line = f"{bad} ended badly, such as seed {seed}: {said}"
-            notes.setdefault(column.target, []).append(line)
     return notes
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uotft.analysis import experiment_settings
-from uotft.core import environment
+from uotft.analysis import experiment_settings, paper_tables
+from uotft.core import environment, storage
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Stop, never, silently
@@ -20,7 +20,7 @@ from uotft.core.text import plural
 from uotft.pipeline import experiment_cells, select
 from uotft.pipeline.experiment_cells import Column, Plan
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import cells, job, scheduler
+from uotft.runs import cells, job, outlook, scheduler
 from uotft.runs.cells import Job
 from uotft.runs.pace import Pace
 from uotft.runs.pool import Failure, width
@@ -81,7 +81,7 @@ def run(ws: Workspace, plan: Plan) -> Report:
     if not found:
         raise UserError("\n  ".join([f"experiment {name}: no cell has a result", *report.failed]))
     below = experiment_cells.missing(columns, found, failures)
-    for target, lines in experiment_cells.bad_endings(columns, found).items():
+    for target, lines in bad_endings(columns, found).items():
         below.setdefault(target, []).extend(lines)
     report.tables = experiment_cells.write_results(
         report.folder,
@@ -92,6 +92,26 @@ def run(ws: Workspace, plan: Plan) -> Report:
         below,
     )
     return report
+
+
+def bad_endings(
+    columns: Sequence[Column], found: dict[str, paper_tables.Results]
+) -> dict[str, list[str]]:
+    """{target: a line for each row with trainings that ended below their start or at chance}."""
+    notes: dict[str, list[str]] = {}
+    for column in columns:
+        have = found.get(column.target, {}).get(column.variation.label, {})
+        why = {}
+        for seed in have:
+            model = column.folder("models", seed) / "model.json"
+            if model.is_file():  # a cell that was only selected has none
+                cell = Cell(column.target, column.strategy, seed)
+                why[seed] = outlook.ending(column.ws, cell, storage.read_json(model))
+        if bad := {seed: said for seed, said in why.items() if said}:
+            seed, said = next(iter(bad.items()))
+            line = f"{column.variation.label}: {len(bad)} of {plural(len(have), 'training')} ended"
+            notes.setdefault(column.target, []).append(f"{line} badly, such as seed {seed}: {said}")
+    return notes
 
 
 def folder(ws: Workspace, plan: Plan) -> Path:
