@@ -37,7 +37,7 @@ def main(rows: int, size: int, dtype: str) -> None:
             pools.keep(left, shard, {"features": features}, dtype)
             kept += time.perf_counter() - start
         start = time.perf_counter()
-        pools.join(left, shards, made, labels, names=names)
+        pools.join(left, shards, made, labels, dtype, names=names)
         joined = time.perf_counter() - start
         on_disk = (made / "features.npy").stat().st_size / 2**20
     print(

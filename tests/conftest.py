@@ -58,10 +58,10 @@ def _no_store_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a tiny params.yaml and everything up to the embeddings, made in this process.
 
-    Copy it before writing into it (`fresh`).
+    Copy it before writing into it (`fresh`): all tests share it.
     """
 
     def make(root: Path) -> None:
@@ -69,7 +69,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         up_to_units(root)
         find_overlap(root)
 
-    return once(tmp_path_factory, "tiny", make)
+    made = once(tmp_path_factory, "tiny", make)
+    before = {*made.rglob("*")}
+    yield made
+    assert not {*made.rglob("*")} ^ before, "a test has written into what all tests share"
 
 
 @pytest.fixture(scope="session")

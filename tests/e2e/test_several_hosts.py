@@ -138,7 +138,9 @@ def both(root: Path, hosts: list[Host], start: Start, *words: str) -> list[str]:
     started = [start(root, host, rank, *words) for rank, host in enumerate(hosts)]
     said = ended(started, 240)
     assert [process.returncode for process in started] == [0, 0], said
-    assert not any("Traceback" in text for text in said), said
+    # torch's launchers wait for each other at the end; machine 0 may be gone before the other asks
+    own = [text.split("Error waiting on exit barrier")[0] for text in said]
+    assert not any("Traceback" in text for text in own), said
     return said
 
 

@@ -53,9 +53,9 @@ def test_the_jobs_of_the_array_are_all_parts(tmp_path: Path) -> None:
         assert said == f"uotft experiment run table4 --on birds --part {job}/{jobs} cores: 8\n"
 
 
-def test_a_row_of_trainings_that_fell_says_so(tiny: Path) -> None:
+def test_a_row_of_trainings_that_fell_says_so(fresh: Path) -> None:
     """Also if most of them did: then none lies far below the others."""
-    ws = workspace(tiny)
+    ws = workspace(fresh)
     column = Column(ws, "digits", Variation("all fell", "uot", ()), (0, 1, 2), 1, ())
     for seed, end in enumerate((12.0, 11.0, 90.0)):
         folder = column.folder("models", seed)

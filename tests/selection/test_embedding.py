@@ -146,8 +146,9 @@ def test_a_pool_lacks_no_shard(tmp_path: Path) -> None:
     shards = pools.cut(9, 1)
     for rows in (shards[0], shards[2]):
         pools.keep(tmp_path, rows, {"features": np.ones((len(rows), 2), np.float32)}, "float32")
-    with pytest.raises(UserError, match=r"shard-000000000004\.npz is missing"):
-        pools.join(tmp_path, shards, tmp_path / "made", np.zeros(9, int), names=np.array(["a"]))
+    made, labels = tmp_path / "made", np.zeros(9, int)
+    with pytest.raises(UserError, match="lacks 1 of 3 shards of features"):
+        pools.join(tmp_path, shards, made, labels, "float32", names=np.array(["a"]))
     assert {path.name[:5] for path in tmp_path.iterdir()} == {"shard"}
 
 
@@ -227,15 +228,13 @@ def test_one_process_that_is_asked_stops_both(ready: Path) -> None:
     assert not workspace(ready).features("glyphs").exists()
 
 
-@pytest.mark.parametrize("what", ["embed.dtype", "files.data/glyphs.npz", "files.pretrained"])
+@pytest.mark.parametrize("what", ["files.data/glyphs.npz", "files.pretrained"])
 def test_shards_of_something_else_are_set_aside(
     ready: Path, what: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert killed(fork(lambda: embed(ready, progress=dies_at(9))))
     ws = workspace(ready)
-    if what == "embed.dtype":
-        change(ready, dtype="float16")
-    elif "data" in what:
+    if "data" in what:
         np.savez(ws.data("glyphs"), **storage.read_arrays(ws.data("glyphs")))
     else:
         facts = ws.pretrained() / "model.json"
@@ -245,6 +244,17 @@ def test_shards_of_something_else_are_set_aside(
     assert f"has other {what}" in said
     assert ": set aside as glyphs-images.aside, and started anew" in said
     assert len([*left(ready).with_name("glyphs-images.aside").glob("shard-*")]) == 2
+
+
+def test_shards_serve_either_type_of_the_features(
+    ready: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """They are float32, and rounded when they are joined."""
+    assert killed(fork(lambda: embed(ready, progress=dies_at(9))))
+    change(ready, dtype="float16")
+    embed(ready)
+    assert "resuming: 2 of 5 shards are done" in capfd.readouterr().err
+    assert pools.read(workspace(ready).features("glyphs"))["features"].dtype == np.float16
 
 
 def test_float16_is_half_as_large_and_serves_every_unit(ready: Path) -> None:
@@ -295,7 +305,7 @@ def test_never_more_than_a_shard_is_in_memory(tmp_path: Path) -> None:
             features = rng.random((len(rows), size), np.float32)
             pools.keep(tmp_path / "left", rows, {"features": features}, "float32")
         made = tmp_path / "made"
-        pools.join(tmp_path / "left", shards, made, labels, names=np.array([*"abcdefg"]))
+        pools.join(tmp_path / "left", shards, made, labels, "float32", names=np.array([*"abcdefg"]))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
