@@ -289,16 +289,16 @@ def test_every_comparison_has_its_p_corrected_for_all(tmp_path: Path) -> None:
     pairs = [("more", "none"), ("random", "none"), ("uot", "none"), ("uot", "random")]
     expected = holm([paired(top1[a], top1[b]).p() for a, b in pairs])
     found = [table[["none", "more", "random", "uot"].index(a)].p[b] for a, b in pairs]
-    assert found == pytest.approx(expected)
+    assert found == pytest.approx(expected, nan_ok=True)
     uot = lines[-1]
     assert uot[3:5] == ("1,600", "2.5")
     assert lines[1][3] == "0", "no step was trained"
     assert uot[7] == f"{paired(top1['uot'], top1['none']).signed()} ({expected[2]:.3f})"
     assert uot[8] == f"{paired(top1['uot'], top1['random']).signed()} ({expected[3]:.3f})"
     assert lines[0][7:] == ("", "")
-    assert lines[1][7] == "+0.50 ± 0.00 (< 0.001)", "the same difference in every seed"
+    assert lines[1][7] == "+0.50 ± 0.00", "the same difference on every seed is no test"
     [line] = paper_tables.corrected(table)
-    assert "Holm's method for the 4 comparisons of this table" in line
+    assert "Holm's method for the 3 comparisons of this table" in line
     numbers = paper_tables.flat(experiment, "digits", table[-1])
     assert numbers["p from random"] == round(expected[3], 6)
     assert "paper" not in numbers
@@ -330,7 +330,7 @@ def test_validation_compares_other_numbers_and_says_so(tmp_path: Path) -> None:
     text = (tmp_path / "out/table.md").read_text()
     assert text.startswith("# Does it help?, on validation images\n")
     assert "The paper" not in text
-    assert "4 comparisons" in text
+    assert "3 comparisons" in text
 
 
 def test_seeds_that_are_missing_are_named(tiny: Path, tmp_path: Path) -> None:

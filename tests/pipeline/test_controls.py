@@ -37,7 +37,7 @@ def test_controls_are_rows_of_the_comparison(fresh: Path) -> None:
         run_train(fresh, name)
         evaluate.evaluate(ws, "digits", name, progress=quiet)
     forecast.forecast(ws, "digits", progress=quiet)
-    table = compare.compare(ws)["digits"]
+    table = compare.compare(ws)[0]["digits"]
     assert [row.strategy for row in table] == ROWS
     assert [row.classes for row in table] == [0, 0, 0, 5]
     chosen = storage.read_json(ws.cell("selections", Cell("digits", "slow", 0)) / "selection.json")

@@ -63,7 +63,7 @@ def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> No
     [trial], out = reader.trials(tmp_path, ["pets"], "", {})
     assert not out
     assert (trial.target, trial.strategy, trial.seed) == ("pets", "uot", 0)
-    assert trial.test == {"top1": 80.0, "mean_per_class": 79.0}
+    assert trial.test == {"top1": 80.0, "mean_per_class": 79.0, "images": 6}
     assert trial.settings["train.lambda"] == "0.3"
     assert trial.curve == {0: 50.0, 10: 70.0}
     assert [c["name"] for c in trial.kept] == ["lion"]
@@ -134,8 +134,9 @@ def test_runs_of_other_settings_become_a_table_and_a_page(tmp_path: Path) -> Non
     assert [*rows] == ["none", "uot top_k=20", "uot top_k=50"]
     assert rows["uot top_k=20"].against["none"].mean == pytest.approx(1)
     assert rows["uot top_k=50"].against["none"].mean == pytest.approx((10 + 2 + 2) / 3)
-    assert said == [
-        "10 runs",
+    assert said[0] == "10 runs"
+    assert "pets: There are 6 test images, so one is worth 16.67 points. " in "\n".join(said)
+    assert said[-2:] == [
         "rows are told apart by select.top_k",
         "1 left out: a newer training has the same row and seed",
     ]

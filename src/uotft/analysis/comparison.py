@@ -231,21 +231,30 @@ def overlap_note(results: dict[str, dict[str, Any]]) -> str:
     return f"{note} Mean top-1 with / without them, %: {', '.join(means)}."
 
 
-def notes(results: Results) -> list[str]:
-    """Cautions about the intervals of the table: one seed, equal seeds, few test images.
+def cautions(results: Results, rows: list[Row]) -> list[str]:
+    """Lines below the table: test images in the source, one seed, equal seeds, few test images.
 
     All seeds see the same test images, so intervals over seeds do not cover the choice of images.
     """
     found = {
         label: interval([m["top1"] for m in seeds.values()]) for label, seeds in results.items()
     }
-    lines = []
+    lines = [overlap_note(results)] if overlap_note(results) else []
     if alone := [label for label, value in found.items() if value.n < 2]:
         lines.append(f"– means no interval, since there is only one seed: {', '.join(alone)}.")
-    if equal := [label for label, value in found.items() if value.half == 0]:
+    if equal := [label for label, value in found.items() if value.constant]:
         lines.append(
             f"± 0.00 does not mean certainty: all seeds got the same share of these test images "
             f"right ({', '.join(equal)})."
+        )
+    if same := [
+        f"{row.strategy} − {baseline}"
+        for row in rows
+        for baseline, difference in row.against.items()
+        if difference.constant and not isfinite(row.p[baseline])
+    ]:
+        lines.append(
+            f"The same difference on every seed leaves a t-test nothing: {', '.join(same)}."
         )
     images = min(m.get("images", FEW) for seeds in results.values() for m in seeds.values())
     if 0 < images < FEW:
@@ -305,8 +314,11 @@ def _difference(row: Row, baseline: str = "none") -> str:
     """A clause on a row's difference from a baseline."""
     found, p = row.against[baseline], _p(row.p[baseline])
     where = "above" if found.mean >= 0 else "below"
+    apart = f"{row.strategy} is {abs(found.mean):.2f} points {where} {baseline}"
     if found.n < 2:
-        return f"{row.strategy} is {abs(found.mean):.2f} points {where} {baseline} (one seed)"
+        return f"{apart} (one seed)"
+    if not p:
+        return f"{apart} on each of {found.n} seeds, which no t-test can judge"
     test = p if p.startswith("<") else f"= {p}"
     return (
         f"{row.strategy} is {abs(found.mean):.2f} ± {found.half:.2f} points {where} {baseline} "

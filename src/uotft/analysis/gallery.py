@@ -134,10 +134,12 @@ def changes(target: str, rows: list[Line], none: dict[str, str], images: Images)
     ``none`` is {row: the row of the strategy none that it is compared with}, by label.
     """
     headings = "Test images repaired and broken", "Confused classes"
-    answers = {
-        row.label: {s: t.answers for s, t in row.trials.items() if t.answers is not None}
-        for row in rows
-    }
+    answers = prediction_changes.of_one_version(
+        {
+            row.label: {s: t.answers for s, t in row.trials.items() if t.answers is not None}
+            for row in rows
+        }
+    )
     both = {
         label: found
         for label, other in none.items()

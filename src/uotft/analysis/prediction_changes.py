@@ -40,14 +40,23 @@ class Changed:
     times: int
 
 
+def of_one_version(answers: dict[str, dict[int, Answers]]) -> dict[str, dict[int, Answers]]:
+    """{row: {seed: predictions}} for the test images that most of the predictions are for."""
+
+    def version(found: Answers) -> tuple[str, bytes]:
+        return found.data, found.rows.tobytes()
+
+    counts = Counter(version(found) for seeds in answers.values() for found in seeds.values())
+    usual = max(counts, key=counts.__getitem__, default=None)
+    return {
+        row: {seed: found for seed, found in seeds.items() if version(found) == usual}
+        for row, seeds in answers.items()
+    }
+
+
 def sides(before: dict[int, Answers], after: dict[int, Answers]) -> Sides:
-    """(before, after) for each common seed whose predictions are for the same images."""
-    seeds = sorted(before.keys() & after.keys())
-    return [
-        (before[seed], after[seed]) for seed in seeds
-        if before[seed].data == after[seed].data
-        and np.array_equal(before[seed].rows, after[seed].rows)
-    ]  # fmt: skip
+    """(before, after) for each common seed; all are for the same images (`of_one_version`)."""
+    return [(before[seed], after[seed]) for seed in sorted(before.keys() & after.keys())]
 
 
 def confused(both: Sides, most: int) -> list[Confused]:

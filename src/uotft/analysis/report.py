@@ -55,11 +55,11 @@ def of_target(
     results = trials.results(rows)
     table = comparison.table(results, trials.baselines(rows))
     standing = comparison.standing(results, comparison.pairs(results))
-    found = comparison.overlap_note(results), *comparison.notes(results)
+    found = comparison.cautions(results, table)
     same, ended = trials.same_selections(rows), comparison.endings_of(target, table)
     text = (
         f"## {markdown.escaped(target)}\n\n{markdown.table(comparison.cells(table))}"
-        + "".join(f"\n{markdown.escaped(note)}\n" for note in found if note)
+        + "".join(f"\n{markdown.escaped(note)}\n" for note in found)
         + (f"\n{markdown.items(ended)}" if ended else "")
         + f"\n{markdown.table(standing)}"
         + (f"\n{markdown.items(same)}" if same else "")
@@ -68,6 +68,12 @@ def of_target(
     )
     parts = sections(target, rows, by, images, forecast, about)
     return Report(target, rows, table, parts, text)
+
+
+def below(target: str, rows: list[Line], table: list[Row]) -> list[str]:
+    """What a terminal shows below the table: the cautions of the files, each with its target."""
+    lines = comparison.cautions(trials.results(rows), table) + trials.same_selections(rows)
+    return [f"{target}: {line}" for line in lines]
 
 
 def top1(rows: list[Line]) -> dict[str, Values]:

@@ -73,9 +73,7 @@ def _results(target: str, results: comparison.Results, table: list[comparison.Ro
     parts: list[Part] = [Table(comparison.cells(table)), Text(comparison.LEGEND)]
     if ended := comparison.endings_of(target, table):
         parts.append(Items(tuple(ended)))
-    parts += [Text(note) for note in comparison.notes(results)]
-    if note := comparison.overlap_note(results):
-        parts.append(Text(note))
+    parts += [Text(note) for note in comparison.cautions(results, table)]
     return Section("Results", parts)
 
 

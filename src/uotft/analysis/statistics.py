@@ -1,7 +1,8 @@
 """Means with 95 % intervals over seeds, paired differences and their tests, and correlations.
 
 Intervals and tests use Student's t, so the interval of a difference excludes zero exactly if its p
-is below 0.05. From `FEWEST` seeds on there is a bootstrap interval too.
+is below 0.05, unless it is the same on every seed: then there is no test. From `FEWEST` seeds on
+there is a bootstrap interval too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from uotft.core.records import Floats
 RESAMPLES = 2000
 LEVEL = 0.05
 FEWEST = 10  # seeds for a bootstrap: with fewer its intervals are too short, docs/comparing.md
+ROUNDING = 1e-9  # points; differences of equal counts of images vary by less
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,21 @@ class Interval:
         """The half as text; a dash for one seed, which has no interval."""
         return format(self.half, digits) if np.isfinite(self.half) else "–"
 
+    @property
+    def constant(self) -> bool:
+        """Whether two seeds or more all have the same value, as happens with few test images."""
+        return self.half < ROUNDING
+
     def p(self) -> float:
-        """Two-sided p of the t-test that the mean is zero; NaN for fewer than two seeds."""
+        """Two-sided p of the t-test that the mean is zero.
+
+        NaN without a test: for fewer than two seeds, and for a constant other than zero, which has
+        no spread to hold the mean against.
+        """
         from scipy.stats import t
 
-        if not self.half:  # all seeds are equal
-            return float(self.mean == 0)
+        if self.constant:
+            return 1.0 if abs(self.mean) < ROUNDING else float("nan")
         error = self.half / t.ppf(0.975, self.n - 1)
         return float(2 * t.sf(abs(self.mean) / error, self.n - 1))
 

@@ -485,14 +485,14 @@ def compare(
     from uotft.analysis import comparison
     from uotft.runs import job
 
-    notes: list[str] = []
     if experiment or filter_ or tag or by or output:
         tags = dict(name_and_value("--tag", text) for text in tag or [])
         tables, notes = job.compare_runs(experiment or [], filter_, tags, by or [], output)
         page = output / "index.html" if output else None
     else:
         ws = workspace()
-        tables, page = job.compare(ws), ws.root / "reports" / "index.html"
+        tables, notes = job.compare(ws)
+        page = ws.root / "reports" / "index.html"
     for target, rows in tables.items():
         title = f"{target}: test accuracy, mean ± 95 % interval"
         header, *cells = comparison.cells(rows, seen=False)

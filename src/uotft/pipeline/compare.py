@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from uotft.analysis.comparison import Row
 
 
-def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str, list[Row]]:
+def compare(
+    ws: Workspace, origins: dict[str, Origin] | None = None
+) -> tuple[dict[str, list[Row]], list[str]]:
     """Read the metrics and histories of every target; write tables and pictures to reports/.
 
+    Returns {target: table} and the cautions below the tables.
     `dvc metrics show` prints a row for each reports/metrics/TARGET/STRATEGY.json.
 
     ``origins`` is {SHA-256 of weights: the run that made them}, for the runs that are known.
@@ -53,7 +56,8 @@ def compare(ws: Workspace, origins: dict[str, Origin] | None = None) -> dict[str
             storage.write_json(folder / "metrics" / target / f"{strategy}.json", own)
     storage.write_bytes(folder / "comparison.md", report.document(reports).encode())
     storage.write_bytes(folder / "index.html", report.html(reports).encode())
-    return {made.target: made.table for made in reports}
+    below = [line for made in reports for line in report.below(made.target, made.rows, made.table)]
+    return {made.target: made.table for made in reports}, below
 
 
 def finished(ws: Workspace, origins: dict[str, Origin]) -> list[Trial]:
@@ -135,7 +139,7 @@ def about(ws: Workspace | None, target: str) -> tuple[str, ...]:
 def compare_runs(
     made: list[Trial], by: list[str], output: Path | None, ws: Workspace | None
 ) -> tuple[dict[str, list[Row]], list[str]]:
-    """Compare any trainings; returns ({target: table}, notes on how runs became rows).
+    """Compare any trainings; returns ({target: table}, how runs became rows, and cautions).
 
     Rows differ in the parameters ``by``, or in all in which the trainings differ; no row has runs
     of two projects. Writes table.csv,
@@ -150,11 +154,13 @@ def compare_runs(
     found, older = trials.lines(ordered, by)
     notes = report.row_notes(by, differ, older) + trials.image_notes(made)
     notes += [line for rows in found.values() for line in trials.unpaired(rows)]
+    tables = {
+        target: comparison.table(trials.results(rows), trials.baselines(rows))
+        for target, rows in found.items()
+    }
+    below = [line for t, rows in found.items() for line in report.below(t, rows, tables[t])]
     if output is None:
-        return {
-            target: comparison.table(trials.results(rows), trials.baselines(rows))
-            for target, rows in found.items()
-        }, notes
+        return tables, below + notes
     images = WorkspaceImages(ws)
     reports = [
         report.of_target(target, rows, by, images, about=about(ws, target))
@@ -164,4 +170,4 @@ def compare_runs(
     storage.write_bytes(output / "table.md", report.document(reports).encode())
     storage.write_csv(output / "runs.csv", report.named_runs(reports, by))
     storage.write_bytes(output / "index.html", report.html(reports, notes).encode())
-    return {one.target: one.table for one in reports}, notes
+    return tables, below + notes

@@ -383,8 +383,11 @@ def register(ws: Workspace, name: str, alias: str, run: str, cell: Cell) -> str:
     return model_registry.register(ws.tracking, name, alias, **own)
 
 
-def compare(ws: Workspace) -> dict[str, Any]:
-    """Write reports/, and keep a copy in MLflow as a run of the experiment "reports"."""
+def compare(ws: Workspace) -> tuple[dict[str, Any], list[str]]:
+    """Write reports/, and keep a copy in MLflow as a run of the experiment "reports".
+
+    Returns the tables, and the cautions below them.
+    """
     from uotft.pipeline import compare as compare_stage
 
     known = {}
@@ -393,11 +396,11 @@ def compare(ws: Workspace) -> dict[str, Any]:
             known = reader.origins(ws.tracking, ws.params.targets, ws.project)
     except UserError as error:  # the comparison needs no store
         logger.warning("%s; the page has no seconds and versions", error)
-    tables = compare_stage.compare(ws, known)
+    tables, below = compare_stage.compare(ws, known)
     with session.run(ws.tracking, "reports", "compare", project=ws.project) as run:
         run.begin({}, {"stage": "compare", **store.versions(ws.root)})
         run.files(ws.root / "reports")
-    return tables
+    return tables, below
 
 
 def compare_runs(

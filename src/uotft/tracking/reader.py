@@ -174,7 +174,8 @@ def _trial(mlflow: Any, run: Any) -> Trial:
         target=target,
         strategy=params["strategy"],
         seed=int(params["seed"]),
-        test={name: run.data.metrics[f"test/{name}"] for name in ("top1", "mean_per_class")},
+        test={name: run.data.metrics[f"test/{name}"] for name in ("top1", "mean_per_class")}
+        | ({} if answers is None else {"images": len(answers.rows)}),
         settings={k: v for k, v in params.items() if k != CLASSES and v != NONE}
         | ({PROJECT: tags[PROJECT]} if PROJECT in tags else {}),
         curve={point.step: point.value for point in sorted(history, key=lambda p: p.step)},
