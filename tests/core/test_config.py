@@ -31,6 +31,15 @@ def test_a_training_without_a_length_is_refused(tmp_path: Path) -> None:
         workspace(tmp_path)
 
 
+def test_drops_are_shares_not_epochs(tmp_path: Path) -> None:
+    """The paper says epochs 60 and 80; as shares they would never come."""
+    params = tiny_params()
+    params["train"]["recipe"]["drops"] = [60, 80]
+    write_params(tmp_path, params)
+    with pytest.raises(UserError, match=r"(?s)recipe\.drops.*got 60.*less than or equal to 1"):
+        workspace(tmp_path)
+
+
 def test_epochs_become_steps() -> None:
     """CUB has 5,994 training images: 100 epochs in batches of 256 are 2,341 steps."""
     recipe = Recipe(epochs=100, warmup=5, learning_rate=0.01)

@@ -62,6 +62,15 @@ def test_auto_k_explanation_recall_and_pictures(folder: Path) -> None:
     assert pictures == ["plan.png", "recall.png", "similarity.png"]
 
 
+def test_a_curve_that_cannot_be_solved_everywhere_costs_no_selection(folder: Path) -> None:
+    words = ("--top-k", "4", "--set", "solver=pot", "--expect", "near *", "--pictures", "pictures")
+    done = answer("uotft", *WORDS, *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "recall.png leaves out the cost scale 0.0001" in done.stderr
+    assert len(json.loads((folder / "out.json").read_text())["classes"]) == 4
+    assert (folder / "pictures" / "recall.png").is_file()
+
+
 def test_other_strategies_and_settings(folder: Path) -> None:
     (folder / "mine.txt").write_text("far 3\nnear 1\n")
     for words, kept in (

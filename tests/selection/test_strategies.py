@@ -235,6 +235,7 @@ def test_uot_and_random_take_turns() -> None:
     for seed in range(5):
         sampled = keep(random.score(SOURCE, TARGET, random.Settings(), seed), SOURCE.names, 20)
         scores = uot_and_random.score(SOURCE, TARGET, uot_and_random.Settings(), seed)
+        assert scores.log_plan is None, "values are places, not the log of a mass"
         order = keep(scores, SOURCE.names, 20).tolist()
         assert sorted(order) == list(range(20))
         for turn, row in enumerate(order):

@@ -119,8 +119,9 @@ class Recipe(Settings):
     schedule: Literal["steps", "cosine"] = Field(
         "steps", description="how the learning rate falls: tenfold at each drop, or as a cosine"
     )
-    drops: list[float] = Field(
-        [0.6, 0.8], description="shares of the training at which the rate drops (schedule: steps)"
+    drops: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        [0.6, 0.8],
+        description="shares of the training, 0 to 1, at which the rate drops (schedule: steps)",
     )
     warmup: int = Field(
         0,

@@ -118,6 +118,8 @@ def select_means(
     if extras.explain:
         for entry, served in zip(content["classes"], ranking.serves(chosen), strict=True):
             entry["serves"] = served
+    if output:
+        storage.write_json(Path(output), content)
     if extras.pictures:
         folder = Path(extras.pictures)
         write_pictures(folder, chosen, found if len(found) else None)
@@ -128,8 +130,6 @@ def select_means(
             curve = choosing.recall_curve(source, target, uot, found, kept)
             picture = figures.recall_picture(curve, kept, uot.cost_scale)
             storage.write_bytes(folder / "recall.png", picture)
-    if output:
-        storage.write_json(Path(output), content)
     return chosen, line
 
 

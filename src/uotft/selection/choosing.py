@@ -7,6 +7,7 @@ uotft select --source-bank S.npz --target-bank T.npz --output selection.json
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from uotft.core.errors import UserError
 from uotft.core.records import ClassBank, Selection
 from uotft.core.settings import Select
 from uotft.selection import banks, ranking
+from uotft.selection.transport.iteration import NotConverged
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,17 @@ def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.i
 def recall_curve(
     source: ClassBank, target: ClassBank, uot: Any, found: NDArray[np.int64], top_k: int
 ) -> dict[float, float]:
-    """{cost scale: percent of ``found`` among the best K}: figure 4a of Liu et al. (2022)."""
+    """{cost scale: percent of ``found`` among the best K}: figure 4a of Liu et al. (2022).
+
+    A scale at which the user's solver does not converge is left out, with a warning.
+    """
     module = registry.load("strategies", "uot", "strategy")
     curve = {}
     for scale in np.geomspace(1e-4, 10, 16).tolist():
-        scores = module.score(source, target, uot.model_copy(update={"cost_scale": scale}), 0)
+        try:
+            scores = module.score(source, target, uot.model_copy(update={"cost_scale": scale}), 0)
+        except NotConverged as error:
+            logger.warning("recall.png leaves out the cost scale %.2g: %s", scale, error)
+            continue
         curve[scale] = ranking.recall(ranking.keep(scores, source.names, top_k), found)
     return curve

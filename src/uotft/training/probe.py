@@ -163,7 +163,10 @@ def _model(tolerance: float) -> LogisticRegression:
 def _fit(
     model: LogisticRegression, c: float, points: Floats, labels: Labels, stop: Callable[[], bool]
 ) -> None:
-    """Fit at ``c``, from the model's last fit; a warning if that does not converge."""
+    """Fit at ``c``, from the model's last fit; a warning if that does not converge.
+
+    Of two classes scikit-learn fits the difference w of the rows of W, and |w|^2 = 2 |W|^2.
+    """
     from sklearn.exceptions import ConvergenceWarning
 
     if stop():
@@ -171,7 +174,7 @@ def _fit(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")  # few images of many classes look like no classification
         warnings.simplefilter("always", ConvergenceWarning)
-        model.set_params(C=c).fit(points, labels)
+        model.set_params(C=2 * c if len(np.unique(labels)) == 2 else c).fit(points, labels)
     if any(issubclass(each.category, ConvergenceWarning) for each in caught):
         logger.warning(
             "the linear probe with C = %.3g did not converge in %s iterations; it is used as it is",

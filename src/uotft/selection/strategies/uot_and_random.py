@@ -22,7 +22,8 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
     """0, -1, -2, … in the order of turns: UOT's best class, a random one, UOT's next, …
 
     A class that both orders choose is taken once, and the order whose turn it is goes on to its
-    next class. The random order is that of the strategy ``random`` with this seed.
+    next class. The random order is that of the strategy ``random`` with this seed. There is no
+    transport plan: half of the classes are kept for no mass.
     """
     near = uot.score(source, target, settings, seed)
     sampled = random.score(source, target, random.Settings(), seed)
@@ -33,4 +34,4 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
         places[row] = turn
     values = np.empty(len(places))
     values[[*places]] = [-place for place in places.values()]
-    return replace(near, values=values)
+    return replace(near, values=values, log_plan=None)
