@@ -154,6 +154,12 @@ def test_selection_json_of_a_classifier(place: Place, made: Path, tmp_path: Path
     assert said["fingerprints"]["target"] == hashlib.sha256(made.read_bytes()).hexdigest()
     assert len(said["fingerprints"]["source"]) == 64
     assert done.stdout.startswith("recall of the ")
+    half = ("--strategy", "uot_and_random", "--output", "half.json")
+    done = answer("uotft", "select", *source, "--top-k", "5", *half, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scales = [json.loads((tmp_path / name).read_text())["settings"]["cost_scale"]
+              for name in ("out.json", "half.json")]  # fmt: skip
+    assert scales == [0.03, 0.03], "that of rows, for every strategy with a transport"
 
 
 def test_a_bank_for_a_folder(place: Place, made: Path, tmp_path: Path) -> None:

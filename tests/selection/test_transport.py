@@ -129,6 +129,18 @@ def test_the_kernel_that_a_gpu_holds_agrees_with_the_dense_one(
     assert np.allclose(held.f_S, dense.f_S, atol=1e-7)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_costs_of_half_precision_are_not_rounded_to_it(metric: transport.Metric) -> None:
+    """A user's banks may be float16; above 20 million costs they are solved in blocks."""
+    rng = np.random.default_rng(0)
+    source, target = (1 + rng.normal(size=(n, 64)).astype(np.float16) for n in (30, 20))
+    cost = transport.cost(bank(source.tolist()), bank(target.tolist()), metric)
+    shared = {"weights_S": np.ones(30), "weights_T": np.ones(20), "epsilon": 0.1}
+    shared |= {"tau_source": 1.0, "tau_target": 100.0}
+    found = transport.FeatureProblem(source, target, metric, **shared).cost_rows(slice(None))
+    assert np.allclose(found, cost, rtol=1e-5, atol=1e-6)
+
+
 def test_a_thin_column_of_the_kernel_that_a_gpu_holds() -> None:
     """A target class far from every source class, as below."""
     source = bank([[1, 0], [0.99, 0.1], [0.98, -0.1]])

@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from uotft.models import model_io
 from uotft.models.inputs import to_input
 from uotft.models.network import Network, Routes
 from uotft.pipeline import readers, select
-from uotft.training import objectives
+from uotft.training import objectives, streams
 from uotft.training.finish import reestimate_norm
 from uotft.training.objectives import (
     StartingPoint,
@@ -312,6 +313,23 @@ def test_the_second_stage_moves_the_target_head_alone(fresh: Path) -> None:
     steps = [int(row["step"]) for row in history(fresh)]
     assert steps == [0, 4, 6, 8, 12, 16, 18]
     assert history(fresh)[-1]["val/top1"]
+
+
+def test_the_second_stage_reads_batches_that_the_first_has_not(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    take = streams.Stream.__getitem__
+
+    def noted(stream: streams.Stream, step: int) -> streams.Batch:
+        if stream.key[1] == crc32(b"target"):
+            read.append(step)
+        return take(stream, step)
+
+    monkeypatch.setattr(streams.Stream, "__getitem__", noted)
+    recipe = tiny_params()["train"]["recipe"] | {"accumulate": 2}
+    trained(fresh, recipe=recipe, head_steps=3)
+    assert sorted(read) == [*range(2 * recipe["steps"] + 3)]
 
 
 def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:

@@ -233,13 +233,15 @@ def _select_brought(
     said = Extras(explain, tuple(expect), table, pictures)
     is_rows = source.startswith(IMAGENET)
     if source and (target or (is_rows and target_bank)):
+        from uotft.core import registry
         from uotft.core.progress import track
         from uotft.pipeline import banks  # torch
         from uotft.pipeline.init import PAPERS_K
         from uotft.selection.classifier import COST_SCALE
 
         wanted = {**({"top_k": PAPERS_K} if is_rows else {}), **wanted}
-        if is_rows and strategy == "uot":
+        own = registry.load("strategies", strategy, "strategy").Settings.model_fields
+        if is_rows and "cost_scale" in own:
             settings = {"cost_scale": COST_SCALE, **settings}
         made = bank_request(strategy, settings, wanted, seed)
         chosen, recall = banks.select(banks.Sides(*sides, size), output, made, said, track)

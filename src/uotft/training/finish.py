@@ -71,17 +71,18 @@ def fit_head(task: Task, steps: int, context: Context) -> None:
     """Train the target head alone, on target images alone, after the last step of the recipe.
 
     The backbone is frozen and in evaluation mode. The head continues from its weights, at its
-    starting learning rate, which does not drop.
+    starting learning rate, which does not drop. Its batches follow those of the recipe.
     """
     recipe, accelerator, stream = task.recipe, context.accelerator, task.streams["target"]
     rate = recipe.learning_rate * recipe.head_lr_factor
     head = task.network.head("target")
     model, optimizer = accelerator.prepare(head, sgd(recipe, {head: rate}))
     backbone = task.network.backbone.eval()
+    more = recipe.steps * (recipe.accumulate - 1)  # batches that the recipe read beyond one a step
     for step in context.progress(range(recipe.steps, recipe.steps + steps), "training the head"):
         if agreed(context.stop, accelerator):
             raise Interrupted(f"training of the head was interrupted before step {step}")
-        batch = stream[step]
+        batch = stream[more + step]
         with torch.no_grad():
             features = backbone(batch.images)
         loss = functional.cross_entropy(model(features), batch.labels)

@@ -227,7 +227,10 @@ def sgd(recipe: Recipe, rates: dict[nn.Module, float]) -> torch.optim.SGD:
 
 
 def running_mean(network: Network, decay: float, accelerator: Accelerator) -> AveragedModel:
-    """mean <- decay * mean + (1 - decay) * weights after each step; buffers are copied as is."""
+    """mean <- decay * mean + (1 - decay) * weights after each step; buffers are copied as is.
+
+    The mean starts as the weights after the first step.
+    """
     mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(network, accelerator.device, multi_avg_fn=mean)
 

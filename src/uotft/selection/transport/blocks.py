@@ -74,9 +74,10 @@ class BlockKernel:
 
         try:
             self._device = torch.device(problem.device)
-            self._target_TD = self._unit(
-                torch.as_tensor(np.asarray(problem.target_TD), device=self._device), problem.metric
-            )
+            target = torch.as_tensor(np.asarray(problem.target_TD), device=self._device)
+            # half precision is for keeping features: costs of it would be rounded to 3 digits
+            target = target.float() if target.dtype == torch.float16 else target
+            self._target_TD = self._unit(target, problem.metric)
         except (RuntimeError, AssertionError) as error:
             raise UserError(
                 f"device {problem.device!r} cannot be used ({str(error).splitlines()[0]}): "
@@ -107,7 +108,7 @@ class BlockKernel:
         return source * row + 4 * 8 * self._size * target < (1 - SPARED) * free
 
     def cost(self, rows_SD: NDArray[Any]) -> Tensor:
-        """The cost (rows, T) in float64, computed in the features' precision."""
+        """The cost (rows, T) in float64, computed in the features' precision, at least single."""
         return self._cost(self._load(rows_SD))
 
     def _load(self, rows_SD: NDArray[Any]) -> Tensor:
