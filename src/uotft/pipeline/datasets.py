@@ -146,6 +146,11 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
     return f"{output}: {title}"
 
 
+def made_by_code(settings: Any) -> bool:
+    """Whether the images of a set without a card come from its module, not from files."""
+    return not settings.path or settings.path.endswith(".py")
+
+
 def _is_copy(path: Path, pictures: set[bytes]) -> bool:
     """Whether a file's SHA-256 is among those of a set, so that the set leaves it out."""
     return path.is_file() and hashlib.sha256(path.read_bytes()).digest() in pictures
@@ -162,10 +167,9 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
         there = all((folder / name).is_file() for name in settings.addresses())
         return "there" if there else "to be downloaded"
     if card is None:
-        made_by_code = not settings.path or settings.path.endswith(".py")
-        return (
-            "made here" if made_by_code else "there" if folder.exists() else f"{folder} is missing"
-        )
+        if made_by_code(settings):
+            return "made here"
+        return "there" if folder.exists() else f"{folder} is missing"
     if archives.ready(card, folder, ws.root):
         return "unpacked"
     absent = [a for a in card.archives if not (folder / a.name).is_file()]
