@@ -132,6 +132,8 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
     """Write a contact sheet as PNG: one row per class, with its first training images."""
     from uotft.analysis import figures
 
+    if output.suffix.lower() not in ("", ".png"):
+        raise UserError(f"--output {output}: the sheet is a PNG: name a file that ends in .png")
     storage.need(ws.data(name))
     images = readers.images(ws, name)
     trained = images.rows("train")
