@@ -73,6 +73,21 @@ def test_one_training_or_all_that_are_missing(options: str, message: str, tmp_pa
     assert message in refused(f"train --dataset digits {options}", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "options", ["--source photos/old", "--backbone resnet18", "--strategy none"]
+)
+def test_the_doctor_of_no_training_has_none_of_its_options(options: str, tmp_path: Path) -> None:
+    said = refused(f"doctor {options}", tmp_path)
+    assert "--source, --backbone and --strategy go with --for" in said
+
+
+def test_a_subset_has_a_seed_that_a_training_can_have(tmp_path: Path) -> None:
+    words = "data subset digits --output few.csv --subset shots=2 --seed 99999999999"
+    done = answer("uotft", *words.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'--seed': Input should be less than or equal to 4294967295" in done.stderr
+
+
 def test_the_clusters_of_a_project_are_those_of_its_settings(tmp_path: Path) -> None:
     said = refused("units --clusters 100 --seed 0", tmp_path)
     assert "in place of --clusters, --seed, change cluster.clusters, cluster.seed there" in said

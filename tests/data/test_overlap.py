@@ -138,6 +138,25 @@ def test_only_train_and_test_are_read_where_there_are_any(pair: Path) -> None:
     assert compare(pair)["target"]["images"] == 1
 
 
+def test_a_folder_is_read_as_prepare_reads_it(pair: Path, capfd: pytest.CaptureFixture) -> None:
+    """Behind links, but without hidden and system files, which are counted."""
+    save(pair / "elsewhere/copy.png", scene(3))
+    (pair / "target/linked").symlink_to(pair / "elsewhere")
+    for name in (".thumbnails/1.png", "__MACOSX/2.png", "bird/._3.png"):
+        save(pair / "target" / name, scene(1))
+    assert one(pair)[1] == "linked/copy.png"
+    assert compare(pair)["target"]["images"] == 6
+    said = capfd.readouterr().err
+    assert f"{pair}/target: left out 3 hidden or system files" in said
+
+
+def test_a_part_may_be_a_link_to_another_place(pair: Path) -> None:
+    save(pair / "elsewhere/bird/copy.png", scene(3))
+    (pair / "target/test").symlink_to(pair / "elsewhere")
+    assert one(pair)[1] == "test/bird/copy.png"
+    assert compare(pair)["target"]["images"] == 1
+
+
 def test_unreadable_files_are_listed(pair: Path) -> None:
     whole = (pair / "target/bird/0001.jpg").read_bytes()
     (pair / "target/bird/cut.jpg").write_bytes(whole[: len(whole) // 2])

@@ -230,6 +230,13 @@ def test_show(birds: Path) -> None:
     assert any(r < 40 and g > 40 and b < 25 for r, g, b in seen), "the green of a lark"
 
 
+@pytest.mark.parametrize("name", ["sheet.jpg", "sheet.pdf"])
+def test_a_sheet_is_a_png(birds: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}: the sheet is a PNG: .* that ends in .png"):
+        datasets.show(workspace(birds), "birds", birds / name, 3)
+    assert not (birds / name).exists()
+
+
 def test_show_before_prepare(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     with pytest.raises(UserError, match=r"digits\.npz is missing"):

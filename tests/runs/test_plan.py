@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.image_folders import pictures
+from support.projects import tiny_params, workspace, write_params
+from support.repository import REPOSITORY
+from uotft.core import registry
 from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import estimate, plan, whole
 from uotft.runs.plan import Item
 
+UNKNOWN = "known once digits is prepared"
 SPEED = estimate.Speed(train=10.0, forward=40.0, decode=1000.0, device="cpu", threads=2)
 
 
@@ -75,3 +80,54 @@ def test_a_file_is_no_folder(birds: Workspace) -> None:
     Path("old.zip").touch()
     assert plan.short(Path("old.zip")) == "old.zip"
     assert plan.short(Path("downloads/../birds")) == "birds/"
+
+
+def own(root: Path, **section: object) -> Workspace:
+    """A project on glyphs whose target, own, has this section; digits is a target as well."""
+    params = tiny_params()
+    for name in ("glyphs", "digits"):
+        params["datasets"][name]["path"] = str(REPOSITORY / params["datasets"][name]["path"])
+    params["datasets"]["own"] = section
+    write_params(root, params)
+    return workspace(root)
+
+
+def test_a_set_that_is_made_by_code_has_a_plan(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before `prepare` nobody has counted its images; after it the times are known."""
+    monkeypatch.setattr(estimate, "measure", lambda *given, **more: SPEED)
+    ws = own(tmp_path, kind="digits", path="")
+    found = plan.plan(ws, Cell("digits", "uot", 0))
+    assert found.there[:2] == ["digits, made by code", "glyphs, made by code"]
+    assert found.times == {"all of it": UNKNOWN}
+    assert (found.items, found.pixels) == ([], 0)
+    lines = [*found.lines()]
+    assert lines[1:3] == ["time on this machine:", f"  all of it: {UNKNOWN}"]
+    shutil.copytree(tiny / "data", tmp_path / "data")
+    found = plan.plan(ws, Cell("digits", "uot", 0))
+    assert "training, 12 steps of 16 images" in found.times
+    assert found.pixels == 0, "its pixels are in data/digits.npz"
+
+
+@pytest.mark.parametrize("kind", registry.names("datasets"))
+def test_a_target_of_every_kind_has_a_plan(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/a.tar").touch()
+    (tmp_path / "own.json").write_text('{"classes": ["n01440764"]}')
+    paths = {"folder": str(pictures(tmp_path / "photos", 3, 12)), "imagenet_classes": "own.json"}
+    ws = own(tmp_path, kind=kind, path=paths.get(kind, "own"))
+    found = plan.plan(ws, Cell("own", "none", 0), measured=False)
+    assert found.items or found.there
+    assert list(found.lines())
+
+
+def test_shards_that_are_to_be_fetched(tmp_path: Path) -> None:
+    addresses = "http://x/a-{0..2}.tar"
+    ws = own(tmp_path, kind="shards", path="web", urls=addresses, mirrors=["http://y"])
+    item = Item("own: 3 tar files", ("http://x/a-0.tar", "http://y/a-0.tar"), 0, tmp_path / "web")
+    assert plan.plan(ws, Cell("own", "none", 0), measured=False).items == [item]
+    (tmp_path / "web").mkdir()
+    for number in range(3):
+        (tmp_path / f"web/a-{number}.tar").touch()
+    assert plan.plan(ws, Cell("own", "none", 0), measured=False).items == []

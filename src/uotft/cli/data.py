@@ -187,7 +187,7 @@ def subset(
     dataset: Annotated[str, typer.Argument(metavar="NAME", help="A prepared data set.")],
     output: Annotated[Path, typer.Option(help="FILE.csv, or a new folder for shards.")],
     subset: Annotated[str, typer.Option(help="shots=N, fraction=SHARE or longtail=IMBALANCE.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed that samples the images.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write the images that a seed may train on, and those of val and test, as a data set.
 

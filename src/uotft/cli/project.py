@@ -91,8 +91,12 @@ def doctor(
     With --for: what is there, and what is still missing, for that training. Exit code 1 if
     something is not as it should be.
     """
+    from uotft.core.errors import UserError
     from uotft.runs import doctor
 
+    if not for_ and (source or backbone or strategy != "uot"):
+        raise UserError("doctor: --source, --backbone and --strategy go with --for, the data set "
+                        "of a training; without it there is none to check")  # fmt: skip
     found = doctor.findings()
     if for_:
         found = doctor.of_training(for_, source, backbone, strategy)

@@ -46,6 +46,12 @@ class Tree:
     linked: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
 
+    def images(self) -> Iterator[bytes]:
+        """The image files as paths from the top, folder by folder, by name."""
+        for inner, names in self.folders.items():
+            for name in names:
+                yield os.path.join(inner, name)
+
     def notes(self) -> list[str]:
         """A line for each kind of file or folder that is left out."""
         lines = []
@@ -97,9 +103,7 @@ def walk(top: Path) -> Tree:
 
 def below(top: Path) -> Iterator[bytes]:
     """The image files below ``top``, as paths relative to it, folder by folder, by name."""
-    for inner, names in walk(top).folders.items():
-        for name in names:
-            yield os.path.join(inner, name)
+    return walk(top).images()
 
 
 def pieces(inner: bytes) -> tuple[bytes, ...]:

@@ -2,7 +2,7 @@
 
 model = mlflow.pyfunc.load_model("models:/NAME/1")   # or "runs:/RUN_ID/model"
 model.predict(images)                                # uint8 (n, H, W) or (n, H, W, 3)
-model.predict(["photo.png", "other.jpg"])            # read as `uotft predict` reads them
+model.predict(["photo.png", "other.jpg"])            # or one path; read as `uotft predict` reads it
 """
 
 from __future__ import annotations
@@ -26,40 +26,55 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.read = predict.reader(self.facts)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """uint8 images, or n paths, or a table with one column of paths -> a table of n rows.
+        """uint8 images, n paths, one path, or a table with one column of paths -> a table.
 
-        Its columns are label and probability.
+        It has a row for each image; its columns are label and probability.
         """
         import pandas as pd
 
         from uotft.models.predict import AT_ONCE, best
 
-        given, rows = np.asarray(model_input), []
-        files = given.dtype.kind in "OSTU" and given.size == len(given)
-        images = given.ravel() if files else self._checked(given)
+        try:
+            given, rows = np.atleast_1d(np.asarray(model_input)), []
+        except ValueError as error:
+            raise self._wrong("rows of different shapes") from error
+        files = not len(given) or (given.dtype.kind in "OSTU" and given.size == len(given))
+        images: Any = self._paths(given.ravel()) if files else self._checked(given)
         for start in range(0, len(images), AT_ONCE):
             part = images[start : start + AT_ONCE]
-            pixels = np.stack([self.read(Path(path)) for path in part]) if files else part
+            pixels = np.stack([self.read(path) for path in part]) if files else part
             answers = best(self.network, pixels, self.facts["classes"], [""] * len(part), top=1)
             rows += [answer.classes[0] for answer in answers]
         return pd.DataFrame(rows, columns=["label", "probability"])
 
     def _checked(self, images: NDArray[Any]) -> NDArray[np.uint8]:
         """The images as uint8; JSON brings them as other integers."""
-        from uotft.core.errors import UserError
-
         shape, span = tuple(self.facts["image_size"]), np.iinfo(np.uint8)
         if (
             images.dtype.kind not in "iu"
             or images.shape[1:] != shape
             or (images.size and (images.min() < span.min or images.max() > span.max))
         ):
-            raise UserError(
-                f"images: got {images.dtype} {images.shape}; known are uint8 images (n, "
-                f"{', '.join(map(str, shape))}), or paths of image files: n of them, or a table "
-                "with one column"
-            )
+            raise self._wrong(f"{images.dtype} {images.shape}")
         return images.astype(np.uint8)
+
+    def _paths(self, files: NDArray[Any]) -> list[Path]:
+        """The same as paths. Raises `UserError` for what is no text and no path."""
+        items: list[Any] = files.tolist()
+        for item in items:
+            if not isinstance(item, str | Path):
+                raise self._wrong(type(item).__name__)
+        return [Path(item) for item in items]
+
+    def _wrong(self, given: str) -> Exception:
+        """The error for an input that is neither images nor paths of them."""
+        from uotft.core.errors import UserError
+
+        shape = ", ".join(map(str, self.facts["image_size"]))
+        return UserError(
+            f"images: got {given}; known are uint8 images (n, {shape}), or paths of image files: "
+            "one, n of them, or a table with one column"
+        )
 
 
 mlflow.models.set_model(Classifier())

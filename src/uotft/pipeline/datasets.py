@@ -132,6 +132,8 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
     """Write a contact sheet as PNG: one row per class, with its first training images."""
     from uotft.analysis import figures
 
+    if output.suffix.lower() not in ("", ".png"):
+        raise UserError(f"--output {output}: the sheet is a PNG: name a file that ends in .png")
     storage.need(ws.data(name))
     images = readers.images(ws, name)
     trained = images.rows("train")
@@ -144,6 +146,11 @@ def show(ws: Workspace, name: str, output: Path, classes: int) -> str:
     title = f"{name}: {len(sheets)} of {len(images.names)} classes, training images"
     storage.write_bytes(output, figures.classes_picture(title, sheets, columns=SHEET))
     return f"{output}: {title}"
+
+
+def made_by_code(settings: Any) -> bool:
+    """Whether the images of a set without a card come from its module, not from files."""
+    return not settings.path or settings.path.endswith(".py")
 
 
 def _is_copy(path: Path, pictures: set[bytes]) -> bool:
@@ -162,10 +169,9 @@ def _state(ws: Workspace, name: str, settings: Any, card: Card | None) -> str:
         there = all((folder / name).is_file() for name in settings.addresses())
         return "there" if there else "to be downloaded"
     if card is None:
-        made_by_code = not settings.path or settings.path.endswith(".py")
-        return (
-            "made here" if made_by_code else "there" if folder.exists() else f"{folder} is missing"
-        )
+        if made_by_code(settings):
+            return "made here"
+        return "there" if folder.exists() else f"{folder} is missing"
     if archives.ready(card, folder, ws.root):
         return "unpacked"
     absent = [a for a in card.archives if not (folder / a.name).is_file()]

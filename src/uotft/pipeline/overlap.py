@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,11 +17,14 @@ from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress
 from uotft.data import overlap as image_overlap
-from uotft.data.files import is_image, suffixes
+from uotft.data.files import suffixes
 from uotft.data.lists import part_of
 from uotft.data.pixel_cache import content_of, picture_of
+from uotft.data.walk import walk
 from uotft.pipeline import readers
 from uotft.pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def within(
@@ -154,6 +158,14 @@ def _parts(folder: Path, parts: tuple[str, ...]) -> list[Path]:
     return sorted(p for p in folder.iterdir() if part_of(p.name) in parts and p.is_dir())
 
 
+def _images_below(place: Path) -> list[Path]:
+    """The image files that `prepare` finds below a folder too; warns of what is left out."""
+    tree = walk(place)
+    for note in tree.notes():
+        logger.warning("%s: %s", place, note)
+    return [place / os.fsdecode(name) for name in tree.images()]
+
+
 SMALL = 64  # least side in pixels to which a JPEG may be scaled down while decoding
 
 
@@ -205,10 +217,7 @@ class _Folder:
         self.root = Path(name)
         places = _parts(self.root, parts) or [self.root]
         self.files = sorted(
-            str(path.relative_to(self.root))
-            for place in places
-            for path in place.rglob("*")
-            if is_image(path.name) and path.is_file()
+            str(path.relative_to(self.root)) for place in places for path in _images_below(place)
         )
         if not self.files:
             raise UserError(

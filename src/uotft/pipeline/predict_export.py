@@ -62,11 +62,7 @@ def _images_of(file: str) -> list[str]:
     if not folder.is_dir():
         return [file]
     tree = walk(folder)
-    images = [
-        str(folder / os.fsdecode(os.path.join(inner, name)))
-        for inner, names in tree.folders.items()
-        for name in names
-    ]
+    images = [str(folder / os.fsdecode(name)) for name in tree.images()]
     notes = tree.notes()
     if not images:
         raise UserError(f"{file}: no image in this folder or below ({'; '.join(notes) or 'empty'})")

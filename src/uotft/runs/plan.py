@@ -20,6 +20,7 @@ from uotft.data.archives import card_of
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
 from uotft.pipeline import compatible, fetch, source_classes
+from uotft.pipeline.datasets import made_by_code
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import estimate, outlook
 from uotft.training import objectives
@@ -79,11 +80,14 @@ class Plan:
             took = duration(total / NETWORK)
             yield f"to fetch in all: {disk.gib(total)}, {took} at 10 MB a second"
         try:
-            yield f"disk: {self.need()}"
+            if room := self.need():
+                yield f"disk: {room}"
         except UserError as error:
             yield f"disk: {error}"
-        if self.times:
+        if self.device:
             yield f"time on this machine ({self.device}), measured with random weights:"
+        elif self.times:
+            yield "time on this machine:"
         for part, seconds in self.times.items():
             yield f"  {part}: {seconds if isinstance(seconds, str) else estimate.about(seconds)}"
         if any(not isinstance(took, str) and took > LONG_S for took in self.times.values()):
@@ -91,9 +95,9 @@ class Plan:
         yield "a command that is interrupted goes on where it stopped when it is given again"
 
     def need(self) -> str:
-        """A line on the disk space that is needed and free. Raises `UserError` if it is too little.
+        """A line on the disk space that is needed and free; "" if no size is known.
 
-        Folders on one disk share its space.
+        Raises `UserError` if it is too little. Folders on one disk share its space.
         """
         wanted = {item.place: 0 for item in self.items}
         for item in self.items:
@@ -104,7 +108,9 @@ class Plan:
         lines = []
         for places in disks.values():
             sizes = {f"in {short(place)}": size for place, size in places.items() if size}
-            lines.append(disk.need(sizes, next(iter(places)), "make room, or work on another disk"))
+            if sizes:
+                place = next(iter(places))
+                lines.append(disk.need(sizes, place, "make room, or work on another disk"))
         return "; ".join(lines)
 
 
@@ -136,12 +142,11 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     title = f"{short(ws.root)}: {ws.params.backbone['name']} on {cell.target}" + (
         f", with the {source}" if reuse else ", without source images"
     )
-    known = [c for c in counts.values() if c]
-    side = config.dataset_settings(ws.params, cell.target).stored
-    pictures = sum(sum(c.values()) for c in known) + kept * PER_CLASS * ws.by_class
+    pictures = {name: sum(parts.values()) for name, parts in counts.items()}
+    if ws.by_class:
+        pictures[ws.params.source] = kept * PER_CLASS
     times, device = _times(ws, cell, counts[cell.target], kept) if measured else ({}, "")
-    taken = min(pictures * side**2 * 3, WHOLE * (len(counts) + ws.by_class))
-    return Plan(ws.root, title, items, there, taken, times, device)
+    return Plan(ws.root, title, items, there, _pixels(ws, pictures), times, device)
 
 
 def check(found: Plan, ws: Workspace, cell: Cell) -> None:
@@ -169,7 +174,7 @@ def checks(found: Plan, ws: Workspace, cell: Cell) -> dict[str, Callable[[], obj
 
 
 def counted(ws: Workspace, name: str) -> dict[str, int]:
-    """{part: number of images} of a data set, as far as can be told; {} if it is not known yet."""
+    """{part: number of images} of a data set; {} if only `prepare` can count them."""
     summary = ws.data(name).with_suffix(".json")
     if summary.is_file():
         images: dict[str, int] = storage.read_json(summary)["images"]
@@ -181,6 +186,8 @@ def counted(ws: Workspace, name: str) -> dict[str, int]:
             counts["val"] = round(settings.val * counts["train"])
             counts["train"] -= counts["val"]
         return counts
+    if module is not folder_kind:
+        return {}
     path = located(ws.root, settings.path)
     if not path.exists() or (path.is_file() and path.name.lower().endswith(archives.SUFFIXES)):
         return {}
@@ -193,12 +200,25 @@ def counted(ws: Workspace, name: str) -> dict[str, int]:
     return counts
 
 
+def _pixels(ws: Workspace, pictures: dict[str, int]) -> int:
+    """The bytes of decoded pictures, {data set: their number}; only sets of files keep such."""
+    settings = {name: config.known_dataset(ws.params, name)[1] for name in pictures}
+    one = {name: getattr(found, "stored", 0) ** 2 * 3 for name, found in settings.items()}
+    return sum(min(count * one[name], WHOLE) for name, count in pictures.items())
+
+
 def _archives(ws: Workspace, name: str, items: list[Item], there: list[str]) -> None:
-    """The archives of a public set, and where a user's images are."""
+    """The archives of a public set, the shards of addresses, and where a user's images are."""
     module, settings = config.known_dataset(ws.params, name)
     card, folder = card_of(module), located(ws.root, settings.path)
+    if getattr(settings, "urls", ""):
+        folder, shards = fetch.shards_of(ws, settings)
+        if absent := [tar for tar in shards if not (folder / tar.name).is_file()]:
+            items.append(Item(f"{name}: {len(absent)} tar files", absent[0].urls, 0, folder))
+            return
     if card is None:
-        there.append(f"{name} in {short(folder)}")
+        made = made_by_code(settings)
+        there.append(f"{name}, made by code" if made else f"{name} in {short(folder)}")
         return
     if place := archives.ready(card, folder, ws.root):
         there.append(f"{name} in {short(place)}")
@@ -260,7 +280,7 @@ def _times(
 ) -> tuple[dict[str, float | str], str]:
     """How long the parts of a training take here: {part: seconds}, and on which device."""
     if not images:
-        return {"all of it": "known once the archive is unpacked"}, ""
+        return {"all of it": f"known once {cell.target} is prepared"}, ""
     settings, size = ws.params.train, config.dataset_settings(ws.params, cell.target).size
     batch = config.images_a_step(ws.params, keeps=kept > 0)
     count = outlook.labelled(ws, images["train"], lambda: _classes_of(ws, cell.target))
