@@ -184,6 +184,8 @@ def test_no_head_starts_from_a_classifier_that_no_weights_have(
         compatible.check(ws, ["digits"], ["uot"])
     ours = from_imagenet(tmp_path, RESNET, source_head="classifier", objective="joint_co_tuning")
     compatible.check(ours, ["digits"], ["uot"])
+    with pytest.raises(UserError, match="has no classifier of the classes of imagenet"):
+        compatible.check_starts(ours, ["uot"], classifier=False)  # a file of other classes
 
 
 def test_no_temperature_is_fitted_where_no_image_is_fetched(tmp_path: Path) -> None:
