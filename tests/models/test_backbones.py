@@ -265,6 +265,18 @@ def test_keys_of_another_project_are_renamed(tmp_path: Path) -> None:
     assert torch.equal(found.backbone.state_dict()["layers.0.weight"], first)
 
 
+@pytest.mark.parametrize("name", ["heads.target.weight", "heads", "net.layers.0"])
+def test_a_classifier_that_the_file_lacks_is_refused(name: str, tmp_path: Path) -> None:
+    """With the names of the file's linear layers: class means would take its place silently."""
+    trunk = model_io.build(section("small_resnet", widths=[4, 8]), target=2).backbone
+    state = {f"net.{k}": v.contiguous() for k, v in trunk.state_dict().items()}
+    save_file(state | {"heads.target.weight": torch.zeros(2, 8)}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError) as caught:
+        model_io.pretrained(state_dict(tmp_path / "a.safetensors", classifier=name))
+    assert f"backbone.classifier: got {name!r}, which is no linear layer of " in str(caught.value)
+    assert "(those are: heads.target): name one of them, or leave" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("rename", "message"),
     [

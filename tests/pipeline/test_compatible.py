@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support.commands import answer
 from support.image_folders import pictures
 from support.projects import tiny_params, workspace, write_params
+from uotft.core import config
 from uotft.core.errors import UserError
+from uotft.core.records import ClassBank
 from uotft.pipeline import compatible
+from uotft.pipeline.workspace import Workspace
+from uotft.selection import banks
+from uotft.selection.classifier import classifier_bank
 
 
 def mixed(root: Path, size: int, **train: str):  # noqa: ANN201
@@ -85,3 +91,109 @@ def test_what_is_not_looked_at_can_be_separated(name: str) -> None:
 
     section = {"name": name} | ({"weights": "unread.pth.tar"} if name == "moco" else {})
     separate_norms(model_io.build(section, 2))
+
+
+def from_imagenet(root: Path, backbone: dict, **train: object) -> Workspace:
+    """A project whose source is ImageNet by class, selected from bank.npz."""
+    params = tiny_params() | {"source": "imagenet", "source_means": "bank.npz"}
+    params["datasets"]["imagenet"] = {"kind": "imagenet_classes", "size": 16, "stored": 16}
+    params["backbone"] = backbone
+    params["train"] |= {"batch_norm": "frozen", **train}
+    return Workspace(root, config.checked(params, "params.yaml"))
+
+
+MOCO = {"name": "moco", "weights": "unread.pth.tar"}
+RESNET = {"name": "resnet18"}
+
+
+@pytest.mark.parametrize("means", ["classifier", "bank.npz"])
+@pytest.mark.parametrize("unit", ["cluster", "image"])
+def test_units_other_than_classes_need_the_images(tmp_path: Path, means: str, unit: str) -> None:
+    """Whatever the source, and for rows that keep nothing, too: all read the units."""
+    raw = tiny_params() | {"source_means": means}
+    raw["select"]["unit"] = unit
+    ws = Workspace(tmp_path, config.checked(raw, "params.yaml"))
+    for strategy in ("uot", "none"):
+        with pytest.raises(
+            UserError, match=rf"select\.unit: got {unit}, but source_means: {means} "
+        ):
+            compatible.check(ws, ["digits"], [strategy])
+    compatible.check(ws.with_changes(["source_means=images"]), ["digits"], ["uot"])
+
+
+def test_a_source_head_starts_from_no_rows_of_a_bank(tmp_path: Path) -> None:
+    raw = tiny_params() | {"source_means": "rows.npz"}
+    raw["train"]["source_head"] = "class_means"
+    ws = Workspace(tmp_path, config.checked(raw, "params.yaml"))
+    rows, names = np.random.default_rng(0).normal(size=(12, 8)), tuple("abcdefghijkl")
+    banks.write(tmp_path / "rows.npz", classifier_bank(rows, names, ""))
+    with pytest.raises(UserError, match=r"train\.source_head: got class_means, .*rows\.npz"):
+        compatible.check(ws, ["digits"], ["uot"])
+    compatible.check(ws, ["digits"], ["none"])
+    compatible.check(ws.with_changes(["train.source_head=random"]), ["digits"], ["uot"])
+    banks.write(tmp_path / "rows.npz", ClassBank(rows, names, np.ones(12, np.int64)))
+    compatible.check(ws, ["digits"], ["uot"])
+
+
+def test_the_stage_train_refuses_them_too(trainable: Path) -> None:
+    """DVC and experiments start it without the check of all settings."""
+    from uotft.core.context import Context
+    from uotft.core.records import Cell
+    from uotft.pipeline import train
+    from uotft.training import runtime
+
+    params = tiny_params() | {"source_means": "rows.npz"}
+    params["train"]["source_head"] = "class_means"
+    write_params(trainable, params)
+    rows = np.random.default_rng(0).normal(size=(12, 8))
+    banks.write(trainable / "rows.npz", classifier_bank(rows, tuple("abcdefghijkl"), ""))
+    with pytest.raises(UserError, match=r"train\.source_head: got class_means, .*rows\.npz"):
+        train.train(workspace(trainable), Cell("digits", "uot", 0), Context(runtime.start(0, 1)))
+
+
+def test_means_of_another_length_than_the_features_start_no_head(tmp_path: Path) -> None:
+    ws = from_imagenet(tmp_path, MOCO, source_head="class_means")
+    means, count = np.random.default_rng(0).normal(size=(3, 128)), np.ones(3, np.int64)
+    bank = ClassBank(means, ("a", "b", "c"), count)
+    banks.write(tmp_path / "bank.npz", bank)
+    with pytest.raises(UserError, match=r"bank\.npz has 128 numbers a class, .* moco has 2048"):
+        compatible.check(ws, ["digits"], ["uot"])
+    compatible.check(ws, ["digits"], ["none"])
+    compatible.check(ws.with_changes(["train.source_head=random"]), ["digits"], ["uot"])
+    trunk = np.zeros((3, 2048))
+    banks.write(tmp_path / "bank.npz", ClassBank(means, bank.names, count, trunk=trunk))
+    compatible.check(ws, ["digits"], ["uot"])
+
+
+@pytest.mark.parametrize("backbone", [MOCO, {"name": "state_dict", "weights": "unread.pth"}])
+def test_no_head_starts_from_a_classifier_that_no_weights_have(
+    tmp_path: Path, backbone: dict
+) -> None:
+    """Of a source by class, whose classes have no means at pre-training: it would be zero."""
+    head = from_imagenet(tmp_path, backbone, source_head="classifier")
+    with pytest.raises(UserError, match=r"train\.source_head: got classifier, but backbone "):
+        compatible.check(head, ["digits"], ["uot"])
+    compatible.check(head, ["digits"], ["none", "equal_compute"])
+    for objective in ("co_tuning", "joint_co_tuning"):
+        ws = from_imagenet(tmp_path, backbone, source_head="random", objective=objective)
+        with pytest.raises(UserError, match=rf"train\.objective: got {objective}, but backbone "):
+            compatible.check(ws, ["digits"], ["uot"])
+    compatible.check(ws, ["digits"], ["none"])
+    for objective, start in (("joint", "random"), ("pseudo_label", "classifier")):
+        ws = from_imagenet(tmp_path, backbone, source_head=start, objective=objective)
+        compatible.check(ws, ["digits"], ["uot"])
+    ours = from_imagenet(tmp_path, RESNET, source_head="classifier", objective="joint_co_tuning")
+    compatible.check(ours, ["digits"], ["uot"])
+    with pytest.raises(UserError, match="has no classifier of the classes of imagenet"):
+        compatible.check_starts(ours, ["uot"], classifier=False)  # a file of other classes
+
+
+def test_no_temperature_is_fitted_where_no_image_is_fetched(tmp_path: Path) -> None:
+    ws = from_imagenet(tmp_path, RESNET, objective="co_tuning")
+    with pytest.raises(UserError, match=r"set objectives\.co_tuning\.calibrate: false"):
+        compatible.check(ws, ["digits"], ["uot", "none"])
+    compatible.check(ws, ["digits"], ["uot", "equal_compute"])
+    off = ws.with_changes(["objectives.co_tuning.calibrate=false"])
+    compatible.check(off, ["digits"], ["none"])
+    joint = from_imagenet(tmp_path, RESNET, objective="joint_co_tuning")
+    compatible.check(joint, ["digits"], ["none"])

@@ -184,7 +184,8 @@ class SourcePart:
 
     Label i has the name ``names[i]`` and is source class ``classes[i]``; with clusters, ``classes``
     is empty. A head can start from ``means`` (k, D). ``backbone`` is the fingerprint of the network
-    that made the features.
+    that made the features. ``held_out`` are rows (v,) of ``data`` that are not trained on, and the
+    pre-trained classifier's row (v,) of each one's class.
     """
 
     data: ImageSet
@@ -194,6 +195,7 @@ class SourcePart:
     classes: NDArray[np.int64]
     means: Floats
     backbone: str
+    held_out: tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)

@@ -92,15 +92,19 @@ def pretrained(
     *,
     prefix: str = "",
     classifier: str = "",
+    required: bool = False,
     rename: Mapping[str, str] = MappingProxyType({}),
 ) -> Pretrained:
     """Load a file's weights into ``backbone``; each weight must be in the file.
 
     Ignores keys that do not begin with ``prefix``. Returns the linear layer ``classifier`` (its
-    full name in the file) separately; it may be missing. The other keys, without the prefix, are
-    renamed by ``rename``, as `renamed` does. A file that does not fit is a ``UserError``.
+    full name in the file) separately; it may be missing, unless it is ``required``. The other keys,
+    without the prefix, are renamed by ``rename``, as `renamed` does. A file that does not fit is a
+    ``UserError``.
     """
     state = read(path)
+    if required:
+        _need_linear(state, classifier, path)
     rows = take_linear(state, classifier)
     chosen = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not chosen:
@@ -191,6 +195,17 @@ def take_linear(state: State, name: str) -> tuple[Tensor, Tensor] | None:
         return None
     weight = state.pop(f"{name}.weight")
     return weight, state.pop(f"{name}.bias", torch.zeros(len(weight)))
+
+
+def _need_linear(state: State, name: str, path: Path) -> None:
+    """Refuse a ``name`` that is no linear layer of the file; the message lists those that are."""
+    ending = ".weight"
+    known = [k.removesuffix(ending) for k, v in state.items() if k.endswith(ending) and v.ndim == 2]
+    if name not in known:
+        raise UserError(
+            f"backbone.classifier: got {name!r}, which is no linear layer of {path} (those are: "
+            f"{some(sorted(known)) or 'none'}): name one of them, or leave classifier empty"
+        )
 
 
 def renamed(state: State, rename: Mapping[str, str], path: Path) -> State:

@@ -1,19 +1,23 @@
 """Checks, before a stage and by the settings alone, that source and targets fit together.
 
 One batch holds images of both, so both need the same size if source images are trained on. Grey and
-colour need not match: every set is converted to the one or three channels of the backbone.
+colour need not match: every set is converted to the one or three channels of the backbone. Class
+means, heads and the temperature of co-tuning need a source, a bank or weights that can give them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from uotft.core import config
 from uotft.core.errors import UserError
+from uotft.core.paths import located
 from uotft.core.records import ImageSet
 from uotft.data import files
 from uotft.pipeline.workspace import Workspace
+from uotft.selection import banks
 from uotft.training import objectives
 
 #: Backbones whose norm layers are known to take ``train.batch_norm: target``, or have none.
@@ -30,9 +34,8 @@ def check(ws: Workspace, targets: Sequence[str], strategies: Sequence[str]) -> N
         objectives.check(settings)
     if any(settings.batch_norm == "target" for settings in trained):
         _check_norms(ws)
-    keeping = [name for name in strategies if config.keeps(ws.params, name)]
-    if keeping:
-        _check_means(ws, keeping)
+    check_starts(ws, strategies)
+    keeping = any(config.keeps(ws.params, name) for name in strategies)
     source = ws.params.source
     size = _size(ws, source)
     others = [t for t in targets if size and _size(ws, t) not in (0, size)]
@@ -51,16 +54,39 @@ def _check_norms(ws: Workspace) -> None:
     separate_norms(model_io.build(ws.params.backbone, 1).backbone)
 
 
+def check_starts(
+    ws: Workspace, strategies: Sequence[str], *, classifier: bool | None = None
+) -> None:
+    """Refuse what class means, heads or a temperature cannot be made of.
+
+    ``classifier`` says whether the pre-trained network has one of the source's classes, where that
+    network is here; without, the settings of the backbone say it.
+    """
+    origin, unit = ws.params.source_means, ws.params.select.unit
+    if origin != "images" and unit != "class":
+        other = "" if ws.by_class else ", or source_means: images"
+        raise UserError(
+            f"select.unit: got {unit}, but source_means: {origin} stands for whole classes: set "
+            f"select.unit: class{other}"
+        )
+    if keeping := [name for name in strategies if config.keeps(ws.params, name)]:
+        _check_means(ws, keeping)
+    if not ws.by_class:
+        return
+    for name in strategies:
+        _check_temperature(ws, name)
+        if not (_has_classifier(ws) if classifier is None else classifier):
+            _check_heads(ws, name)
+
+
 def _check_means(ws: Workspace, strategies: Sequence[str]) -> None:
     """Refuse class means that cannot be had, or that a strategy cannot compare."""
     origin, source = ws.params.source_means, ws.params.source
-    if ws.by_class and (origin == "images" or ws.params.select.unit != "class"):
+    if ws.by_class and origin == "images":
         raise UserError(
             f"{source} is fetched by class, so no image of it is here before the selection: set "
             "source_means: classifier, or to the path of a bank, and select.unit: class"
         )
-    if origin == "images":
-        return
     if ws.by_class and origin == "classifier" and not _has_classifier(ws):
         raise UserError(
             f"backbone {ws.params.backbone['name']} has no classifier of ImageNet's classes: set "
@@ -69,6 +95,8 @@ def _check_means(ws: Workspace, strategies: Sequence[str]) -> None:
         )
     if origin == "classifier":
         _check_rows(ws, strategies)
+    elif origin != "images" and located(ws.root, origin).is_file():  # else `units` says so
+        _check_bank(ws, strategies)
 
 
 def _check_rows(ws: Workspace, strategies: Sequence[str]) -> None:
@@ -81,16 +109,72 @@ def _check_rows(ws: Workspace, strategies: Sequence[str]) -> None:
             )
     if ws.params.train.source_head == "class_means":
         raise UserError(
-            "train.source_head: got class_means, but with source_means: classifier there are no "
-            "means: set it to classifier or random"
+            f"train.source_head: got class_means, but source_means: {ws.params.source_means} holds "
+            "rows of a classifier, which are no means: set it to classifier or random"
         )
+
+
+def _check_bank(ws: Workspace, strategies: Sequence[str]) -> None:
+    """Refuse a bank that the source head cannot start from, or of rows of a classifier."""
+    origin, module = ws.params.source_means, _objective(ws)[0]
+    bank = banks.brought(str(located(ws.root, origin)))
+    if bank.classifier:
+        _check_rows(ws, strategies)
+    if ws.params.train.source_head != "class_means" or "source" not in objectives.heads(module):
+        return
+    from uotft.models import model_io
+
+    here, there = bank.head_means().shape[1], model_io.build(ws.params.backbone, 1).backbone
+    if here != there.features:
+        raise UserError(
+            f"train.source_head: got class_means, but source_means: {origin} has {here} numbers a "
+            f"class, and the backbone {ws.params.backbone['name']} has {there.features} features: "
+            "set it to random, or make a bank that has them with `uotft bank make`"
+        )
+
+
+def _check_temperature(ws: Workspace, name: str) -> None:
+    """Refuse to fit a temperature for rows that keep no class of a source by class."""
+    module, settings = _objective(ws.of(name))
+    # without a kept class, an objective that reads source images becomes plain
+    fits = getattr(settings, "calibrate", False) and "source" not in objectives.parts(module)
+    if fits and not config.keeps(ws.params, name):
+        objective = ws.of(name).params.train.objective
+        raise UserError(
+            f"train.objective: {objective} fits a temperature on images of {ws.params.source}, and "
+            f"with --strategy {name} none is fetched: set objectives.{objective}.calibrate: false"
+        )
+
+
+def _check_heads(ws: Workspace, name: str) -> None:
+    """Refuse a head that starts from a classifier, where the weights have none."""
+    module, train = _objective(ws.of(name))[0], ws.of(name).params.train
+    reads = "source" in objectives.parts(module)
+    if "source" not in objectives.heads(module) or (reads and not config.keeps(ws.params, name)):
+        return
+    if "classifier" in module.ROUTES or not reads:
+        got, instead = f"train.objective: got {train.objective}", "take another objective"
+    elif train.source_head == "classifier":
+        got = "train.source_head: got classifier"
+        instead = "set it to random, or to class_means if source_means is a bank of means"
+    else:
+        return
+    raise UserError(
+        f"{got}, but backbone {ws.params.backbone['name']} has no classifier of the classes of "
+        f"{ws.params.source}: {instead}"
+    )
+
+
+def _objective(ws: Workspace) -> tuple[ModuleType, Any]:
+    return config.objective(ws.params, ws.params.train.objective)
 
 
 def _has_classifier(ws: Workspace) -> bool:
     """Whether the backbone brings weights with a classifier, by its settings alone."""
     module, settings = config.backbone(ws.params.backbone)
     brings = hasattr(module, "pretrained") and getattr(settings, "weights", "") != "none"
-    return brings and getattr(module, "CLASSIFIER", True)
+    named = getattr(settings, "classifier", None) != ""  # state_dict: the key in the file
+    return brings and named and getattr(module, "CLASSIFIER", True)
 
 
 def check_images(ws: Workspace, target: str, source: ImageSet, images: ImageSet) -> None:
@@ -131,8 +215,7 @@ def _is_of_files(ws: Workspace, name: str) -> bool:
 
 
 def _reads_source(ws: Workspace) -> bool:
-    module, _ = config.objective(ws.params, ws.params.train.objective)
-    return "source" in objectives.parts(module)
+    return "source" in objectives.parts(_objective(ws)[0])
 
 
 def _misfit(ws: Workspace, target: str, here: int, there: int) -> str:

@@ -64,7 +64,7 @@ def _take(ws: Workspace) -> None:
     """Write the given weights with their own classifier, of a source without images yet.
 
     Its rows are the classes of the source, in the order of published classifiers. Where the weights
-    have no such rows, the head is zero: only the strategy none can be used then.
+    have no such rows, the head is zero: `compatible` refuses what would start from it.
     """
     module, settings = config.dataset(ws.params, ws.params.source)
     classes = module.every_class()

@@ -43,6 +43,8 @@ def train(ws: Workspace, cell: Cell, context: Context) -> None:
     claim_together(ws.unfinished(folder), fingerprint, context)
     fitted = cache(partial(_probe, ws, cell, context))
     material, facts = _read(ws, cell, lambda: fitted().head)
+    has_classifier = facts.get("head") != "none"
+    compatible.check_starts(ws, [cell.strategy], classifier=has_classifier)
     objective = assembly.objective_for(ws.params, material.part)
     if "source" in objective.parts:
         compatible.check_images(ws, cell.target, material.part.data, material.target)

@@ -33,13 +33,34 @@ def part_of(bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]) -> Sourc
         means = np.array([points[labels == c].mean(0) for c in range(len(classes))])
     elif bank.unit == "cluster":
         classes = kept[:0]
-    return SourcePart(images, rows, labels, names, classes, means, bank.backbone)
+    held_out = _held_out(bank, images, kept)
+    return SourcePart(images, rows, labels, names, classes, means, bank.backbone, held_out)
 
 
 def members(bank: ClassBank, images: ImageSet) -> NDArray[np.int64]:
     """The unit (n,) of each training image; by its class's name where the bank was made without."""
     if len(bank.members) or not images.names:
         return bank.members
+    return _by_name(bank, images)[images.labels[images.rows("train")]]
+
+
+def _held_out(
+    bank: ClassBank, images: ImageSet, kept: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The validation images (v,) and the classifier's row (v,) of each.
+
+    Of a source by class only those of ``kept`` classes: other selections bring more of them.
+    """
+    rows = images.rows("val")
+    if len(bank.members) or not images.names:
+        return rows, images.labels[rows]
+    classes = _by_name(bank, images)[images.labels[rows]]
+    ours = np.isin(classes, kept)
+    return rows[ours], classes[ours]
+
+
+def _by_name(bank: ClassBank, images: ImageSet) -> NDArray[np.int64]:
+    """The bank's row of each class of the source."""
     place = {name: row for row, name in enumerate(bank.names)}
     unknown = [name for name in images.names if name not in place]
     if unknown:
@@ -47,8 +68,7 @@ def members(bank: ClassBank, images: ImageSet) -> NDArray[np.int64]:
             f"{bank.file or 'the bank'}: no row for {some(unknown, NAMED)}, classes of the source: "
             "its names must be those of the bank"
         )
-    rows = np.array([place[name] for name in images.names], np.int64)
-    return rows[images.labels[images.rows("train")]]
+    return np.array([place[name] for name in images.names], np.int64)
 
 
 def target_bank(pool: dict[str, NDArray[Any]], sampled: NDArray[np.int64], file: str) -> ClassBank:

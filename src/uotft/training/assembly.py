@@ -110,14 +110,13 @@ def assemble(
     streams, left_out = _streams(material, objective, network.channels, context)
     recipe = objectives.recipe(settings, len(material.rows))
     network.to(context.accelerator.device)
-    part, validation = material.part, material.part.data.rows("val")
     start = objectives.StartingPoint(
         settings.source_weight,
         network.backbone,
         network.head("target"),
         lambda: seen(material.pretrained, images, material.rows, context),
-        lambda: seen(material.pretrained, part.data, validation, context),
-        part.classes,
+        lambda: _seen_source(material, objective, context),
+        material.part.classes,
     )
     terms = objectives.ready(objective.module, objective.settings, start)
     return Task(network, streams, terms, recipe, objective.module.ROUTES), left_out
@@ -220,3 +219,17 @@ def seen(
     found = torch.as_tensor(features(pretrained, Views(images, rows), context))
     with torch.no_grad():
         return pretrained.head("target")(found), torch.as_tensor(images.labels[rows])
+
+
+def _seen_source(
+    material: Material, objective: Objective, context: Context
+) -> tuple[Tensor, Tensor]:
+    """The same for the source's validation images; labels (n,) are rows of the classifier."""
+    part, (rows, labels) = material.part, material.part.held_out
+    if not len(rows):
+        raise UserError(
+            f"the source {material.params.source} has no validation image here to fit the "
+            f"temperature on: set objectives.{objective.name}.calibrate: false"
+        )
+    logits, _ = seen(material.pretrained, part.data, rows, context)
+    return logits, torch.as_tensor(labels)

@@ -60,5 +60,6 @@ def pretrained(settings: Settings) -> weight_files.Pretrained:
         Path(settings.weights),
         prefix=settings.prefix,
         classifier=settings.classifier,
+        required=bool(settings.classifier),
         rename=settings.rename,
     )

@@ -43,8 +43,9 @@ class StartingPoint:
     ``weight`` is lambda; ``backbone`` and ``head`` (that of the target) are the network's own, at
     their starting weights. ``seen_target`` and ``seen_source`` return the pre-trained classifier's
     logits (n, all source classes) and the labels (n,): of the seed's labelled target images, and of
-    the source's validation images. Each call costs a forward pass. ``classes`` are the classifier's
-    rows for the kept classes, in the order of the source head; empty for clusters.
+    the source's validation images, of a source by class those of the kept classes. Each call costs
+    a forward pass. ``classes`` are the classifier's rows for the kept classes, in the order of the
+    source head; empty for clusters.
     """
 
     weight: float

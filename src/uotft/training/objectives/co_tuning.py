@@ -9,7 +9,8 @@ classifier is calibrated first: one temperature is fitted on the source's valida
 paper's reverse approach, which learns p(y_t | y_s) and applies Bayes' rule, needs more than a few
 labelled images per class and is not implemented.
 
-This objective reads no source images, so it ignores the selected classes.
+This objective reads no source images, so it ignores the selected classes. A source by class is the
+exception: its validation images are those of the selected classes.
 """
 
 from __future__ import annotations
