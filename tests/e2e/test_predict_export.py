@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from PIL import Image
 from support.commands import answer, call
 from support.projects import workspace
 from support.stages import run_train
+from uotft.core import storage
 from uotft.core.records import Cell
 from uotft.models import model_io
 from uotft.models.inputs import to_input
-from uotft.pipeline import readers
+from uotft.pipeline import predict_export, readers
 
 CELL = ("--dataset", "digits", "--strategy", "uot", "--seed", "0")
 
@@ -51,6 +53,19 @@ def test_predict_says_what_the_network_says(trained: Path) -> None:
         assert [c["label"] for c in about["classes"]] == [str(c) for c in best]
         found = [c["probability"] for c in about["classes"]]
         assert found == pytest.approx(row[best].tolist(), rel=1e-5)
+
+
+def test_an_interrupted_export_leaves_no_old_classes_beside_the_new_model(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, output = trained / "models/digits/uot/0", tmp_path / "digits.pt2"
+    described = output.with_name("digits.pt2.json")
+    described.write_text("of an older model")
+    monkeypatch.setattr(storage, "write_json", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        predict_export.export(model, "torch", output)
+    assert output.is_file()
+    assert not described.exists()
 
 
 def test_predict_needs_no_project_with_a_model_folder(trained: Path, tmp_path: Path) -> None:

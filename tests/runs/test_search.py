@@ -35,6 +35,7 @@ CHOICES = "train.lambda: {choices: [0.3, 1.0]}\n"
         ("seeds: {choices: [1, 2]}\n", {}, "seeds has no single value"),
         ("pretrain.seed: {choices: [1, 2]}\n", {}, "pretrain.seed: --set changes only source_f"),
         ("train.lambda: {low: 0.1, high: 1.0}\n", {}, "give it choices, or use --sampler tpe"),
+        ("train.lambda: {choices: [0.1, 1.0]}\n", {"prune": True, "jobs": 2}, "--jobs 2: with"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched(

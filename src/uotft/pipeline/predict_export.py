@@ -125,6 +125,8 @@ def export(model: Path, form: str, output: Path) -> dict[str, Any]:
         "difference": difference,
         "tolerance": TOLERANCE,
     }
+    description = output.with_name(f"{output.name}.json")
+    description.unlink(missing_ok=True)  # an older one must not stand beside the new model
     storage.write_bytes(output, content)
-    storage.write_json(output.with_name(f"{output.name}.json"), about)
+    storage.write_json(description, about)
     return about

@@ -127,6 +127,11 @@ def _check(ws: Workspace, plan: Plan, space: Space, fleet: Fleet) -> None:
         raise UserError(
             "search starts its own processes: use --num-processes instead of another launcher"
         )
+    if plan.prune and plan.jobs > 1:
+        raise UserError(
+            f"--jobs {plan.jobs}: with --prune each result decides what is trained next, so one "
+            "training runs at a time: leave out one of the two"
+        )
     if not re.fullmatch(r"(\w[\w.-]*)?", plan.study):
         raise UserError(f"--study: got {plan.study!r}; give it one word, such as {plan.target}-2")
     if not space:
