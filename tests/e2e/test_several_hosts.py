@@ -111,10 +111,11 @@ def slurm(root: Path, host: Host, rank: int, *words: str) -> subprocess.Popen[st
         "scontrol": "echo 10.77.0.1; echo 10.77.0.2",
         "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
     }
-    (root / "bin").mkdir(exist_ok=True)
-    for name, does in stand_ins.items():
-        (root / "bin" / name).write_text(f"#!/bin/bash\n{does}\n")
-        (root / "bin" / name).chmod(0o755)
+    if rank == 0:  # once: the first host runs them while the second starts
+        (root / "bin").mkdir(exist_ok=True)
+        for name, does in stand_ins.items():
+            (root / "bin" / name).write_text(f"#!/bin/bash\n{does}\n")
+            (root / "bin" / name).chmod(0o755)
     mine = environment(root, words[0])
     mine["PATH"] = f"{root / 'bin'}:{mine['PATH']}"
     mine |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": str(rank), "SLURM_JOB_ID": "17"}

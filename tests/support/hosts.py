@@ -139,6 +139,13 @@ def ended(started: Sequence[subprocess.Popen[str]], seconds: float) -> list[str]
     except subprocess.TimeoutExpired as error:
         for process in started:
             process.kill()
-        rest = [p.communicate(timeout=5)[0] for p in started[len(said) :]]
-        raise AssertionError([*said, *rest]) from error
+        raise AssertionError([*said, *map(_so_far, started[len(said) :])]) from error
     return said
+
+
+def _so_far(process: subprocess.Popen[str]) -> str:
+    """What a killed command has printed; what it started on its host may hold its output open."""
+    try:
+        return process.communicate(timeout=5)[0]
+    except subprocess.TimeoutExpired as error:
+        return (error.output or b"").decode()
