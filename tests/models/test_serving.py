@@ -42,7 +42,7 @@ def test_one_path_alone_and_an_empty_table(model: serving.Classifier, tmp_path: 
     listed = model.predict(None, [tmp_path / "one.png"])
     for alone in (tmp_path / "one.png", str(tmp_path / "one.png")):
         assert model.predict(None, alone).equals(listed)
-    for nothing in ([], pd.DataFrame({"file": []}), pd.DataFrame({"file": []}, dtype=str)):
+    for nothing in (pd.DataFrame({"file": []}), pd.DataFrame({"file": []}, dtype=str)):
         assert model.predict(None, nothing).to_dict("list") == {"label": [], "probability": []}
 
 

@@ -38,7 +38,7 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             given, rows = np.atleast_1d(np.asarray(model_input)), []
         except ValueError as error:
             raise self._wrong("rows of different shapes") from error
-        files = not len(given) or (given.dtype.kind in "OSTU" and given.size == len(given))
+        files = given.shape == (0, 1) or (given.dtype.kind in "OSTU" and given.size == len(given))
         images: Any = self._paths(given.ravel()) if files else self._checked(given)
         for start in range(0, len(images), AT_ONCE):
             part = images[start : start + AT_ONCE]
