@@ -239,7 +239,7 @@ def cautions(results: Results, rows: list[Row]) -> list[str]:
     found = {
         label: interval([m["top1"] for m in seeds.values()]) for label, seeds in results.items()
     }
-    lines = [overlap_note(results)] if overlap_note(results) else []
+    lines = [note for note in [overlap_note(results)] if note]
     if alone := [label for label, value in found.items() if value.n < 2]:
         lines.append(f"– means no interval, since there is only one seed: {', '.join(alone)}.")
     if equal := [label for label, value in found.items() if value.constant]:
@@ -253,9 +253,7 @@ def cautions(results: Results, rows: list[Row]) -> list[str]:
         for baseline, difference in row.against.items()
         if difference.constant and not isfinite(row.p[baseline])
     ]:
-        lines.append(
-            f"The same difference on every seed leaves a t-test nothing: {', '.join(same)}."
-        )
+        lines.append(f"There is no p where every seed has the same difference: {', '.join(same)}.")
     images = min(m.get("images", FEW) for seeds in results.values() for m in seeds.values())
     if 0 < images < FEW:
         shares = ", ".join(

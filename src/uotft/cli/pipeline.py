@@ -240,8 +240,8 @@ def _select_brought(
         from uotft.selection.classifier import COST_SCALE
 
         wanted = {**({"top_k": PAPERS_K} if is_rows else {}), **wanted}
-        own = registry.load("strategies", strategy, "strategy").Settings.model_fields
-        if is_rows and "cost_scale" in own:
+        module = registry.load("strategies", strategy, "strategy")
+        if is_rows and "cost_scale" in module.Settings.model_fields:
             settings = {"cost_scale": COST_SCALE, **settings}
         made = bank_request(strategy, settings, wanted, seed)
         chosen, recall = banks.select(banks.Sides(*sides, size), output, made, said, track)

@@ -31,6 +31,7 @@ def compare(
     """Read the metrics and histories of every target; write tables and pictures to reports/.
 
     Returns {target: table} and the cautions below the tables.
+
     `dvc metrics show` prints a row for each reports/metrics/TARGET/STRATEGY.json.
 
     ``origins`` is {SHA-256 of weights: the run that made them}, for the runs that are known.

@@ -116,11 +116,13 @@ def _check_rows(ws: Workspace, strategies: Sequence[str]) -> None:
 
 def _check_bank(ws: Workspace, strategies: Sequence[str]) -> None:
     """Refuse a bank that the source head cannot start from, or of rows of a classifier."""
-    origin, module = ws.params.source_means, _objective(ws)[0]
+    origin = ws.params.source_means
     bank = banks.brought(str(located(ws.root, origin)))
     if bank.classifier:
         _check_rows(ws, strategies)
-    if ws.params.train.source_head != "class_means" or "source" not in objectives.heads(module):
+    if ws.params.train.source_head != "class_means":
+        return
+    if "source" not in objectives.heads(_objective(ws)[0]):
         return
     from uotft.models import model_io
 
