@@ -9,7 +9,7 @@ import pytest
 
 from support.commands import answer
 from support.image_folders import pictures
-from uotft.cli import pipeline
+from uotft.cli.app import app
 from uotft.core import storage, user_settings
 from uotft.pipeline import init
 from uotft.pipeline.init import Wanted
@@ -65,16 +65,36 @@ def test_recall_from_class_means_is_that_of_top_k(tmp_path: Path) -> None:
         assert {float(row["kept"]) for row in rows} == {kept}
 
 
+def test_one_training_has_no_number_of_jobs(tmp_path: Path) -> None:
+    assert "--jobs goes with --all" in refused("train --dataset digits --jobs 2", tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [("--all --again", "give --again with --strategy and --seed"), ("--jobs 2", "goes with --all")],
+    ("command", "ignored"),
+    [
+        ("train", "--again"),
+        ("train", "--dry-run"),
+        ("train", "--seed 1 --strategy uot"),
+        ("select", "--seed 0"),
+        ("select", "--explain"),
+        ("evaluate", "--strategy uot"),
+    ],
 )
-def test_one_training_or_all_that_are_missing(options: str, message: str, tmp_path: Path) -> None:
-    assert message in refused(f"train --dataset digits {options}", tmp_path)
+def test_all_cells_have_no_options_of_one(command: str, ignored: str, tmp_path: Path) -> None:
+    said = refused(f"{command} --dataset digits --all {ignored}", tmp_path)
+    names = ", ".join(word for word in ignored.split() if word.startswith("--"))
+    assert f"{command}: --all is every strategy" in said
+    assert said.endswith(f"leave out {names}\n")
+
+
+@pytest.mark.parametrize("option", ["--size 224", "--top-k 5", "--output x", "--expect cat"])
+def test_a_selection_of_the_project_has_its_settings(option: str, tmp_path: Path) -> None:
+    said = refused(f"select --dataset digits {option}", tmp_path)
+    assert "params.yaml has its settings" in said
 
 
 @pytest.mark.parametrize(
-    "options", ["--source photos/old", "--backbone resnet18", "--strategy none"]
+    "options", ["--source photos/old", "--backbone resnet18", "--strategy none", "--strategy uot"]
 )
 def test_the_doctor_of_no_training_has_none_of_its_options(options: str, tmp_path: Path) -> None:
     said = refused(f"doctor {options}", tmp_path)
@@ -110,7 +130,7 @@ def test_a_dry_run_plans_with_a_copy_of_imagenet_and_does_not_remember_it(
 ) -> None:
     (home / "copy" / "n01440764").mkdir(parents=True)
     before = sorted(home.rglob("*"))
-    pipeline.train("photos", imagenet=Path("copy"), dry_run=True)
+    app(["train", "--dataset", "photos", "--imagenet", "copy", "--dry-run"], standalone_mode=False)
     assert "1 of ImageNet's 1,000 classes in copy/" in capsys.readouterr().out
     assert sorted(home.rglob("*")) == before
     assert not user_settings.path().exists()
@@ -128,7 +148,8 @@ def test_a_dry_run_knows_a_set_of_the_project_by_its_path(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     init.init(home, Wanted("small", "", "photos", home, alone=True))
-    pipeline.train("./photos", strategy="none", dry_run=True)
+    words = ["train", "--dataset", "./photos", "--strategy", "none", "--dry-run"]
+    app(words, standalone_mode=False)
     assert "small_resnet on photos-images, without source images" in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uotft.cli.options import Expected, Jobs, LabelTable, Processes, Scheduler, workspace
+from uotft.cli.options import Expected, Jobs, LabelTable, Processes, Scheduler, given, workspace
 from uotft.cli.tables import print_table
 from uotft.core.errors import UserError
 
@@ -82,6 +82,9 @@ Output = Annotated[
     Path | None, typer.Option(file_okay=False, help="A folder for the tables, with --source-bank.")
 ]
 
+#: What `run` takes with --source-bank, by the names of its parameters.
+OF_RECALL = {"name", "source_bank", "target_bank", "expect", "table", "top_k", "output"}
+
 
 @app.command()
 def show(name: Name) -> None:
@@ -106,6 +109,7 @@ def show(name: Name) -> None:
 
 @app.command()
 def run(
+    ctx: typer.Context,
     name: Name,
     on: On = None,
     seeds: Seeds = "",
@@ -137,8 +141,7 @@ def run(
 
     experiment, expected = paper_tables.load(name), expect or []
     if source_bank or target_bank:
-        trainings = on, seeds, settings, rows, part, validation, dry_run, jobs, scheduler
-        if any(trainings) or num_processes > 1:
+        if given(ctx) - OF_RECALL:
             raise UserError("experiment run --source-bank goes with --target-bank, --expect, "
                             "--table, --top-k and --output alone; it trains nothing")  # fmt: skip
         _recall(experiment, source_bank, target_bank, expected, table, top_k, output)

@@ -153,6 +153,20 @@ def workspace(
     return ws
 
 
+def given(ctx: typer.Context) -> set[str]:
+    """The options that the command line itself gives, by the names of their parameters."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def check_all(ctx: typer.Context, *ignored: str) -> None:
+    """Raise `UserError` if ``ignored`` options stand beside --all, which has no use for them."""
+    if ctx.params["all_"] and (beside := sorted(given(ctx) & {*ignored})):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in beside)
+        raise UserError(f"{ctx.info_name}: --all is every strategy and every seed of params.yaml: "
+                        f"leave out {names}")  # fmt: skip
+
+
 def overrides(settings: list[str] | None, subset: str) -> list[str]:
     """The settings of --set, with --subset as one more."""
     from uotft.core import config

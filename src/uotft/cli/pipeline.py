@@ -37,6 +37,8 @@ from uotft.cli.options import (
     Strategy,
     Subset,
     TargetOrImages,
+    check_all,
+    given,
     name_and_value,
     overrides,
     workspace,
@@ -152,6 +154,7 @@ def units(
 
 
 def select(
+    ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help="A target with a section in params.yaml.")] = "",
     strategy: Strategy = "uot",
     seed: Seed = 0,
@@ -191,13 +194,14 @@ def select(
     """
     from uotft.core import config
 
+    check_all(ctx, "strategy", "seed", "explain")
     settings = _given({"metric": metric, "cost_scale": cost_scale} | config.parsed(set_ or []))
     wanted = _given({"top_k": _number(top_k), "max_per_class": max_per_class})
     sides, extras = (source_bank, target, target_bank, backbone), (expect or [], table, pictures)
     if not dataset:
         request = strategy, settings, wanted, seed
         chosen = _select_brought(sides, size, output, request, (explain, *extras))
-    elif any((*sides, *extras, output)) or settings or wanted:
+    elif given(ctx) - {"dataset", "strategy", "seed", "explain", "all_"}:
         raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
                         "params.yaml has its settings")  # fmt: skip
     else:
@@ -281,6 +285,7 @@ def _number(text: str | None) -> int | str | None:
 
 
 def train(
+    ctx: typer.Context,
     dataset: TargetOrImages,
     source: OtherSource = "",
     preset: OwnPreset = "",
@@ -316,7 +321,9 @@ def train(
     from uotft.core.records import Cell
     from uotft.runs import cells, job, plan, processes, whole
 
-    _check_all(jobs, all_=all_, again=again)
+    check_all(ctx, "strategy", "seed", "again", "dry_run")
+    if jobs and not all_:
+        raise UserError("train: --jobs goes with --all; without it there is one training")
     changes = overrides(set_, subset)
     cell = Cell((not source and whole.section(dataset)) or dataset, strategy, seed)
     order = whole.order(cell, source, preset, backbone, changes)
@@ -340,15 +347,6 @@ def train(
             typer.echo(lines)
     if order and ws.by_class:
         typer.echo(job.test(ws, cell, track))
-
-
-def _check_all(jobs: int, *, all_: bool, again: bool) -> None:
-    """Raise `UserError` for what --all would ignore, or what is ignored without it."""
-    if all_ and again:
-        raise UserError("train: --all trains only what has no model yet: leave out --again, or "
-                        "give --again with --strategy and --seed")  # fmt: skip
-    if jobs and not all_:
-        raise UserError("train: --jobs goes with --all; without it there is one training")
 
 
 def _show(found: Plan) -> None:
@@ -379,6 +377,7 @@ def forecast(dataset: Dataset) -> None:
 
 
 def evaluate(
+    ctx: typer.Context,
     dataset: Dataset,
     strategy: Strategy = "uot",
     set_: Overrides = None,
@@ -392,6 +391,7 @@ def evaluate(
     from uotft.core.progress import track
     from uotft.runs import cells, job
 
+    check_all(ctx, "strategy")
     ws = workspace(dataset, strategy).with_changes(overrides(set_, subset))
     if all_:
         lines: Iterable[str] = cells.evaluate(ws, dataset)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from uotft.cli.options import Backbone, OtherSource, Preset, Strategy
+from uotft.cli.options import Backbone, OtherSource, Preset, Strategy, given
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def ui(
 
 
 def doctor(
+    ctx: typer.Context,
     for_: Annotated[
         str,
         typer.Option(
@@ -94,7 +95,7 @@ def doctor(
     from uotft.core.errors import UserError
     from uotft.runs import doctor
 
-    if not for_ and (source or backbone or strategy != "uot"):
+    if given(ctx) and not for_:
         raise UserError("doctor: --source, --backbone and --strategy go with --for, the data set "
                         "of a training; without it there is none to check")  # fmt: skip
     found = doctor.findings()
