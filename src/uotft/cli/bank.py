@@ -12,6 +12,7 @@ import typer
 
 from uotft.cli.options import Label, Names, Room, Shards, Sums, workspace
 from uotft.core.errors import UserError
+from uotft.core.progress import track
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -61,7 +62,6 @@ def make(
     With --shards, tar files are fetched one after the other, and dropped once they are embedded.
     The same command resumes at the shard; give it several times at once to share the work.
     """
-    from uotft.core.progress import track
     from uotft.pipeline import banks
 
     if bool(images) + classifier + bool(dataset) + bool(shards) != 1:
@@ -103,7 +103,6 @@ def fetch(
 
     A broken download resumes.
     """
-    from uotft.core.progress import track
     from uotft.pipeline import bank_files
 
     for line in bank_files.fetch(url, sha256, output, track):

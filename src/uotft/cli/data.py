@@ -22,6 +22,7 @@ from uotft.cli.options import (
     workspace,
 )  # fmt: skip
 from uotft.cli.tables import print_table
+from uotft.core.progress import track
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -80,7 +81,6 @@ def prepare(
     Shows first how much disk space this takes. A broken download resumes. If files must be
     downloaded by hand, the message lists them and says where to put them.
     """
-    from uotft.core.progress import track
     from uotft.pipeline.fetch import fetch
     from uotft.pipeline.prepare import prepare
 
@@ -96,7 +96,6 @@ def fetch() -> None:
 
     A stage of such projects. Asks for ImageNet's terms once; a broken download resumes.
     """
-    from uotft.core.progress import track
     from uotft.pipeline.source_classes import fetch
 
     for line in fetch(workspace(), track):
@@ -114,7 +113,6 @@ def verify(
     Without a name, checks all outputs of the pipeline and DVC's copies of them. Exit code 1 if
     anything is wrong.
     """
-    from uotft.core.progress import track
     from uotft.pipeline import datasets
     from uotft.pipeline.verify import everything
 
@@ -164,7 +162,6 @@ def overlap(
     --source, uses the source of params.yaml and writes the pairs to overlap/.
     """
     from uotft.core.errors import UserError
-    from uotft.core.progress import track
     from uotft.pipeline.overlap import overlap, overlap_lines, within
 
     if bool(name) == bool(target or source):
@@ -194,7 +191,6 @@ def subset(
     FILE.csv lists their path (or row in data/NAME.npz, for a set without files), label and split.
     A folder gets the images themselves, as shards.
     """
-    from uotft.core.progress import track
     from uotft.pipeline.data_export import write_subset
 
     ws = workspace(dataset)
@@ -211,7 +207,6 @@ def export(
     per_shard: Annotated[int, typer.Option(min=1, help="Most images in one tar file.")] = 1000,
 ) -> None:
     """Write the source images that training reuses as WebDataset shards: tar files."""
-    from uotft.core.progress import track
     from uotft.pipeline.data_export import export_source
 
     ws = workspace(dataset, strategy)
@@ -236,7 +231,6 @@ def keep(
     What is kept is a data set of shards. The same command resumes at the shard; give it several
     times at once to share the work.
     """
-    from uotft.core.progress import track
     from uotft.data.shard_stream import listed
     from uotft.pipeline import shard_selection
     from uotft.pipeline.shard_banks import Reading

@@ -14,6 +14,7 @@ from uotft.cli.options import ModelFolder, ModelTarget, Seed, Strategy, model_fo
 from uotft.cli.tables import print_table
 from uotft.core import environment
 from uotft.core.errors import UserError
+from uotft.core.progress import track
 
 if TYPE_CHECKING:
     from uotft.models.predict import Answer
@@ -31,7 +32,6 @@ def predict(
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Predict the classes of image files: the five likeliest of each, with probabilities."""
-    from uotft.core.progress import track
     from uotft.pipeline.predict_export import predict
 
     with environment.memory_kept():

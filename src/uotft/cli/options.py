@@ -160,7 +160,9 @@ def given(ctx: typer.Context) -> set[str]:
 
 
 def check_all(ctx: typer.Context, *ignored: str) -> None:
-    """Raise `UserError` if ``ignored`` options stand beside --all, which has no use for them."""
+    """Raise `UserError` for options that --all would ignore, or that are ignored without it."""
+    if "jobs" in given(ctx) and not ctx.params["all_"]:
+        raise UserError("train: --jobs goes with --all; without it there is one training")
     if ctx.params["all_"] and (beside := sorted(given(ctx) & {*ignored})):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in beside)
         raise UserError(f"{ctx.info_name}: --all is every strategy and every seed of params.yaml: "

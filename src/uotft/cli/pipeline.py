@@ -46,6 +46,7 @@ from uotft.cli.options import (
 from uotft.cli.tables import print_table
 from uotft.core import environment
 from uotft.core.errors import UserError
+from uotft.core.progress import track
 from uotft.core.seeds import LAST_SEED
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def prepare(
     ] = "",
 ) -> None:
     """Read, check and split the images of a data set: data/DATASET.npz."""
-    from uotft.core.progress import track
     from uotft.pipeline import compatible
     from uotft.pipeline.prepare import prepare
 
@@ -194,16 +194,13 @@ def select(
     """
     from uotft.core import config
 
-    check_all(ctx, "strategy", "seed", "explain")
+    _check_select(ctx, dataset)
     settings = _given({"metric": metric, "cost_scale": cost_scale} | config.parsed(set_ or []))
     wanted = _given({"top_k": _number(top_k), "max_per_class": max_per_class})
     sides, extras = (source_bank, target, target_bank, backbone), (expect or [], table, pictures)
     if not dataset:
         request = strategy, settings, wanted, seed
         chosen = _select_brought(sides, size, output, request, (explain, *extras))
-    elif given(ctx) - {"dataset", "strategy", "seed", "explain", "all_"}:
-        raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
-                        "params.yaml has its settings")  # fmt: skip
     else:
         from uotft.core.records import Cell
         from uotft.runs import cells, job
@@ -215,6 +212,14 @@ def select(
             return
         chosen = job.select(ws, Cell(dataset, strategy, seed))
     _print_selection(chosen, explain=explain)
+
+
+def _check_select(ctx: typer.Context, dataset: str) -> None:
+    """Raise `UserError` for options that a selection of the project would ignore."""
+    check_all(ctx, "strategy", "seed", "explain")
+    if dataset and given(ctx) - {"dataset", "strategy", "seed", "explain", "all_"}:
+        raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
+                        "params.yaml has its settings")  # fmt: skip
 
 
 def _select_brought(
@@ -238,7 +243,6 @@ def _select_brought(
     is_rows = source.startswith(IMAGENET)
     if source and (target or (is_rows and target_bank)):
         from uotft.core import registry
-        from uotft.core.progress import track
         from uotft.pipeline import banks  # torch
         from uotft.pipeline.init import PAPERS_K
         from uotft.selection.classifier import COST_SCALE
@@ -317,13 +321,10 @@ def train(
     to date first. With --all, every cell of params.yaml on this target that has no model yet,
     --jobs at a time. With --set, with other settings: variants/SETTINGS/models/.
     """
-    from uotft.core.progress import track
     from uotft.core.records import Cell
     from uotft.runs import cells, job, plan, processes, whole
 
     check_all(ctx, "strategy", "seed", "again", "dry_run")
-    if jobs and not all_:
-        raise UserError("train: --jobs goes with --all; without it there is one training")
     changes = overrides(set_, subset)
     cell = Cell((not source and whole.section(dataset)) or dataset, strategy, seed)
     order = whole.order(cell, source, preset, backbone, changes)
@@ -363,7 +364,6 @@ def forecast(dataset: Dataset) -> None:
     """Measure before training how far source gradients are from the target's: forecast/."""
     from statistics import fmean
 
-    from uotft.core.progress import track
     from uotft.pipeline.forecast import forecast
 
     with environment.memory_kept():
@@ -388,7 +388,6 @@ def evaluate(
 
     With --set, for the models that train --set made: variants/SETTINGS/metrics/.
     """
-    from uotft.core.progress import track
     from uotft.runs import cells, job
 
     check_all(ctx, "strategy")

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from uotft.cli.options import Backbone, OtherSource, Preset, Strategy, given
+from uotft.core.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ def init(
     backbone: Backbone = "",
 ) -> None:
     """Make this folder a project on two sets of images: write params.yaml and dvc.yaml."""
-    from uotft.core.progress import track
     from uotft.pipeline.init import Wanted, init
 
     here = Path.cwd()
