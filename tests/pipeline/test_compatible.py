@@ -197,3 +197,43 @@ def test_no_temperature_is_fitted_where_no_image_is_fetched(tmp_path: Path) -> N
     compatible.check(off, ["digits"], ["none"])
     joint = from_imagenet(tmp_path, RESNET, objective="joint_co_tuning")
     compatible.check(joint, ["digits"], ["none"])
+
+
+def unlabelled(root: Path, **changes: dict):  # noqa: ANN201
+    """A project whose source has no labels, with weights and clusters."""
+    params = tiny_params() | {"source": "dump", "strategies": ["none", "uot"]}
+    params["datasets"]["dump"] = {"kind": "folder", "path": "dump", "size": 16, "labels": False}
+    params["backbone"] = {"name": "resnet18", "weights": "w.pth"}
+    params["select"] |= {"unit": "cluster"}
+    params["train"] |= {"objective": "pseudo_label"}
+    for section, change in changes.items():
+        params[section] = params[section] | change
+    write_params(root, params)
+    return workspace(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": {"weights": "none"}}, "to train the backbone resnet18 on: take one with"),
+        ({"select": {"unit": "class"}}, "so uot has no classes to select: set select.unit: clust"),
+        ({"train": {"objective": "co_tuning"}}, "train.objective: co_tuning learns them: set it"),
+        (
+            {"select": {"unit": "image"}, "train": {"objective": "joint"}},
+            "train.objective: joint learns them: set it to pseudo_label",
+        ),
+    ],
+)
+def test_a_source_without_labels_gives_none(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=f"dump has no labels .*{message}"):
+        compatible.check(unlabelled(tmp_path, **changes), ["digits"], ["uot"])
+
+
+def test_clusters_of_it_can_be_trained_on(tmp_path: Path) -> None:
+    for objective in ("pseudo_label", "joint", "plain"):
+        ws = unlabelled(tmp_path, train={"objective": objective})
+        compatible.check(ws, ["digits"], ["none", "uot"])
+    plain = unlabelled(tmp_path, select={"unit": "class"}, train={"objective": "plain"})
+    compatible.check(plain, ["digits"], ["none"])
+    with pytest.raises(UserError, match="labels: false, but dump is a target, whose images need"):
+        compatible.check(ws, ["dump"], ["none"])

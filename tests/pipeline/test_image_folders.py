@@ -15,6 +15,7 @@ from PIL import Image
 from support import pictures
 from support.child_processes import pair
 from support.finished_trials import line_of
+from support.foreign_weights import torchvision_file
 from support.projects import tiny_params, workspace, write_params
 from support.stages import up_to_units
 from uotft.core import storage
@@ -123,6 +124,25 @@ def test_selection_and_training_read_files(made: Path) -> None:
     results = storage.read_json(workspace(made).metrics("mine", "uot"))["0"]
     assert results["images"] == 15
     assert np.sum(results["confusion"]) == 15
+
+
+def test_clusters_of_a_source_without_labels_are_trained_on(tmp_path: Path) -> None:
+    """Its folders are named like classes, and mean nothing."""
+    sections = draw(tmp_path / "pictures")
+    sections["things"] |= {"labels": False}
+    found = params(sections)
+    _, path = torchvision_file("resnet18", tmp_path, num_classes=12)
+    found["backbone"] = {"name": "resnet18", "weights": str(path)}
+    found["select"] |= {"unit": "cluster"}
+    found["cluster"] |= {"clusters": 8}
+    found["train"] |= {"objective": "pseudo_label"}
+    write_params(tmp_path, found)
+    up_to_units(tmp_path)
+    ws = workspace(tmp_path)
+    overlap.overlap("things", "mine", ws.overlap("mine"), **QUIET, workspace=lambda: ws)
+    facts = train(tmp_path)
+    assert [name.partition(" ")[0] for name in facts["reused"]] == ["cluster"] * 3
+    assert storage.read_json(tmp_path / "data/things.json")["images"] == {"train": 79, "val": 1}
 
 
 def test_training_follows_its_seed(made: Path, copy: Path) -> None:

@@ -229,6 +229,9 @@ def test_projects_beside_each_other_share_a_tracking_store(
     assert workspace(tmp_path / "mine").tracking == tmp_path / "mine"
 
 
+SIDES = "source", "target"
+
+
 def loose(folder: Path) -> Path:
     """Pictures without folders of classes, as a camera leaves them."""
     made = pictures(folder, 1, 4)
@@ -245,24 +248,52 @@ def listed(folder: Path) -> Path:
     return folder / "birds.csv"
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("side", "make", "message"),
     [
-        (loose, "no image in a folder named after its class"),
-        (lambda folder: pictures(folder, 1, 4), "are of one class, 'class 0'"),
-        (listed, "birds.csv: all training images are of one class, 'robin'"),
+        ("target", loose, "no image in a folder named after its class"),
+        ("source", loose, "--preset small learns classes first: put them into a folder for each"),
+        *(
+            (side, lambda folder: pictures(folder, 1, 4), "are of one class, 'class 0'")
+            for side in SIDES
+        ),
+        *(
+            (side, listed, "birds.csv: all training images are of one class, 'robin'")
+            for side in SIDES
+        ),
     ],
-    ids=["loose", "one class", "list"],
 )
 def test_images_that_make_no_set_are_refused_at_once(
-    tmp_path: Path, make: Callable[[Path], Path], message: str, side: str
+    tmp_path: Path, side: str, make: Callable[[Path], Path], message: str
 ) -> None:
     sides = {"source": pictures(tmp_path / "good", 2, 4), "target": tmp_path / "good"}
     sides[side] = make(tmp_path / "wrong")
     with pytest.raises(UserError, match=message):
         made(tmp_path / "new", "small", sides["source"], sides["target"])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_source_of_loose_pictures_has_no_labels(
+    tmp_path: Path, folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder of a class, or a table that may hold labels, is no such source."""
+    caplog.set_level("INFO", "uotft.pipeline.init")
+    old = loose(tmp_path / "camera")
+    made(tmp_path / "new", "few", old, folders[1])
+    params = config.load(tmp_path / "new")
+    assert params.datasets["camera"]["labels"] is False
+    assert (params.select.unit, params.train.objective) == ("cluster", "pseudo_label")
+    assert params.cluster.clusters == 2, "of four pictures; 200 of 2,000 or more"
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0].startswith("camera: no labels, 4 images in colour")
+    assert messages[1].startswith("camera: its pictures lie in no folder of a class, so they are a")
+    (old / "labels.csv").touch()
+    with pytest.raises(UserError, match=r"no image in a folder(?s:.)*labels\.csv; to read one, "):
+        made(tmp_path / "other", "few", old, folders[1])
+    (old / "labels.csv").rename(old / "notes.txt")
+    (old / "robin").mkdir()
+    with pytest.raises(UserError, match="no image in a folder named after its class"):
+        made(tmp_path / "other", "few", old, folders[1])
 
 
 def test_init_says_what_it_sees(

@@ -21,7 +21,7 @@ from pathlib import Path
 from uotft.core.errors import UserError
 from uotft.core.text import counted, some
 from uotft.data.files import printable
-from uotft.data.lists import PARTS, Rows, class_name, differ_in_case
+from uotft.data.lists import PARTS, UNLABELLED, Rows, class_name, differ_in_case
 from uotft.data.walk import pieces, walk
 
 Names = tuple[str, ...]  # of folders, from the top
@@ -107,6 +107,15 @@ def scan(folder: Path) -> Scan:
     notes += tree.notes()
     _must_train(folder, rows, notes)
     return Scan(rows, tuple(notes))
+
+
+def unlabelled(folder: Path) -> Scan:
+    """All images below ``folder`` as one class, whatever folders they lie in; reads no file."""
+    tree = walk(folder)
+    rows = [(path, UNLABELLED, "train") for path in tree.images()]
+    if not rows:
+        raise UserError("\n  ".join([f"{folder}: no image in it", *tree.notes()]))
+    return Scan(rows, tuple(tree.notes()))
 
 
 def part_of(name: str) -> str | None:

@@ -38,6 +38,7 @@ COLUMNS = ("path", "label", "split")
 LIKE_SPLIT = ("set", "subset", "part", "partition", "fold", "usage", "phase", "datasplit")
 INDEX = ("", "unnamed: 0", "__index_level_0__")  # a column that pandas adds
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+UNLABELLED = "unlabelled"  # the one class of a set without labels
 MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "?"}  # labels that mean: no label
 BETWEEN = ("|", ";", ",", " ")  # separators in the label of a picture that has several
 
@@ -98,15 +99,19 @@ def differ_in_case(names: Iterable[str]) -> tuple[str, ...]:
     return (f"classes whose names differ in case only: {some(groups)}",) if groups else ()
 
 
-def read(path: Path) -> Found:
-    """The rows of a list, each picture once. Raises `UserError`, which names the row."""
+def read(path: Path, *, labelled: bool = True) -> Found:
+    """The rows of a list, each picture once. Raises `UserError`, which names the row.
+
+    If not ``labelled``, the list needs no labels, and all rows are of one class.
+    """
     header, cells = _table(path)
-    columns, notes = _columns(path, header, cells)
+    columns, notes = _columns(path, header, cells, ("path", "label") if labelled else ("path",))
     rows: Rows = []
     seen: dict[str, tuple[str, str, int]] = {}
     again, changed, absent, partless = 0, dict[str, str](), list[str](), 0
     for number, row in enumerate(cells, start=1):
         image, given, split = (_text(path, number, row, columns.get(c)) for c in COLUMNS)
+        given = given if labelled else UNLABELLED
         label, part = class_name(given), part_of(split) if split.strip() else "train"
         image = image.strip()
         if not image or not label or {"\0", "\n"} & {*image, *label}:
@@ -231,7 +236,7 @@ def _named(header: Sequence[str]) -> dict[str, int]:
 
 
 def _columns(
-    path: Path, header: Sequence[str], cells: Sequence[Sequence[Any]]
+    path: Path, header: Sequence[str], cells: Sequence[Sequence[Any]], needed: Sequence[str]
 ) -> tuple[dict[str, int], list[str]]:
     """({known column: its index}, notes). Raises `UserError` if one is missing or uncertain."""
     plain = [name.strip().casefold() for name in header]
@@ -244,7 +249,7 @@ def _columns(
             f"{path}: it lists rows of another set and no files; `uotft data subset` with a "
             "folder as --output writes shards, which can be read again"
         )
-    if missing := [c for c in ("path", "label") if c not in found]:
+    if missing := [c for c in needed if c not in found]:
         hint = "; the first line must name the columns" if any(map(is_image, header)) else ""
         raise UserError(
             f"{path}: no column {' and no column '.join(missing)}; a list needs the columns "

@@ -32,6 +32,11 @@ def check(ws: Workspace, targets: Sequence[str], strategies: Sequence[str]) -> N
     trained = [ws.of(name).params.train for name in strategies]
     for settings in trained:
         objectives.check(settings)
+    if bare := [name for name in targets if not _has_labels(ws, name)]:
+        raise UserError(
+            f"datasets.{bare[0]}.labels: false, but {bare[0]} is a target, whose images need "
+            "labels: put them into a folder for each class, or list them"
+        )
     if any(settings.batch_norm == "target" for settings in trained):
         _check_norms(ws)
     check_starts(ws, strategies)
@@ -69,6 +74,8 @@ def check_starts(
             f"select.unit: got {unit}, but source_means: {origin} stands for whole classes: set "
             f"select.unit: class{other}"
         )
+    if not _has_labels(ws, ws.params.source):
+        _check_unlabelled(ws, strategies)
     if keeping := [name for name in strategies if config.keeps(ws.params, name)]:
         _check_means(ws, keeping)
     if not ws.by_class:
@@ -97,6 +104,25 @@ def _check_means(ws: Workspace, strategies: Sequence[str]) -> None:
         _check_rows(ws, strategies)
     elif origin != "images" and located(ws.root, origin).is_file():  # else `units` says so
         _check_bank(ws, strategies)
+
+
+def _check_unlabelled(ws: Workspace, strategies: Sequence[str]) -> None:
+    """Refuse what a source without labels cannot give."""
+    unit, why = ws.params.select.unit, f"{ws.params.source} has no labels (datasets.NAME.labels)"
+    if not brings_weights(ws.params.backbone):
+        raise UserError(
+            f"{why} to train the backbone {ws.params.backbone['name']} on: take one with weights"
+        )
+    for name in strategies:
+        module, train = _objective(ws.of(name))[0], ws.of(name).params.train
+        keeps = config.keeps(ws.params, name)
+        if keeps and unit == "class":
+            raise UserError(f"{why}, so {name} has no classes to select: set select.unit: cluster")
+        has_head = "source" in objectives.heads(module)
+        if "classifier" in module.ROUTES or (has_head and keeps and unit == "image"):
+            raise UserError(
+                f"{why}, and train.objective: {train.objective} learns them: set it to pseudo_label"
+            )
 
 
 def _check_rows(ws: Workspace, strategies: Sequence[str]) -> None:
@@ -174,9 +200,15 @@ def _objective(ws: Workspace) -> tuple[ModuleType, Any]:
 def _has_classifier(ws: Workspace) -> bool:
     """Whether the backbone brings weights with a classifier, by its settings alone."""
     module, settings = config.backbone(ws.params.backbone)
-    brings = hasattr(module, "pretrained") and getattr(settings, "weights", "") != "none"
     named = getattr(settings, "classifier", None) != ""  # state_dict: the key in the file
+    brings = brings_weights(ws.params.backbone)
     return brings and named and getattr(module, "CLASSIFIER", True)
+
+
+def brings_weights(backbone: dict[str, Any]) -> bool:
+    """Whether a backbone, by its section, is given weights and not trained on the source first."""
+    module, settings = config.backbone(backbone)
+    return hasattr(module, "pretrained") and getattr(settings, "weights", "") != "none"
 
 
 def check_images(ws: Workspace, target: str, source: ImageSet, images: ImageSet) -> None:
@@ -214,6 +246,10 @@ def _side(images: ImageSet) -> int:
 def _is_of_files(ws: Workspace, name: str) -> bool:
     """Whether the pictures are read from files, and so in colour."""
     return isinstance(_settings(ws, name), files.View)
+
+
+def _has_labels(ws: Workspace, name: str) -> bool:
+    return bool(getattr(_settings(ws, name), "labels", True))
 
 
 def _reads_source(ws: Workspace) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from uotft.core import registry, user_settings
 from uotft.core.errors import UserError
 from uotft.data import archives
 from uotft.data.archives import card_of
+from uotft.data.files import is_image
 from uotft.data.lists import LISTS
+from uotft.data.walk import TABLES, is_junk
 
 PRESETS = resources.files("uotft") / "presets"
 ENDINGS = (*archives.SUFFIXES, *LISTS)
@@ -41,6 +43,11 @@ class Given:
         """Whether its images are fetched once classes have been selected."""
         module = registry.load("datasets", self.section["kind"], "data set")
         return getattr(module, "BY_CLASS", False)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its images have labels."""
+        return bool(self.section.get("labels", True))
 
 
 def public() -> list[str]:
@@ -68,6 +75,19 @@ def images(text: str, home: Path, folder: Path) -> Given:
             f"a public set ({', '.join(public())})"
         )
     return Given(name_of(folder, path), {"kind": "folder", "path": shown(folder, path)}, path)
+
+
+def unlabelled(source: Given) -> Given:
+    """The same, as a set without labels if its pictures lie directly in one folder."""
+    if source.path is None or not source.path.is_dir():
+        return source
+    with os.scandir(source.path) as found:
+        entries = [entry for entry in found if not is_junk(os.fsencode(entry.name))]
+    flat = any(is_image(entry.name) for entry in entries)
+    others = (e for e in entries if e.is_dir() or Path(e.name).suffix.lower() in TABLES)
+    if not flat or any(others):  # a table may hold the labels
+        return source
+    return replace(source, section={**source.section, "labels": False})
 
 
 def _public(name: str, home: Path, folder: Path) -> Given:

@@ -28,14 +28,17 @@ from uotft.core.paths import located
 from uotft.core.records import Progress, silently
 from uotft.data.archives import card_of
 from uotft.data.datasets import folder as folder_kind
+from uotft.data.files import is_image
 from uotft.data.lists import LISTS
 from uotft.pipeline import given
+from uotft.pipeline.compatible import brings_weights
 from uotft.pipeline.given import Given
 from uotft.selection.classifier import COST_SCALE
 
 PRESETS = given.PRESETS
 PAPERS_K = 100  # the paper keeps 100 of 1,000 source classes
 SHARED = ".."  # the tracking store of the projects that `uotft train` makes side by side
+PER_CLUSTER = 10  # images on average, of few images without labels
 SEEN = 20  # about so many pictures of a set are opened for their size and colours
 DETAIL = 64  # pixels a side below which photographs are hard to recognise
 GREY = {"1", "L", "LA", "I", "I;16", "F"}  # Pillow's modes without colour
@@ -71,7 +74,13 @@ def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
         raise UserError(f"{folder / existing[0]} is there already: init needs a folder without it")
     sets = sets_of(wanted, folder)
     params = render(wanted, folder)
-    looks = [_look_at(each.path, progress) for each in sets]
+    if not (sets[0].labelled or brings_weights(yaml.safe_load(params)["backbone"])):
+        raise UserError(
+            f"{wanted.source}: its pictures lie in no folder of a class, and the network of "
+            f"--preset {wanted.preset} learns classes first: put them into a folder for each "
+            "class, or take --preset few or paper, whose network brings weights"
+        )
+    looks = [_look_at(each, progress) for each in sets]
     _note(looks, tuple(each.name for each in sets), yaml.safe_load(params))
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # DVC's own message does not say why
@@ -219,7 +228,7 @@ def presets() -> list[str]:
 
 def sets_of(wanted: Wanted, folder: Path) -> tuple[Given, Given]:
     """Source and target; two folders of the same name are told apart."""
-    source = given.images(wanted.source or given.IMAGENET, wanted.home, folder)
+    source = given.unlabelled(given.images(wanted.source or given.IMAGENET, wanted.home, folder))
     target = given.images(wanted.target, wanted.home, folder)
     if target.by_class:
         raise UserError(f"{wanted.target}: ImageNet by class can only be a source")
@@ -259,6 +268,10 @@ def render(wanted: Wanted, folder: Path, *, cut_test: bool = False) -> str:
         # rows of a classifier have no lengths that compare with those of features
         changes |= {"source_means": "classifier", "  greedy_ot": "{metric: cosine}"}
         changes["  uot"] = _flow(yaml.safe_load(_line(made, "  uot")) | {"cost_scale": COST_SCALE})
+    if not source.labelled:
+        clusters = yaml.safe_load(_line(made, "cluster"))
+        clusters["clusters"] = min(clusters["clusters"], max(2, _count(source) // PER_CLUSTER))
+        changes |= {"  unit": "cluster", "  objective": "pseudo_label", "cluster": _flow(clusters)}
     if wanted.alone:
         changes["strategies"] = "[none]"
     for key, value in changes.items():
@@ -297,7 +310,7 @@ def _line(text: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class _Look:
-    """A set of images at a glance; sides and colours are those of a sample."""
+    """A set of images at a glance, 0 ``classes`` without labels; sides are those of a sample."""
 
     classes: int
     images: int
@@ -307,36 +320,38 @@ class _Look:
     def __str__(self) -> str:
         kind = "grey" if self.grey else "in colour"
         sides = " to ".join(str(side) for side in sorted({min(self.sides), max(self.sides)}))
-        return f"{self.classes} classes, {self.images} images {kind}, {sides} pixels a side"
+        classes = f"{self.classes} classes" if self.classes else "no labels"
+        return f"{classes}, {self.images} images {kind}, {sides} pixels a side"
 
 
-def _look_at(path: Path | None, progress: Progress) -> _Look | None:
+def _look_at(images: Given, progress: Progress) -> _Look | None:
     """Refuse images that make no data set of ``kind: folder``.
 
     An archive is not unpacked for that (None): the first stage, prepare, says what is wrong there.
     Nor is a public set looked at, which may still have to be fetched.
     """
+    path = images.path
     if path is None or path.is_file() and not path.name.lower().endswith(LISTS):
         return None
-    settings = folder_kind.Settings(path=str(path.resolve()))
+    settings = folder_kind.Settings(path=str(path.resolve()), labels=images.labelled)
     listed = folder_kind.found(settings, progress, Path())
     listed.must_be_there()
     for note in listed.notes:
         logger.warning("%s: %s", path, note)
     folder, rows = listed.folder, listed.rows
     classes = {name for _, name, part in rows if part == "train"}
-    if len(classes) == 1:
+    if len(classes) == 1 and images.labelled:
         raise UserError(
             f"{path}: all training images are of one class, {min(classes)!r}; at least two "
-            "classes are needed, each in a folder of its own (a source without labels: any two "
-            "folders)"
+            "classes are needed, each in a folder of its own (a source without labels: all "
+            "pictures directly in the folder)"
         )
     sides, modes = [], set()
     for image, _, _ in rows[:: max(1, len(rows) // SEEN)]:
         with suppress(Exception), Image.open(os.fsencode(folder) + b"/" + image) as picture:
             sides.append(min(picture.size))  # from the file's header; prepare reads the rest
             modes.add(picture.mode)
-    return _Look(len(classes), len(rows), sides, bool(modes) and modes <= GREY)
+    return _Look(len(classes) * images.labelled, len(rows), sides, bool(modes) and modes <= GREY)
 
 
 def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, Any]) -> None:
@@ -344,6 +359,9 @@ def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, 
     for name, look in zip(called, looks, strict=True):
         if look and look.sides:
             logger.info("%s: %s", name, look)
+        if look and not look.classes:
+            logger.info("%s: its pictures lie in no folder of a class, so they are a source "
+                        "without labels, of which clusters are selected", name)  # fmt: skip
     sizes = {name: params["datasets"][name]["size"] for name in called}
     logger.info("the network sees each picture at %s pixels a side (datasets.NAME.size), in colour",
                 " and ".join(str(size) for size in dict.fromkeys(sizes.values())))  # fmt: skip
@@ -371,6 +389,12 @@ def _scale(sides: list[int], size: int) -> str:
             f"detail; to keep more, raise {change}"
         )
     return ""
+
+
+def _count(images: Given) -> int:
+    """How many pictures lie directly in a folder."""
+    assert images.path is not None
+    return sum(is_image(name) for name in os.listdir(images.path))
 
 
 def _classes(images: Given) -> int:

@@ -59,7 +59,8 @@ def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
     }
     storage.write_json(ws.data(dataset).with_suffix(".json"), summary)
     parts = ", ".join(f"{n} {split}" for split, n in counts.items()) or "no"
-    return f"{dataset}: {len(images.names)} classes, {parts} images{_official(module, counts)}"
+    classes = f"{len(images.names)} classes" if getattr(settings, "labels", True) else "no labels"
+    return f"{dataset}: {classes}, {parts} images{_official(module, counts)}"
 
 
 def _anywhere(images: ImageSet, lines: Iterable[str]) -> list[str]:

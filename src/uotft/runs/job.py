@@ -106,7 +106,7 @@ def _pretrain(ws: Workspace, crew: Crew, held: list[int]) -> str:
         follow(lambda points: None)
         facts = _finish(run, ws.pretrained())
     source = ws.params.source
-    if ws.by_class:
+    if ws.by_class or len(facts["classes"]) == 1:
         return f"{source}: {outlook.weights(facts)}"
     line = f"pre-trained on {source}: {outlook.validation(ws, source, facts)}"
     return "\n".join(filter(None, [line, outlook.chance(ws, source, facts, ws.pretrained())]))

@@ -14,10 +14,11 @@ from typing import Any
 from safetensors import safe_open
 
 from uotft.analysis import endings
-from uotft.core import config, dvc, storage
+from uotft.core import dvc, storage
 from uotft.core.records import Cell
 from uotft.core.settings import Recipe
 from uotft.core.text import some
+from uotft.pipeline import compatible
 from uotft.pipeline.readers import validation_images, validations
 from uotft.pipeline.workspace import Workspace
 from uotft.training import metrics, objectives
@@ -36,7 +37,7 @@ def first(ws: Workspace, target: str) -> str:
     train = ws.params.train
     length = _length(train.recipe) if objectives.trains(train) else "no step"
     lengths = {"pretrain": ws.params.pretrain.recipe}
-    if "pretrain" in missing and not _pretrains(ws):
+    if "pretrain" in missing and compatible.brings_weights(ws.params.backbone):
         lengths = {}
     named = [f"{s} ({_length(lengths[s])})" if s in lengths else s for s in missing]
     return (
@@ -50,12 +51,6 @@ def _length(recipe: Recipe) -> str:
     return f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs} epochs"
 
 
-def _pretrains(ws: Workspace) -> bool:
-    """Whether pretrain trains the backbone; otherwise its weights are published ones."""
-    module, settings = config.backbone(ws.params.backbone)
-    return not hasattr(module, "pretrained") or getattr(settings, "weights", "") == "none"
-
-
 def validation(ws: Workspace, dataset: str, facts: dict[str, Any]) -> str:
     """Top-1 and mean accuracy per class in percent, on the validation images of a data set."""
     top1, mean = facts["validation"]["val/top1"], facts["validation"]["val/mean_per_class"]
@@ -64,8 +59,10 @@ def validation(ws: Workspace, dataset: str, facts: dict[str, Any]) -> str:
 
 
 def weights(facts: dict[str, Any]) -> str:
-    """A line on the weights that a source without images begins with."""
+    """A line on the weights that a source without images, or without labels, begins with."""
     classes, file = len(facts["classes"]), facts["weights"].get("file", "random weights")
+    if classes == 1:
+        return f"{file}; no labels to make a classifier of"
     if facts["head"] == "none":
         return f"{file}, without a classifier of its {classes:,} classes"
     return f"{file}, with a classifier of its {classes:,} classes"
@@ -103,7 +100,7 @@ def norms(ws: Workspace, target: str) -> str:
     """A line where few labelled images replace the norm statistics of published weights; or ""."""
     train, summary = ws.params.train, ws.data(target).with_suffix(".json")
     moves = train.batch_norm != "frozen" and objectives.trains(train)
-    if not moves or _pretrains(ws) or not summary.is_file():
+    if not moves or not compatible.brings_weights(ws.params.backbone) or not summary.is_file():
         return ""
     images = storage.read_json(summary)
     classes = int(images["classes"])

@@ -40,6 +40,11 @@ class Settings(files.View):
         0.2, ge=0, lt=1, description="share to cut for tests, if there is no test; 0 for a source"
     )
     seed: int = Field(0, ge=0, description="seed of the cut into parts")
+    labels: bool = Field(
+        True,
+        exclude_if=bool,  # sets that were prepared before there was this setting stay as they are
+        description="false: no labels; all pictures below the folder, for a source of clusters",
+    )
 
 
 def load(
@@ -60,6 +65,8 @@ def load(
     paths = [path for path, _, _ in rows]
     images = files.image_set(folder, paths, labels, splits, names, settings, progress)
     images = replace(images, notes=(*images.notes, *listed.notes))
+    if not settings.labels:  # nothing to test by, and validation needs but one image
+        return duplicates.parted(images, val=1 / len(images.labels), seed=settings.seed)
     return duplicates.parted(images, test=settings.test, val=settings.val, seed=settings.seed)
 
 
@@ -71,9 +78,9 @@ def found(settings: Settings, progress: Callable[..., Iterable[int]], root: Path
     if not path.exists():
         raise UserError(f"{path}: no such folder or file (path in the data set's section)")
     if file := _list(path):
-        listed = lists.read(file)
+        listed = lists.read(file, labelled=settings.labels)
         return listed._replace(notes=(*notes, *listed.notes))
-    scan = folders.scan(path)
+    scan = folders.scan(path) if settings.labels else folders.unlabelled(path)
     return Found(path, scan.rows, (*notes, *scan.notes))
 
 
