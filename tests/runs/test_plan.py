@@ -46,6 +46,9 @@ def test_times_follow_from_counts_and_the_speed(birds: Workspace) -> None:
         found.title
         == "uotft-birds/: resnet18 on birds, with the 100 classes of imagenet that uot keeps"
     )
+    auto = plan.plan(birds.with_changes(["select.top_k=auto"]), Cell("birds", "uot", 0))
+    assert auto.title.endswith("on birds, with what uot keeps of imagenet")
+    assert f"training, {steps} steps of 512 images" in auto.times, "nobody knows K yet"
     assert [item.what.split(":")[0] for item in found.items] == ["weights", "ImageNet"]
     assert not Path("uotft-birds").exists()
 

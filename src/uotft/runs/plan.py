@@ -15,6 +15,7 @@ from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.progress import duration
 from uotft.core.records import Cell, silently
+from uotft.core.text import plural
 from uotft.data import archives, class_downloads, class_images, downloads
 from uotft.data.archives import card_of
 from uotft.data.datasets import folder as folder_kind
@@ -136,12 +137,7 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     if ws.by_class and kept:
         _classes(ws, kept, items, there)
     counts = {name: counted(ws, name) for name in names}
-    source = f"{kept} classes" if kept else "classes"
-    source += f" of {ws.params.source} that {cell.strategy} keeps"
-    reuse = config.keeps(ws.params, cell.strategy)
-    title = f"{short(ws.root)}: {ws.params.backbone['name']} on {cell.target}" + (
-        f", with the {source}" if reuse else ", without source images"
-    )
+    title = f"{short(ws.root)}: {ws.params.backbone['name']} on {cell.target}, {_reused(ws, cell)}"
     pictures = {name: sum(parts.values()) for name, parts in counts.items()}
     if ws.by_class:
         pictures[ws.params.source] = kept * PER_CLASS
@@ -275,6 +271,18 @@ def _kept(ws: Workspace, cell: Cell) -> int:
     return int(storage.read_json(summary)["classes"]) if summary.is_file() else 0
 
 
+def _reused(ws: Workspace, cell: Cell) -> str:
+    """What of the source the cell trains on, for the title."""
+    if not config.keeps(ws.params, cell.strategy):
+        return "without source images"
+    source, chosen = ws.params.source, ws.params.select
+    if isinstance(chosen.top_k, int):
+        return (
+            f"with the {plural(chosen.top_k, chosen.unit)} of {source} that {cell.strategy} keeps"
+        )
+    return f"with what {cell.strategy} keeps of {source}"
+
+
 def _times(
     ws: Workspace, cell: Cell, images: dict[str, int], kept: int
 ) -> tuple[dict[str, float | str], str]:
@@ -282,7 +290,7 @@ def _times(
     if not images:
         return {"all of it": f"known once {cell.target} is prepared"}, ""
     settings, size = ws.params.train, config.dataset_settings(ws.params, cell.target).size
-    batch = config.images_a_step(ws.params, keeps=kept > 0)
+    batch = config.images_a_step(ws.params, keeps=config.keeps(ws.params, cell.strategy))
     count = outlook.labelled(ws, images["train"], lambda: _classes_of(ws, cell.target))
     recipe = objectives.recipe(settings, count)
     speed = estimate.measure(
