@@ -158,5 +158,9 @@ def test_the_note_on_overlap() -> None:
         "3 of 50 test images are also in the source. "
         "Mean top-1 with / without them, %: none 85.00 / 81.50."
     )
+    more = seeds(82.0, clean={"images": 45, "top1": 80.0})
+    mixed = {"all": seeds(70.0, clean=None), **some, "random": more}
+    assert comparison.overlap_note(mixed).startswith("3 to 5 of 50 test images are also in the so")
+    assert comparison.overlap_note(mixed).endswith("none 85.00 / 81.50, random 82.00 / 80.00.")
     every = {"none": seeds(80.0, clean={"images": 0})}
     assert comparison.overlap_note(every) == "50 of 50 test images are also in the source."

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from support.finished_trials import answers
+from uotft.analysis import comparison
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.runs import job
@@ -55,6 +56,18 @@ def test_what_is_there_for_the_page_alone_is_no_setting(tmp_path: Path) -> None:
     assert set(trial.settings) == {"strategy", "seed", "train.lambda"}
     tags = store.open_store(tmp_path).get_run(run).data.tags
     assert tags["mlflow.source.name"] == "80.00 % test (uot, seed 0)"
+
+
+def test_metrics_without_images_of_the_source_come_back(tmp_path: Path) -> None:
+    log(tmp_path, top1=None)
+    clean = {"clean/top1": 75.0, "clean/mean_per_class": 74.0, "clean/images": 4}
+    numbers = {"test/top1": 80.0, "test/mean_per_class": 79.0, **clean}
+    said = {0: answers(0, 0, 1, 1, 2, 2)}
+    assert delivery.log_test(tmp_path, "pets", "uot-0", numbers, said, [[2]]) == ""
+    [trial], _ = reader.trials(tmp_path, ["pets"], "", {})
+    assert trial.test["clean"] == {"top1": 75.0, "mean_per_class": 74.0, "images": 4.0}
+    note = comparison.overlap_note({"uot": {"0": trial.test}})
+    assert note.startswith("2 of 6 test images are also in the source. Mean top-1 with / without")
 
 
 def test_a_run_comes_back_with_all_that_a_comparison_needs(tmp_path: Path) -> None:

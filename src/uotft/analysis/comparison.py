@@ -215,20 +215,27 @@ def verdict(rows: list[Row]) -> str:
 
 
 def overlap_note(results: dict[str, dict[str, Any]]) -> str:
-    """How accuracy changes without the test images that are also in the source; "" if none are."""
-    [*tested] = (m for seeds in results.values() for m in seeds.values())
-    if "clean" not in tested[0]:
+    """How accuracy changes without the test images that are also in the source; "" if none are.
+
+    Of runs of several sources, those are counted that have such images, each with its own.
+    """
+    found = {
+        label: [m for m in seeds.values() if {"clean", "images"} <= m.keys()]
+        for label, seeds in results.items()
+    }
+    tested = [m for measured in found.values() for m in measured]
+    if not tested:
         return ""
-    images, clean = tested[0]["images"], tested[0]["clean"]["images"]
-    note = f"{images - clean} of {images} test images are also in the source."
-    if not clean:
-        return note
-    means = (
-        f"{strategy} {interval([m['top1'] for m in seeds.values()]).mean:.2f} / "
-        f"{interval([m['clean']['top1'] for m in seeds.values()]).mean:.2f}"
-        for strategy, seeds in results.items()
-    )
-    return f"{note} Mean top-1 with / without them, %: {', '.join(means)}."
+    counts = sorted({int(m["images"] - m["clean"]["images"]) for m in tested})
+    number = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+    note = f"{number} of {tested[0]['images']} test images are also in the source."
+    means = [
+        f"{label} {interval([m['top1'] for m in measured]).mean:.2f} / "
+        f"{interval([m['clean']['top1'] for m in measured]).mean:.2f}"
+        for label, measured in found.items()
+        if measured and all("top1" in m["clean"] for m in measured)
+    ]
+    return f"{note} Mean top-1 with / without them, %: {', '.join(means)}." if means else note
 
 
 def cautions(results: Results, rows: list[Row]) -> list[str]:

@@ -331,6 +331,7 @@ def evaluate(
         if seed in (known or {}):
             continue
         numbers = {"test/top1": m["top1"], "test/mean_per_class": m["mean_per_class"]}
+        numbers |= {f"{store.CLEAN}{name}": value for name, value in m.get("clean", {}).items()}
         said = {int(seed): answers[int(seed)]}
         why = delivery.log_test(
             ws.tracking, target, m["model"], numbers, said, m["confusion"], project=ws.project

@@ -14,6 +14,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Answers, Floats, Origin, Trial
 from uotft.tracking.notes import CLASSES, NONE
 from uotft.tracking.store import (
+    CLEAN,
     PROJECT,
     WARNING,
     WEIGHTS,
@@ -170,12 +171,15 @@ def _trial(mlflow: Any, run: Any) -> Trial:
     history = client.get_metric_history(run.info.run_id, "val/top1")
     target = tags.get("target") or client.get_experiment(run.info.experiment_id).name
     selection, plan_KT, answers = _artifacts(client, run.info.run_id)
+    found = run.data.metrics.items()
+    clean = {name.removeprefix(CLEAN): value for name, value in found if name.startswith(CLEAN)}
     return Trial(
         target=target,
         strategy=params["strategy"],
         seed=int(params["seed"]),
         test={name: run.data.metrics[f"test/{name}"] for name in ("top1", "mean_per_class")}
-        | ({} if answers is None else {"images": len(answers.rows)}),
+        | ({} if answers is None else {"images": len(answers.rows)})
+        | ({"clean": clean} if clean else {}),
         settings={k: v for k, v in params.items() if k != CLASSES and v != NONE}
         | ({PROJECT: tags[PROJECT]} if PROJECT in tags else {}),
         curve={point.step: point.value for point in sorted(history, key=lambda p: p.step)},

@@ -23,6 +23,7 @@ from uotft.core.errors import UserError
 ID = "uotft.run"  # the tag with our own id of a run, which exists before MLflow's
 PROJECT = "project"  # the tag with the project, in a store that is not in the project's own folder
 WARNING = "uotft.warning"  # the tag that says what is wrong with the end of a training, if anything
+CLEAN = "clean/"  # before metrics without the test images that are also in the source
 WEIGHTS = "model.sha256"  # the tag with the SHA-256 of the weights that a run made
 NOTE = "mlflow.note.content"  # the tag that MLflow's page shows as the run's description
 TURN_S = 120  # longest time that a process waits for its turn, should a server hang
