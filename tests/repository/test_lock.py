@@ -1,4 +1,4 @@
-"""dvc.lock is of today's code: a stage whose code changed runs again, or is shown not to need it."""
+"""dvc.lock is of the code as it is now: a stage whose code changed runs again."""
 
 from __future__ import annotations
 
