@@ -9,7 +9,6 @@ from support.repository import REPOSITORY
 
 
 def test_the_lock_is_of_todays_code() -> None:
-    """`make repro` brings it up to date."""
     made = yaml.safe_load((REPOSITORY / "dvc.lock").read_text())["stages"]
     stale = set()
     with Repo(str(REPOSITORY)) as repo:
@@ -20,4 +19,4 @@ def test_the_lock_is_of_todays_code() -> None:
                     dep.save()  # in memory alone: it computes the hash of the file or folder
                     if known.get(dep.def_path) != dep.hash_info.value:
                         stale.add(dep.def_path)
-    assert not stale
+    assert not stale, "run `make repro`, and commit dvc.lock"

@@ -108,7 +108,8 @@ def _check_means(ws: Workspace, strategies: Sequence[str]) -> None:
 
 def _check_unlabelled(ws: Workspace, strategies: Sequence[str]) -> None:
     """Refuse what a source without labels cannot give."""
-    unit, why = ws.params.select.unit, f"{ws.params.source} has no labels (datasets.NAME.labels)"
+    unit, source = ws.params.select.unit, ws.params.source
+    why = f"{source} has no labels (datasets.{source}.labels: false)"
     if not brings_weights(ws.params.backbone):
         raise UserError(
             f"{why} to train the backbone {ws.params.backbone['name']} on: take one with weights"

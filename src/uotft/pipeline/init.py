@@ -361,7 +361,7 @@ def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, 
             logger.info("%s: %s", name, look)
         if look and not look.classes:
             logger.info("%s: its pictures lie in no folder of a class, so they are a source "
-                        "without labels, of which clusters are selected", name)  # fmt: skip
+                        "without labels; uotft selects clusters of them", name)  # fmt: skip
     sizes = {name: params["datasets"][name]["size"] for name in called}
     logger.info("the network sees each picture at %s pixels a side (datasets.NAME.size), in colour",
                 " and ".join(str(size) for size in dict.fromkeys(sizes.values())))  # fmt: skip

@@ -43,7 +43,7 @@ class Settings(files.View):
     labels: bool = Field(
         True,
         exclude_if=bool,  # sets that were prepared before there was this setting stay as they are
-        description="false: no labels; all pictures below the folder, for a source of clusters",
+        description="false: its pictures have no labels, and all below it count; for a source",
     )
 
 
