@@ -134,7 +134,7 @@ AB = many("", "ab", 3)
 LOOKED = (
     "no image in a folder named after its class; looked for CLASS/image and train/CLASS/image. "
     "Make a folder for each class, or list the images in manifest.csv, with the columns path and "
-    "label"
+    "label. For a source without labels set labels: false in its section of params.yaml"
 )
 AMBIGUOUS = {
     "a part that is there twice": (

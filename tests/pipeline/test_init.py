@@ -287,6 +287,7 @@ def test_a_source_of_loose_pictures_has_no_labels(
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0].startswith("camera: no labels, 4 images in colour")
     assert messages[1].startswith("camera: its pictures lie in no folder of a class, so they are a")
+    assert "are enlarged to 224; lower size" in messages[-1], "--preset small would be refused"
     (old / "labels.csv").touch()
     with pytest.raises(UserError, match=r"no image in a folder(?s:.)*labels\.csv; to read one, "):
         made(tmp_path / "other", "few", old, folders[1])

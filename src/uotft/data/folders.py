@@ -371,7 +371,8 @@ def _must_train(folder: Path, rows: Rows, notes: list[str]) -> None:
         raise UserError(
             f"{folder}: no image in a folder named after its class; looked for CLASS/image and "
             "train/CLASS/image. Make a folder for each class, or list the images in manifest.csv, "
-            f"with the columns path and label{seen}"
+            "with the columns path and label. For a source without labels set labels: false in its "
+            f"section of params.yaml{seen}"
         )
     if len(names) == 1:
         raise UserError(

@@ -370,18 +370,21 @@ def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, 
         grey, colour = called if source.grey else called[::-1]
         logger.warning("%s is grey and %s in colour: what is learned on one may be of little use "
                        "for the other", grey, colour)  # fmt: skip
+    small = "" if source and not source.classes else "use --preset small, or "
     for name, look in zip(called, looks, strict=True):
-        if look and look.sides and (line := _scale(look.sides, sizes[name])):
+        if look and look.sides and (line := _scale(look.sides, sizes[name], small)):
             logger.warning("%s: %s", name, line)
 
 
-def _scale(sides: list[int], size: int) -> str:
-    """A note if pictures of these ``sides`` are much smaller or larger than ``size``."""
+def _scale(sides: list[int], size: int, small: str) -> str:
+    """A note if pictures of these ``sides`` are much smaller or larger than ``size``.
+
+    ``small`` advises the preset for small pictures, where the source can have it.
+    """
     change = "size and stored in params.yaml, the same in both sets"
     if 2 * max(sides) < size:
         return (
-            f"pictures of {max(sides)} pixels a side are enlarged to {size}; use --preset small, "
-            f"or lower {change}"
+            f"pictures of {max(sides)} pixels a side are enlarged to {size}; {small}lower {change}"
         )
     if size < DETAIL and min(sides) >= 3 * size:
         return (
