@@ -69,6 +69,8 @@ class Points:
 
 def start(root: Path, world: int, last: float = float("inf")) -> list[int]:
     """Train in ``world`` children; the first one dies at its point ``last``."""
+    # so that each training has as many points: of several children any one may make the folder
+    (left(root) if world > 1 else left(root).parent).mkdir(parents=True, exist_ok=True)
 
     def work(rank: int) -> None:
         points = Points(left(root), last if rank == 0 else float("inf"))
