@@ -170,3 +170,8 @@ def test_so_is_one_of_several(command: str, seeds: str, tmp_path: Path) -> None:
     said = refused(f"{command} --seeds {seeds}", tmp_path)
     assert f"--seeds: got {seeds!r}; " in said
     assert f"{2**32 - 1}" in said
+
+
+def test_clusters_that_no_command_could_read_are_refused_first(tmp_path: Path) -> None:
+    said = refused("units --features missing.npy --output clusters.npy", tmp_path)
+    assert "--output: got clusters.npy; a bank is a file that ends in .safetensors or" in said

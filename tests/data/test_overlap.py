@@ -150,6 +150,25 @@ def test_a_folder_is_read_as_prepare_reads_it(pair: Path, capfd: pytest.CaptureF
     assert f"{pair}/target: left out 3 hidden or system files" in said
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("birds_train", "birds_test"), ("CUB/train", "CUB/Testing"), ("1_train", "2_test")],
+)
+def test_parts_are_those_that_prepare_reads(pair: Path, train: str, test: str) -> None:
+    for label in ("owl", "wren"):
+        for place, seed in ((train, 7), (test, 8)):
+            save(pair / "own" / place / label / "0.png", scene(seed + len(label)))
+    found = overlap_stage.within(str(pair / "own"), progress=lambda items, label: items)
+    assert [found[side]["images"] for side in ("source", "target")] == [2, 2]
+    for side in ("source", "target"):
+        (pair / side).rename(pair / f"old {side}")
+    (pair / "own").rename(pair / "target")
+    (pair / "old source").rename(pair / "source")
+    found = compare(pair)
+    assert [found[side]["part"] for side in ("source", "target")] == ["all of the folder", "test"]
+    assert found["target"]["images"] == 2
+
+
 def test_a_part_may_be_a_link_to_another_place(pair: Path) -> None:
     save(pair / "elsewhere/bird/copy.png", scene(3))
     (pair / "target/test").symlink_to(pair / "elsewhere")

@@ -286,6 +286,24 @@ def test_tars_that_are_named_after_tests_are_not_trained_on(tmp_path: Path) -> N
     assert [len(images.rows(part)) for part in ("train", "test")] == [1, 1]
 
 
+@pytest.mark.parametrize("name", ["web-validation-000.tar", "web1k_val2017.tar"])
+def test_a_part_may_stand_anywhere_in_the_name(tmp_path: Path, name: str) -> None:
+    tar(tmp_path / "web-train-000.tar", dotted("a.jpg", "a.cls"))
+    tar(tmp_path / name, [("b.png", pictures(2)[1][2]), ("b.cls", b"1")])
+    with pytest.raises(UserError, match=r"would be trained on, and its name says val: set val_"):
+        loaded(path=str(tmp_path), val=0.0)
+
+
+def test_lines_of_class_names(tmp_path: Path) -> None:
+    """With a mark at the start, line ends of Windows, and characters that other readers cut at."""
+    path = tmp_path / "classes.txt"
+    path.write_bytes("\ufefftench\r\na\x0bb\x85c\u2028d\r\nshark\r\n".encode())
+    assert shards.named(["2", "0", "1"], path) == ("shark", "tench", "a\x0bb\x85c\u2028d")
+    for label in ("-1", "3", "shark"):
+        with pytest.raises(UserError, match=f"lacks a line for a label .'{label}': .* 0 to 2"):
+            shards.named(["0", label], path)
+
+
 def test_one_picture_in_two_shards_is_one_row(tmp_path: Path) -> None:
     members = dotted("a.jpg", "a.cls", "b.jpg", "b.cls")
     tar(tmp_path / "0.tar", members)
@@ -349,7 +367,7 @@ def test_an_export_holds_what_training_reuses(fresh: Path, tmp_path: Path) -> No
     assert {p.name: p.read_bytes() for p in output.iterdir()} == {
         p.name: p.read_bytes() for p in again.iterdir()
     }
-    with pytest.raises(UserError, match="not empty; name a new folder"):
+    with pytest.raises(UserError, match="already there, and not empty; name a new one"):
         exported(fresh, output)
 
 

@@ -210,9 +210,8 @@ def test_what_is_written_is_a_data_set_again(
     assert again.names == readers.images(ws, name).names
     if again.files is not None and name != "digits":
         assert (again.files.size, again.files.share) == (12, 0.9)
-    if output == "small":
-        with pytest.raises(UserError, match="not empty; name a new folder"):
-            data_export.write_subset(*arguments, progress=quiet)
+    with pytest.raises(UserError, match="already there, and not empty; name a new one"):
+        data_export.write_subset(*arguments, progress=quiet)
 
 
 def test_a_set_without_tests_stays_one(tmp_path: Path) -> None:
@@ -311,3 +310,20 @@ def test_images_left_out_of_the_source_decide_nothing(fresh: Path) -> None:
             storage.fingerprint(ws.cell("models", Cell("digits", "uot", 0)) / "model.safetensors")
         )
     assert made[0] == made[1]
+
+
+def test_a_subset_without_labels_says_so(tmp_path: Path) -> None:
+    """Else its list would be read as a set of the one class unlabelled."""
+    pictures(tmp_path / "photos", 1, 8)
+    params = tiny_params()
+    params["datasets"]["loose"] = {"kind": "folder", "path": "photos", "labels": False}
+    params["datasets"]["loose"] |= {"stored": 16, "size": 12, "test": 0.0}
+    write_params(tmp_path, params)
+    ws = workspace(tmp_path)
+    prepare.prepare(ws, "loose", progress=quiet)
+    output = tmp_path / "few.csv"
+    again = section(data_export.write_subset(ws, "loose", "shots=3", 0, output, progress=quiet))
+    assert again["labels"] is False
+    found = folder.load(folder.Settings(**{k: v for k, v in again.items() if k != "kind"}),
+                        quiet, tmp_path)  # fmt: skip
+    assert len(found.rows("train")) == 3

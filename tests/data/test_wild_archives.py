@@ -137,3 +137,19 @@ def test_what_is_no_archive_names_the_endings(tmp_path: Path, name: str) -> None
     (tmp_path / name).write_bytes(b"Rar!")
     with pytest.raises(UserError, match=r"neither a folder nor a file that ends in \.tar,.*\.csv"):
         found(tmp_path, name)
+
+
+def test_names_that_macos_does_not_mark_as_utf_8(tmp_path: Path) -> None:
+    """The zip is made by hand: zipfile marks them. Names in an old code page stay as they are."""
+    right = zipped([("Café/0.png", b"1"), ("Häher/0.png", b"2")])
+    marked = [i for i in range(len(right)) if right[i : i + 4] in (b"PK\x01\x02", b"PK\x03\x04")]
+    made = bytearray(right)
+    for at in marked:
+        made[at + (9 if made[at + 2] == 1 else 7)] &= ~0x08
+    assert bytes(made) != right
+    inside, notes = read(tmp_path, "mac.zip", bytes(made))
+    assert inside == {"train/Café: 1", "train/Häher: 2"}
+    assert not notes
+    old = bytes(made).replace("é".encode(), b"e\x82").replace("ä".encode(), b"a\x84")
+    inside, _ = read(tmp_path, "dos.zip", old)
+    assert inside == {"train/Cafeé: 1", "train/Haäher: 2"}

@@ -254,6 +254,11 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...], str]] = {
     "top_k": (
         setting("select", top_k=4), ("train", "forecast", "compare"), r"selection.json .*\(top_k\)"
     ),
+    "top_k by the plan": (
+        setting("select", top_k="auto"),
+        ("train", "forecast", "compare"),
+        r"selection.json .*\(top_k\)",
+    ),
     "strategy": (
         setting("selectors.uot", cost_scale=0.1),
         ("train", "forecast", "compare"),

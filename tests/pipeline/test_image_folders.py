@@ -25,6 +25,7 @@ from uotft.core.records import Cell
 from uotft.models import export, inputs, predict
 from uotft.pipeline import (
     evaluate,
+    forecast,
     overlap,
     predict_export,
     prepare,
@@ -143,6 +144,7 @@ def test_clusters_of_a_source_without_labels_are_trained_on(tmp_path: Path) -> N
     facts = train(tmp_path)
     assert [name.partition(" ")[0] for name in facts["reused"]] == ["cluster"] * 3
     assert storage.read_json(tmp_path / "data/things.json")["images"] == {"train": 79, "val": 1}
+    assert forecast.forecast(ws, "mine", **QUIET) == {}, "one class has no gradient"
 
 
 def test_training_follows_its_seed(made: Path, copy: Path) -> None:

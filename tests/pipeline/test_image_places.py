@@ -196,3 +196,17 @@ def test_a_source_by_class_before_any_class_is_selected(tmp_path: Path) -> None:
     freshness.check_features(ws, "imagenet", ws.embedding("imagenet"), "", "")
     with pytest.raises(UserError, match=r"with other settings .* \(images\)"):
         readers.images(ws, "imagenet")
+
+
+def test_a_target_of_one_class_is_refused(tmp_path: Path) -> None:
+    """Whatever is trained, all of it would be right."""
+    pictures(tmp_path / "photos", 1, 6)
+    lines = "".join(f"photos/class 0/{i}.png,bird\n" for i in range(6))
+    (tmp_path / "birds.csv").write_text(f"path,label\n{lines}")
+    params = tiny_params()
+    params["datasets"]["birds"] = {"kind": "folder", "path": "birds.csv", "stored": 16, "size": 12}
+    params["targets"] = ["birds"]
+    write_params(tmp_path, params)
+    with pytest.raises(UserError, match=r"birds: all its images are of the class 'bird'"):
+        prepare.prepare(workspace(tmp_path), "birds", progress=lambda items, label, **_: items)
+    assert not workspace(tmp_path).data("birds").exists()

@@ -438,3 +438,15 @@ def test_the_commands(
     done = call("uotft", "data", "keep", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "images of 2 classes, from 5 shards" in done.stdout
+
+
+def test_tars_are_not_replaced_by_what_is_kept_of_them(tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).write_bytes(CONTENTS[name])
+    (tmp_path / "chosen.json").write_text(json.dumps({"classes": [{"name": "3"}]}))
+    (tmp_path / "link").symlink_to(tmp_path)
+    for output in (tmp_path, tmp_path / "link"):
+        every = shard_stream.listed(f"{tmp_path}/web-*.tar", output / ".work", 2**30)
+        with pytest.raises(UserError, match=r"web-00\.tar lies there and would be replaced"):
+            shard_selection.keep(every, tmp_path / "chosen.json", READING, output, silently)
+    assert all((tmp_path / name).read_bytes() == CONTENTS[name] for name in NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.pipeline import freshness, select
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import search
+from uotft.runs import search, study
 from uotft.runs.processes import Crew, Fleet
 
 PLAN = search.Plan("digits", "uot", "space.yaml", False, [100, 101])
@@ -85,3 +86,67 @@ def test_a_value_of_other_settings_is_not_taken(trainable: Path) -> None:
         measure()
     used.append(there)
     assert measure() == 50.0
+
+
+class Inline:
+    """A pool of crews that trains in the test's own thread."""
+
+    def run(self, work: Callable, items: list) -> Iterator[object]:
+        for item in items:
+            try:
+                yield work(None, item)
+            except UserError as error:
+                yield error
+
+
+@pytest.mark.parametrize(
+    ("text", "failing", "said"),
+    [
+        ("select.top_k: {choices: [5, 500]}", {"select.top_k": 500}, "got 500, but the source"),
+        (
+            "train.batch_norm: {choices: [mixed, frozen]}\n"
+            "train.reestimate_norm: {choices: [false, true]}",
+            {"train.batch_norm": "frozen", "train.reestimate_norm": True},
+            "batch_norm: frozen keeps",
+        ),
+    ],
+)
+def test_a_trial_that_cannot_be_had_fails_alone(
+    fresh: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    text: str,
+    failing: dict,
+    said: str,
+) -> None:
+    """Else the same command would meet it again, and the study would never end."""
+
+    def measure(there: Workspace, plan: search.Plan, seed: int, *more: object) -> float:
+        select.select(there, Cell(plan.target, plan.strategy, seed))
+        return 50.0
+
+    monkeypatch.setattr(search, "_measure", measure)
+    (tmp_path / "space.yaml").write_text(text)
+    space = study.read_space(str(tmp_path / "space.yaml"))
+    default = study.standing((fresh / "params.yaml").read_text(), space)
+    record = study.Study(tmp_path / "study.db", space, default, tpe=False)
+    ws = workspace(fresh)
+    ahead = search._train_ahead(ws, PLAN, record.to_come(99), Inline())
+    while trial := record.next(99):
+        search._run(ws, PLAN, record, trial, Inline(), ahead)
+    states = {str(trial.setting): trial.state for trial in record.trials()}
+    assert states.pop(str(failing)) == "failed"
+    assert states
+    assert set(states.values()) == {"complete"}
+    assert said in caplog.text
+
+
+def test_what_a_study_is_of(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of processes decides batch norm; a source by class grows with the study."""
+    ws = workspace(fresh)
+    one, two = (search._fingerprint(ws, PLAN, {}, Fleet(n)) for n in (1, 2))
+    assert two == one | {"processes": 2}
+    monkeypatch.setattr(Workspace, "by_class", True)
+    ws.data("glyphs").unlink()
+    assert "data/glyphs.npz" not in search._fingerprint(ws, PLAN, {}, Fleet())["files"]

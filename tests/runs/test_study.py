@@ -96,6 +96,9 @@ def test_without_source_images_nothing_about_them_is_searched() -> None:
     assert search.deciding(both, params, "uot") == both
     for name in ("none", "equal_compute"):
         assert list(search.deciding(both, params, name)) == ["train.recipe.learning_rate"]
+    batch = space({"train.source_batch": {"choices": [32, 64]}})
+    assert search.deciding(batch, params, "equal_compute") == batch, "its own batch is as large"
+    assert not search.deciding(batch, params, "none")
     for name in ("slow", "probe"):
         assert not search.deciding(both, params, name), "the control sets it, or makes no step"
 

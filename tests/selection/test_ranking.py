@@ -40,6 +40,7 @@ def test_nan_scores_are_refused() -> None:
 
 def test_names_that_are_numbers_tie_by_value() -> None:
     assert keep(Scores(np.zeros(3)), ("10", "9", "2"), 3).tolist() == [2, 1, 0]
+    assert keep(Scores(np.zeros(3)), ("1" + 20 * "0", "9", "2"), 3).tolist() == [2, 1, 0]
 
 
 def test_an_exact_strategy_ignores_k() -> None:

@@ -217,6 +217,27 @@ def test_a_run_goes_on_with_each_point_once(
     assert not [*(tmp_path / "unsent").iterdir()]
 
 
+def test_a_run_that_goes_on_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def go(run_id: str = "") -> None:
+        with session.run(tmp_path, "digits", "a-run", run_id=run_id) as run:
+            run.begin({}, {})
+            if not run_id:
+                run.tag({outbox.FAILURE: "the disk is full"})
+                raise UserError("the disk is full")
+
+    with pytest.raises(UserError):
+        go()
+    mlflow = store.connect(tmp_path, "digits")
+    [first] = mlflow.search_runs(output_format="list")
+    assert (first.info.status, first.data.tags["failure"]) == ("FAILED", "the disk is full")
+    go(first.data.tags[store.ID])
+    [run] = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    assert "failure" not in run.data.tags
+
+
 @pytest.mark.slow
 def test_a_run_inside_another_is_its_child_and_a_stop_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

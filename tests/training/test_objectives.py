@@ -350,6 +350,15 @@ def test_norms_are_the_mean_over_the_labelled_images(fresh: Path) -> None:
     assert torch.allclose(norm.running_var, found.var((0, 2, 3)), rtol=1e-4)
 
 
+def test_the_last_point_is_of_the_norms_that_are_kept(fresh: Path) -> None:
+    """MLflow keeps the first value of a step."""
+    params = tiny_params()
+    params["train"]["reestimate_norm"] = True
+    write_params(fresh, params)
+    last = [numbers for step, numbers in run_train(fresh) if step == 12 and "val/top1" in numbers]
+    assert [f"{numbers['val/top1']}" for numbers in last] == [history(fresh)[-1]["val/top1"]]
+
+
 def test_dropout_does_not_reach_the_norms() -> None:
     """timm has it between norm layers; it is off in a test."""
     backbone = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.BatchNorm1d(64))

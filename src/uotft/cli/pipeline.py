@@ -136,12 +136,14 @@ def units(
     --source-bank. This needs no params.yaml. Else the section cluster of params.yaml has the
     settings.
     """
+    from uotft.pipeline import bank_files
     from uotft.pipeline.units import cluster_bank, units
 
     if bool(features) != bool(output):
         raise UserError("units: --features and --output go together")
     settings = _given({"clusters": clusters, "iterations": iterations, "seed": seed})
     if features:
+        bank_files.check_name(Path(output))
         typer.echo(cluster_bank(features, output, settings))
     elif settings:
         raise UserError(
@@ -374,6 +376,11 @@ def forecast(dataset: Dataset) -> None:
             for name in ("delta2", "cosine")
         )
         typer.echo(f"{dataset}-{strategy}: delta^2 {delta2:.4g}, cosine {cosine:+.3f}")
+    if not cells:
+        typer.echo(
+            f"{dataset}: no forecast; it needs a strategy that keeps classes or clusters, of a "
+            "source that is here as a whole and has two classes or more"
+        )
 
 
 def evaluate(

@@ -13,6 +13,10 @@ class Diverged(UserError):
     """A loss or the weights are no longer finite; the last good checkpoint is kept."""
 
 
+class Impossible(UserError):
+    """Settings that the data do not allow, or that do not go together; a search goes on."""
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM ended a command; its workers have stopped, its run is marked KILLED."""
 

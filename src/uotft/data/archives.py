@@ -14,6 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from lzma import LZMAError
@@ -293,6 +294,14 @@ def _extract(file: IO[bytes], folder: Path, stem: str, limit: _Limit, deeper: in
         yield name
 
 
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """A member's name: macOS writes UTF-8 without the mark that says so."""
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            return info.filename.encode("cp437").decode()
+    return info.filename
+
+
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int, str, Callable[[], Any] | None]]:
     """Yields (name, bytes, kind if neither file nor folder, function that opens it if a file)."""
     start = file.read(2)
@@ -304,7 +313,7 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, str, Callable[[], Any]
                 strange = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
                 kind = "link or device" if strange else ""
                 kind = "file with a password" if info.flag_bits & 1 else kind
-                name = info.filename.replace("\\", "/")  # some tools of Windows write a\\b
+                name = _zip_name(info).replace("\\", "/")  # some tools of Windows write a\\b
                 content = None if name.endswith("/") else partial(archive.open, info)
                 yield name, info.file_size, kind, content
         return

@@ -77,12 +77,19 @@ def ordered(labels: list[str]) -> list[int]:
     return sorted(places, key=lambda place: labels[place])
 
 
+def class_lines(path: Path) -> list[str]:
+    """The lines of a file of class names; a name may hold characters that end lines elsewhere."""
+    return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+
+
 def named(numbers: Sequence[str], path: Path) -> tuple[str, ...]:
-    """Class names from a file: the label is the line's number."""
+    """Class names from a file: the label is the line's number, from 0."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = class_lines(path)
+        if unknown := [n for n in numbers if not n.isdecimal() or int(n) >= len(lines)]:
+            raise ValueError(f"{unknown[0]!r}: the lines are 0 to {len(lines) - 1}")
         names = tuple(lines[int(number)] for number in numbers)
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: it lacks a line for a label ({error})") from error
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -38,6 +38,7 @@ def write_subset(
     list with one line an image: path (or row, in a set without files of its own), label, split. Any
     other OUTPUT is a folder of shards. Returns lines: what was written, and how to read it again.
     """
+    _must_be_new(output)
     chosen, images = config.subset_settings(setting), image_places.read(ws, dataset)
     pool = images.rows("train")
     train = np.sort(pool[subset.sample(images.labels[pool], chosen, seed)])
@@ -52,6 +53,8 @@ def write_subset(
         _write_shards(images, labelled, images.names, output, PER_SHARD, progress)
         section |= {f"{part}_tars": f"{part}-*.tar" for part, rows in parts.items() if len(rows)}
     section |= {part: 0.0 for part, rows in parts.items() if not len(rows)}
+    if not getattr(config.dataset_settings(ws.params, dataset), "labels", True):
+        section |= {"labels": False} if section["kind"] == "folder" else {}
     section |= _view(images)
     counts = np.bincount(images.labels[train])
     summary = (
@@ -127,7 +130,7 @@ def export_source(
 
 def _must_be_new(output: Path) -> None:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"--output {output}: not empty; name a new folder")
+        raise UserError(f"--output {output}: already there, and not empty; name a new one")
 
 
 def _write_shards(

@@ -32,10 +32,15 @@ if TYPE_CHECKING:
 def forecast(ws: Workspace, target: str, *, progress: Progress) -> dict[str, Any]:
     """delta^2 of every strategy and seed, at its own K and along K; writes forecast/TARGET.json.
 
-    The file is empty for ``unit: image``, since a gradient for each image would not fit in memory,
-    and for a source of which only the selected classes are here.
+    The file is empty for ``unit: image``, since a gradient for each image would not fit in memory;
+    for a source of which only the selected classes are here; and for one of a single class, such
+    as one without labels: what always gets the right label has no gradient.
     """
-    if ws.params.select.unit == "image" or ws.by_class:
+    if (
+        ws.params.select.unit == "image"
+        or ws.by_class
+        or len(readers.images(ws, ws.params.source).names) < 2
+    ):
         storage.write_json(ws.forecast(target), {})
         return {}
     products = gradient_products(ws, target, ws.params.seeds, progress=progress)

@@ -401,7 +401,8 @@ def check_selection(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> None:
         "subset": ws.params.subset.given,
     }
     then = chosen["settings"]
-    if now["top_k"] == "auto" or then["top_k"] is None:  # K came from the plan, or has no meaning
+    by_plan = now["top_k"] == "auto" and "top_k_rule" in then
+    if by_plan or then["top_k"] is None:  # the strategy does not read it
         del now["top_k"]
     if names := [name for name, value in now.items() if then.get(name, value) != value]:
         raise UserError(f"{path} was made with other settings ({', '.join(names)}): run dvc repro")

@@ -348,7 +348,7 @@ def _look_at(images: Given, progress: Progress) -> _Look | None:
         )
     sides, modes = [], set()
     for image, _, _ in rows[:: max(1, len(rows) // SEEN)]:
-        with suppress(Exception), Image.open(os.fsencode(folder) + b"/" + image) as picture:
+        with suppress(Exception), Image.open(os.path.join(os.fsencode(folder), image)) as picture:
             sides.append(min(picture.size))  # from the file's header; prepare reads the rest
             modes.add(picture.mode)
     return _Look(len(classes) * images.labelled, len(rows), sides, bool(modes) and modes <= GREY)

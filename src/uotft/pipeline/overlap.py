@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ import numpy as np
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress
-from uotft.data import overlap as image_overlap
+from uotft.data import folders, overlap as image_overlap
 from uotft.data.files import suffixes
-from uotft.data.lists import part_of
 from uotft.data.pixel_cache import content_of, picture_of
 from uotft.data.walk import walk
 from uotft.pipeline import readers
@@ -42,9 +41,7 @@ def within(
         "source": _side(name, ("train", "val"), workspace, progress),
         "target": _side(name, ("test",), workspace, progress),
     }
-    if isinstance(sides["source"], _Folder) and not (
-        _parts(Path(name), ("train",)) and _parts(Path(name), ("test",))
-    ):
+    if WHOLE in (side.part for side in sides.values()):
         raise UserError(
             f"{name}: the folder has no train/ and test/ to compare; prepare it as a data set, or "
             "name two folders as --source and --target"
@@ -153,19 +150,35 @@ def _side(
     return _Prepared(ws, name, parts, progress)
 
 
-def _parts(folder: Path, parts: tuple[str, ...]) -> list[Path]:
-    """The folders of these parts, in any of their spellings."""
-    return sorted(p for p in folder.iterdir() if part_of(p.name) in parts and p.is_dir())
+def _found(folder: Path, parts: tuple[str, ...]) -> tuple[list[str], str]:
+    """The images of some parts of a folder, as paths below it, and what they are.
+
+    Parts are those that `prepare` reads; or, where it finds no classes, folders of their names; or,
+    where there are none, the whole folder. Warns of what is left out.
+    """
+    try:
+        scan = folders.scan(folder)
+    except UserError:
+        scan = folders.Scan([])
+    names = [os.fsdecode(path) for path, _, part in scan.rows if part in parts]
+    if names and len({part for *_, part in scan.rows}) > 1:
+        _warn(folder, scan.notes)
+        return sorted(names), " and ".join(parts)
+    names = []
+    places = [p for p in folder.iterdir() if folders.part_of(p.name) in parts and p.is_dir()]
+    for place in places or [folder]:
+        tree = walk(place)
+        _warn(place, tree.notes())
+        names += [str((place / os.fsdecode(n)).relative_to(folder)) for n in tree.images()]
+    return sorted(names), " and ".join(parts) if places else WHOLE
 
 
-def _images_below(place: Path) -> list[Path]:
-    """The image files that `prepare` finds below a folder too; warns of what is left out."""
-    tree = walk(place)
-    for note in tree.notes():
+def _warn(place: Path, notes: Iterable[str]) -> None:
+    for note in notes:
         logger.warning("%s: %s", place, note)
-    return [place / os.fsdecode(name) for name in tree.images()]
 
 
+WHOLE = "all of the folder"  # in place of a part, where a folder has none
 SMALL = 64  # least side in pixels to which a JPEG may be scaled down while decoding
 
 
@@ -207,21 +220,17 @@ class _Prepared:
 
 
 class _Folder:
-    """The image files below a folder, or below those of its sub-folders that are ``parts``.
+    """The image files of some ``parts`` of a folder, or of all of it.
 
     The key of an image is its path from the folder. ``sha256`` is that of all paths and contents.
     """
 
     def __init__(self, name: str, parts: tuple[str, ...], progress: Progress) -> None:
-        self.name, self.part, self.progress = name, " and ".join(parts), progress
-        self.root = Path(name)
-        places = _parts(self.root, parts) or [self.root]
-        self.files = sorted(
-            str(path.relative_to(self.root)) for place in places for path in _images_below(place)
-        )
+        self.name, self.progress, self.root = name, progress, Path(name)
+        self.files, self.part = _found(self.root, parts)
         if not self.files:
             raise UserError(
-                f"{places[0]}: no image in this folder or below; looked for files that end in "
+                f"{self.root}: no image in this folder or below; looked for files that end in "
                 f"{', '.join(sorted(suffixes()))}"
             )
         self.unreadable: list[str] = []

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from uotft.core import config, locks, storage
+from uotft.core.errors import UserError
 from uotft.core.records import ImageSet, Progress
 from uotft.data import appearance, checks, duplicates, files
 from uotft.data.archives import card_of
@@ -32,6 +33,11 @@ def prepare(ws: Workspace, dataset: str, *, progress: Progress) -> str:
 def _prepare(ws: Workspace, dataset: str, progress: Progress) -> str:
     module, settings = config.known_dataset(ws.params, dataset)
     images, bad = ws.decoding(dataset, module.load(settings, progress, ws.root)), {}
+    if dataset in ws.params.targets and len(images.names) < 2:
+        raise UserError(
+            f"{dataset}: all its images are of the class {images.names[0]!r}; a target needs at "
+            "least two classes"
+        )
     if isinstance(images.images, Store):
         everything = np.arange(len(images.labels))
         bad = images.images.fill(everything, progress, keep=images.images.is_small)

@@ -40,6 +40,11 @@ def keep(
     A shard without any gets no file. ``names`` is a file of class names, as for the bank. Returns
     lines: what was written, and how to read it as a data set.
     """
+    for place in every.places:
+        if "://" not in place and (output / Path(place).name).resolve() == Path(place).resolve():
+            raise UserError(
+                f"--output {output}: {place} lies there and would be replaced; name another folder"
+            )
     wanted = _classes(selection)
     made_of = {"classes": sorted(wanted), "label": reading.label, "lines": _lines(names, wanted)}
     _check(every.folder / "made_of.json", made_of, output)
@@ -87,7 +92,7 @@ def _lines(names: str, wanted: set[str]) -> dict[str, str] | None:
     if not names:
         return None
     try:
-        lines = Path(names).read_text(encoding="utf-8").splitlines()
+        lines = shards.class_lines(Path(names))
     except (OSError, ValueError) as error:
         raise UserError(f"--names: {names}: {error}") from error
     return {str(number): name for number, name in enumerate(lines) if name in wanted}

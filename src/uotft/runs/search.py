@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from uotft.analysis import figures
 from uotft.analysis.statistics import interval
 from uotft.core import locks, storage
-from uotft.core.errors import Pruned, UserError, WorkerFailed
+from uotft.core.errors import Impossible, Pruned, UserError, WorkerFailed
 from uotft.core.records import Cell
 from uotft.core.text import some
 from uotft.pipeline import freshness, units
@@ -94,7 +94,7 @@ def _run_missing(
 ) -> list[Trial]:
     """Run the missing trials of the study in ``folder``, under its run; returns all trials."""
     job.upstream([ws], [plan.target])
-    fingerprint = _fingerprint(ws, plan, space)
+    fingerprint = _fingerprint(ws, plan, space, fleet)
     if aside := freshness.claim(folder, fingerprint):
         logger.warning(aside)
     before = checkpoints.run_id(folder)
@@ -155,10 +155,14 @@ def _check(ws: Workspace, plan: Plan, space: Space, fleet: Fleet) -> None:
         study.grid(space)
 
 
-def _fingerprint(ws: Workspace, plan: Plan, space: Space) -> dict[str, Any]:
-    """The inputs of a study: settings, and the SHA-256 of each file that trainings read."""
-    names = ws.params.source, plan.target
-    files = [path(name) for path in (ws.data, ws.embedding) for name in names]
+def _fingerprint(ws: Workspace, plan: Plan, space: Space, fleet: Fleet) -> dict[str, Any]:
+    """The inputs of a study: settings, and the SHA-256 of each file that trainings read.
+
+    Not the images of a source by class, which grow with the selections of the study itself.
+    """
+    names = [ws.params.source, plan.target]
+    files = [ws.data(name) for name in (names[1:] if ws.by_class else names)]
+    files += [ws.embedding(name) for name in names]
     return {
         "target": plan.target,
         "strategy": plan.strategy,
@@ -168,6 +172,8 @@ def _fingerprint(ws: Workspace, plan: Plan, space: Space) -> dict[str, Any]:
         "space": {name: axis.model_dump(exclude_none=True) for name, axis in space.items()},
         **ws.of(plan.strategy).params.model_dump(by_alias=True, include=set(DECISIVE)),
         "files": freshness.of_files(ws, [*files, ws.pretrained() / "model.json"]),
+        # batch norm sees the share of a batch that a process has
+        **({"processes": fleet.processes} if fleet.processes > 1 else {}),
     }
 
 
@@ -201,18 +207,19 @@ def _train_ahead(
 
     The trials then find their trainings finished. Returns those that failed, by variant and seed.
     """
-    variants = [ws.with_changes(study.overrides(setting)) for setting in settings]
-    for there in variants:
-        if message := units.own_units(there):
-            logger.info(message)
-    wanted = [(v, Cell(plan.target, plan.strategy, seed)) for v in variants for seed in plan.seeds]
+    wanted: list[tuple[Workspace, Cell]] = []
+    for setting in settings:
+        with suppress(Impossible):  # its trial says so
+            there = _variant(ws, setting)
+            cells = [(there, Cell(plan.target, plan.strategy, seed)) for seed in plan.seeds]
+            job.bring(cells)
+            wanted += cells
     if not wanted:
         return {}
 
     def one(crew: Crew, each: tuple[Workspace, Cell]) -> None:
         _measure(each[0], plan, each[1].seed, crew, lambda points: None)
 
-    job.bring(wanted)
     with closing(crews.run(one, wanted)) as results:
         ends = zip(wanted, results, strict=True)
         return {(v.variant, cell.seed): why for (v, cell), why in ends if why is not None}
@@ -233,10 +240,15 @@ def _run(
     Seeds are trained at the same time. With pruning they are trained one after the other, since
     each result decides whether the next seed is worth training.
     """
-    there = ws.with_changes(study.overrides(trial.setting))
-    if message := units.own_units(there):
-        logger.info(message)
     number = trial.number
+    todo = [(place, seed) for place, seed in enumerate(plan.seeds) if seed not in trial.values]
+    try:
+        there = _variant(ws, trial.setting)
+        job.bring([(there, Cell(plan.target, plan.strategy, seed)) for _, seed in todo])
+    except Impossible as error:
+        if number and _is_of_settings(error, number):
+            return record.close(number, "failed")
+        raise
 
     def one(crew: Crew, what: tuple[int, int]) -> float:
         place, seed = what
@@ -252,8 +264,6 @@ def _run(
             raise error
         return _measure(there, plan, seed, crew, watch)
 
-    todo = [(place, seed) for place, seed in enumerate(plan.seeds) if seed not in trial.values]
-    job.bring([(there, Cell(plan.target, plan.strategy, seed)) for _, seed in todo])
     for part in [[what] for what in todo] if plan.prune else [todo]:
         failure = None
         with closing(crews.run(one, part)) as results:  # closing stops the other seeds
@@ -264,7 +274,7 @@ def _run(
                 record.measured(number, seed, found)
         if isinstance(failure, Pruned):
             return _drop(there, plan, record, number, "pruned")
-        if isinstance(failure, WorkerFailed) and number and failure.code == USERS_MISTAKE:
+        if number and _is_of_settings(failure, number):
             return _drop(there, plan, record, number, "failed")
         if failure:
             # trial 0 is params.yaml itself; other exit codes (memory) are no fault of settings
@@ -272,6 +282,25 @@ def _run(
         if plan.prune and part[-1][1] != plan.seeds[-1] and record.hopeless(number):
             return record.close(number, "pruned")
     return record.close(number, "complete")
+
+
+def _is_of_settings(failure: Failure | None, number: int) -> bool:
+    """Whether a trial's own settings made it fail; a worker has printed why, other code says it."""
+    if isinstance(failure, Impossible):
+        logger.warning("trial %s: %s", number, failure)
+        return True
+    return isinstance(failure, WorkerFailed) and failure.code == USERS_MISTAKE
+
+
+def _variant(ws: Workspace, setting: Setting) -> Workspace:
+    """The project with a trial's settings, and its units; `Impossible` if they do not fit."""
+    try:
+        there = ws.with_changes(study.overrides(setting))
+    except UserError as error:
+        raise Impossible(str(error)) from error
+    if message := units.own_units(there):
+        logger.info(message)
+    return there
 
 
 def _measure(there: Workspace, plan: Plan, seed: int, crew: Crew, watch: job.Watch) -> float:

@@ -66,10 +66,13 @@ def deciding(space: Space, params: Params, strategy: str) -> Space:
     fixed, without = config.fixed(params, strategy), [*OF_THE_SOURCE]
     if not objectives.trains(config.of_strategy(params, strategy).train):
         without.append("train.recipe.")
+    # a control that sees as many images as reuse does has as large a batch
+    sized = params.controls.get(strategy, {}).get("target_batch") == config.BOTH
+    with_effect = {"train.source_batch"} if sized else set()
     return {
         name: axis
         for name, axis in space.items()
-        if name not in fixed and not name.startswith(tuple(without))
+        if name in with_effect or (name not in fixed and not name.startswith(tuple(without)))
     }
 
 

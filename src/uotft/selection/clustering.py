@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uotft.core import storage
-from uotft.core.errors import UserError
+from uotft.core.errors import Impossible, UserError
 from uotft.core.settings import Cluster
 
 SAMPLED = 10  # points per cluster that k-means++ chooses from
@@ -72,7 +72,7 @@ def kmeans(features: NDArray[np.floating[Any]], settings: Cluster) -> Clusters:
     """
     n = len(features)
     if settings.clusters > n:
-        raise UserError(
+        raise Impossible(
             f"cluster.clusters: got {settings.clusters}, but there are only {n} points; "
             f"choose 1 to {n}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uotft.core.errors import UserError
+from uotft.core.errors import Impossible, UserError
 from uotft.core.records import Scores, Selection
 
 DIGITS = 10  # scores equal to this many decimals are ties; smaller differences are rounding errors
@@ -24,8 +24,9 @@ def order(scores: Scores, names: tuple[str, ...]) -> NDArray[np.int64]:
         raise UserError(
             f"the score of class {names[int(np.isnan(scores.values).argmax())]!r} is NaN"
         )
-    labels = np.array(names)
-    ties = labels.astype(np.int64) if np.char.isdecimal(labels).all() else labels
+    ties = np.array(names)
+    if np.char.isdecimal(ties).all():
+        ties = np.char.zfill(ties, max(map(len, names)))  # also beyond 64 bits
     rows = np.lexsort((ties, -np.round(scores.values, DIGITS)))
     return rows[scores.values[rows] > -np.inf]
 
@@ -43,7 +44,7 @@ def keep(
     each group are kept, where ``groups`` has one entry per row.
     """
     if top_k < 1 or top_k > len(names):
-        raise UserError(
+        raise Impossible(
             f"select.top_k: got {top_k}, but the source has only {len(names)} classes, "
             f"clusters or images (select.unit says which); choose 1 to {len(names)}"
         )

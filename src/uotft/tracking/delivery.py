@@ -177,8 +177,12 @@ class Delivery:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         self.client.update_run(self.run_id, status="RUNNING")
-        known = self.client.get_run(self.run_id).data.params
-        for part in _batches([Param(k, v) for k, v in params.items() if k not in known], TEXTS):
+        known = self.client.get_run(self.run_id).data
+        if outbox.FAILURE in known.tags:  # of an earlier part of this run, which goes on now
+            self.client.delete_tag(self.run_id, outbox.FAILURE)
+        for part in _batches(
+            [Param(k, v) for k, v in params.items() if k not in known.params], TEXTS
+        ):
             self.client.log_batch(self.run_id, params=part)
         self._tag(at, tags)
         inputs = [

@@ -55,13 +55,14 @@ def fit(
     validate: Validate = lambda network: {},
     keeper: Keeper | None = None,
     more: bool = False,
+    last: bool = True,
 ) -> Network:
     """Train the network of ``task`` in place; returns the network to keep.
 
     That is the running mean of the weights with ``recipe.ema``, else the network itself. Training
     resumes from the checkpoint of ``keeper``, if there is one. When ``context.stop`` is true, the
     loop finishes the step, saves a checkpoint and raises ``Interrupted``. With ``more``, work
-    follows after the last step, so the loop saves a checkpoint at the end too.
+    follows after the last step: the loop saves a checkpoint there, and validates with ``last``.
     """
     recipe, log = task.recipe, context.log
     update = _prepared(task, context)
@@ -102,7 +103,8 @@ def fit(
         if step % recipe.log_every == 0:
             log(step, update.numbers(losses))
 
-    log(recipe.steps, validated(recipe.steps))
+    if last:
+        log(recipe.steps, validated(recipe.steps))
     if more:
         checkpoint(recipe.steps)
     return update.kept

@@ -95,7 +95,14 @@ def run(
     def validate(network: Network) -> dict[str, float]:
         return validation.measure(network, context)
 
-    network = fit(task, remembering, validate=validate, keeper=keeper, more=bool(finish))
+    network = fit(
+        task,
+        remembering,
+        validate=validate,
+        keeper=keeper,
+        more=bool(finish),
+        last=not finish or finish.head_steps > 0,
+    )
     if finish:
         finish(replace(task, network=network), remembering, validate)
     if accelerator.is_main_process:

@@ -147,7 +147,8 @@ def _parts(settings: Settings, folder: Path) -> dict[Path, str]:
     if not found:
         raise UserError(f"{folder}: no tar file matches train_tars in the data set's section")
     for tar, part in found.items():
-        means = lists.part_of(re.split(r"[\W_\d]", tar.name)[0])
+        words = map(lists.part_of, re.split(r"[\W_\d]+", tar.name))
+        means = next(filter(None, words), None)  # web-validation-000.tar, too
         if settings.train_tars == "*.tar" and part == "train" and means in ("val", "test"):
             raise UserError(
                 f"{folder}: {tar.name} would be trained on, and its name says {means}: set "

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from pydantic import Field
 
-from uotft.core.errors import UserError
+from uotft.core.errors import Impossible, UserError
 from uotft.core.records import Floats, Settings
 
 SLOW = 40  # with more sweeps than this to go, a Newton step is cheaper
@@ -41,7 +41,7 @@ SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # fractions of a Newton step, tried 
 PATIENCE = 5  # sweeps before the next Newton step after one that did not help
 
 
-class NotConverged(UserError):
+class NotConverged(Impossible):
     """The solver stopped before its residual was small, so the ranking cannot be trusted."""
 
 
