@@ -273,6 +273,7 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
             "processes": processes,
             "backbone": ws.params.backbone,
             "source_fraction": ws.params.source_fraction,
+            "source_means": ws.params.source_means,
             "subset": ws.params.subset.given,
             "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
             "select": ws.params.select.model_dump(),
