@@ -21,6 +21,7 @@ from uotft.analysis.page import Lead, Picture, Section, Table, Text
 from uotft.analysis.sections import sections
 from uotft.analysis.statistics import Correlation, Interval, wilson
 from uotft.core import storage
+from uotft.core.errors import UserError
 from uotft.core.records import ImageSet, Origin, Trial
 from uotft.pipeline import compare
 from uotft.pipeline.report_images import WorkspaceImages
@@ -306,6 +307,18 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
         assert np.array_equal(found[seed].predicted, before.predicted)
         assert np.array_equal(found[seed].rows, before.rows)
         assert (found[seed].names, found[seed].data) == (before.names, "data")
+
+
+def test_no_page_of_others_is_replaced(tmp_path: Path) -> None:
+    made, site = [trial("none"), trial("uot")], tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").write_text("my page")
+    with pytest.raises(UserError, match=r"index\.html there is of no comparison of uotft"):
+        compare.compare_runs(made, [], site, None)
+    assert [path.name for path in site.iterdir()] == ["index.html"]
+    (site / "index.html").unlink()
+    for _ in range(2):  # one of ours is
+        compare.compare_runs(made, [], site, None)
 
 
 def written(made: list, tmp_path: Path) -> tuple[Page, str]:

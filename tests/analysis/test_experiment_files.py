@@ -94,6 +94,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("rows: [")
     with pytest.raises(UserError, match=r"broken.yaml: not valid YAML"):
         paper_tables.load(str(tmp_path / "broken.yaml"))
+    (tmp_path / "twice.yaml").write_text("rows:\n- {set: [a=1], label: a, set: [a=2]}")
+    with pytest.raises(UserError, match="not valid YAML.*'set' is written twice"):
+        paper_tables.load(str(tmp_path / "twice.yaml"))
     Path(written(tmp_path)).rename(tmp_path / "half_source.yaml")
     with pytest.raises(UserError, match="half-source is a registered experiment"):
         paper_tables.load(str(tmp_path / "half_source.yaml"))
@@ -345,3 +348,17 @@ def test_seeds_that_are_missing_are_named(tiny: Path, tmp_path: Path) -> None:
             "uot: 1 of 3 seeds; seed 4 failed: step 3: the loss is nan; no result of seed 6",
         ]
     }, "the row more is neither trained here nor there"
+
+
+def test_a_table_of_another_definition_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two files of one name in two folders."""
+    table = tmp_path / "mine" / "table.md"
+    table.parent.mkdir()
+    for title in ("", "one"):
+        table.write_text(f"# {title}\n") if title else None
+        experiment_runner._say_other(table, "one")
+    assert not caplog.text
+    experiment_runner._say_other(table, "two")
+    assert "mine: the table 'one' is of another definition of this name" in caplog.text

@@ -175,3 +175,25 @@ def test_so_is_one_of_several(command: str, seeds: str, tmp_path: Path) -> None:
 def test_clusters_that_no_command_could_read_are_refused_first(tmp_path: Path) -> None:
     said = refused("units --features missing.npy --output clusters.npy", tmp_path)
     assert "--output: got clusters.npy; a bank is a file that ends in .safetensors or" in said
+
+
+def test_no_output_replaces_what_it_is_made_from(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", means=np.eye(4), names=list("abcd"))
+    (tmp_path / "folder").mkdir()
+    before = (tmp_path / "s.npz").read_bytes()
+    for words in (
+        "units --features s.npz --output ./s.npz",
+        "select --source-bank s.npz --target-bank t.npz --output s.npz",
+        "select --source-bank t.npz --target-bank s.npz --output s.npz",
+        "select --source-bank t.npz --target-bank t.npz --table s.npz --output s.npz",
+    ):
+        assert "s.npz: would replace s.npz, which is read: name another" in refused(words, tmp_path)
+    words = "select --source-bank s.npz --target-bank s.npz --output folder"
+    assert "--output folder: a folder; name the file" in refused(words, tmp_path)
+    assert (tmp_path / "s.npz").read_bytes() == before
+
+
+def test_a_plan_has_a_strategy_that_there_is(tmp_path: Path) -> None:
+    pictures(tmp_path / "birds", 2, 6)
+    said = refused("train --dataset birds --strategy uott --dry-run", tmp_path)
+    assert "'uott'" in said

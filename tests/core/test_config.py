@@ -40,6 +40,17 @@ def test_drops_are_shares_not_epochs(tmp_path: Path) -> None:
         workspace(tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_setting_is_infinite_but_tau_target(tmp_path: Path, value: float) -> None:
+    params = tiny_params()
+    params["train"]["lambda"] = value
+    write_params(tmp_path, params)
+    with pytest.raises(UserError, match=r"train\.lambda: got (inf|nan): .*finite number"):
+        workspace(tmp_path)
+    made = config.strategy_settings("uot", {"tau_target": float("inf")})
+    assert made.model_dump()["tau_target"] == "inf"
+
+
 def test_epochs_become_steps() -> None:
     """CUB has 5,994 training images: 100 epochs in batches of 256 are 2,341 steps."""
     recipe = Recipe(epochs=100, warmup=5, learning_rate=0.01)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from uotft.core import storage
+from uotft.core.errors import UserError
 from uotft.models import export, model_io
 from uotft.models.network import Network, separate_norms
 from uotft.pipeline import predict_export
@@ -60,5 +61,10 @@ def test_other_logits_leave_no_file(
         predict_export.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     monkeypatch.undo()
+    before = {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    for name in ("model", "model.safetensors", "model.json"):
+        with pytest.raises(UserError, match=r"would replace .*, which is read: name another"):
+            predict_export.export(tmp_path / "model", "torch", tmp_path / "model" / name)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     about = predict_export.export(tmp_path / "model", "torch", tmp_path / "m.pt2")
     assert about == storage.read_json(tmp_path / "m.pt2.json")

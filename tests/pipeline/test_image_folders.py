@@ -301,3 +301,8 @@ def test_a_folder_without_a_model_is_named_with_what_it_needs(tmp_path: Path) ->
         predict_export.predict(tmp_path / "birds/uot/0", ["a.png"])
     with pytest.raises(UserError, match=wanted):
         predict_export.export(tmp_path, "onnx", tmp_path / "made.onnx")
+    (tmp_path / "model.safetensors").touch()
+    for text in ("{}", "[]"):
+        (tmp_path / "model.json").write_text(text)
+        with pytest.raises(UserError, match=r"model\.json: not the model.json of a model of uotft"):
+            predict_export.export(tmp_path, "onnx", tmp_path / "made.onnx")

@@ -148,6 +148,7 @@ def test_what_is_there_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None
         (("papr", "old", "my birds"), "--preset: got 'papr'; known are few, paper"),
         (("paper", "odl", "my birds"), "odl: no such folder of images"),
         (("paper", "old", "my bird"), "my bird: no such folder of images"),
+        (("paper", "old", "my birds/../old"), "the source is the target itself"),
         (
             ("paper", "old", "old/class 0/0.png"),
             r"0\.png: no such folder of images, nor a file that",
@@ -175,8 +176,8 @@ def test_the_project_of_two_folders_is_made_once(
     params.write_text(params.read_text().replace("epochs: 100", "epochs: 7"))
     assert project(tmp_path, old, birds) == both
     assert "epochs: 7" in params.read_text(), "settings of one's own stay"
-    with pytest.raises(UserError, match="is the project of other images: .*my birds is not the"):
-        project(tmp_path, str(birds), str(birds))
+    with pytest.raises(UserError, match="is the project of other images: .*newer is not the"):
+        project(tmp_path, pictures(tmp_path / "newer", 4, 12, seed=2), birds)
 
 
 def test_a_preset_takes_the_place_of_one_that_nobody_has_edited(
@@ -334,6 +335,14 @@ def test_init_leaves_the_index_of_git_alone(tmp_path: Path, folders: tuple[Path,
     project(tmp_path, *map(str, folders))
     assert (tmp_path / "uotft-my-birds" / ".dvc" / "config").is_file()
     assert git("diff", "--cached", "--name-only") == before != ""
+
+
+def test_the_last_rule_of_git_stays(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    (tmp_path / ".gitignore").write_text(".env")  # many editors end a file like this
+    made(tmp_path, "paper", *folders)
+    rules = (tmp_path / ".gitignore").read_text().splitlines()
+    assert rules[0] == ".env"
+    assert "/models/" in rules
 
 
 @pytest.mark.parametrize(

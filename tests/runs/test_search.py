@@ -150,3 +150,10 @@ def test_what_a_study_is_of(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Workspace, "by_class", True)
     ws.data("glyphs").unlink()
     assert "data/glyphs.npz" not in search._fingerprint(ws, PLAN, {}, Fleet())["files"]
+
+
+def test_a_name_twice_is_no_space(tmp_path: Path) -> None:
+    twice = "train.lambda: {choices: [0.1]}\ntrain.lambda: {choices: [0.3]}\n"
+    (tmp_path / "space.yaml").write_text(twice)
+    with pytest.raises(UserError, match="'train.lambda' is written twice"):
+        study.read_space(str(tmp_path / "space.yaml"))

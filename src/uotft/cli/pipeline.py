@@ -136,6 +136,7 @@ def units(
     --source-bank. This needs no params.yaml. Else the section cluster of params.yaml has the
     settings.
     """
+    from uotft.core import paths
     from uotft.pipeline import bank_files
     from uotft.pipeline.units import cluster_bank, units
 
@@ -144,6 +145,7 @@ def units(
     settings = _given({"clusters": clusters, "iterations": iterations, "seed": seed})
     if features:
         bank_files.check_name(Path(output))
+        paths.must_not_replace(Path(output), [features])
         typer.echo(cluster_bank(features, output, settings))
     elif settings:
         raise UserError(
@@ -232,11 +234,15 @@ def _select_brought(
     extras: tuple[bool, list[str], str, str],
 ) -> Selection:
     """Select from what the options name, without a project; prints the recall, if any is wanted."""
+    from uotft.core import paths
     from uotft.pipeline.select import IMAGENET, BankFiles, Extras, bank_request, select_banks
 
     source, target, target_bank, backbone = sides
     if target and target_bank:
         raise UserError("select: --target and --target-bank exclude each other")
+    paths.must_not_replace(Path(output), [source, target_bank, extras[2]])
+    if Path(output).is_dir() and output:
+        raise UserError(f"--output {output}: a folder; name the file for selection.json")
     if backbone and not target:
         raise UserError("select: --backbone goes with --target, a folder of images to embed")
     strategy, settings, wanted, seed = request

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from uotft.core import registry
+from uotft.core import registry, storage
 from uotft.core.errors import UserError
 from uotft.core.settings import Axis, Cluster, Params, Recipe, Select, Subset, Train
 
@@ -38,7 +38,7 @@ def load(root: Path) -> Params:
     """
     path = root / "params.yaml"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = storage.from_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing; run uotft inside a project (a clone of the repository or a folder "

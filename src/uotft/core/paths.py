@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +31,13 @@ def with_files(settings: Any, root: Path) -> Any:
     named = {name: getattr(settings, name) for name in getattr(settings, "FILES", ())}
     whole = {n: str(located(root, text)) for n, text in named.items() if text not in WORDS}
     return settings.model_copy(update=whole)
+
+
+def must_not_replace(output: Path, inputs: Iterable[str | Path], option: str = "--output") -> None:
+    """Refuse an output at the place of a file that it is made from."""
+    for path in inputs:
+        if str(path) and output.resolve() == Path(path).resolve():
+            raise UserError(f"{option} {output}: would replace {path}, which is read: name another")
 
 
 def sqlite(path: Path) -> str:

@@ -55,7 +55,7 @@ class Cell:
 class Settings(BaseModel):
     """A section of params.yaml. Unknown keys and wrong types are errors; no value is converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Pixels(Protocol):

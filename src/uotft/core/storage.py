@@ -120,12 +120,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run dvc repro") from error
 
 
-def from_yaml(text: str) -> Any:
-    """The value of a YAML text, read by libyaml, which is ten times as fast as PyYAML alone.
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """libyaml's, ten times as fast as PyYAML alone, where it is built in; refuses a key twice."""
 
-    Not every build of PyYAML has it. Like `yaml.safe_load` this makes no objects of tags.
-    """
-    loader: yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice[0]!r} is written twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def from_yaml(text: str) -> Any:
+    """The value of a YAML text. Like `yaml.safe_load` this makes no objects of tags."""
+    loader = _Loader(text)
     try:
         return loader.get_single_data()
     finally:

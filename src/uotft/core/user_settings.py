@@ -44,7 +44,11 @@ class UserSettings(BaseModel):
 
 def is_address(text: str) -> bool:
     """Whether a text is an address of the web."""
-    return urlsplit(text).scheme in ("http", "https")
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # half of an IPv6 address
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def path() -> Path:

@@ -85,7 +85,7 @@ def _unreachable(urls: list[str]) -> str:
         try:
             with ask(url, end=1, patience=REACH):
                 return ""
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             why.append(f"{url}: {error or type(error).__name__}")
     return "; ".join(why)
 
@@ -106,7 +106,7 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
                     return part.replace(path)
                 part.unlink()
                 tried.append(f"{url}: {why}")
-            except (OSError, HTTPException) as error:
+            except (OSError, HTTPException, ValueError) as error:
                 tried.append(f"{url}: {error or type(error).__name__}")
             logger.debug("%s", tried[-1])
             if not _size(part) >= before + CHUNK and not (before and not _size(part)):
@@ -126,7 +126,7 @@ def sized(archive: Archive, folder: Path) -> Archive:
                 if answer.length is not None:
                     return replace(archive, bytes=answer.length)
             tried.append(f"{url}: the server does not state the file's size")
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             tried.append(f"{url}: {error or type(error).__name__}")
     raise _failed(archive, folder, tried)
 

@@ -15,6 +15,8 @@ from uotft.core.errors import UserError
 from uotft.models.network import Network
 from uotft.models.weights import Pretrained
 
+FILES = ("model.safetensors", "model.json")  # of a model's folder
+
 
 def write(folder: Path, network: torch.nn.Module, facts: dict[str, Any]) -> None:
     """Write the weights, then the facts; the facts carry the weights' fingerprint."""
@@ -27,6 +29,9 @@ def write(folder: Path, network: torch.nn.Module, facts: dict[str, Any]) -> None
 def read(folder: Path) -> tuple[Network, dict[str, Any]]:
     """The network that ``write`` saved, in evaluation mode, and its facts."""
     facts = storage.read_json(folder / "model.json")
+    needed = {"sha256", "backbone", "classes", "source_classes"}
+    if not isinstance(facts, dict) or not needed <= facts.keys():
+        raise UserError(f"{folder / 'model.json'}: not the model.json of a model of uotft")
     weights = folder / "model.safetensors"
     if storage.fingerprint(weights) != facts["sha256"]:
         raise UserError(f"{weights} is not the file that model.json describes: run dvc repro")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from uotft.core import user_settings
 from uotft.core.errors import UserError
 from uotft.core.records import Progress
 from uotft.core.text import some
@@ -25,8 +26,11 @@ def fetch(url: str, sha256: str, output: Path | None, progress: Progress) -> lis
 
     A broken download resumes. ``sha256`` is its digest, as its publisher states it.
     """
-    if not url.startswith(("https://", "http://")):
-        raise UserError(f"bank fetch: got {url!r}; give an address that begins with https://")
+    if not (user_settings.is_address(url) and url.isascii()):
+        raise UserError(
+            f"bank fetch: got {url!r}; give an address that begins with https://, in ASCII (%C3%A4 "
+            "for ä)"
+        )
     if not HEX.fullmatch(sha256):
         raise UserError(
             f"--sha256: got {sha256!r}; give the 64 digits that the bank's publisher states beside "

@@ -24,6 +24,8 @@ from uotft.training import metrics
 if TYPE_CHECKING:
     from uotft.analysis.comparison import Row
 
+WRITTEN = ("table.csv", "table.md", "runs.csv", "index.html")  # by `compare_runs`
+
 
 def compare(
     ws: Workspace, origins: dict[str, Origin] | None = None
@@ -137,6 +139,18 @@ def about(ws: Workspace | None, target: str) -> tuple[str, ...]:
     )
 
 
+def _must_be_ours(output: Path) -> None:
+    """Raise `UserError` if the comparison would replace files that none has written."""
+    page = output / "index.html"
+    if page.is_file() and "<title>uotft comparison" in page.read_text(errors="replace"):
+        return
+    if found := [name for name in WRITTEN if (output / name).exists()]:
+        raise UserError(
+            f"--output {output}: {found[0]} there is of no comparison of uotft, and would be "
+            "replaced: name another folder"
+        )
+
+
 def compare_runs(
     made: list[Trial], by: list[str], output: Path | None, ws: Workspace | None
 ) -> tuple[dict[str, list[Row]], list[str]]:
@@ -149,6 +163,8 @@ def compare_runs(
     """
     from uotft.analysis import comparison, report
 
+    if output is not None:
+        _must_be_ours(output)
     differ = trials.differing(made)
     by = [*by, *({"project"} & {*differ} - {*by})] if by else differ
     ordered = sorted(made, key=lambda t: (t.target, trials.rank(t.strategy), t.strategy))

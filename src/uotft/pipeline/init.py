@@ -91,6 +91,7 @@ def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
         _unstage(folder)
     ignored = folder / ".gitignore"
     before = ignored.read_text(encoding="utf-8") if ignored.is_file() else ""
+    before += "\n" if before and not before.endswith("\n") else ""  # else its last rule is lost
     storage.write_bytes(ignored, (before + given.ignored()).encode())
     storage.write_bytes(folder / "dvc.yaml", pipeline(by_class=sets[0].by_class).encode())
     storage.write_bytes(folder / "params.yaml", params.encode())
@@ -233,7 +234,7 @@ def sets_of(wanted: Wanted, folder: Path) -> tuple[Given, Given]:
     if target.by_class:
         raise UserError(f"{wanted.target}: ImageNet by class can only be a source")
     if source.name == target.name:
-        if source.path is None:
+        if source.path is None or source.path.resolve() == (target.path or Path()).resolve():
             raise UserError(f"{wanted.source}: the source is the target itself: name another one")
         source = replace(source, name=f"{source.name}-source")
     return source, target

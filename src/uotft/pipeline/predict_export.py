@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uotft.core import storage
+from uotft.core import paths, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, Progress, silently
 from uotft.data.files import View
@@ -110,6 +110,9 @@ def export(model: Path, form: str, output: Path) -> dict[str, Any]:
 
     if form not in FORMATS:
         raise UserError(f"--format: got {form!r}; known are {', '.join(FORMATS)}")
+    description = output.with_name(f"{output.name}.json")
+    for path in (output, description):
+        paths.must_not_replace(path, (model / name for name in model_io.FILES))
     network, facts = model_io.read(model)
     content, difference = export(network, facts["image_size"], form)
     _, settings = dataset_of(facts)
@@ -125,7 +128,6 @@ def export(model: Path, form: str, output: Path) -> dict[str, Any]:
         "difference": difference,
         "tolerance": TOLERANCE,
     }
-    description = output.with_name(f"{output.name}.json")
     description.unlink(missing_ok=True)  # an older one must not stand beside the new model
     storage.write_bytes(output, content)
     storage.write_json(description, about)

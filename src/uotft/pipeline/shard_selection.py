@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from uotft.core import storage
+from uotft.core import paths, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Progress
 from uotft.core.text import plural
@@ -41,10 +41,8 @@ def keep(
     lines: what was written, and how to read it as a data set.
     """
     for place in every.places:
-        if "://" not in place and (output / Path(place).name).resolve() == Path(place).resolve():
-            raise UserError(
-                f"--output {output}: {place} lies there and would be replaced; name another folder"
-            )
+        if "://" not in place:
+            paths.must_not_replace(output / Path(place).name, [place])
     wanted = _classes(selection)
     made_of = {"classes": sorted(wanted), "label": reading.label, "lines": _lines(names, wanted)}
     _check(every.folder / "made_of.json", made_of, output)

@@ -64,6 +64,7 @@ def run(ws: Workspace, plan: Plan) -> Report:
     plan, notes = experiment_cells.settled(ws, plan)
     columns = experiment_cells.columns(ws, plan)
     report = Report(folder(ws, plan), notes)
+    _say_other(report.folder / "table.md", plan.experiment.title)
     for line in notes:
         logger.info("%s", line)
     job.upstream([*{c.ws.upstream: c.ws for c in columns}.values()], targets)
@@ -92,6 +93,14 @@ def run(ws: Workspace, plan: Plan) -> Report:
         below,
     )
     return report
+
+
+def _say_other(table: Path, title: str) -> None:
+    """Warn if another definition of this name has written there; its trainings stay."""
+    first = table.read_text(encoding="utf-8").partition("\n")[0] if table.is_file() else ""
+    if first and first != f"# {title}":
+        logger.warning("%s: the table %r is of another definition of this name, and is replaced; "
+                       "its trainings stay", table.parent, first[2:])  # fmt: skip
 
 
 def bad_endings(

@@ -127,6 +127,7 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
     Nothing is fetched. With ``measured``, a network of random weights says how fast this machine
     is, which takes seconds.
     """
+    config.selector(ws.params, cell.strategy)  # an error if there is no such row
     ws = ws.of(cell.strategy)
     items, there = list[Item](), list[str]()
     names = [cell.target] if ws.by_class else [cell.target, ws.params.source]

@@ -24,7 +24,7 @@ from uotft.analysis.statistics import Interval, interval, paired
 from uotft.core import config, paths
 from uotft.core.errors import UserError
 from uotft.core.settings import Axis, Params, Value
-from uotft.core.storage import share
+from uotft.core.storage import from_yaml, share
 from uotft.training import objectives
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def read_space(name: str) -> Space:
     if not path.is_file():
         raise UserError(f"--space: got {name!r}; name a YAML file, or {' or '.join(known)}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = from_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--space {name}: not valid YAML: {error}") from error
     return config.space(raw, name)

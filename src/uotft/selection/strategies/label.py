@@ -98,7 +98,7 @@ def _table(name: str, classes: int) -> list[dict[str, Any]]:
         rows = (
             json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.split("\n")))
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"selectors.label.table: {path} cannot be read ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"selectors.label.table: {path} is not a list of rows with named cells")

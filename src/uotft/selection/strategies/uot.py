@@ -20,18 +20,19 @@ from uotft.selection import transport
 
 DENSE = 20_000_000  # largest cost matrix held in memory: 160 MB, and the solver takes twice that
 
-Finite = Annotated[float, AllowInfNan(False)]
-Strength = Annotated[float, PlainSerializer(lambda tau: tau if tau < np.inf else "inf")]  # for JSON
+Strength = Annotated[
+    float, AllowInfNan(), PlainSerializer(lambda tau: tau if tau < np.inf else "inf")  # for JSON
+]
 
 
 class Settings(BaseSettings):
     """Settings of the strategy ``uot``; the defaults are the paper's (section 4.1)."""
 
     metric: transport.Metric = Field("cosine", description="cost between class means")
-    cost_scale: Finite = Field(0.01, gt=0, description="eps_c: the cost is divided by it")
-    epsilon: Finite = Field(1.0, gt=0, description="weight of the entropy")
+    cost_scale: float = Field(0.01, gt=0, description="eps_c: the cost is divided by it")
+    epsilon: float = Field(1.0, gt=0, description="weight of the entropy")
     # finite: with an infinite one, every source class sends its whole weight, and all scores tie
-    tau_source: Finite = Field(
+    tau_source: float = Field(
         1.0, gt=0, description="tau_1: penalty for missing the source weights"
     )
     tau_target: Strength = Field(
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
         "sinkhorn", description="method of POT, for solver: pot"
     )
     device: str = Field("cpu", description="device of the solver blocks: cpu, cuda, cuda:1")
-    tolerance: Finite = Field(1e-9, gt=0, description="largest residual of the log marginals")
+    tolerance: float = Field(1e-9, gt=0, description="largest residual of the log marginals")
     max_iterations: int = Field(10_000, ge=1, description="sweeps before the solver gives up")
 
 
