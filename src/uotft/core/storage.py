@@ -124,10 +124,11 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """libyaml's, ten times as fast as PyYAML alone, where it is built in; refuses a key twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        keys = [(k.tag, k.value) for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
+        if len({*keys}) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)[1]
             raise yaml.constructor.ConstructorError(
-                None, None, f"{twice[0]!r} is written twice", node.start_mark
+                None, None, f"{twice!r} is written twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
 

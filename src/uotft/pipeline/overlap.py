@@ -164,8 +164,8 @@ def _found(folder: Path, parts: tuple[str, ...]) -> tuple[list[str], str]:
     if names and len({part for *_, part in scan.rows}) > 1:
         _warn(folder, scan.notes)
         return sorted(names), " and ".join(parts)
-    names = []
-    places = [p for p in folder.iterdir() if folders.part_of(p.name) in parts and p.is_dir()]
+    inside, names = sorted(folder.iterdir()), []
+    places = [p for p in inside if folders.part_of(p.name) in parts and p.is_dir()]
     for place in places or [folder]:
         tree = walk(place)
         _warn(place, tree.notes())
