@@ -66,8 +66,8 @@ def test_nobody_is_told(fresh: Path, tmp_path: Path) -> None:
     uotft = [sys.executable, "-m", "uotft"]
     assert asked(fresh, [*uotft, "pretrain"]) == set()
     (tmp_path / "new").mkdir()
-    images = str(pictures(tmp_path / "images", 2, 3))
-    words = ["init", "--source", images, "--target", images]
+    sides = [str(pictures(tmp_path / name, 2, 3)) for name in ("old", "birds")]
+    words = ["init", "--source", sides[0], "--target", sides[1]]
     assert asked(tmp_path / "new", [*uotft, *words]) == set()
     assert "check_update = false" in (tmp_path / "new/.dvc/config").read_text()
     local = (tmp_path / "new/.dvc/config.local").read_text()

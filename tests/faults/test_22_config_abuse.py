@@ -196,7 +196,7 @@ def ordinary() -> list[str]:
         (("register", "--name", "x", "y"), ".mlflow.lock: Permission denied"),
         (("ui", "--port", "59999"), ".mlflow.lock: Permission denied"),
         (("search", "--dataset", "digits"), "search: Permission denied"),
-        (("init", "--source", "old", "--target", "old"), "Permission denied"),
+        (("init", "--source", "old", "--target", "birds"), "Permission denied"),
     ],
 )
 def test_a_project_that_cannot_be_written(
@@ -205,7 +205,8 @@ def test_a_project_that_cannot_be_written(
     root = tmp_path / "locked"
     root.mkdir()
     if words[0] == "init":
-        pictures(root / "old", 2, 2)
+        for name in ("old", "birds"):
+            pictures(root / name, 2, 2)
     else:
         write_params(root, tiny_params())
     before = sorted(root.rglob("*"))
