@@ -117,6 +117,9 @@ class Delivery:
             metrics = run.data.metrics
             history = (self.client.get_metric_history(run.info.run_id, k) for k in metrics)
             self.seen = {(point.key, point.step) for points in history for point in points}
+            if outbox.FAILURE in run.data.tags and not (weights or self.done):
+                # of an earlier part of this run, which goes on now; one of this part is sent below
+                self.client.delete_tag(run.info.run_id, outbox.FAILURE)
         elif weights:
             raise Early(NO_RUN)
         else:
@@ -177,12 +180,8 @@ class Delivery:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         self.client.update_run(self.run_id, status="RUNNING")
-        known = self.client.get_run(self.run_id).data
-        if outbox.FAILURE in known.tags:  # of an earlier part of this run, which goes on now
-            self.client.delete_tag(self.run_id, outbox.FAILURE)
-        for part in _batches(
-            [Param(k, v) for k, v in params.items() if k not in known.params], TEXTS
-        ):
+        known = self.client.get_run(self.run_id).data.params
+        for part in _batches([Param(k, v) for k, v in params.items() if k not in known], TEXTS):
             self.client.log_batch(self.run_id, params=part)
         self._tag(at, tags)
         inputs = [
