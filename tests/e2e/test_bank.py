@@ -381,8 +381,10 @@ def test_nothing_is_fetched_without_the_right_digest(tmp_path: Path) -> None:
         url = f"{server.address}/good/page.html"
         done = answer("uotft", "bank", "fetch", url, "--sha256", "a" * 64, cwd=tmp_path)
         assert "got page.html; a bank is a file that ends in" in done.stderr
-    done = answer("uotft", "bank", "fetch", "file:///etc/passwd", cwd=tmp_path)
-    assert "give an address that begins with https://" in done.stderr
+    for address in ("file:///etc/passwd", "https://[::1/x.npz", "http://127.0.0.1:9/ä.npz"):
+        done = answer("uotft", "bank", "fetch", address, cwd=tmp_path)
+        assert "give an address that begins with https://" in done.stderr
+        assert done.returncode == 2
 
 
 def test_a_kill_leaves_no_bank_and_the_same_command_goes_on(tmp_path: Path) -> None:
