@@ -14,7 +14,7 @@ class Diverged(UserError):
 
 
 class Impossible(UserError):
-    """Settings that the data do not allow, or that do not go together; a search goes on."""
+    """The data do not allow these settings, or they exclude each other; a search skips them."""
 
 
 class Interrupted(Exception):

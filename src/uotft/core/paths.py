@@ -33,11 +33,11 @@ def with_files(settings: Any, root: Path) -> Any:
     return settings.model_copy(update=whole)
 
 
-def must_not_replace(output: Path, inputs: Iterable[str | Path], option: str = "--output") -> None:
-    """Refuse an output at the place of a file that it is made from."""
+def must_not_replace(output: Path, inputs: Iterable[str | Path]) -> None:
+    """Raise `UserError` if ``output`` is one of the files that it is made from."""
     for path in inputs:
         if str(path) and output.resolve() == Path(path).resolve():
-            raise UserError(f"{option} {output}: would replace {path}, which is read: name another")
+            raise UserError(f"--output {output}: would replace {path}, which is read: name another")
 
 
 def sqlite(path: Path) -> str:

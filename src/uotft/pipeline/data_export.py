@@ -145,7 +145,6 @@ def _write_shards(
 
     Returns the number of tar files. The folder gets its final name once it is complete.
     """
-    _must_be_new(output)
     made = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     starts = [(part, at) for part in parts for at in range(0, len(parts[part][0]), per_shard)]
     try:

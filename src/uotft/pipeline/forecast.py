@@ -39,7 +39,7 @@ def forecast(ws: Workspace, target: str, *, progress: Progress) -> dict[str, Any
     if (
         ws.params.select.unit == "image"
         or ws.by_class
-        or len(readers.images(ws, ws.params.source).names) < 2
+        or len(storage.read_json(ws.pretrained() / "model.json")["classes"]) < 2
     ):
         storage.write_json(ws.forecast(target), {})
         return {}

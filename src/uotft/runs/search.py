@@ -285,7 +285,7 @@ def _run(
 
 
 def _is_of_settings(failure: Failure | None, number: int) -> bool:
-    """Whether a trial's own settings made it fail; a worker has printed why, other code says it."""
+    """Whether a trial failed by its settings. Logs why, unless a worker has printed it."""
     if isinstance(failure, Impossible):
         logger.warning("trial %s: %s", number, failure)
         return True
