@@ -43,7 +43,7 @@ class Cluster:
         name = "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"
         self._start("scheduler", *words, **{name: str(allowed_failures)})
         until = monotonic() + 60
-        while not self.file.exists():
+        while not (self.file.exists() and self.file.read_text().endswith("}")):
             assert monotonic() < until, (self.folder / "scheduler.log").read_text()
             sleep(0.05)
 
