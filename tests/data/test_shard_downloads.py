@@ -147,7 +147,7 @@ def test_every_address_and_its_reason_is_named(server: Server, tmp_path: Path) -
 
 def test_stated_sums_refuse_other_bytes_from_the_first_day(server: Server, tmp_path: Path) -> None:
     lines = "".join(f"{digest} *{name}\n" for name, digest in SUMS.items())
-    (tmp_path / "web.sha256").write_text(lines)
+    (tmp_path / "web.sha256").write_text(lines, encoding="utf-8-sig")  # with a byte order mark
     root = section(tmp_path, f"{server.address}/other/{NAMES[0]}", sums="web.sha256")
     assert f", not SHA-256 {SUMS[NAMES[0]]}" in refused(root)
     assert not list((root / "downloads/web").iterdir())

@@ -53,6 +53,19 @@ def test_times_follow_from_counts_and_the_speed(birds: Workspace) -> None:
     assert not Path("uotft-birds").exists()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "change"), [("uot", "select.top_k=auto"), ("all", "select.top_k=100")]
+)
+def test_what_only_the_selection_knows_is_not_stated(
+    birds: Workspace, strategy: str, change: str
+) -> None:
+    found = plan.plan(birds.with_changes([change]), Cell("birds", strategy, 0))
+    assert found.title.endswith(f"on birds, with what {strategy} keeps of imagenet")
+    assert ("ImageNet: up to 137.7 GiB", "not stated") in [row[:2] for row in found.rows()]
+    assert found.times["reading the pictures"] == "known once classes are selected"
+    assert "to fetch in all: at least 44.7 MiB" in "\n".join(found.lines())
+
+
 @pytest.mark.parametrize("every", [0, 5])
 def test_validations_take_their_time(birds: Workspace, every: int) -> None:
     changes = [f"train.recipe.eval_every={every}", "train.recipe.steps=20", "train.recipe.epochs=0"]

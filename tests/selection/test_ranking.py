@@ -43,11 +43,6 @@ def test_names_that_are_numbers_tie_by_value() -> None:
     assert keep(Scores(np.zeros(3)), ("1" + 20 * "0", "9", "2"), 3).tolist() == [2, 1, 0]
 
 
-def test_an_exact_strategy_ignores_k() -> None:
-    scores = Scores(np.array([0.0, -np.inf, -1.0, -2.0]), exact=True)
-    assert keep(scores, NAMES, 1).tolist() == [0, 2, 3]
-
-
 def test_k_below_one_is_refused() -> None:
     with pytest.raises(UserError, match="got 0.*choose 1 to 4"):
         keep(Scores(np.zeros(4)), NAMES, 0)

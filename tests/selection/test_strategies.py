@@ -10,7 +10,7 @@ import pytest
 
 from uotft.core import config, registry
 from uotft.core.errors import UserError
-from uotft.core.records import ClassBank
+from uotft.core.records import ClassBank, Settings
 from uotft.core.settings import Select
 from uotft.selection import banks
 from uotft.selection.choosing import Request, choose, expected
@@ -32,6 +32,13 @@ SOURCE = ClassBank(
     RNG.random((20, 6)), tuple(f"digit {i}" for i in range(20)), np.full(20, 9), "net"
 )
 TARGET = ClassBank(RNG.random((4, 6)), tuple("abcd"), np.full(4, 2), "net")
+
+
+def kept(strategy: str, settings: Settings, top_k: int = 1) -> list[int]:
+    """The rows of the source that a selection keeps, best first."""
+    found = choose(SOURCE, TARGET, Request(strategy, settings, Select(top_k=top_k), None, 0))
+    assert found.settings["top_k"] is None or len(found.kept) == found.settings["top_k"]
+    return found.kept.tolist()
 
 
 @pytest.mark.parametrize("name", registry.names("strategies"))
@@ -124,15 +131,15 @@ def test_label_refuses_a_name_that_matches_nothing() -> None:
 
 
 def test_all_keeps_all_whatever_k() -> None:
-    scores = everything.score(SOURCE, TARGET, everything.Settings(), 0)
-    assert sorted(keep(scores, SOURCE.names, 1).tolist()) == list(range(20))
+    assert sorted(kept("all", everything.Settings())) == list(range(20))
+    assert sorted(kept("all", everything.Settings(), top_k=30)) == list(range(20))
 
 
 def test_manual_keeps_the_list_in_its_order(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("# two of them\ndigit 7\n\n  digit 2 \n")
-    scores = manual.score(SOURCE, TARGET, manual.Settings(file=str(path)), 0)
-    assert keep(scores, SOURCE.names, 1).tolist() == [7, 2], "the list is longer than K"
+    found = kept("manual", manual.Settings(file=str(path)))
+    assert found == [7, 2], "the list is longer than K"
 
 
 @pytest.mark.parametrize(
@@ -176,8 +183,7 @@ def test_label_reads_ids_concepts_and_synonyms(
         lines = [",".join(f'"{cell}"' for cell in row.values()) for row in ROWS]
         path.write_text("\n".join(["wnid,name,concept", *lines]))
     settings = label.Settings(classes=[wanted], table=str(path))
-    scores = label.score(SOURCE, TARGET, settings, 0)
-    assert sorted(keep(scores, SOURCE.names, 1).tolist()) == list(rows)
+    assert sorted(kept("label", settings)) == list(rows)
 
 
 def test_label_refuses_a_table_of_other_classes(tmp_path: Path) -> None:
@@ -225,8 +231,7 @@ def test_quantiles_are_the_parts_of_uots_ranking() -> None:
     parts = []
     for number in range(3):
         settings = score_quantile.Settings(quantile=number, quantiles=3)
-        scores = score_quantile.score(SOURCE, TARGET, settings, 0)
-        parts.append(keep(scores, SOURCE.names, 20).tolist())
+        parts.append(kept("score_quantile", settings))
     assert parts == [ranked[:7], ranked[7:14], ranked[14:]]
 
 

@@ -202,13 +202,11 @@ class SourcePart:
 class Scores:
     """One score per source class: higher is better, and a class with -inf is never kept.
 
-    ``log_plan`` returns log P (rows, T) of some source rows; None if the strategy has no plan. With
-    ``exact`` the strategy itself decides which classes are kept, and K does not apply.
+    ``log_plan`` returns log P (rows, T) of some source rows; None if the strategy has no plan.
     """
 
     values: Floats
     log_plan: Callable[[Any], Floats] | None = None
-    exact: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
 

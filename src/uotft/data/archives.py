@@ -130,7 +130,7 @@ def digest(path: Path, kind: str, progress: Progress = lambda items, label: item
 def read_sums(path: Path) -> dict[str, str]:
     """{file name: SHA-256} from a list as `sha256sum` writes it. `UserError` names a bad line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the list of checksums cannot be read ({error})") from error
     found: dict[str, str] = {}

@@ -16,7 +16,7 @@ from uotft.core.paths import located
 from uotft.core.progress import duration
 from uotft.core.records import Cell, silently
 from uotft.core.text import plural
-from uotft.data import archives, class_downloads, class_images, downloads
+from uotft.data import archives, class_downloads, class_images, downloads, wordnet
 from uotft.data.archives import card_of
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
@@ -77,12 +77,13 @@ class Plan:
         """The rest of the plan as text. Says, and does not raise, if a disk is too small."""
         if self.there:
             yield f"is there already: {'; '.join(self.there)}"
+        least = "" if all(item.size for item in self.items) else "at least "
         if total := sum(item.size for item in self.items):
             took = duration(total / NETWORK)
-            yield f"to fetch in all: {disk.gib(total)}, {took} at 10 MB a second"
+            yield f"to fetch in all: {least}{disk.gib(total)}, {took} at 10 MB a second"
         try:
             if room := self.need():
-                yield f"disk: {room}"
+                yield f"disk: {least}{room}"
         except UserError as error:
             yield f"disk: {error}"
         if self.device:
@@ -135,13 +136,14 @@ def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
         _archives(ws, name, items, there)
     _weights(ws, items, there)
     kept = _kept(ws, cell)
-    if ws.by_class and kept:
+    if ws.by_class and kept != 0:
         _classes(ws, kept, items, there)
     counts = {name: counted(ws, name) for name in names}
-    title = f"{short(ws.root)}: {ws.params.backbone['name']} on {cell.target}, {_reused(ws, cell)}"
+    on = f"{ws.params.backbone['name']} on {cell.target}"
+    title = f"{short(ws.root)}: {on}, {_reused(ws, cell, kept)}"
     pictures = {name: sum(parts.values()) for name, parts in counts.items()}
     if ws.by_class:
-        pictures[ws.params.source] = kept * PER_CLASS
+        pictures[ws.params.source] = (kept or 0) * PER_CLASS
     times, device = _times(ws, cell, counts[cell.target], kept) if measured else ({}, "")
     return Plan(ws.root, title, items, there, _pixels(ws, pictures), times, device)
 
@@ -244,7 +246,7 @@ def _weights(ws: Workspace, items: list[Item], there: list[str]) -> None:
         items.append(Item(what, (found.address,), found.bytes, found.path.parent))
 
 
-def _classes(ws: Workspace, kept: int, items: list[Item], there: list[str]) -> None:
+def _classes(ws: Workspace, kept: int | None, items: list[Item], there: list[str]) -> None:
     """The classes of ImageNet that are still to be fetched; which ones, the selection says."""
     settings = config.dataset_settings(ws.params, ws.params.source)
     folder = located(ws.root, settings.images)
@@ -254,38 +256,35 @@ def _classes(ws: Workspace, kept: int, items: list[Item], there: list[str]) -> N
     if not place.can_grow() or (listed and not place.missing(listed)):
         there.append(f"{here} of ImageNet's 1,000 classes in {short(folder)}")
         return
-    what = f"ImageNet: the {kept} selected classes"
+    most = disk.gib(class_downloads.estimate(len(wordnet.imagenet())))
+    what = f"ImageNet: the {kept} selected classes" if kept else f"ImageNet: up to {most}"
     if here:
         there.append(f"{here} classes of ImageNet in {short(folder)}, not fetched again")
     urls = class_downloads.TRAIN_URL, class_downloads.CLASS_URL.format(TENCH)
-    items.append(Item(what, urls, class_downloads.estimate(kept), folder))
+    items.append(Item(what, urls, class_downloads.estimate(kept or 0), folder))
 
 
-def _kept(ws: Workspace, cell: Cell) -> int:
-    """How many source classes the cell is expected to keep; 0 without any."""
+def _kept(ws: Workspace, cell: Cell) -> int | None:
+    """How many source classes the cell keeps; None if only the selection will say."""
     if not config.keeps(ws.params, cell.strategy):
         return 0
     top_k = ws.params.select.top_k
-    if isinstance(top_k, int):
-        return top_k
-    summary = ws.data(ws.params.source).with_suffix(".json")
-    return int(storage.read_json(summary)["classes"]) if summary.is_file() else 0
+    strategy = config.selector_settings(ws.params, cell.strategy)
+    return None if top_k == "auto" or getattr(strategy, "IGNORES_K", False) else top_k
 
 
-def _reused(ws: Workspace, cell: Cell) -> str:
+def _reused(ws: Workspace, cell: Cell, kept: int | None) -> str:
     """What of the source the cell trains on, for the title."""
-    if not config.keeps(ws.params, cell.strategy):
+    source = ws.params.source
+    if kept is None:
+        return f"with what {cell.strategy} keeps of {source}"
+    if not kept:
         return "without source images"
-    source, chosen = ws.params.source, ws.params.select
-    if isinstance(chosen.top_k, int):
-        return (
-            f"with the {plural(chosen.top_k, chosen.unit)} of {source} that {cell.strategy} keeps"
-        )
-    return f"with what {cell.strategy} keeps of {source}"
+    return f"with the {plural(kept, ws.params.select.unit)} of {source} that {cell.strategy} keeps"
 
 
 def _times(
-    ws: Workspace, cell: Cell, images: dict[str, int], kept: int
+    ws: Workspace, cell: Cell, images: dict[str, int], kept: int | None
 ) -> tuple[dict[str, float | str], str]:
     """How long the parts of a training take here: {part: seconds}, and on which device."""
     if not images:
@@ -299,12 +298,17 @@ def _times(
     )
     steps, test = recipe.steps * recipe.accumulate, images.get("test", 0)
     validations = (recipe.steps // recipe.eval_every if recipe.eval_every else 0) + 1
-    files = sum(images.values()) + kept * PER_CLASS * ws.by_class
+    files = sum(images.values()) + (kept or 0) * PER_CLASS * ws.by_class
+    reading: dict[str, float | str] = {
+        f"reading {files:,} pictures": estimate.seconds(speed, decoded=files)
+    }
+    if kept is None and ws.by_class:
+        reading = {"reading the pictures": "known once classes are selected"}
     train = estimate.seconds(
         speed, trained=steps * batch, evaluated=validations * images.get("val", 0)
     )
     return {
-        f"reading {files:,} pictures": estimate.seconds(speed, decoded=files),
+        **reading,
         f"features of {images['train']:,}": estimate.seconds(speed, embedded=images["train"]),
         f"training, {steps:,} steps of {batch} images": train,
         f"testing on {test:,}": estimate.seconds(speed, evaluated=test),

@@ -38,7 +38,7 @@ def keep(
     groups: tuple[str, ...] = (),
     most: int = 0,
 ) -> NDArray[np.int64]:
-    """Rows of the ``top_k`` best classes, best first; with ``scores.exact`` of all above -inf.
+    """Rows of the ``top_k`` best classes, best first.
 
     Fewer than ``top_k`` if more classes score -inf, or with ``most`` > 0: at most that many rows of
     each group are kept, where ``groups`` has one entry per row.
@@ -51,7 +51,7 @@ def keep(
     best = order(scores, names)
     if most:
         best = _capped(best, groups, most)
-    return best if scores.exact else best[:top_k]
+    return best[:top_k]
 
 
 def carriers(scores: Scores, names: tuple[str, ...], mass_share: float) -> int:

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     """Settings of the strategy ``label``."""
 
     FILES: ClassVar = ("table",)
+    IGNORES_K: ClassVar = True
 
     classes: list[str] = Field(
         ["digit *"],
@@ -58,7 +59,7 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
                 f"source classes, which are {', '.join(known[:8])}, ..."
             )
         kept |= hits
-    return Scores(values=np.where(kept, 0.0, -np.inf), exact=True)
+    return Scores(values=np.where(kept, 0.0, -np.inf))
 
 
 def _words(source: ClassBank) -> list[set[str]]:

@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     """Settings of the strategy ``manual``."""
 
     FILES: ClassVar = ("file",)
+    IGNORES_K: ClassVar = True
 
     file: str = Field("", description="path of a text file with one class name per line")
 
@@ -56,4 +57,4 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
         if np.isfinite(values[rows[name]]):
             raise UserError(f"{path}, line {number}: {name!r} is listed twice")
         values[rows[name]] = -place
-    return Scores(values=values, exact=True)
+    return Scores(values=values)

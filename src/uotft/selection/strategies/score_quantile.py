@@ -10,7 +10,7 @@ Its old names still work in params.yaml: ``band``, with the settings ``bands`` a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -24,6 +24,8 @@ OLD_NAMES = {"bands": "quantiles", "band": "quantile"}
 
 class Settings(uot.Settings):
     """Settings of the strategy ``score_quantile``; the others are those of ``uot``."""
+
+    IGNORES_K: ClassVar = True
 
     quantiles: int = Field(10, ge=1, description="number of equal parts of the ranking")
     quantile: int = Field(
@@ -63,4 +65,4 @@ def score(source: ClassBank, target: ClassBank, settings: Settings, seed: int) -
     kept = np.array_split(ranked, settings.quantiles)[settings.quantile]
     values = np.full(len(ranked), -np.inf)
     values[kept] = scores.values[kept]
-    return replace(scores, values=values, exact=True)
+    return replace(scores, values=values)
