@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from support.commands import call
@@ -20,6 +21,10 @@ from uotft.core.records import Cell
 # A shell starts background commands with Ctrl-C ignored, and all their children inherit that; the
 # tests send Ctrl-C to commands that a user would have started in the foreground.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if "CI" not in os.environ:  # where Hypothesis has a profile of its own, without a deadline too
+    hypothesis.settings.register_profile("here", deadline=None)
+    hypothesis.settings.load_profile("here")
 
 #: Folders with the long files, which begin first: otherwise the last one leaves a core idle.
 LONG = ("e2e", "faults")

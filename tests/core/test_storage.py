@@ -52,6 +52,16 @@ def test_two_threads_write_the_same_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("same", b"second")]
 
 
+def test_a_digit_that_became_an_e_is_damage(tmp_path: Path) -> None:
+    """JSON reads 2.302585e92994046 as infinity."""
+    path = tmp_path / "state.json"
+    storage.write_sealed(path, {"loss": 2.302585092994046})
+    assert storage.read_sealed(path) == {"loss": 2.302585092994046}
+    path.write_bytes(path.read_bytes().replace(b"2.302585092994046", b"2.302585e92994046"))
+    with pytest.raises(UserError, match=r"state\.json: damaged"):
+        storage.read_sealed(path)
+
+
 def test_arrays_come_back_and_files_repeat_exactly(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
         storage.write_arrays(tmp_path / name, x=np.arange(5), names=np.array(["a", "b"]))

@@ -169,4 +169,4 @@ def test_they_are_asked_together_and_a_silent_one_is_left(
     began = time.monotonic()
     with pytest.raises(UserError, match="no answer in 0 s"):
         downloads.check_reachable([slow] * 8)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 3, "one after the other they take 3.2 s"

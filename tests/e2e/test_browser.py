@@ -67,6 +67,7 @@ def page(tmp_path: Path) -> Iterator:
             args=WORDS.split(),
             viewport={"width": 1500, "height": 1100},
         )
+        browser.set_default_timeout(120_000)
         browser.add_init_script(NO_ASSISTANT)
         yield browser.pages[0]
         browser.close()

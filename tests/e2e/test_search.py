@@ -58,6 +58,7 @@ def test_a_killed_grid_goes_on_and_no_training_is_repeated(project: Path) -> Non
     before = call("dvc", "status", cwd=project).stdout
     (project / "space.yaml").write_text(GRID)
     command = [sys.executable, "-m", "uotft", "search", *WORDS, "--space", "space.yaml"]
+    command += ["--jobs", "1"]  # a training of trial 1 must still be to come when it is killed
     with (project / "said").open("w") as said_to:
         process = subprocess.Popen(
             command, cwd=project, env=users_environment(), stderr=said_to,

@@ -25,6 +25,7 @@ from support.repository import REPOSITORY
 from support.watched_commands import CELL, WORDS, begun, inside, left, saved, wait
 from uotft.core.records import Cell
 from uotft.pipeline import select
+from uotft.runs import machines
 from uotft.training import checkpoints
 
 pytestmark = pytest.mark.slow
@@ -223,7 +224,7 @@ def begin(root: Path, hosts: list[Host], start: Start, held: int) -> list[subpro
 
     wait(is_held, 240)
     assert saved(root)
-    time.sleep(3)  # each has heard the other
+    time.sleep(2 * machines.BEAT_S + 2)  # each has heard the other
     return started
 
 
@@ -298,7 +299,10 @@ def test_a_host_that_dies_is_named_under_torchrun(ready: Path, hosts: list[Host]
 DVC_STAGE = """
 stages:
   slow:
-    cmd: echo begun >> said && sleep 6 && echo made > made
+    cmd:
+    - echo begun >> said
+    - for i in $(seq 600); do [ -e go ] || sleep 0.1; done
+    - echo made > made
     outs: [made]
 """
 
@@ -318,8 +322,11 @@ def test_of_two_hosts_one_runs_a_stage_of_dvc(hosts: list[Host], fresh: Path) ->
     first = hosts[0].start(*words, cwd=fresh, environment=mine)
     wait(lambda: (fresh / "said").exists())
     second = hosts[1].start(*words, cwd=fresh, environment=mine)
+    assert second.stdout
+    waits = next((line for line in second.stdout if "waiting for process" in line), "")
+    (fresh / "go").touch()
     said = ended([first, second], 120)
     assert [first.returncode, second.returncode] == [0, 0], said
     assert (fresh / "said").read_text() == "begun\n", "once"
-    assert re.search(r"waiting for process \d+ on node-a, since .* which runs DVC", said[1])
+    assert re.search(r"waiting for process \d+ on node-a, since .* which runs DVC", waits)
     assert "slow:" in (fresh / "dvc.lock").read_text()

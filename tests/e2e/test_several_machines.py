@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import yaml
 
 from support.child_processes import killed, pair
 from support.commands import users_environment
+from support.ports import free_port
 from support.projects import runs, tiny_params, workspace, write_params
 from uotft.core.context import Context
 from uotft.core.records import Cell
@@ -69,15 +69,9 @@ def start(root: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def machines(root: Path) -> list[subprocess.Popen[str]]:
     """Two machines, here, with a process each."""
-    place = ("--main-process-ip", "127.0.0.1", "--main-process-port", free_port())
+    place = ("--main-process-ip", "127.0.0.1", "--main-process-port", str(free_port()))
     many = ("--num-processes", "2", "--num-machines", "2", *place)
     return [start(root, "uotft", *WORDS, *many, "--machine-rank", str(rank)) for rank in (0, 1)]
 
@@ -109,7 +103,7 @@ def test_two_machines_make_one_run_and_go_on_together(ready: Path) -> None:
     left = ws.unfinished(ws.cell("models", Cell(*CELL)))
 
     both = machines(ready)
-    wait(both, lambda: (left / "run.json").exists() and checkpoints.newest(left) is not None)
+    wait(both, lambda: (left / "run.json").exists() and any(left.glob("step-*/state.json")))
     both[1].send_signal(signal.SIGTERM)
     said_by(both, 130)
     [run] = runs(ready)
@@ -131,7 +125,7 @@ def test_machines_that_do_not_meet(tiny: Path, monkeypatch: pytest.MonkeyPatch) 
     """Machine 0 waits for the other, or the other for machine 0: not for ever, and they say so."""
     monkeypatch.setattr(processes, "MEET_S", 1)
     worker = ("uotft.runs.worker", os.devnull, "pretrain")
-    alone = [processes.fleet(2, 2, rank, "127.0.0.1", int(free_port())) for rank in (0, 1)]
+    alone = [processes.fleet(2, 2, rank, "127.0.0.1", free_port()) for rank in (0, 1)]
     places = [place for each in alone for place in each.ranks(tiny / "no such file")]
     said = said_by([start(tiny, *worker, **place) for place in places], 2)
     assert all("uotft: the machines did not meet: " in text for text in said)

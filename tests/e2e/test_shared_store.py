@@ -13,7 +13,7 @@ import pytest
 from support.commands import answer
 from support.projects import runs, tiny_params, workspace, write_params
 from support.tracking_page import ask, served
-from support.watched_commands import WORDS, inside, ranks, start, wait
+from support.watched_commands import WORDS, ranks, running, start, wait
 from uotft.core.records import Cell
 from uotft.pipeline import select
 
@@ -73,8 +73,7 @@ def test_two_projects_and_one_store(tiny: Path, tmp_path: Path) -> None:
     write_params(both[0], params(endless=True))
     endless = start(both[0], *NONE)
     wait(lambda: len(runs(tmp_path)) == 3)
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in inside(both[0])}
-    [sender] = [pid for pid, words in commands.items() if b"uotft.tracking.sender" in words]
+    [sender] = running(both[0], "uotft.tracking.sender")
     os.kill(sender, signal.SIGKILL)
     endless.kill()
     endless.communicate()

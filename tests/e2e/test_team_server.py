@@ -27,13 +27,28 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
-STEPS, EVERY = 2000, 20  # of a training, and between two points of its losses
+STEPS, EVERY, HELD = 2000, 20, 600  # of a training, between two points of its losses, and a wait
+# what Python imports at its start: a worker waits there, as long as the file "hold" exists
+SITE = f"""
+import os, sys, time
+if "uotft.runs.worker" in sys.orig_argv:
+    from uotft.training.streams import Stream
+    batch = Stream.__getitem__
+    def held(self, step):
+        while step >= {HELD} and os.path.exists("hold"):
+            time.sleep(0.05)
+        return batch(self, step)
+    Stream.__getitem__ = held
+"""
 
 
 @pytest.fixture(scope="module")
 def team() -> Iterator[Team]:
     """The server, for all tests here."""
-    with team_server() as made:
+    with team_server() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "MLFLOW_HTTP_REQUEST_TIMEOUT", "60"
+        )  # s; a store that is back is slow at first
         yield made
 
 
@@ -49,6 +64,8 @@ def both(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         write_params(folder, params)
         find_overlap(folder)
         select.select(workspace(folder), Cell("digits", strategy, 0))
+        storage.write_bytes(folder / "site/sitecustomize.py", SITE.encode())
+        (folder / "hold").touch()
     return folders
 
 
@@ -101,7 +118,9 @@ def must_be_whole(team: Team, run: Any, folder: Path, strategy: str) -> None:
 def test_the_database_restarts_while_two_train(team: Team, both: dict[str, Path]) -> None:
     with ExitStack() as stack:
         trainings = {
-            name: stack.enter_context(started(folder, *words(name), **here(team)))
+            name: stack.enter_context(
+                started(folder, *words(name), PYTHONPATH=str(folder / "site"), **here(team))
+            )
             for name, folder in both.items()
         }
         for name, process in trainings.items():
@@ -111,6 +130,7 @@ def test_the_database_restarts_while_two_train(team: Team, both: dict[str, Path]
         search = f"{team.address}/api/2.0/mlflow/experiments/search"
         status = requests.post(search, json={"max_results": 1}, timeout=60).status_code
         for name, folder in both.items():
+            (folder / "hold").unlink()
             wait_for(trainings[name], lambda n=name, f=folder: len(points(f)) > before[n] + 10)
         team.database.start()
         assert status >= 500, "the server could keep nothing"

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from support.ports import free_port
 from support.projects import tiny_params, write_params
-from support.tracking_page import free_port
-from support.watched_commands import inside, start, wait, wait_for
+from support.watched_commands import inside, running, start, wait, wait_for
 from uotft.tracking import store
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
-MLFLOW, SERVER = 2, 3  # processes: `uotft ui`, `mlflow server` and MLflow's web server
+MLFLOW, SERVER = "uotft.tracking.mlflow_command", "uvicorn"  # words of their command lines
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def started(folder: Path):  # noqa: ANN201
-    """Starts `uotft ui` and returns once it has so many processes; kills what a test leaves."""
+    """Starts `uotft ui` and returns once it has this process; kills what a test leaves."""
     commands = []
 
-    def begin(processes: int) -> subprocess.Popen[str]:
+    def begin(program: str) -> subprocess.Popen[str]:
         commands.append(start(folder, "ui", "--port", str(free_port())))
-        wait_for(commands[0], lambda: len(inside(folder)) == processes)
+        wait_for(commands[0], lambda: running(folder, program))
         return commands[0]
 
     yield begin
@@ -48,9 +48,9 @@ def started(folder: Path):  # noqa: ANN201
     commands[0].communicate()
 
 
-@pytest.mark.parametrize("processes", [MLFLOW, SERVER])
-def test_killed(folder: Path, started: Callable, processes: int) -> None:
-    command = started(processes)
+@pytest.mark.parametrize("program", [MLFLOW, SERVER])
+def test_killed(folder: Path, started: Callable, program: str) -> None:
+    command = started(program)
     command.kill()
     command.wait()
     wait(lambda: not inside(folder), seconds=30)
@@ -59,8 +59,7 @@ def test_killed(folder: Path, started: Callable, processes: int) -> None:
 def test_killed_while_its_server_does_nothing(folder: Path, started: Callable) -> None:
     """A busy machine, carried to extremes: the server does not get to any signal's handler."""
     command = started(SERVER)
-    below = [pid for pid in inside(folder) if pid != command.pid]
-    [server] = [pid for pid in below if os.getsid(pid) != pid]  # `mlflow server` leads the session
+    [server] = running(folder, SERVER)
     os.kill(server, signal.SIGSTOP)
     command.kill()
     command.wait()

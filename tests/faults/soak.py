@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.commands import call, users_environment  # noqa: E402
 from support.projects import clone  # noqa: E402
 from support.repository import REPOSITORY  # noqa: E402
-from support.watched_commands import MADE, WORDS, inside  # noqa: E402
+from support.watched_commands import MADE, WORDS, inside, running  # noqa: E402
 
 LEFT, CELL = Path("unfinished/models/digits/uot/0"), Path("models/digits/uot/0")
 KINDS = ("SIGKILL of the watcher", "SIGKILL of a worker", "SIGTERM", "Ctrl-C")
@@ -166,7 +166,7 @@ def one(project: Path, world: int, kind: str, before: int) -> dict[str, object]:
         if first and "age s" not in row and time.monotonic() > first + AGE_S:
             row |= measure(project, process.pid) | {"age s": round(time.monotonic() - begun, 1)}
         time.sleep(0.01)
-    workers = [pid for pid in inside(project) if b"uotft.runs.worker" in words_of(pid)]
+    workers = running(project, "uotft.runs.worker")
     row["ended at"] = step(project)
     if process.poll() is None and kind != "none":
         pid = random.choice(workers) if "worker" in kind and workers else process.pid
@@ -187,17 +187,10 @@ def one(project: Path, world: int, kind: str, before: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def words_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
 def measure(project: Path, watcher: int) -> dict[str, object]:
     """Peak memory, open files and threads of the watcher and of its first worker."""
-    pids = sorted(inside(project))
-    workers = [pid for pid in pids if b"uotft.runs.worker" in words_of(pid) and pid != watcher]
+    pids = inside(project)
+    workers = [pid for pid in running(project, "uotft.runs.worker") if pid != watcher]
     if not workers:  # it has just ended
         return {}
     row: dict[str, object] = {"number of processes": len(pids)}

@@ -32,9 +32,9 @@ from support.watched_commands import (
     WORDS,
     begun,
     inside,
+    last,
     left,
     ranks,
-    saved,
     started,
     statuses,
     temporary,
@@ -63,9 +63,9 @@ def test_all_ranks_save_the_same_step(
 ) -> None:
     times, number = [], trials(1, 10)
     for _ in range(number):
-        before = max(saved(cell), default=0)
+        before = last(cell)
         with started(cell, *WORDS, "--num-processes", "2") as process:
-            wait_for(process, lambda before=before: begun(cell) and max(saved(cell)) > before)
+            wait_for(process, lambda before=before: begun(cell, before))
             time.sleep(random.uniform(0, 0.5))
             asked = random.choice([*ranks(cell).values()]) if "rank" in whom else process.pid
             os.kill(asked, signal.SIGINT if "Ctrl-C" in whom else signal.SIGTERM)

@@ -33,6 +33,7 @@ from support.watched_commands import (
     begun,
     change,
     inside,
+    last,
     left,
     mounted,
     ranks,
@@ -83,7 +84,7 @@ def stopped_by_a_full_disk(said: str, process_code: int, project: Path) -> int:
 def goes_on(project: Path, step: int, *more: str) -> None:
     """The same command goes on at ``step`` and saves again."""
     with started(project, *WORDS, *more) as again:
-        wait_for(again, lambda: max(saved(project), default=0) > step)
+        wait_for(again, lambda: last(project) > step)
         again.terminate()
         said, _ = again.communicate(timeout=60)
     assert f"uotft: going on at step {step}" in said
@@ -97,9 +98,9 @@ def test_a_disk_that_fills_up_while_checkpoints_are_written(
     number = trials(1, 5)
     with mounted(cell / "unfinished", "size=4m"):
         for _ in range(number):
-            before = max(saved(cell), default=0)
+            before = last(cell)
             with started(cell, *WORDS) as process:
-                wait_for(process, lambda before=before: begun(cell) and max(saved(cell)) > before)
+                wait_for(process, lambda before=before: begun(cell, before))
                 while process.poll() is None:  # what older checkpoints free is taken, too
                     filler = fill(cell / "unfinished")
                     time.sleep(0.002)
@@ -294,7 +295,7 @@ def test_a_full_disk_under_mlflows_database_ends_no_training(
         with started(cell, *WORDS, MLFLOW_TRACKING_URI=uri) as process:
             wait_for(process, lambda: begun(cell))
             fill(small)
-            said, _ = process.communicate(timeout=120)
+            said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said[-3000:]
         assert (cell / "models/digits/uot/0/model.json").is_file()
     measured("MLflow's database on a full disk: the training ends well")

@@ -22,6 +22,7 @@ from uotft.data.archives import Archive
 from uotft.models import weights
 
 BYTES = bytes(range(256)) * 20_000  # five chunks
+IMPATIENT = 0.7  # s: less than a slow server takes, and more than a busy machine stalls
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_what_came_is_kept_for_the_next_time(server: Server, tmp_path: Path) -> 
 def test_a_server_that_takes_too_long_is_left(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manner: str, why: str
 ) -> None:
-    monkeypatch.setattr(downloads, "PATIENCE", 0.3)
+    monkeypatch.setattr(downloads, "PATIENCE", IMPATIENT)
     assert why in refused(server, tmp_path, manner)
     assert fetch(server, tmp_path, manner, "good").read_bytes() == BYTES
 
@@ -161,14 +162,15 @@ def test_a_download_survives_any_of_its_mirrors(
     trials: Callable[[int, int], int], measured: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Mirrors fail in a drawn order, and the download is cut anywhere before it begins."""
-    monkeypatch.setattr(downloads, "PATIENCE", 0.3)
     rng, bytes_again, count = np.random.default_rng(0), 0, trials(6, 60)
     for trial in range(count):
         folder, kept = tmp_path / str(trial), int(rng.integers(1, len(BYTES)))
         folder.mkdir()
         (folder / ".a.tar.part").write_bytes(BYTES[:kept])
         manners = rng.permutation(FAULTS)[:3].tolist()
-        said = refused(server, folder, *manners)
+        with monkeypatch.context() as patch:
+            patch.setattr(downloads, "PATIENCE", IMPATIENT)
+            said = refused(server, folder, *manners)
         assert all(f"{server.address}/{manner}/a.tar: " in said for manner in manners)
         server.asked.clear()
         assert fetch(server, folder, "good").read_bytes() == BYTES
@@ -197,8 +199,8 @@ def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_weights_that_do_not_come_are_asked_for_again_by_range(
     server: Server, published: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
-    monkeypatch.setattr(downloads, "PATIENCE", 0.3)
     name, path = published
+    monkeypatch.setattr(downloads, "PATIENCE", IMPATIENT)
     with pytest.raises(UserError) as error:
         weights.download(f"{server.address}/{manner}/{name}")
     assert f"{server.address}/{manner}/{name}: " in str(error.value)

@@ -194,7 +194,7 @@ def ordinary() -> list[str]:
     [
         (("prepare", "--dataset", "digits"), "cache: Permission denied"),
         (("register", "--name", "x", "y"), ".mlflow.lock: Permission denied"),
-        (("ui", "--port", "59999"), ".mlflow.lock: Permission denied"),
+        (("ui", "--port", "18999"), ".mlflow.lock: Permission denied"),
         (("search", "--dataset", "digits"), "search: Permission denied"),
         (("init", "--source", "old", "--target", "birds"), "Permission denied"),
     ],

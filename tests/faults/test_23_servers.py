@@ -27,8 +27,9 @@ import pytest
 from support.commands import call, users_environment
 from support.image_folders import pictures
 from support.open_ports import addresses, descendants
+from support.ports import free_port
 from support.projects import runs
-from support.tracking_page import SEARCH, ask, free_port, served
+from support.tracking_page import SEARCH, ask, served
 from uotft.core.errors import UserError
 from uotft.models import serving
 from uotft.tracking.guard import MOST

@@ -28,10 +28,10 @@ from support.watched_commands import (
     WORDS,
     begun,
     change,
+    last,
     left,
     mounted,
     ranks,
-    saved,
     started,
     statuses,
     wait,
@@ -133,9 +133,9 @@ def test_a_killed_owner_blocks_nobody(
     """SIGKILL: the next one waits until its workers have saved and ended, and goes on."""
     number, times = trials(1, 5), []
     for _ in range(number):
-        before = max(saved(cell), default=0)
+        before = last(cell)
         with started(cell, *WORDS) as process:
-            wait_for(process, lambda before=before: begun(cell) and max(saved(cell)) > before)
+            wait_for(process, lambda before=before: begun(cell, before))
             [worker] = ranks(cell).values()
             process.kill()
             begin = time.monotonic()
@@ -239,7 +239,7 @@ def test_a_full_table_of_files(cell: Path, measured: Callable[[str], None]) -> N
         for filler in (cell / "unfinished").glob("filler-*"):
             filler.unlink()
         with started(cell, *WORDS) as again:
-            wait_for(again, lambda: max(saved(cell), default=0) > found[1]["step"])
+            wait_for(again, lambda: last(cell) > found[1]["step"])
             again.terminate()
             said, _ = again.communicate(timeout=60)
         assert f"uotft: going on at step {found[1]['step']}" in said

@@ -11,6 +11,8 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from support.commands import call, users_environment
 from support.dataset_archives import coloured, tar
 from support.download_server import Server, serving
 from support.foreign_weights import torchvision_file
+from support.watched_commands import wait
 from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import silently
@@ -114,6 +117,12 @@ def test_the_means_are_those_of_the_same_pictures_in_folders(
     assert {p.name for p in on_disk.glob("*.tar")} == {*NAMES}, "what was on disk stays"
 
 
+def bytes_of(path: Path) -> int:
+    with suppress(FileNotFoundError):  # renamed or dropped in between
+        return path.stat().st_size
+    return 0
+
+
 def test_from_addresses_it_has_the_same_bytes_and_no_shard_stays(
     server: Server, bank: Path, weights: Path, tmp_path: Path
 ) -> None:
@@ -123,7 +132,7 @@ def test_from_addresses_it_has_the_same_bytes_and_no_shard_stays(
 
     def look(name: str, asked: str) -> None:
         there = [p for p in work.iterdir() if p.name.endswith((".tar", ".part"))]
-        most.append(sum(p.stat().st_size for p in there if p.exists()))
+        most.append(sum(map(bytes_of, there)))
 
     server.before = look
     line = make(addresses(server), weights, output, room=2 * LARGEST)
@@ -185,14 +194,18 @@ def test_a_kill_costs_the_shard_under_way_alone(
     server.before = kill
     running.append(started(words, tmp_path))
     died(running[0])
-    server.before = lambda name, asked: None
+
+    def kill_later(name: str, asked: str) -> None:
+        """The process waits for the size of shard 4, and so it embeds nothing."""
+        if name == NAMES[4]:
+            wait((work / NAMES[3]).exists)
+            running[-1].kill()
+
+    server.before = kill_later
     server.asked.clear()
     running.append(started(words, tmp_path))
-    until = time.monotonic() + 300
-    while not (work / NAMES[3]).exists() and time.monotonic() < until:
-        time.sleep(0.001)
-    running[1].kill()
     died(running[1])
+    server.before = lambda name, asked: None
     ends(started(words, tmp_path))
     assert (tmp_path / "web.safetensors").read_bytes() == bank.read_bytes()
     fetched = {Path(path).name for path, _ in server.asked}
@@ -214,6 +227,14 @@ def test_two_processes_share_the_shards(
     # one asks for the size of each, and then for its bytes; the other may have asked for a size
     asked = Counter(Path(path).name for path, _ in server.asked)
     assert all(2 <= asked[name] <= 3 for name in NAMES), "each is fetched once"
+
+
+def test_the_size_of_a_shard_is_asked_for_once(server: Server, tmp_path: Path) -> None:
+    """Two wait for room: another process holds the lock of one, and lets it go."""
+    every = shard_stream.listed(addresses(server), tmp_path, 2**30)
+    ahead = shard_stream._Ahead(every, lambda number: False, lambda archive: Future())
+    assert [ahead._archive(number).name for number in (3, 2, 3)] == [NAMES[n] for n in (3, 2, 3)]
+    assert len(server.asked) == 2
 
 
 def test_another_process_is_waited_for(on_disk: Path, tmp_path: Path) -> None:

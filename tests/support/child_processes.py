@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable
+
+from support.ports import free_port
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -29,9 +30,7 @@ def pair(work: Callable[[int], object]) -> list[int]:
 
 def crew(work: Callable[[int], object], world: int) -> list[int]:
     """The same in ``world`` children."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
 
     def child(rank: int) -> None:
         forget_accelerator()

@@ -29,7 +29,11 @@ def descendants(leader: int) -> list[int]:
 def addresses(process: int) -> set[str]:
     """The addresses, without ports, on which a process listens."""
     inodes = set()
-    for link in Path(f"/proc/{process}/fd").glob("*"):
+    try:
+        links = [*Path(f"/proc/{process}/fd").iterdir()]
+    except OSError:  # it has just ended
+        return set()
+    for link in links:
         try:
             if match := re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink())):
                 inodes.add(match[1])

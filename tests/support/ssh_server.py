@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from support.ports import free_port
 from support.team_server import answers
-from support.tracking_page import free_port
 
 
 @dataclass

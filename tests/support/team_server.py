@@ -25,8 +25,8 @@ from typing import Any
 import pytest
 import yaml
 
+from support.ports import free_port
 from support.repository import REPOSITORY
-from support.tracking_page import free_port
 from support.unreliable_proxy import tracking_server
 
 USER = "nobody"  # PostgreSQL refuses to run as root

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,15 +12,9 @@ from pathlib import Path
 from threading import Timer
 
 from support.commands import users_environment
+from support.ports import free_port
 
 SEARCH = "/api/2.0/mlflow/experiments/search"
-
-
-def free_port() -> int:
-    """A port of this machine that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -54,7 +47,7 @@ def served(
 
 def ask(port: int, **headers: str) -> tuple[int, bytes]:
     """The answer to a search for experiments."""
-    line = HTTPConnection(f"127.0.0.1:{port}", timeout=20)
+    line = HTTPConnection(f"127.0.0.1:{port}", timeout=60)
     headers |= {"Content-Type": "application/json"}
     line.request("POST", SEARCH, json.dumps({"max_results": 50}), headers)
     answer = line.getresponse()

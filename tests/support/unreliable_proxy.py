@@ -17,7 +17,7 @@ from pathlib import Path
 
 from support.commands import users_environment
 from support.download_server import in_a_thread
-from support.tracking_page import free_port
+from support.ports import free_port
 
 MANNERS = ("lost", "hang", "broken", "shut", "slow")
 PATIENCE_S = 150

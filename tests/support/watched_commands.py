@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -84,19 +84,25 @@ def inside(project: Path) -> list[int]:
     return sorted(found)
 
 
+def running(project: Path, word: str) -> list[int]:
+    """Those of them that have this word in their command line."""
+    return [pid for pid in inside(project) if word.encode() in _said_by(pid, "cmdline")]
+
+
 def ranks(project: Path) -> dict[int, int]:
     """{rank: process} of the training processes."""
     found = {}
-    for pid in inside(project):
-        try:
-            arguments = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
-            environment = Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"uotft.runs.worker" in arguments:
-            rank = [int(e[5:]) for e in environment if e.startswith(b"RANK=")]
-            found[rank[0] if rank else 0] = pid
+    for pid in running(project, "uotft.runs.worker"):
+        rank = [int(e[5:]) for e in _said_by(pid, "environ") if e.startswith(b"RANK=")]
+        found[rank[0] if rank else 0] = pid
     return found
+
+
+def _said_by(pid: int, file: str) -> list[bytes]:
+    """The entries of a file of a process; none if it has just ended."""
+    with suppress(OSError):
+        return Path("/proc", str(pid), file).read_bytes().split(b"\0")
+    return []
 
 
 def wait(until: Callable[[], object], seconds: float = 120) -> None:
@@ -133,9 +139,14 @@ def saved(project: Path) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
 
-def begun(project: Path) -> bool:
-    """Whether the training is tracked and has a checkpoint."""
-    return (left(project) / "run.json").is_file() and bool(saved(project))
+def last(project: Path) -> int:
+    """The step of the last of them; 0 without any."""
+    return max(saved(project), default=0)
+
+
+def begun(project: Path, after: int = 0) -> bool:
+    """Whether the training is tracked and has a checkpoint of a step after this one."""
+    return (left(project) / "run.json").is_file() and last(project) > after
 
 
 def statuses(project: Path) -> list[str]:

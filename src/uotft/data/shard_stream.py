@@ -127,7 +127,7 @@ class _Ahead:
     ) -> None:
         self.every, self.is_done, self.fetch = every, is_done, fetch
         self.left, self.claimed = [*range(len(every.places))], deque[_Claim]()
-        self.sized: tuple[int, Archive] | None = None  # the next one, if there was no room for it
+        self.sized: dict[int, Archive] = {}  # also those for which there was no room yet
 
     def claim(self) -> bool:
         """Claim shards in their order, as many as there is room for; whether any are left."""
@@ -164,8 +164,8 @@ class _Ahead:
 
     def _archive(self, number: int) -> Archive:
         """The tar file of a shard, with its size."""
-        if self.sized and self.sized[0] == number:
-            return self.sized[1]
+        if number in self.sized:
+            return self.sized[number]
         every, name = self.every, self.every.name(number)
         here = every.folder / name
         size = here.stat().st_size if here.is_file() else 0
@@ -175,7 +175,7 @@ class _Ahead:
             raise UserError(
                 f"--room: got {gib(every.room)}, but {name} alone has {gib(archive.bytes)}"
             )
-        self.sized = number, archive
+        self.sized[number] = archive
         return archive
 
     def _drop(self, number: int) -> None:

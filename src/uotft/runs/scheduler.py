@@ -291,26 +291,31 @@ class _Task:
 
     def _stop(self, future: Any) -> None:
         """Take the task back if no worker has it, or have its training save and end."""
-        told, patience = None, float(STOP_S)
+        told, patience = Message(), float(STOP_S)
         if future.done() or self._client.status != "running":  # workers end with their scheduler
             return
         if self._place.get("worker") not in _workers(self._client):
             future.cancel()
-            patience = 5 * POLL_S  # a worker may just have begun it
+            self._place, patience = {}, 5 * POLL_S  # a worker may just have begun it
         until = monotonic() + patience
         while monotonic() < until and self._client.status == "running":
             if self._place and self._place is not told:
-                told = self._place
-                process, workers = told["process"], [told["worker"]]
-                self._client.run(terminate, process, workers=workers, on_error="ignore")
-            if told and future.done():
+                told, until = self._place, monotonic() + STOP_S
+                self._on_worker(told, terminate)
+            if told and future.done() and not self._on_worker(told, is_training):
                 return
             with suppress(Empty):
                 message = self.heard.get(timeout=POLL_S)
                 self._place = message if "began" in message else self._place
-        if patience == STOP_S:
+        if told and monotonic() > until:
             logger.warning("%s: its training on %s has not ended within %s s", self._cell,
-                           self._place["began"], STOP_S)  # fmt: skip
+                           told["began"], STOP_S)  # fmt: skip
+
+    def _on_worker(self, place: Message, ask: Callable[[int], bool]) -> bool:
+        """What a worker answers about the training in ``place``; False if the worker is lost."""
+        workers = [place["worker"]]
+        answers = self._client.run(ask, place["process"], workers=workers, on_error="ignore")
+        return any(answers.values())
 
     def _end(self, future: Any) -> Message:
         """What a task that is done has returned; `WorkerFailed` if it ended its workers."""
@@ -370,13 +375,22 @@ def _of_the_nanny() -> dict[str, str]:
     return {name: "" for name, value in found.items() if environment.get(name) == str(value)}
 
 
-def terminate(process: int) -> None:
-    """On a worker: ask a training that it has started to save and end."""
+def is_training(process: int) -> bool:
+    """On a worker: whether a training that it has started has not ended."""
     import psutil  # Dask's own
 
-    with suppress(psutil.NoSuchProcess, ProcessLookupError):
-        if psutil.Process(process).ppid() == os.getpid():
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(process).ppid() == os.getpid())
+    return False
+
+
+def terminate(process: int) -> bool:
+    """On a worker: ask a training that it has started to save and end; False if it has ended."""
+    found = is_training(process)
+    with suppress(ProcessLookupError):
+        if found:
             os.kill(process, signal.SIGTERM)
+    return found
 
 
 def _see(root: Path, path: Path, fingerprint: str) -> None:
