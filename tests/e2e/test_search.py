@@ -109,12 +109,14 @@ def test_a_killed_grid_goes_on_and_no_training_is_repeated(project: Path) -> Non
     chosen = dict(word.split("=") for word in rows[0]["settings"].split())
     assert str(best["train"]["lambda"]) == chosen["train.lambda"]
     assert str(best["select"]["top_k"]) == chosen["select.top_k"]
+    row = said.splitlines()[-1].removeprefix("for uot alone, as a row of an experiment: ")
+    assert yaml.safe_load(row) == {"set": rows[0]["settings"].split()}
     assert call("dvc", "status", cwd=project).stdout == before, "the pipeline's cells are DVC's"
 
     again = search(project, GRID)
     assert models(project) == after
     assert len(children(project, "search-digits-uot")) == 4
-    assert again.stdout.splitlines()[-2:] == said.splitlines()[-2:]
+    assert again.stdout.splitlines()[-3:] == said.splitlines()[-3:]
 
 
 @pytest.fixture(scope="module")

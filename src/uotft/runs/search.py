@@ -85,7 +85,9 @@ def search(ws: Workspace, plan: Plan, output: Path, fleet: Fleet, say: Say) -> A
     storage.write_bytes(output, study.rewritten(text, best.setting).encode())
     return study.table(trials), (
         f"seeds {', '.join(map(str, plan.seeds))}: {study.verdict(trials)}",
-        f"{output} has the settings of trial {best.number}",
+        f"{output} has the settings of trial {best.number}, for all rows",
+        f"for {plan.strategy} alone, as a row of an experiment: "
+        f"set: [{', '.join(study.overrides(best.setting))}]",
     )
 
 
