@@ -340,7 +340,7 @@ def train(
         whole.note_imagenet(imagenet, remember=not dry_run)
     if dry_run:
         ws = order.preview(imagenet) if order else workspace(cell.target, strategy)
-        _show(plan.plan(ws.with_changes(changes), order.cell if order else cell))
+        _show(plan.plan(ws.with_changes(changes), [order.cell if order else cell]))
         return
     folder = whole.ready(order, _show) if order else None
     cell = order.cell if order else cell

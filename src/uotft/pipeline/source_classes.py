@@ -52,6 +52,9 @@ def _kept(ws: Workspace, cells: Iterable[Cell] | None) -> set[str]:
         files = sorted((ws.root / ws.variant / "selections").glob("*/*/*/selection.json"))
     else:
         files = [ws.cell("selections", cell) / "selection.json" for cell in cells]
-    chosen: list[dict[str, Any]] = [storage.read_json(path) for path in files]
-    names = {str(kept["name"]) for each in chosen for kept in each["classes"]}
-    return {wordnet.id_of(name) for name in names}
+    return {wnid for path in files for wnid in ids(storage.read_json(path))}
+
+
+def ids(chosen: dict[str, Any]) -> set[str]:
+    """The WordNet ids of the classes that a selection.json keeps."""
+    return {wordnet.id_of(str(kept["name"])) for kept in chosen["classes"]}

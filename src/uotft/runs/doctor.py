@@ -74,13 +74,13 @@ def of_training(dataset: str, source: str, backbone: str, strategy: str) -> Iter
     cell = order.cell if order else cell
     made = (ws.root / "params.yaml").is_file()
     yield True, "project", f"{ws.root}{'' if made else ', which the training makes'}"
-    found = plan.plan(ws, cell, measured=False)
+    found = plan.plan(ws, [cell], measured=False)
     for line in found.there:
         yield True, "found", line
     for item in found.items:
         size = f"{disk.gib(item.size)} " if item.size else ""
         yield False, "missing", f"{item.what}, {size}from {item.address}"
-    for name, check in plan.checks(found, ws, cell).items():
+    for name, check in plan.checks(found, ws, [cell]).items():
         try:
             check()
         except UserError as error:

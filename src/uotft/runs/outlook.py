@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 
 from uotft.analysis import endings
@@ -18,6 +19,7 @@ from uotft.core import dvc, storage
 from uotft.core.records import Cell
 from uotft.core.settings import Recipe
 from uotft.core.text import some
+from uotft.data import subset
 from uotft.pipeline import compatible
 from uotft.pipeline.readers import validation_images, validations
 from uotft.pipeline.workspace import Workspace
@@ -86,14 +88,13 @@ def chance(ws: Workspace, dataset: str, facts: dict[str, Any], made: Path) -> st
 def labelled(ws: Workspace, images: int, classes: Callable[[], int]) -> int:
     """About how many of the target's training ``images`` a seed trains on.
 
-    ``classes`` counts the target's classes; it is called for a number of images a class alone.
+    ``classes`` counts the target's classes; it is called for shots and longtail alone.
     """
     wanted = ws.params.subset
-    if wanted.fraction:
-        return max(1, round(wanted.fraction * images))
-    if wanted.shots:
-        return min(images, wanted.shots * classes())
-    return images
+    if wanted.fraction or not wanted.given:
+        return max(1, round((wanted.fraction or 1) * images))
+    alike = np.full(count := classes(), images // count)
+    return min(images, int(subset.sizes(alike, wanted, 0).sum()))
 
 
 def norms(ws: Workspace, target: str) -> str:

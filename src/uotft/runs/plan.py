@@ -5,8 +5,7 @@ uotft train --dataset dogs --dry-run
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,54 +15,39 @@ from uotft.core.paths import located
 from uotft.core.progress import duration
 from uotft.core.records import Cell, silently
 from uotft.core.text import plural
-from uotft.data import archives, class_downloads, class_images, downloads, wordnet
+from uotft.data import archives, class_downloads, downloads
 from uotft.data.archives import card_of
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
-from uotft.pipeline import compatible, fetch, source_classes
-from uotft.pipeline.datasets import made_by_code
+from uotft.pipeline import compatible, fetch, image_places
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import estimate, outlook
+from uotft.runs import estimate, outlook, to_fetch
+from uotft.runs.to_fetch import Item, Needs, short
 from uotft.training import objectives
 
-TENCH = "n01440764"  # the first class of ImageNet: if it can be had, so can the others
 PER_CLASS = 1_281  # training images of a class of ImageNet, on average
 LONG_S = 6 * 3600  # a part that takes longer is worth a hint
 NETWORK = 10_000_000  # bytes a second, for a feeling of how long a download takes
-
-
-@dataclass(frozen=True)
-class Item:
-    """Something to fetch, from the first of ``urls`` that has it; from none: by hand.
-
-    ``size`` is in bytes, 0 if unknown; ``place`` is a folder.
-    """
-
-    what: str
-    urls: tuple[str, ...]
-    size: int
-    place: Path
-
-    @property
-    def address(self) -> str:
-        """The address that will be asked first, perhaps a mirror's."""
-        return downloads.redirected(self.urls[0]) if self.urls else "by hand"
+Times = dict[str, float | str]  # {part: seconds, or why they are unknown}
+Counts = dict[str, dict[str, int]]  # {data set: {part: number of images}}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The downloads of a training, and how long its parts take: {part: seconds, or why unknown}.
+    """The downloads of trainings, and how long their parts take.
 
-    ``pixels`` are the bytes that the project in ``root`` takes for decoded pictures.
+    ``made`` are the bytes that the project in ``root`` takes for unpacked archives and decoded
+    pictures; ``advice`` makes a long training short.
     """
 
     root: Path
     title: str
     items: list[Item]
     there: list[str]
-    pixels: int
-    times: dict[str, float | str]
+    made: int
+    times: Times
     device: str
+    advice: str = ""
 
     def rows(self) -> list[tuple[str, ...]]:
         """A table of what is to be fetched, its header first; the header alone if nothing is."""
@@ -93,7 +77,7 @@ class Plan:
         for part, seconds in self.times.items():
             yield f"  {part}: {seconds if isinstance(seconds, str) else estimate.about(seconds)}"
         if any(not isinstance(took, str) and took > LONG_S for took in self.times.values()):
-            yield "  to try it first: --subset shots=2 --set train.recipe.epochs=10"
+            yield f"  to try it first: --subset shots=2 --set {self.advice}"
         yield "a command that is interrupted goes on where it stopped when it is given again"
 
     def need(self) -> str:
@@ -105,7 +89,7 @@ class Plan:
         for item in self.items:
             wanted[item.place] += item.size
         disks: dict[int, dict[Path, int]] = {}
-        for place, size in {**wanted, self.root: self.pixels}.items():
+        for place, size in {**wanted, self.root: self.made}.items():
             disks.setdefault(disk.device(place), {})[place] = size
         lines = []
         for places in disks.values():
@@ -116,54 +100,53 @@ class Plan:
         return "; ".join(lines)
 
 
-def short(path: Path) -> str:
-    """The same as in the messages around a training; a folder below this one ends with a slash."""
-    found = outlook.short(Path(os.path.normpath(path.absolute())))
-    return found if os.path.isabs(found) or path.is_file() else f"{found}/"
-
-
-def plan(ws: Workspace, cell: Cell, *, measured: bool = True) -> Plan:
-    """The plan of one cell, of a project that need not be there yet.
+def plan(ws: Workspace, cells: Sequence[Cell], *, measured: bool = True) -> Plan:
+    """The plan of some cells of one target, of a project that need not be there yet.
 
     Nothing is fetched. With ``measured``, a network of random weights says how fast this machine
-    is, which takes seconds.
+    is, which takes seconds. Raises `UserError` if there is no such row.
     """
-    config.selector(ws.params, cell.strategy)  # an error if there is no such row
-    ws = ws.of(cell.strategy)
-    items, there = list[Item](), list[str]()
-    names = [cell.target] if ws.by_class else [cell.target, ws.params.source]
-    for name in names:
-        _archives(ws, name, items, there)
-    _weights(ws, items, there)
-    kept = _kept(ws, cell)
-    if ws.by_class and kept != 0:
-        _classes(ws, kept, items, there)
-    counts = {name: counted(ws, name) for name in names}
-    on = f"{ws.params.backbone['name']} on {cell.target}"
-    title = f"{short(ws.root)}: {on}, {_reused(ws, cell, kept)}"
-    pictures = {name: sum(parts.values()) for name, parts in counts.items()}
+    target = cells[0].target
+    found = to_fetch.needs(ws, cells)
+    counts = {name: counted(ws, name) for name in to_fetch.sets(ws, target)}
+    pictures = {name: sum(n.values()) for name, n in counts.items() if not _is_prepared(ws, name)}
     if ws.by_class:
-        pictures[ws.params.source] = (kept or 0) * PER_CLASS
-    times, device = _times(ws, cell, counts[cell.target], kept) if measured else ({}, "")
-    return Plan(ws.root, title, items, there, _pixels(ws, pictures), times, device)
+        used = found.absent if _is_prepared(ws, ws.params.source) else found.classes
+        pictures[ws.params.source] = (used or 0) * PER_CLASS
+    times, device = Times(), ""
+    if measured:
+        times, device = _times(ws, cells, counts, found, sum(pictures.values()))
+    made, first = found.unpacked + _pixels(ws, pictures), ws.of(cells[0].strategy)
+    title = f"{short(ws.root)}: {ws.params.backbone['name']} on {target}, {_title(first, cells)}"
+    length = "steps" if first.params.train.recipe.steps else "epochs"
+    advice = f"train.recipe.{length}=10"
+    return Plan(ws.root, title, found.items, found.there, made, times, device, advice)
 
 
-def check(found: Plan, ws: Workspace, cell: Cell) -> None:
+def check(found: Plan, ws: Workspace, cells: Sequence[Cell]) -> None:
     """Raise `UserError` for what cannot work."""
-    for each in checks(found, ws, cell).values():
+    for each in checks(found, ws, cells).values():
         each()
 
 
-def checks(found: Plan, ws: Workspace, cell: Cell) -> dict[str, Callable[[], object]]:
-    """What has to hold before a training begins; each raises `UserError` if it does not."""
+def checks(found: Plan, ws: Workspace, cells: Sequence[Cell]) -> dict[str, Callable[[], object]]:
+    """What has to hold before trainings begin; each raises `UserError` if it does not."""
+    target, strategies = cells[0].target, [*dict.fromkeys(cell.strategy for cell in cells)]
 
     def by_hand() -> None:
-        for name in (cell.target, ws.params.source):
+        for name in (target, ws.params.source):
             fetch.check_by_hand(ws, name)
 
+    def images() -> None:
+        absent = [item.what.partition(":")[0] for item in found.items if not item.urls]
+        for name in to_fetch.sets(ws, target):
+            if name in absent and not card_of(config.known_dataset(ws.params, name)[0]):
+                image_places.must_be_there(ws, name)
+
     made = {
-        "settings": lambda: compatible.check(ws, [cell.target], [cell.strategy]),
+        "settings": lambda: compatible.check(ws, [target], strategies),
         "disk": found.need,
+        "images": images,
         "by hand": by_hand,
     }
     if ws.by_class and any(item.what.startswith("ImageNet") for item in found.items):
@@ -199,6 +182,11 @@ def counted(ws: Workspace, name: str) -> dict[str, int]:
     return counts
 
 
+def _is_prepared(ws: Workspace, name: str) -> bool:
+    """Whether the pictures of a data set are read."""
+    return ws.data(name).with_suffix(".json").is_file()
+
+
 def _pixels(ws: Workspace, pictures: dict[str, int]) -> int:
     """The bytes of decoded pictures, {data set: their number}; only sets of files keep such."""
     settings = {name: config.known_dataset(ws.params, name)[1] for name in pictures}
@@ -206,76 +194,13 @@ def _pixels(ws: Workspace, pictures: dict[str, int]) -> int:
     return sum(min(count * one[name], WHOLE) for name, count in pictures.items())
 
 
-def _archives(ws: Workspace, name: str, items: list[Item], there: list[str]) -> None:
-    """The archives of a public set, the shards of addresses, and where a user's images are."""
-    module, settings = config.known_dataset(ws.params, name)
-    card, folder = card_of(module), located(ws.root, settings.path)
-    if getattr(settings, "urls", ""):
-        folder, shards = fetch.shards_of(ws, settings)
-        if absent := [tar for tar in shards if not (folder / tar.name).is_file()]:
-            items.append(Item(f"{name}: {len(absent)} tar files", absent[0].urls, 0, folder))
-            return
-    if card is None:
-        made = made_by_code(settings)
-        there.append(f"{name}, made by code" if made else f"{name} in {short(folder)}")
-        return
-    if place := archives.ready(card, folder, ws.root):
-        there.append(f"{name} in {short(place)}")
-        return
-    for archive in card.archives:
-        if (folder / archive.name).is_file():
-            there.append(f"{archive.name} in {short(folder)}")
-        else:
-            items.append(Item(f"{name}: {archive.name}", archive.urls, archive.bytes, folder))
-
-
-def _weights(ws: Workspace, items: list[Item], there: list[str]) -> None:
-    """The weights of the backbone, where a published file is downloaded."""
-    if (ws.pretrained() / "model.safetensors").is_file():
-        there.append(f"weights in {short(ws.pretrained())}")
-        return
-    from uotft.models import model_io
-
-    found = model_io.published(ws.params.backbone)
-    if found is None:
-        there.append(f"{ws.params.backbone['name']}, whose weights are no download")
-    elif found.path.is_file():
-        there.append(f"weights in {short(found.path)}")
-    else:
-        what = f"weights: {found.path.name}"
-        items.append(Item(what, (found.address,), found.bytes, found.path.parent))
-
-
-def _classes(ws: Workspace, kept: int | None, items: list[Item], there: list[str]) -> None:
-    """The classes of ImageNet that are still to be fetched; which ones, the selection says."""
-    settings = config.dataset_settings(ws.params, ws.params.source)
-    folder = located(ws.root, settings.images)
-    place = class_images.place(folder)
-    here = len(place.classes())
-    listed = source_classes.listed_classes(ws)
-    if not place.can_grow() or (listed and not place.missing(listed)):
-        there.append(f"{here} of ImageNet's 1,000 classes in {short(folder)}")
-        return
-    most = disk.gib(class_downloads.estimate(len(wordnet.imagenet())))
-    what = f"ImageNet: the {kept} selected classes" if kept else f"ImageNet: up to {most}"
-    if here:
-        there.append(f"{here} classes of ImageNet in {short(folder)}, not fetched again")
-    urls = class_downloads.TRAIN_URL, class_downloads.CLASS_URL.format(TENCH)
-    items.append(Item(what, urls, class_downloads.estimate(kept or 0), folder))
-
-
-def _kept(ws: Workspace, cell: Cell) -> int | None:
-    """How many source classes the cell keeps; None if only the selection will say."""
-    if not config.keeps(ws.params, cell.strategy):
-        return 0
-    top_k = ws.params.select.top_k
-    strategy = config.selector_settings(ws.params, cell.strategy)
-    return None if top_k == "auto" or getattr(strategy, "IGNORES_K", False) else top_k
-
-
-def _reused(ws: Workspace, cell: Cell, kept: int | None) -> str:
-    """What of the source the cell trains on, for the title."""
-    source = ws.params.source
+def _title(ws: Workspace, cells: Sequence[Cell]) -> str:
+    """What of the source the trainings use."""
+    source, cell = ws.params.source, cells[0]
+    if len(cells) > 1:
+        strategies = dict.fromkeys(each.strategy for each in cells)
+        return f"{len(cells)} trainings: {', '.join(strategies)}"
+    kept = to_fetch.kept(ws, cell)
     if kept is None:
         return f"with what {cell.strategy} keeps of {source}"
     if not kept:
@@ -284,35 +209,66 @@ def _reused(ws: Workspace, cell: Cell, kept: int | None) -> str:
 
 
 def _times(
-    ws: Workspace, cell: Cell, images: dict[str, int], kept: int | None
-) -> tuple[dict[str, float | str], str]:
-    """How long the parts of a training take here: {part: seconds}, and on which device."""
-    if not images:
-        return {"all of it": f"known once {cell.target} is prepared"}, ""
-    settings, size = ws.params.train, config.dataset_settings(ws.params, cell.target).size
-    batch = config.images_a_step(ws.params, keeps=config.keeps(ws.params, cell.strategy))
-    count = outlook.labelled(ws, images["train"], lambda: _classes_of(ws, cell.target))
-    recipe = objectives.recipe(settings, count)
+    ws: Workspace, cells: Sequence[Cell], counts: Counts, found: Needs, files: int
+) -> tuple[Times, str]:
+    """How long the parts take here that are still to be done, and on which device."""
+    target, source = cells[0].target, ws.params.source
+    if unknown := [name for name, parts in counts.items() if not parts]:
+        them = f"{' and '.join(unknown)} {'is' if len(unknown) == 1 else 'are'}"
+        return {"all of it": f"known once {them} prepared"}, ""
+    first = ws.of(cells[0].strategy)
+    size, train = config.dataset_settings(ws.params, target).size, first.params.train
+    batch = config.images_a_step(first.params, keeps=config.keeps(first.params, cells[0].strategy))
     speed = estimate.measure(
-        ws.params.backbone, size, batch, threads=ws.params.cpu_threads, precision=recipe.precision
-    )
-    steps, test = recipe.steps * recipe.accumulate, images.get("test", 0)
-    validations = (recipe.steps // recipe.eval_every if recipe.eval_every else 0) + 1
-    files = sum(images.values()) + (kept or 0) * PER_CLASS * ws.by_class
-    reading: dict[str, float | str] = {
-        f"reading {files:,} pictures": estimate.seconds(speed, decoded=files)
-    }
-    if kept is None and ws.by_class:
-        reading = {"reading the pictures": "known once classes are selected"}
-    train = estimate.seconds(
-        speed, trained=steps * batch, evaluated=validations * images.get("val", 0)
-    )
-    return {
-        **reading,
-        f"features of {images['train']:,}": estimate.seconds(speed, embedded=images["train"]),
-        f"training, {steps:,} steps of {batch} images": train,
-        f"testing on {test:,}": estimate.seconds(speed, evaluated=test),
-    }, f"{speed.device}, {speed.threads} threads"
+        ws.params.backbone, size, batch, threads=ws.params.cpu_threads,
+        precision=train.recipe.precision,
+    )  # fmt: skip
+    times = Times()
+    if ws.by_class and found.absent is None:
+        times["reading the pictures"] = "known once classes are selected"
+    elif files:
+        times[f"reading {files:,} pictures"] = estimate.seconds(speed, decoded=files)
+    if source in counts:
+        times |= _pretraining(ws, counts[source]["train"], speed)
+    embedded = sum(n["train"] for name, n in counts.items() if not ws.features(name).exists())
+    if embedded:
+        times[f"features of {embedded:,}"] = estimate.seconds(speed, embedded=embedded)
+    times |= _trainings(ws, cells, counts[target], speed)
+    return times, f"{speed.device}, {speed.threads} threads"
+
+
+def _pretraining(ws: Workspace, images: int, speed: estimate.Speed) -> Times:
+    """The training of a network that has no weights, on the source."""
+    made = (ws.pretrained() / "model.safetensors").is_file()
+    if made or compatible.brings_weights(ws.params.backbone):
+        return {}
+    settings = ws.params.pretrain
+    recipe = settings.recipe.counted(images, settings.batch_size)
+    batch = settings.batch_size * recipe.accumulate
+    part = f"pre-training, {recipe.steps:,} steps of {batch} images"
+    return {part: estimate.seconds(speed, trained=recipe.steps * batch)}
+
+
+def _trainings(
+    ws: Workspace, cells: Sequence[Cell], images: dict[str, int], speed: estimate.Speed
+) -> Times:
+    """The trainings themselves, one after the other, and their tests."""
+    count = outlook.labelled(ws, images["train"], lambda: _classes_of(ws, cells[0].target))
+    named, trained, took = "", 0, 0.0
+    for cell in cells:
+        params = ws.of(cell.strategy).params
+        recipe = objectives.recipe(params.train, count)
+        keeps = config.keeps(params, cell.strategy)
+        batch = config.images_a_step(params, keeps=keeps) * recipe.accumulate
+        seen = recipe.steps * batch + params.train.head_steps * params.train.target_batch
+        checks = (recipe.steps // recipe.eval_every if recipe.eval_every else 0) + 1
+        named, trained = f"training, {recipe.steps:,} steps of {batch} images", trained + seen
+        took += estimate.seconds(speed, trained=seen, evaluated=checks * images.get("val", 0))
+    if len(cells) > 1:
+        named = f"{len(cells)} trainings one after the other, {trained:,} images"
+    tested = images.get("test", 0) * len(cells)
+    tests: Times = {f"testing on {tested:,}": estimate.seconds(speed, evaluated=tested)}
+    return {named: took, **tests} if trained else tests
 
 
 def _classes_of(ws: Workspace, name: str) -> int:

@@ -149,9 +149,9 @@ def ready(order: Order, show: Callable[[Plan], object]) -> Path:
     ws = order.preview().with_changes(order.changes)
     config.selector(ws.params, order.strategy)
     if not (ws.cell("models", cell) / "model.json").is_file():
-        found = plan.plan(ws, cell)
+        found = plan.plan(ws, [cell])
         show(found)
-        plan.check(found, ws, cell)
+        plan.check(found, ws, [cell])
     init.project(order.wanted, track)
     init.name_imagenet(folder)
     logger.info("in %s, with the settings of its params.yaml", folder)

@@ -109,6 +109,14 @@ def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.i
     return np.flatnonzero(scores.values > -np.inf)
 
 
+def kept_by_name(strategy: str, settings: Any, names: tuple[str, ...], folder: Path) -> int:
+    """How many source classes a strategy that ignores K keeps, known before any feature is."""
+    alike = ClassBank(np.eye(len(names)), names, np.ones(len(names), np.int64))
+    module = registry.load("strategies", strategy, "strategy")
+    scores = module.score(alike, alike, paths.with_files(settings, folder), 0)
+    return int((scores.values > -np.inf).sum())
+
+
 def recall_curve(
     source: ClassBank, target: ClassBank, uot: Any, found: NDArray[np.int64], top_k: int
 ) -> dict[float, float]:

@@ -43,15 +43,20 @@ def keep(
     Fewer than ``top_k`` if more classes score -inf, or with ``most`` > 0: at most that many rows of
     each group are kept, where ``groups`` has one entry per row.
     """
-    if top_k < 1 or top_k > len(names):
-        raise Impossible(
-            f"select.top_k: got {top_k}, but the source has only {len(names)} classes, "
-            f"clusters or images (select.unit says which); choose 1 to {len(names)}"
-        )
+    check(top_k, len(names))
     best = order(scores, names)
     if most:
         best = _capped(best, groups, most)
     return best[:top_k]
+
+
+def check(top_k: int, units: int) -> None:
+    """Raise `Impossible` for a K that the number of classes, clusters or images does not allow."""
+    if top_k < 1 or top_k > units:
+        raise Impossible(
+            f"select.top_k: got {top_k}, but the source has only {units} classes, "
+            f"clusters or images (select.unit says which); choose 1 to {units}"
+        )
 
 
 def carriers(scores: Scores, names: tuple[str, ...], mass_share: float) -> int:
