@@ -276,10 +276,10 @@ def _kept(ws: Workspace, cell: Cell) -> int | None:
 def _reused(ws: Workspace, cell: Cell, kept: int | None) -> str:
     """What of the source the cell trains on, for the title."""
     source = ws.params.source
+    if kept == 0 or outlook.unread(ws):
+        return "without source images"
     if kept is None:
         return f"with what {cell.strategy} keeps of {source}"
-    if not kept:
-        return "without source images"
     return f"with the {plural(kept, ws.params.select.unit)} of {source} that {cell.strategy} keeps"
 
 
