@@ -423,13 +423,23 @@ def test_a_cell_is_a_line_as_soon_as_it_is_trained_and_tested(
     assert tested == [("none", 0)]
 
 
-def test_by_label_only_with_labels(tiny: Path) -> None:
-    without = cells_of(tiny, plan("fig3a"))
-    assert "Label" not in {column.variation.label for column in without}
-    [column] = [
-        c for c in cells_of(tiny, plan("fig3a", expect=["digit *"]))
-        if c.strategy == "label"
-    ]  # fmt: skip
+def test_by_label_only_with_labels(fresh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def label(**words: object) -> list[experiment_cells.Column]:
+        return [c for c in cells_of(fresh, plan("fig3a", **words)) if c.strategy == "label"]
+
+    [column] = label()
+    assert column.ws.params.selectors["label"] == {"classes": ["digit *"]}, "of params.yaml"
+    assert not caplog.records
+    params = tiny_params()
+    del params["selectors"]["label"]
+    write_params(fresh, params)
+    assert label() == []
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "experiment fig3a: row 'Label' is left out: nothing names its classes; give --expect, or "
+        "set selectors.label.classes in the row or in params.yaml"
+    )
+    [column] = label(expect=["digit *"])
     assert column.ws.params.selectors["label"] == {"classes": ["digit *"], "table": ""}
     assert math.isclose(paper_tables.load("fig3a").variations[-1].x, 300)
 
@@ -437,8 +447,8 @@ def test_by_label_only_with_labels(tiny: Path) -> None:
 def test_small_sources_train_the_same_cell_once(tiny: Path) -> None:
     """With twelve classes, K of 50 and 100 are both one class."""
     columns = cells_of(tiny, plan("fig3a", 2))
-    assert len({column.variation.label for column in columns}) == 13
-    assert len(experiment_runner.todo(columns)) == 2 * (1 + 2 * 4)
+    assert len({column.variation.label for column in columns}) == 14
+    assert len(experiment_runner.todo(columns)) == 2 * (1 + 1 + 2 * 4)
 
 
 def test_joint_objectives_of_beyond_train(fresh: Path) -> None:
