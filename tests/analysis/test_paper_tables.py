@@ -337,6 +337,21 @@ def test_what_it_takes_is_said_before(fresh: Path, columns: list[experiment_cell
     assert total.endswith("unknown, since no cell is finished yet")
 
 
+def test_no_more_cells_are_trained_at_a_time_than_there_are(
+    fresh: Path, columns: list[experiment_cells.Column], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two cells on two of ten places: 96 + 192 images at 0.01 a second, halved."""
+    monkeypatch.setattr(experiment_cells.Column, "costs", lambda column: [(96, 9600.0)])
+    *_, total = experiment_runner.forecast(again(fresh, seeds=2), 10)
+    assert "2 cells to train, 288 images at most; time: about 240 min" in total
+
+
+def test_where_nothing_is_trained_no_training_is_promised(tiny: Path) -> None:
+    lines = [*experiment_runner.forecast(cells_of(tiny, plan("table3", 2)), 1, train=False)]
+    assert lines[0].startswith("digits: Fine-Tune: 2 to select: none subset.")
+    assert lines[-1] == "4 cells to select, none to train"
+
+
 def test_the_test_part_is_read_again_for_new_models_alone(
     columns: list[experiment_cells.Column],
 ) -> None:
