@@ -205,7 +205,22 @@ def test_rows_without_common_seeds_are_not_compared() -> None:
     assert comparison.pairs(results) == {}
     none, uot = comparison.table(results)
     assert uot.against == {}
-    assert "No row can be compared" in comparison.verdict([none, uot])
+    assert "can be compared" in comparison.verdict([none, uot])
+
+
+def test_what_is_kept_and_not_trained_on_is_not_reused() -> None:
+    """A better accuracy is then no merit of the source."""
+    plain = {"train.objective": "plain", "strategy.kept": "2"}
+    equal = {**plain, "strategy.kept": "0"}
+    made = seeds("none", 80, 82, 81, 83) + seeds("uot", 85, 87.5, 86, 88, settings=plain)
+    made += seeds("equal_compute", 80, 82, 81, 83.5, selection={}, settings=equal)
+    found = rows(made, [])
+    assert "equal_compute" not in trials.baselines(found)["uot"]
+    table = comparison.table(trials.results(found))
+    assert [row.classes for row in table] == [0, 0, 0]
+    assert comparison.verdict(table).startswith("No row that trains on source classes can be")
+    other = [replace(t, strategy="label") for t in made if t.strategy == "uot"]
+    assert not trials.same_selections(rows(made + other, [])), "they train on no such images"
 
 
 @pytest.mark.parametrize(
@@ -364,7 +379,7 @@ def test_what_runs_lack_is_said_where_it_would_stand(tmp_path: Path) -> None:
     found, text = written([trial("uot", 0, **bare)], tmp_path)
     assert found.headings == HEADINGS
     for phrase in (
-        "No row can be compared with plain fine-tuning",
+        "No row that trains on source classes can be compared with plain fine-tuning",
         "This needs two rows with at least two seeds in common.",
         "no validation curve",
         "differ in no numeric parameter",

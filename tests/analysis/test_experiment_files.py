@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.projects import workspace
+from support.projects import tiny_params, workspace, write_params
 from uotft.analysis import experiment_files, experiment_settings, paper_tables
 from uotft.analysis.statistics import holm, paired
 from uotft.core import storage
@@ -248,6 +248,26 @@ def todo(tiny: Path, wanted: Plan) -> list[Cell]:
     ws = workspace(tiny)
     columns = experiment_cells.columns(ws, experiment_cells.settled(ws, wanted)[0])
     return [(ws.variant, str(cell)) for ws, cell in experiment_runner.todo(columns)]
+
+
+@pytest.mark.parametrize("expect", [[], ["digit 1"]])
+def test_a_row_by_label_may_name_its_classes(tiny: Path, tmp_path: Path, expect: list[str]) -> None:
+    """Then --expect, of which the recall is measured, does not replace them."""
+    own = row(strategy="label", set=['selectors.label.classes=["c00*"]'])
+    path = written(tmp_path, rows=own)
+    wanted = Plan(paper_tables.load(path), ["digits"], (0,), rows=["uot"], expect=expect)
+    [(variant, cell)] = todo(tiny, wanted)
+    assert cell == "digits-label-0"
+    assert "c00" in variant
+
+
+def test_an_experiment_of_no_rows_is_refused(fresh: Path, tmp_path: Path) -> None:
+    params = tiny_params()
+    del params["selectors"]["label"]
+    write_params(fresh, params)
+    path = written(tmp_path, baseline="a", rows=[{"label": "a", "strategy": "label"}])
+    with pytest.raises(UserError, match="experiment mine: every row is left out"):
+        todo(fresh, Plan(paper_tables.load(path), ["digits"], (0,)))
 
 
 def test_rows_and_parts_of_the_cells(tiny: Path, tmp_path: Path) -> None:

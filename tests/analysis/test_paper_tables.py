@@ -337,6 +337,21 @@ def test_what_it_takes_is_said_before(fresh: Path, columns: list[experiment_cell
     assert total.endswith("unknown, since no cell is finished yet")
 
 
+def test_no_more_cells_are_trained_at_a_time_than_there_are(
+    fresh: Path, columns: list[experiment_cells.Column], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two cells on two of ten places: 96 + 192 images at 0.01 a second, halved."""
+    monkeypatch.setattr(experiment_cells.Column, "costs", lambda column: [(96, 9600.0)])
+    *_, total = experiment_runner.forecast(again(fresh, seeds=2), 10)
+    assert "2 cells to train, 288 images at most; time: about 240 min" in total
+
+
+def test_where_nothing_is_trained_no_training_is_promised(tiny: Path) -> None:
+    lines = [*experiment_runner.forecast(cells_of(tiny, plan("table3", 2)), 1, train=False)]
+    assert lines[0].startswith("digits: Fine-Tune: 2 to select: none subset.")
+    assert lines[-1] == "4 cells to select, none to train"
+
+
 def test_the_test_part_is_read_again_for_new_models_alone(
     columns: list[experiment_cells.Column],
 ) -> None:
@@ -423,13 +438,23 @@ def test_a_cell_is_a_line_as_soon_as_it_is_trained_and_tested(
     assert tested == [("none", 0)]
 
 
-def test_by_label_only_with_labels(tiny: Path) -> None:
-    without = cells_of(tiny, plan("fig3a"))
-    assert "Label" not in {column.variation.label for column in without}
-    [column] = [
-        c for c in cells_of(tiny, plan("fig3a", expect=["digit *"]))
-        if c.strategy == "label"
-    ]  # fmt: skip
+def test_by_label_only_with_labels(fresh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def label(**words: object) -> list[experiment_cells.Column]:
+        return [c for c in cells_of(fresh, plan("fig3a", **words)) if c.strategy == "label"]
+
+    [column] = label()
+    assert column.ws.params.selectors["label"] == {"classes": ["digit *"]}, "of params.yaml"
+    assert not caplog.records
+    params = tiny_params()
+    del params["selectors"]["label"]
+    write_params(fresh, params)
+    assert label() == []
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "experiment fig3a: row 'Label' is left out: nothing names its classes; give --expect, or "
+        "set selectors.label.classes in the row or in params.yaml"
+    )
+    [column] = label(expect=["digit *"])
     assert column.ws.params.selectors["label"] == {"classes": ["digit *"], "table": ""}
     assert math.isclose(paper_tables.load("fig3a").variations[-1].x, 300)
 
@@ -437,8 +462,8 @@ def test_by_label_only_with_labels(tiny: Path) -> None:
 def test_small_sources_train_the_same_cell_once(tiny: Path) -> None:
     """With twelve classes, K of 50 and 100 are both one class."""
     columns = cells_of(tiny, plan("fig3a", 2))
-    assert len({column.variation.label for column in columns}) == 13
-    assert len(experiment_runner.todo(columns)) == 2 * (1 + 2 * 4)
+    assert len({column.variation.label for column in columns}) == 14
+    assert len(experiment_runner.todo(columns)) == 2 * (1 + 1 + 2 * 4)
 
 
 def test_joint_objectives_of_beyond_train(fresh: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from support.commands import answer
 from support.dataset_archives import coloured
 from support.image_folders import pictures
+from support.projects import tiny_params, write_params
 from uotft.core import storage, user_settings
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, silently
@@ -52,6 +53,14 @@ def test_the_command_lists_what_is_kept(project: Workspace) -> None:
     assert done.returncode == 0, done.stderr
     assert "imagenet: images of 2 classes, in " in done.stdout
     assert listed(project) == [IDS[0], IDS[2]]
+
+
+def test_a_source_that_does_not_come_by_class_is_refused(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params())
+    done = answer("uotft", "data", "fetch", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the source glyphs does not come by class" in done.stderr
+    assert "`uotft data prepare glyphs`" in done.stderr
 
 
 def test_a_class_that_is_listed_stays(project: Workspace) -> None:

@@ -16,7 +16,7 @@ from uotft.analysis import paper_tables
 from uotft.core import storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, silently
-from uotft.pipeline import freshness
+from uotft.pipeline import freshness, readers, select
 from uotft.pipeline.experiment_cells import Plan
 from uotft.runs import experiment_runner, job
 from uotft.runs.processes import Crew, Fleet
@@ -59,6 +59,20 @@ def test_a_model_of_other_settings_is_not_taken(
     with pytest.raises(UserError, match=rf"inputs changed while {CELL} was trained: train\.recipe"):
         job.train(ws, CELL, OtherSettings(Fleet(), trainable), current=True)
     assert not freshness.finished(ws, CELL, 1)
+
+
+@pytest.mark.parametrize(("objective", "reused"), [("joint", 5), ("plain", 0), ("co_tuning", 0)])
+def test_a_run_states_the_classes_that_are_trained_on(
+    trainable: Path, objective: str, reused: int
+) -> None:
+    ws = workspace(trainable).with_changes([f"train.objective={objective}"])
+    select.select(ws, CELL)
+    about = job._about(ws, CELL, 1, readers.read_selection(ws, CELL))
+    assert about.params["strategy.kept"] == reused
+    assert about.params["strategy.classes"].startswith(f"{reused} classes")
+    note = about.tags["mlflow.note.content"]
+    assert note.startswith("**uot** keeps 5 of 12 of *glyphs*")
+    assert ("trains on none of them" in note) == (not reused)
 
 
 def test_an_experiment_is_refused_under_another_launcher(

@@ -98,6 +98,10 @@ def test_a_finished_training_says_what_was_kept_and_what_comes_next(
     predict = "uotft predict --dataset digits --strategy uot --seed 1 photo.jpg"
     assert commands == [predict, "dvc repro", "uotft ui"]
 
+    plain = ws.with_changes(["train.objective=plain"])
+    [kept] = [line for line in outlook.made(plain, cell, chosen).splitlines() if "kept" in line]
+    assert kept.endswith("and 2 more; train.objective: plain trains on none of them")
+
     monkeypatch.chdir(ws.root.parent)
     said = outlook.made(ws.with_changes(["train.lambda=0.3"]), cell, chosen).splitlines()
     assert said[1] == f"model: {ws.root.name}/variants/train.lambda=0.3/models/digits/uot/1"

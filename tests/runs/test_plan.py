@@ -50,6 +50,8 @@ def test_times_follow_from_counts_and_the_speed(birds: Workspace) -> None:
     )
     auto = plan.plan(birds.with_changes(["select.top_k=auto"]), [Cell("birds", "uot", 0)])
     assert auto.title.endswith("on birds, with what uot keeps of imagenet")
+    plain = plan.plan(birds.with_changes(["train.objective=plain"]), [Cell("birds", "uot", 0)])
+    assert plain.title.endswith("uot keeps; train.objective: plain trains on none of them")
     assert f"training, {steps} steps of 512 images" in auto.times, "nobody knows K yet"
     assert [item.what.split(":")[0] for item in found.items] == ["weights", "ImageNet"]
     assert not Path("uotft-birds").exists()

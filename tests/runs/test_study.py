@@ -103,6 +103,19 @@ def test_without_source_images_nothing_about_them_is_searched() -> None:
         assert not search.deciding(both, params, name), "the control sets it, or makes no step"
 
 
+@pytest.mark.parametrize("strategy", ["all", "label", "manual", "score_quantile", "band"])
+def test_no_k_is_searched_for_a_strategy_that_ignores_it(strategy: str) -> None:
+    """Its trials would be equal trainings, and one K the best of them."""
+    share = {
+        "select.mass_share": {"low": 0.5, "high": 0.9},
+        "select.max_per_class": {"choices": [1]},
+    }
+    params = config.checked(tiny_params() | {"selectors": {"manual": {"file": "a"}}}, "params.yaml")
+    found = search.deciding(space(SPACE | share), params, strategy)
+    assert list(found) == ["train.lambda", "select.max_per_class"]
+    assert search.deciding(space(SPACE | share), params, "nearest") == space(SPACE | share)
+
+
 def test_words_are_what_yaml_reads_back() -> None:
     setting = {"a": 1e-05, "b": True, "c": "auto", "d": 7, "e": "1e-4"}
     said = dict(word.split("=") for word in search.overrides(setting))

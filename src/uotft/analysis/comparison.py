@@ -192,7 +192,10 @@ def verdict(rows: list[Row]) -> str:
     """One or two sentences on whether reuse helped, from the differences from none."""
     tested = [row for row in rows if row.classes and "none" in row.against]
     if not tested:
-        return "No row can be compared with plain fine-tuning (the strategy none) on its own seeds."
+        return (
+            "No row that trains on source classes can be compared with plain fine-tuning (the "
+            "strategy none) on its own seeds."
+        )
     significant = [row for row in tested if row.p["none"] < LEVEL]
     best = max(tested, key=lambda row: row.against["none"].mean)
     better = sorted(

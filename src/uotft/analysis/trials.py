@@ -136,7 +136,7 @@ def _candidates(rows: list[Line]) -> Iterator[tuple[Line, str, list[Line]]]:
     """(row, baseline, the rows of the baseline) for each pair that may be compared."""
     for row in rows:
         for name in BASELINES:
-            if name != row.strategy and (name != EQUAL or _kept(row.first)):
+            if name != row.strategy and (name != EQUAL or _reused(row.first)):
                 yield row, name, [other for other in rows if other.strategy == name]
 
 
@@ -161,7 +161,7 @@ def results(rows: list[Line]) -> dict[str, dict[str, dict[str, Any]]]:
     return {
         row.label: {
             str(seed): {
-                "source_classes": _kept(trial),
+                "source_classes": _reused(trial),
                 "images_seen": images_seen(trial),
                 "seconds": trial.origin.seconds,
                 "warning": trial.warning,
@@ -193,12 +193,10 @@ def images_seen(trial: Trial) -> float:
     Steps x batches per step x images per batch, summed over the parts that the objective reads,
     plus the images of the steps that train the head alone.
     """
-    settings = trial.settings
-    name = settings.get("train.objective", "")
-    if not trial.curve or name not in registry.names("objectives"):
+    settings, parts = trial.settings, _parts(trial)
+    if not trial.curve or not parts:
         return float("nan")
-    parts = objectives.parts(registry.load("objectives", name, "train.objective"))
-    if not _kept(trial) and "source" in parts:
+    if not _reused(trial) and "source" in parts:
         parts = {"target"}  # as in training: no source class, no source batch
     sizes = {
         part: "train.target_batch" if part == "target" else "train.source_batch" for part in parts
@@ -219,7 +217,7 @@ def same_selections(rows: list[Line]) -> list[str]:
     (selection/parts.py), so only the order of the source head's rows can differ.
     """
     lines = []
-    for a, b in combinations([row for row in rows if row.first.kept], 2):
+    for a, b in combinations([r for r in rows if r.first.kept and _reused(r.first)], 2):
         seeds = sorted(a.trials.keys() & b.trials.keys())
         kept = [[[c["name"] for c in row.trials[s].kept] for s in seeds] for row in (a, b)]
         if not seeds or [*map(sorted, kept[0])] != [*map(sorted, kept[1])] or _trained(a, b):
@@ -258,8 +256,21 @@ def _value(trial: Trial, name: str) -> str:
     return trial.settings.get(name, "")
 
 
-def _kept(trial: Trial) -> int:
-    """How many units the selection keeps; from the run's parameters if the file is missing."""
+def _parts(trial: Trial) -> set[str]:
+    """The parts of the batch that a training's objective reads; empty if unknown."""
+    name = trial.settings.get("train.objective", "")
+    if name not in registry.names("objectives"):  # a run of another version of uotft
+        return set()
+    return objectives.parts(registry.load("objectives", name, "train.objective"))
+
+
+def _reused(trial: Trial) -> int:
+    """How many units a training reads: those that are kept, unless its objective reads none.
+
+    Their number is from the run's parameters if the file of the selection is missing.
+    """
+    if (parts := _parts(trial)) and "source" not in parts:
+        return 0
     return len(trial.kept) or int(trial.settings.get("strategy.kept", 0))
 
 

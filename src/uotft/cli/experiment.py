@@ -191,7 +191,8 @@ def _forecast(plan: Plan) -> None:
     plan, notes = experiment_cells.settled(ws, plan)
     columns = experiment_cells.columns(ws, plan)
     scale = experiment_runner.scale(ws, plan)
-    for line in (*filter(None, [scale]), *notes, *experiment_runner.forecast(columns, plan.jobs)):
+    lines = experiment_runner.forecast(columns, plan.jobs, train=plan.train)
+    for line in (*filter(None, [scale]), *notes, *lines):
         typer.echo(line)
 
 

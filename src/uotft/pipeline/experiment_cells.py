@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -29,6 +30,9 @@ from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, ranking
 from uotft.selection.choosing import choose, expected
 from uotft.training import objectives
+
+logger = logging.getLogger(__name__)
+CLASSES = "selectors.label.classes"  # the setting without which a row of `label` has no classes
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,18 @@ def settled(ws: Workspace, plan: Plan) -> tuple[Plan, list[str]]:
 def columns(ws: Workspace, plan: Plan) -> list[Column]:
     """The cells of a ``settled`` plan. Which of them are its own: those of its rows and its part.
 
-    Variations of the strategy label are left out unless ``expect`` names the labels.
+    Rows of the strategy label whose classes nothing names are left out, with a warning.
     """
     chosen = experiment_settings.matching(plan.experiment, plan.rows)
     first: dict[tuple[str, str, str], int] = {}
     found: list[Column] = []
     for variation in plan.experiment.variations:
-        if variation.strategy == "label" and not plan.expect:
+        if variation.strategy == "label" and not (plan.expect or _names_classes(ws, variation)):
+            logger.warning(
+                "experiment %s: row %r is left out: nothing names its classes; give --expect, or "
+                "set %s in the row or in params.yaml",
+                plan.experiment.name, variation.label, CLASSES,
+            )  # fmt: skip
             continue
         changed = _changed(ws, plan, variation)
         for target in targets(ws, plan):
@@ -154,15 +163,29 @@ def columns(ws: Workspace, plan: Plan) -> list[Column]:
             own = [s for s in plan.seeds if is_chosen and (place + s) % parts == part - 1]
             seeds = tuple(plan.seeds)
             found.append(Column(changed, target, variation, seeds, plan.num_processes, tuple(own)))
+    if not found:
+        raise UserError(
+            f"experiment {plan.experiment.name}: every row is left out; why stands above"
+        )
     return found
+
+
+def _names_classes(ws: Workspace, variation: Variation) -> bool:
+    """Whether a row of the strategy label, or params.yaml, names the classes to keep."""
+    return _has_own_classes(variation) or "classes" in ws.params.selectors.get("label", {})
+
+
+def _has_own_classes(variation: Variation) -> bool:
+    return any(override.startswith(f"{CLASSES}=") for override in variation.overrides)
 
 
 def _changed(ws: Workspace, plan: Plan, variation: Variation) -> Workspace:
     """The workspace of a row. `UserError` names the row whose settings are wrong."""
     overrides = variation.overrides
-    if variation.strategy == "label":
+    if variation.strategy == "label" and plan.expect and not _has_own_classes(variation):
         labels = {"classes": json.dumps(plan.expect), "table": json.dumps(plan.table)}
-        overrides += tuple(f"selectors.label.{name}={value}" for name, value in labels.items())
+        named = [f"selectors.label.{name}={value}" for name, value in labels.items()]
+        overrides = experiment_settings.layered(named, overrides)  # a row may have its own table
     try:
         changed = ws.with_changes(overrides)
         config.selector_settings(changed.params, variation.strategy)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from uotft.core import config, storage
+from uotft.core.errors import UserError
 from uotft.core.paths import located
 from uotft.core.records import Cell, Progress
 from uotft.data import class_images, wordnet
@@ -22,9 +23,14 @@ from uotft.pipeline.workspace import Workspace
 def fetch(ws: Workspace, progress: Progress, cells: Iterable[Cell] | None = None) -> Iterator[str]:
     """Bring the images of all classes that ``cells`` keep, by default all selections that exist.
 
-    Yields lines for the user. Raises `UserError` if ImageNet's terms have not been accepted, if a
-    class cannot be had, or if the disk is too small.
+    Yields lines for the user. Raises `UserError` if the source does not come by class, if
+    ImageNet's terms have not been accepted, if a class cannot be had, or if the disk is too small.
     """
+    if not ws.by_class:
+        raise UserError(
+            f"the source {ws.params.source} does not come by class, so selections bring no images "
+            f"of it: `uotft data prepare {ws.params.source}` brings its images"
+        )
     listed = listed_classes(ws)
     wanted = sorted({*listed, *_kept(ws, cells)})
     settings = config.dataset_settings(ws.params, ws.params.source)

@@ -154,19 +154,27 @@ def todo(columns: Sequence[Column]) -> list[Job]:
     return [(column.ws, Cell(*key[1:])) for key, column in found.items()]
 
 
-def forecast(columns: Sequence[Column], jobs: int) -> Iterator[str]:
-    """Yield lines on what is done and what is left, in cells, images and minutes."""
-    images, pace = 0, Pace(width(columns[0].ws.params, columns[0].processes, jobs))
+def forecast(columns: Sequence[Column], jobs: int, *, train: bool = True) -> Iterator[str]:
+    """Yield lines on what is done and what is left, in cells, images and minutes.
+
+    Without ``train``, cells are selected for and not trained.
+    """
+    jobs_left = todo(columns)
+    at_once = min(width(columns[0].ws.params, columns[0].processes, jobs), len(jobs_left))
+    images, pace = 0, Pace(max(1, at_once))
     for column in columns:
         done = column.costs()
         pace.done.extend(done)
         left = sum(not column.finished(seed) for seed in column.own)
         images += left * column.cost
+        work = f"{len(done)} done, {left} to do, {column.cost:,} images each"
         yield (
-            f"{column.target}: {column.variation.label}: {len(done)} done, {left} to do, "
-            f"{column.cost:,} images each: {column.strategy} {' '.join(column.ws.overrides)}"
+            f"{column.target}: {column.variation.label}: {work if train else f'{left} to select'}: "
+            f"{column.strategy} {' '.join(column.ws.overrides)}"
         )
-    jobs_left = todo(columns)
+    if not train:
+        yield f"{len(jobs_left)} cells to select, none to train"
+        return
     seconds = pace.left([_cost(columns, each) for each in jobs_left])
     if not any(column.cost for column in columns):
         time = "seconds, since no cell makes a step"

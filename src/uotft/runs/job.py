@@ -264,6 +264,8 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
     own = config.selector_settings(ws.params, cell.strategy).model_dump()
     names = dict.fromkeys([*ws.params.strategies, *ws.params.selectors])
     others = [config.selector_settings(ws.params, name).model_dump() for name in names]
+    unread = outlook.unread(ws) if chosen["classes"] else ""
+    reused = [] if unread else [str(c["name"]) for c in chosen["classes"]]
     params = config.flat(
         {
             "dataset": cell.target,
@@ -277,8 +279,8 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
             "subset": ws.params.subset.given,
             "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
             "select": ws.params.select.model_dump(),
-            "strategy.kept": len(chosen["classes"]),
-            run_notes.CLASSES: run_notes.classes([str(c["name"]) for c in chosen["classes"]], unit),
+            "strategy.kept": len(reused),
+            run_notes.CLASSES: run_notes.classes(reused, unit),
             "strategy.settings": own | run_notes.lacking(own, others),
             "train": ws.params.train.model_dump(by_alias=True),
             "objective": ws.params.objectives.get(ws.params.train.objective, {}),
@@ -292,7 +294,7 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
         "seed": str(cell.seed),
         "selection.sha256": storage.fingerprint(ws.cell("selections", cell) / "selection.json"),
         run_notes.SOURCE: run_notes.headline(cell.strategy, str(cell.seed)),
-        store.NOTE: run_notes.kept(cell, source, chosen),
+        store.NOTE: "\n\n".join(filter(None, [run_notes.kept(cell, source, chosen), unread])),
         **_left_out(ws, source, cell.target),
     }
     return Run(cell.target, _name(ws, cell), params, tags)

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 from uotft.analysis import endings
-from uotft.core import dvc, storage
+from uotft.core import config, dvc, storage
 from uotft.core.records import Cell
 from uotft.core.settings import Recipe
 from uotft.core.text import some
@@ -135,10 +135,21 @@ def fallen(ws: Workspace, cell: Cell) -> str:
     return f"{cell}: {why}: {endings.ADVICE}" if why else ""
 
 
+def unread(ws: Workspace) -> str:
+    """Why a training reads none of the kept classes; or ""."""
+    name = ws.params.train.objective
+    # joint by its name: to load an objective imports torch, which takes seconds
+    if name == "joint" or "source" in objectives.parts(config.objective(ws.params, name)[0]):
+        return ""
+    return f"train.objective: {name} trains on none of them"
+
+
 def made(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> str:
     """Lines after a training: the classes kept, the folder of the model, the next commands."""
     names = [str(entry["name"]) for entry in chosen["classes"]]
     listed = f": {some(names)}" if names else ""
+    if names and (why := unread(ws)):
+        listed += f"; {why}"
     folder = ws.cell("models", cell)
     arguments = ["--dataset", cell.target, "--strategy", cell.strategy]
     if ws.overrides:

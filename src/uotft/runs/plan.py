@@ -201,11 +201,12 @@ def _title(ws: Workspace, cells: Sequence[Cell]) -> str:
         strategies = dict.fromkeys(each.strategy for each in cells)
         return f"{len(cells)} trainings: {', '.join(strategies)}"
     kept = to_fetch.kept(ws, cell)
-    if kept is None:
-        return f"with what {cell.strategy} keeps of {source}"
-    if not kept:
+    if kept == 0:
         return "without source images"
-    return f"with the {plural(kept, ws.params.select.unit)} of {source} that {cell.strategy} keeps"
+    what = "what" if kept is None else f"the {plural(kept, ws.params.select.unit)}"
+    of = f"of {source} that {cell.strategy} keeps" if kept else f"{cell.strategy} keeps of {source}"
+    why = outlook.unread(ws)
+    return f"with {what} {of}{f'; {why}' if why else ''}"
 
 
 def _times(

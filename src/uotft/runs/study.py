@@ -37,6 +37,7 @@ State = Literal["running", "complete", "pruned", "failed"]
 SPACES = resources.files("uotft") / "spaces"
 OF_THE_SOURCE = ("select.", "selectors.", "cluster.", "source_fraction", "train.lambda",
                  "train.source_", "train.strong.")  # fmt: skip
+OF_K = ("select.top_k", "select.mass_share")
 NAME = "search"  # name of the study inside its file
 APART = 10**9  # more than the steps of a training: a validation's place is seed * APART + step
 UNPRUNED = 4  # trials that finish before any is pruned
@@ -59,10 +60,12 @@ def read_space(name: str) -> Space:
 def deciding(space: Space, params: Params, strategy: str) -> Space:
     """The settings of a space that have an effect on the rows of a strategy or control.
 
-    Without source images, those of the source have none, nor have those that a control sets.
+    Without source images, those of the source have none, nor have those that a control sets. K has
+    none on a strategy that ignores it.
     """
     if config.keeps(params, strategy):
-        return space
+        ignores_k = getattr(config.selector_settings(params, strategy), "IGNORES_K", False)
+        return {name: axis for name, axis in space.items() if not (ignores_k and name in OF_K)}
     fixed, without = config.fixed(params, strategy), [*OF_THE_SOURCE]
     if not objectives.trains(config.of_strategy(params, strategy).train):
         without.append("train.recipe.")
