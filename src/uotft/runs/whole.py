@@ -153,7 +153,6 @@ def ready(order: Order, show: Callable[[Plan], object]) -> Path:
         show(found)
         plan.check(found, ws, cell)
     init.project(order.wanted, track)
-    init.name_imagenet(folder)
     logger.info("in %s, with the settings of its params.yaml", folder)
     for dataset in (cell.target, *([] if ws.by_class else [ws.params.source])):
         for line in fetch.fetch(ws, dataset, None, track):
