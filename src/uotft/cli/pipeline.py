@@ -336,14 +336,14 @@ def train(
     changes = overrides(set_, subset)
     cell = Cell((not source and whole.section(dataset)) or dataset, strategy, seed)
     order = whole.order(cell, source, preset, backbone, changes)
+    cell = order.cell if order else cell
     if imagenet:
-        whole.note_imagenet(imagenet, remember=not dry_run)
+        whole.note_imagenet(imagenet, order, remember=not dry_run)
     if dry_run:
-        ws = order.preview(imagenet) if order else workspace(cell.target, strategy)
-        _show(plan.plan(ws.with_changes(changes), order.cell if order else cell))
+        ws = order.preview() if order else workspace(cell.target, strategy)
+        _show(plan.plan(whole.at(ws, imagenet).with_changes(changes), cell))
         return
     folder = whole.ready(order, _show) if order else None
-    cell = order.cell if order else cell
     ws = workspace(cell.target, strategy, start=folder).with_changes(changes)
     fleet = processes.fleet(
         num_processes, num_machines, machine_rank, main_process_ip, main_process_port

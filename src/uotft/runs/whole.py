@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -65,16 +65,9 @@ class Order:
         """The training, with the name of its target in the project."""
         return Cell(self.place[1], self.strategy, self.seed)
 
-    def preview(self, imagenet: Path | None = None) -> Workspace:
-        """The project as it is, or as it would be made, with ``imagenet`` as the user's copy.
-
-        Nothing is written.
-        """
-        raw, file = init.settings(self.wanted)
-        source = raw["datasets"][raw["source"]]
-        if imagenet and "images" in source:
-            source["images"] = str(imagenet.expanduser().absolute())
-        return Workspace(self.place[0], config.checked(raw, file))
+    def preview(self) -> Workspace:
+        """The project as it will be; nothing is written."""
+        return Workspace(self.place[0], config.checked(*init.settings(self.wanted)))
 
 
 def order(
@@ -127,9 +120,10 @@ def home() -> Path:
     return Workspace.find().tracking
 
 
-def note_imagenet(path: Path, *, remember: bool) -> None:
+def note_imagenet(path: Path, order: Order | None, *, remember: bool) -> None:
     """Check where ImageNet's images are, or are to be; ``remember`` it for this user.
 
+    Without an ``order``, whose project `ready` brings up to date, the project around here gets it.
     Raises `UserError` for what is no place of them.
     """
     place = class_images.place(path.expanduser())
@@ -138,6 +132,17 @@ def note_imagenet(path: Path, *, remember: bool) -> None:
     user_settings.remember(imagenet=str(path.expanduser().absolute()))
     logger.info("--imagenet %s is remembered: %s of 1,000 classes are there", path,
                 len(place.classes()))  # fmt: skip
+    if not order:
+        init.name_imagenet(Workspace.nearest())
+
+
+def at(ws: Workspace, imagenet: Path | None) -> Workspace:
+    """The workspace with ``imagenet`` as the user's copy, if its source comes by class."""
+    source, sets = ws.params.source, ws.params.datasets
+    if not imagenet or "images" not in sets[source]:
+        return ws
+    own = sets | {source: sets[source] | {"images": str(imagenet.expanduser().absolute())}}
+    return replace(ws, params=ws.params.model_copy(update={"datasets": own}))
 
 
 def ready(order: Order, show: Callable[[Plan], object]) -> Path:
