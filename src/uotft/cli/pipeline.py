@@ -354,7 +354,7 @@ def train(
     with processes.crew(fleet, ws.root) as crew:
         if lines := job.train(ws, cell, crew, current=current, again=again):
             typer.echo(lines)
-    if order and ws.by_class:
+    if order and not fleet.rank:
         typer.echo(job.test(ws, cell, track))
 
 
@@ -397,7 +397,7 @@ def evaluate(
     subset: Subset = "",
     all_: All = False,
 ) -> None:
-    """Measure accuracy on the test images, for every seed of a strategy: metrics/.
+    """Measure accuracy on the test images, for every seed of a strategy that has a model: metrics/.
 
     With --set, for the models that train --set made: variants/SETTINGS/metrics/.
     """
