@@ -72,6 +72,7 @@ def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
     existing = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
     if existing:
         raise UserError(f"{folder / existing[0]} is there already: init needs a folder without it")
+    check_weights(wanted)
     sets = sets_of(wanted, folder)
     params = render(wanted, folder)
     if not (sets[0].labelled or brings_weights(yaml.safe_load(params)["backbone"])):
@@ -81,7 +82,8 @@ def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
             "class, or take --preset few or paper, whose network brings weights"
         )
     looks = [_look_at(each, progress) for each in sets]
-    _note(looks, tuple(each.name for each in sets), yaml.safe_load(params))
+    small = wanted.alone or (sets[0].labelled and not sets[0].by_class)
+    _note(looks, tuple(each.name for each in sets), yaml.safe_load(params), small=small)
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # DVC's own message does not say why
         raise UserError(f"{folder}: Permission denied: init needs a folder that it may write to")
@@ -96,6 +98,27 @@ def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
     storage.write_bytes(folder / "dvc.yaml", pipeline(by_class=sets[0].by_class).encode())
     storage.write_bytes(folder / "params.yaml", params.encode())
     return sets[1].name
+
+
+def check_weights(wanted: Wanted) -> None:
+    """Refuse a network without weights where the source is ImageNet, here only class by class.
+
+    Raises `UserError` unless the project is for the target alone.
+    """
+    option = f"--backbone {wanted.backbone}" if wanted.backbone else f"--preset {wanted.preset}"
+    if wanted.alone or wanted.source != given.IMAGENET:
+        return
+    if wanted.backbone:
+        refused = not brings_weights(config.backbone_section(wanted.backbone))
+    else:
+        refused = wanted.preset == "small"
+    if refused:
+        raise UserError(
+            f"{option} trains its network on the source from nothing, for which ImageNet would "
+            "have to be fetched whole: name a smaller source, --source FOLDER or a public set; or "
+            "train on the target alone: `uotft train` with --strategy none or a control, `uotft "
+            "init` without --source"
+        )
 
 
 def pipeline(*, by_class: bool) -> str:
@@ -366,8 +389,13 @@ def _look_at(images: Given, progress: Progress) -> _Look | None:
     return _Look(len(classes) * images.labelled, len(rows), sides, bool(modes) and modes <= GREY)
 
 
-def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, Any]) -> None:
-    """Log what the two sets are, how the network will see them, and what does not match."""
+def _note(
+    looks: list[_Look | None], called: tuple[str, ...], params: dict[str, Any], *, small: bool
+) -> None:
+    """Log what the two sets are, how the network will see them, and what does not match.
+
+    ``small`` tells whether the source can have the preset for small pictures.
+    """
     for name, look in zip(called, looks, strict=True):
         if look and look.sides:
             logger.info("%s: %s", name, look)
@@ -382,9 +410,9 @@ def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, 
         grey, colour = called if source.grey else called[::-1]
         logger.warning("%s is grey and %s in colour: what is learned on one may be of little use "
                        "for the other", grey, colour)  # fmt: skip
-    small = "" if source and not source.classes else "use --preset small, or "
+    advice = "use --preset small, or " if small else ""
     for name, look in zip(called, looks, strict=True):
-        if look and look.sides and (line := _scale(look.sides, sizes[name], small)):
+        if look and look.sides and (line := _scale(look.sides, sizes[name], advice)):
             logger.warning("%s: %s", name, line)
 
 

@@ -45,15 +45,12 @@ class Order:
     @cached_property
     def wanted(self) -> Wanted:
         """The project, below the folder that its neighbours share."""
-        small = self.preset == "small" and self.source == "imagenet"
-        if small and self.strategy not in (config.NOTHING, *CONTROLS):
-            raise UserError(
-                "--preset small trains its network on the source from nothing, for which ImageNet "
-                "would have to be fetched whole: name a smaller source, --source FOLDER or a "
-                "public set; or --strategy none, or a control, to train on the target alone"
-            )
+        alone = self.preset == "small" and self.source == given.IMAGENET
+        alone &= self.strategy in (config.NOTHING, *CONTROLS)
         here = (self.preset, self.source, self.dataset, home())
-        return Wanted(*here, self.backbone, alone=small)
+        wanted = Wanted(*here, self.backbone, alone=alone)
+        init.check_weights(wanted)
+        return wanted
 
     @cached_property
     def place(self) -> tuple[Path, str]:
