@@ -10,7 +10,8 @@ import pytest
 from support.commands import answer
 from support.image_folders import pictures
 from uotft.cli.app import app
-from uotft.core import storage, user_settings
+from uotft.core import config, storage, user_settings
+from uotft.core.errors import UserError
 from uotft.pipeline import init
 from uotft.pipeline.init import Wanted
 from uotft.runs import estimate
@@ -73,7 +74,6 @@ def test_one_training_has_no_number_of_jobs(tmp_path: Path) -> None:
     ("command", "ignored"),
     [
         ("train", "--again"),
-        ("train", "--dry-run"),
         ("train", "--seed 1 --strategy uot"),
         ("select", "--seed 0"),
         ("select", "--explain"),
@@ -134,6 +134,33 @@ def test_a_dry_run_plans_with_a_copy_of_imagenet_and_does_not_remember_it(
     assert "1 of ImageNet's 1,000 classes in copy/" in capsys.readouterr().out
     assert sorted(home.rglob("*")) == before
     assert not user_settings.path().exists()
+
+
+def test_a_project_has_the_copy_of_imagenet_that_its_training_names(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run plans with it; a training, here refused before it begins, writes it down."""
+    init.init(home, Wanted("few", "imagenet", "photos", home))
+    (home / "copy" / "n01440764").mkdir(parents=True)
+    before = (home / "params.yaml").read_text()
+    words = "train", "--dataset", "photos-images", "--imagenet", "copy"
+    app([*words, "--dry-run"], standalone_mode=False)
+    assert "1 of ImageNet's 1,000 classes in copy/" in capsys.readouterr().out
+    assert (home / "params.yaml").read_text() == before
+    with pytest.raises(UserError, match="--num-processes: got 3"):
+        app([*words, "--num-processes", "3", "--num-machines", "2"], standalone_mode=False)
+    assert config.load(home).datasets["imagenet"]["images"] == "copy"
+
+
+def test_a_dry_run_of_all_cells_plans_all_of_them(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app(["train", "--dataset", "photos", "--all", "--dry-run"], standalone_mode=False)
+    said = capsys.readouterr().out
+    raw, _ = init.settings(Wanted("", "imagenet", "photos", home))
+    number = len(raw["strategies"]) * len(raw["seeds"])
+    assert f"{number} trainings: {', '.join(raw['strategies'])}" in said
+    assert f"{number} trainings one after the other" in said
 
 
 def test_a_dry_run_refuses_what_is_no_copy_of_imagenet(home: Path) -> None:

@@ -146,8 +146,9 @@ def test_a_host_that_lets_nobody_in_is_left_soon(
 
 
 def test_all_that_cannot_be_reached_is_listed_once_with_what_to_do(
-    server: Server, closed: str
+    server: Server, closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     good = f"{server.address}/good/data.example/sets/a%20b.tar"
     gone = good.replace("good", "gone")
     downloads.check_reachable([])
@@ -157,7 +158,8 @@ def test_all_that_cannot_be_reached_is_listed_once_with_what_to_do(
     said = str(error.value)
     assert said.startswith("not reachable: 3 of 4 files to download:\n")
     assert f"\n  {gone}: HTTP Error 404: Not Found" in said
-    assert "UOTFT_MIRROR" in said
+    assert f"UOTFT_MIRROR, or mirror: in {tmp_path}/uotft/config.yaml; or fetch" in said
+    assert said.endswith("the folders that `uotft train` with --dry-run lists under 'kept in'")
     assert sum(server.sent.values()) < 10, "the first byte is enough"
 
 

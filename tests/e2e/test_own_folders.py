@@ -39,6 +39,8 @@ def test_two_folders_become_a_project_that_dvc_knows(tmp_path: Path) -> None:
     assert f"in {project}, with the settings of its params.yaml" in done.stderr
     assert "trained birds-uot-0: validation top-1" in done.stdout
     assert "model: uotft-birds/models/birds/uot/0\nnext, after cd uotft-birds:" in done.stdout
+    assert "birds-uot-0: test top-1 " in done.stdout
+    tested = storage.read_json(project / "metrics/birds/uot.json")
     done = call(*WORDS, cwd=tmp_path)
     assert "\nbirds-uot-0 is trained already" in done.stdout
     assert [run.info.run_name for run in runs(project, "birds")] == ["birds-uot-0"]
@@ -48,8 +50,8 @@ def test_two_folders_become_a_project_that_dvc_knows(tmp_path: Path) -> None:
     assert "uotft: birds: 1 of 2 cells are trained already" in done.stderr
     assert "uotft: cell 1 of 1: birds-none-0" in done.stderr, "that of uotft train stays"
     assert "Running stage 'prepare@birds'" not in done.stdout, "uotft train has made it"
-    [result] = storage.read_json(project / "metrics/birds/uot.json").values()
-    assert result["images"] == 6
+    assert storage.read_json(project / "metrics/birds/uot.json") == tested
+    assert tested["0"]["images"] == 6
 
     Image.new("RGB", (20, 20)).save(birds / "class 0" / "0.png")
     stale = call("dvc", "status", "prepare@birds", "prepare@old", cwd=project).stdout

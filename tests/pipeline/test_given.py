@@ -25,14 +25,6 @@ def _own_settings(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
 
 
-@pytest.fixture(autouse=True)
-def _own_settings(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What one test remembers is not there for the next."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-
-
 def wanted(home: Path, target: str, source: str = "", preset: str = "", **more: object) -> Wanted:
     return Wanted(preset, source, target, home, **more)
 
@@ -112,6 +104,40 @@ def test_a_backbone_replaces_the_presets(tmp_path: Path) -> None:
     assert params["backbone"]["model"].startswith("vit_tiny")
     params, _ = made(tmp_path, birds, backbone="resnet50")
     assert params["backbone"] == {"name": "resnet50"}, "nobody has edited the file"
+
+
+@pytest.mark.parametrize("place", ["", "copy"])
+@pytest.mark.parametrize(
+    "asked",
+    [{"preset": "few", "backbone": "resnet50"}, {"preset": "few"}, {"backbone": "resnet50"}, {}],
+)
+def test_the_settings_stated_before_are_those_that_the_project_gets(
+    asked: dict[str, str], place: str, tmp_path: Path
+) -> None:
+    """In a project that is there; ``place`` is where ImageNet has been named to lie since."""
+    birds = str(pictures(tmp_path / "birds", 3, 12))
+    folder, _ = init.project(wanted(tmp_path, birds))
+    if place:
+        user_settings.remember(imagenet=str(tmp_path / place))
+    wished = wanted(tmp_path, birds, **asked)
+    before = (folder / "params.yaml").read_text()
+    raw, _ = init.settings(wished)
+    assert (folder / "params.yaml").read_text() == before, "nothing is written"
+    init.project(wished)
+    assert raw == yaml.safe_load((folder / "params.yaml").read_text())
+    assert raw["backbone"]["name"] == asked.get("backbone", "resnet18")
+    assert (raw["train"]["recipe"].get("steps") == 100) == ("preset" in asked)
+
+
+def test_what_a_project_refuses_is_refused_before(tmp_path: Path) -> None:
+    birds = str(pictures(tmp_path / "birds", 3, 12))
+    folder, _ = init.project(wanted(tmp_path, birds))
+    with pytest.raises(UserError, match="is the project of other images: .*old is not the path"):
+        init.settings(wanted(tmp_path, birds, str(pictures(tmp_path / "old", 4, 12))))
+    params = folder / "params.yaml"
+    params.write_text(params.read_text() + "# mine\n")
+    with pytest.raises(UserError, match="has been edited and differs from --preset paper --back"):
+        init.settings(wanted(tmp_path, birds, backbone="resnet50"))
 
 
 def test_where_imagenet_lies_is_remembered(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -320,6 +321,23 @@ def test_init_says_what_it_sees(
     messages = [record.getMessage() for record in caplog.records]
     assert messages[2].startswith("the network sees each picture at 32 pixels a side")
     assert re.match(r"photos: pictures of 10\d pixels a side are shrunk to 32, which", messages[-1])
+
+
+def test_small_is_neither_taken_nor_advised_where_classes_of_imagenet_are_the_source(
+    tmp_path: Path, folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    birds = folders[1]
+    with pytest.raises(UserError, match="--preset small trains .* `uotft init` without --source"):
+        made(tmp_path / "new", "small", "imagenet", birds)
+    assert not (tmp_path / "new").exists()
+    made(tmp_path / "new", "few", "imagenet", birds)
+    assert "are enlarged to 224; lower size" in caplog.text
+    caplog.clear()
+    alone = Wanted("paper", "", str(birds), tmp_path, alone=True)
+    init.init(tmp_path / "paper", alone)
+    assert "are enlarged to 224; use --preset small" in caplog.text
+    init.init(tmp_path / "small", replace(alone, preset="small"))
+    assert config.load(tmp_path / "small").strategies == ["none"]
 
 
 def test_init_leaves_the_index_of_git_alone(tmp_path: Path, folders: tuple[Path, Path]) -> None:

@@ -107,3 +107,29 @@ def test_metrics_of_a_model_that_is_gone_are_not_kept(
     assert job.test(ws, first, silently) == f"{first}: test top-1 50.00 %, mean per class 40.00 %"
     assert job.test(ws, second, silently) == f"{second}: tested"
     assert known == {"0": tested["0"]}, "1 was trained again since, 2 on other images"
+
+
+@pytest.mark.parametrize(("stage", "tested"), [("", [1]), ("evaluate@digits", [0, 1])])
+def test_seeds_without_a_model_are_left_out_by_hand_and_named(
+    trainable: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    stage: str,
+    tested: list[int],
+) -> None:
+    """In DVC's stage each is tested, and then a missing model is an error."""
+    ws = workspace(trainable)
+    monkeypatch.setenv("DVC_STAGE", stage)
+    with pytest.raises(UserError, match=r"uot/0/model\.json is missing"):
+        job.evaluate(ws, *NAMES[:2], silently)
+    storage.write_json(ws.cell("models", Cell(*NAMES[:2], 1)) / "model.json", {})
+
+    def read_test_part(*_: object, seeds: list[int], **more: object) -> dict[str, Any]:
+        assert seeds == tested
+        return {}
+
+    monkeypatch.setattr("uotft.pipeline.evaluate.evaluate", read_test_part)
+    monkeypatch.setattr(storage, "read_answers", lambda path: {})
+    caplog.clear()
+    assert job.evaluate(ws, *NAMES[:2], silently) == []
+    assert ("digits-uot: not tested, since not trained yet: seed 0;" in caplog.text) != bool(stage)

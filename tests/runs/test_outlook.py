@@ -46,7 +46,16 @@ def test_weights_that_are_given_are_no_steps(ws) -> None:  # noqa: ANN001
     assert "pretrain (12 steps), embed" in outlook.first(ws, "digits")
 
 
-def test_an_accuracy_at_chance_is_said(ws) -> None:  # noqa: ANN001
+@pytest.mark.parametrize(("here", "before"), [(".", ""), ("..", "cd {} && ")])
+def test_an_accuracy_at_chance_is_said(
+    ws,  # noqa: ANN001
+    here: str,
+    before: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a command that works where the user is."""
+    monkeypatch.chdir(ws.root / here)
+
     def facts(top1: float) -> dict:
         accuracy = {"val/top1": top1, "val/mean_per_class": top1}
         return {"validation": accuracy, "classes": [*"0123456789"]}
@@ -57,6 +66,7 @@ def test_an_accuracy_at_chance_is_said(ws) -> None:  # noqa: ANN001
         "validation accuracy 10.0 % of 50 images cannot be told from chance (10.0 %, 10 classes): "
         "look at"
     )
+    assert f"(`{before.format(ws.root.name)}uotft data show digits --output digits.png`)" in line
     assert not outlook.chance(ws, "digits", facts(50), made)
     assert outlook.validation(ws, "digits", facts(10)).endswith("(50 images)")
 

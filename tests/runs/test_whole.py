@@ -54,3 +54,7 @@ def test_small_needs_a_source_that_is_smaller_than_imagenet(here: Path) -> None:
     with pytest.raises(UserError, match="--preset small trains its network on the source from not"):
         order.wanted  # noqa: B018  it raises
     assert whole.Order("dogs", "imagenet", "small", "", "none", 0).wanted.alone
+    assert whole.Order("dogs", "imagenet", "small", "resnet18", "uot", 0).wanted
+    order = whole.Order("dogs", "imagenet", "", "small_resnet", "uot", 0)
+    with pytest.raises(UserError, match="--backbone small_resnet trains its network on the source"):
+        order.wanted  # noqa: B018  it raises

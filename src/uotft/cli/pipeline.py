@@ -332,30 +332,30 @@ def train(
     from uotft.core.records import Cell
     from uotft.runs import cells, job, plan, processes, whole
 
-    check_all(ctx, "strategy", "seed", "again", "dry_run")
+    check_all(ctx, "strategy", "seed", "again")
     changes = overrides(set_, subset)
     cell = Cell((not source and whole.section(dataset)) or dataset, strategy, seed)
     order = whole.order(cell, source, preset, backbone, changes)
-    if imagenet:
-        whole.note_imagenet(imagenet, remember=not dry_run)
-    if dry_run:
-        ws = order.preview(imagenet) if order else workspace(cell.target, strategy)
-        _show(plan.plan(ws.with_changes(changes), [order.cell if order else cell]))
-        return
-    folder = whole.ready(order, _show) if order else None
     cell = order.cell if order else cell
+    if imagenet:
+        whole.note_imagenet(imagenet, order, remember=not dry_run)
+    if dry_run:
+        ws = order.preview() if order else workspace(cell.target, strategy)
+        ws = whole.at(ws, imagenet).with_changes(changes)
+        _show(plan.plan(ws, cells.asked(ws, cell, every=all_)))
+        return
+    folder = whole.ready(order, _show, every=all_) if order else None
     ws = workspace(cell.target, strategy, start=folder).with_changes(changes)
-    fleet = processes.fleet(
-        num_processes, num_machines, machine_rank, main_process_ip, main_process_port
-    )
+    here = num_processes, num_machines, machine_rank, main_process_ip, main_process_port
+    fleet = processes.fleet(*here)
     if all_:
         typer.echo(cells.train(ws, cell.target, fleet, jobs))
-        return
-    with processes.crew(fleet, ws.root) as crew:
-        if lines := job.train(ws, cell, crew, current=current, again=again):
-            typer.echo(lines)
-    if order and ws.by_class:
-        typer.echo(job.test(ws, cell, track))
+    else:
+        with processes.crew(fleet, ws.root) as crew:
+            if lines := job.train(ws, cell, crew, current=current, again=again):
+                typer.echo(lines)
+    for each in cells.asked(ws, cell, every=all_) if order and not fleet.rank else ():
+        typer.echo(job.test(ws, each, track))
 
 
 def _show(found: Plan) -> None:
@@ -397,7 +397,7 @@ def evaluate(
     subset: Subset = "",
     all_: All = False,
 ) -> None:
-    """Measure accuracy on the test images, for every seed of a strategy: metrics/.
+    """Measure accuracy on the test images, for every seed of a strategy that has a model: metrics/.
 
     With --set, for the models that train --set made: variants/SETTINGS/metrics/.
     """

@@ -112,8 +112,8 @@ def fetch(folder: Path, wnids: list[str], progress: Progress) -> Iterator[str]:
             why = f"{downloads.redirected(TRAIN_URL)}: {error or type(error).__name__}"
             if _passes(error):
                 raise UserError(
-                    f"{why}\ngive the same command again; or {downloads.ELSEWHERE}; or name a copy "
-                    "of ImageNet with --imagenet PATH"
+                    f"{why}\ngive the same command again; or {downloads.elsewhere(str(folder))}; "
+                    "or name a copy of ImageNet with --imagenet PATH"
                 ) from error
             yield from _by_class(folder, absent, why, progress)
             return

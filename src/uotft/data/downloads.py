@@ -28,7 +28,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from uotft.core import user_settings
+from uotft.core import environment, user_settings
 from uotft.core.errors import UserError
 from uotft.core.text import indented
 from uotft.data.archives import Archive, Progress, Span
@@ -38,11 +38,7 @@ PATIENCE = 60.0  # seconds; a slower answer, or a slower chunk, counts as a brok
 REACH = 10.0  # seconds for a connection; for the first byte, where addresses are only tried
 NO_RANGES = "the server sends only whole files (it ignores requests for a part)"
 ASKED = 16  # addresses that are tried at a time
-ELSEWHERE = (
-    "check the network; or name a mirror, an address or a folder with the same files as wget -x "
-    "saves them: UOTFT_MIRROR, or mirror: in ~/.config/uotft/config.yaml; or fetch the files by "
-    "other means and put them where `uotft data prepare` and the section's path say"
-)
+KEPT = "the folders that `uotft train` with --dry-run lists under 'kept in'"
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +70,17 @@ def check_reachable(urls: Iterable[str | Sequence[str]]) -> None:
         raise UserError(
             f"not reachable: {len(found)} of {len(asked)} files to download:"
             + indented(dict.fromkeys(found), len(found))
-            + f"\n{ELSEWHERE}"
+            + f"\n{elsewhere()}"
         )
+
+
+def elsewhere(place: str = KEPT) -> str:
+    """What to do where nothing can be downloaded; ``place`` is where the files are looked for."""
+    return (
+        "check the network; or name a mirror, an address or a folder with the same files as wget "
+        f"-x saves them: {environment.MIRROR}, or mirror: in {user_settings.path()}; or fetch the "
+        f"files by other means and put them into {place}"
+    )
 
 
 def _unreachable(urls: list[str]) -> str:

@@ -72,6 +72,7 @@ def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
     existing = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
     if existing:
         raise UserError(f"{folder / existing[0]} is there already: init needs a folder without it")
+    check_weights(wanted)
     sets = sets_of(wanted, folder)
     params = render(wanted, folder)
     if not (sets[0].labelled or brings_weights(yaml.safe_load(params)["backbone"])):
@@ -81,7 +82,8 @@ def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
             "class, or take --preset few or paper, whose network brings weights"
         )
     looks = [_look_at(each, progress) for each in sets]
-    _note(looks, tuple(each.name for each in sets), yaml.safe_load(params))
+    small = wanted.alone or (sets[0].labelled and not sets[0].by_class)
+    _note(looks, tuple(each.name for each in sets), yaml.safe_load(params), small=small)
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # DVC's own message does not say why
         raise UserError(f"{folder}: Permission denied: init needs a folder that it may write to")
@@ -96,6 +98,27 @@ def init(folder: Path, wanted: Wanted, progress: Progress = silently) -> str:
     storage.write_bytes(folder / "dvc.yaml", pipeline(by_class=sets[0].by_class).encode())
     storage.write_bytes(folder / "params.yaml", params.encode())
     return sets[1].name
+
+
+def check_weights(wanted: Wanted) -> None:
+    """Refuse a network without weights where the source is ImageNet, here only class by class.
+
+    Raises `UserError` unless the project is for the target alone.
+    """
+    option = f"--backbone {wanted.backbone}" if wanted.backbone else f"--preset {wanted.preset}"
+    if wanted.alone or wanted.source != given.IMAGENET:
+        return
+    if wanted.backbone:
+        refused = not brings_weights(config.backbone_section(wanted.backbone))
+    else:
+        refused = wanted.preset == "small"
+    if refused:
+        raise UserError(
+            f"{option} trains its network on the source from nothing, for which ImageNet would "
+            "have to be fetched whole: name a smaller source, --source FOLDER or a public set; or "
+            "train on the target alone: `uotft train` with --strategy none or a control, `uotft "
+            "init` without --source"
+        )
 
 
 def pipeline(*, by_class: bool) -> str:
@@ -118,15 +141,11 @@ def target_of(wanted: Wanted) -> tuple[Path, str]:
 
 
 def settings(wanted: Wanted) -> tuple[dict[str, Any], str]:
-    """The settings of the project below ``wanted.home``, as they are or would be; their file."""
+    """The settings that `project` would leave below ``wanted.home``, and their file."""
     folder, _ = target_of(wanted)
     file = folder / "params.yaml"
-    if not file.exists():
-        return yaml.safe_load(render(_first(wanted), folder)), str(file)
-    raw = dict(storage.read_yaml(file))
-    if moved := _imagenet_moved(folder):
-        raw["datasets"][raw["source"]]["images"] = moved[1]
-    return raw, str(file)
+    text = _settled(wanted, folder) if file.exists() else render(_first(wanted), folder)
+    return storage.from_yaml(text), str(file)
 
 
 def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
@@ -136,21 +155,29 @@ def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
     file. Returns the project's folder and the target's name.
     """
     folder, name = target_of(wanted)
-    first = _first(wanted)
-    if not (folder / "params.yaml").exists():
-        return folder, init(folder, first, progress)
-    params = config.load(folder)
-    first = replace(first, tracking=params.tracking)
+    file = folder / "params.yaml"
+    if not file.exists():
+        return folder, init(folder, _first(wanted), progress)
+    text = _settled(wanted, folder)
+    name_imagenet(folder)
+    if file.read_text(encoding="utf-8") != text:
+        storage.write_bytes(file, text.encode())
+        logger.info("%s now has the settings of --preset %s", file, _first(wanted).preset)
+    return folder, name
+
+
+def _settled(wanted: Wanted, folder: Path) -> str:
+    """The text that `project` leaves in a params.yaml; raises `UserError` for other images."""
+    first = replace(_first(wanted), tracking=config.load(folder).tracking)
     for each in sets_of(first, folder):
-        there = params.datasets.get(each.name, {})
+        there = config.load(folder).datasets.get(each.name, {})
         if any(there.get(key) != value for key, value in each.section.items() if key != "images"):
             raise UserError(
                 f"{folder / 'params.yaml'} is the project of other images: {_where(each)} is not "
                 f"the path of a data set {each.name!r} there; remove it, or work inside {folder}"
             )
-    if wanted.preset or wanted.backbone:
-        _choose(first, folder)
-    return folder, name
+    now = _with_imagenet(folder)
+    return _chosen(first, folder, now) if wanted.preset or wanted.backbone else now
 
 
 def _first(wanted: Wanted) -> Wanted:
@@ -163,20 +190,29 @@ def name_imagenet(folder: Path) -> None:
 
     Raises `UserError` if the file has the old place in a form that is not found.
     """
+    if moved := _imagenet_moved(folder):
+        file, (then, now) = folder / "params.yaml", moved
+        storage.write_bytes(file, _with_imagenet(folder).encode())
+        logger.info("%s: the place of ImageNet's images is %s now; it was %s", file, now, then)
+
+
+def _with_imagenet(folder: Path) -> str:
+    """The text that `name_imagenet` leaves in params.yaml."""
+    file = folder / "params.yaml"
+    text = file.read_text(encoding="utf-8")
     if not (moved := _imagenet_moved(folder)):
-        return
-    file, (then, now) = folder / "params.yaml", moved
+        return text
+    then, now = moved
     written = "|".join(re.escape(form) for form in (json.dumps(then), f"'{then}'", then))
     line = re.compile(rf"(\bimages: *)(?:{written})(?=[,}}\s]|$)")
-    text = line.sub(partial(_renamed, json.dumps(now)), file.read_text(encoding="utf-8"))
+    text = line.sub(partial(_renamed, json.dumps(now)), text)
     raw = yaml.safe_load(text)
     if raw["datasets"][raw["source"]]["images"] != now:
         raise UserError(
             f"{file}: write {json.dumps(now)} as images in datasets.{raw['source']}, where "
             f"ImageNet is now; it has {then}"
         )
-    storage.write_bytes(file, text.encode())
-    logger.info("%s: the place of ImageNet's images is %s now; it was %s", file, now, then)
+    return text
 
 
 def _renamed(now: str, found: re.Match[str]) -> str:
@@ -197,13 +233,11 @@ def _where(each: Given) -> str:
     return str(each.path or each.section["path"])
 
 
-def _choose(wanted: Wanted, folder: Path) -> None:
-    """Give a project other settings, unless somebody has edited its params.yaml."""
+def _chosen(wanted: Wanted, folder: Path, now: str) -> str:
+    """The text of other settings for a project, or ``now`` if somebody has edited that."""
     file, source = folder / "params.yaml", sets_of(wanted, folder)[0].name
     cut_test = config.load(folder).datasets.get(source, {}).get("test") != 0
-    text, now = render(wanted, folder, cut_test=cut_test), file.read_text(encoding="utf-8")
-    if now == text:
-        return
+    text = render(wanted, folder, cut_test=cut_test)
     backbones = {"", wanted.backbone, _line(now, "backbone")}
     others = [
         replace(wanted, preset=preset, backbone=backbone, alone=alone)
@@ -212,14 +246,14 @@ def _choose(wanted: Wanted, folder: Path) -> None:
         for alone in (True, False)
     ]
     if now in (render(other, folder, cut_test=cut_test) for other in others):
-        storage.write_bytes(file, text.encode())
-        logger.info("%s now has the settings of --preset %s", file, wanted.preset)
-    elif yaml.safe_load(text)["backbone"] != config.load(folder).backbone:
+        return text
+    if storage.from_yaml(text)["backbone"] != config.load(folder).backbone:
         raise UserError(
             f"{file} has been edited and differs from --preset {wanted.preset}"
             f"{f' --backbone {wanted.backbone}' if wanted.backbone else ''}: leave these out to "
             f"use the edited settings, or remove {file} to start from the preset's"
         )
+    return now
 
 
 def presets() -> list[str]:
@@ -355,8 +389,13 @@ def _look_at(images: Given, progress: Progress) -> _Look | None:
     return _Look(len(classes) * images.labelled, len(rows), sides, bool(modes) and modes <= GREY)
 
 
-def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, Any]) -> None:
-    """Log what the two sets are, how the network will see them, and what does not match."""
+def _note(
+    looks: list[_Look | None], called: tuple[str, ...], params: dict[str, Any], *, small: bool
+) -> None:
+    """Log what the two sets are, how the network will see them, and what does not match.
+
+    ``small`` tells whether the source can have the preset for small pictures.
+    """
     for name, look in zip(called, looks, strict=True):
         if look and look.sides:
             logger.info("%s: %s", name, look)
@@ -371,9 +410,9 @@ def _note(looks: list[_Look | None], called: tuple[str, ...], params: dict[str, 
         grey, colour = called if source.grey else called[::-1]
         logger.warning("%s is grey and %s in colour: what is learned on one may be of little use "
                        "for the other", grey, colour)  # fmt: skip
-    small = "" if source and not source.classes else "use --preset small, or "
+    advice = "use --preset small, or " if small else ""
     for name, look in zip(called, looks, strict=True):
-        if look and look.sides and (line := _scale(look.sides, sizes[name], small)):
+        if look and look.sides and (line := _scale(look.sides, sizes[name], advice)):
             logger.warning("%s: %s", name, line)
 
 

@@ -37,6 +37,11 @@ def of(ws: Workspace, target: str) -> list[Cell]:
     return [Cell(target, strategy, seed) for strategy in p.strategies for seed in p.seeds]
 
 
+def asked(ws: Workspace, cell: Cell, *, every: bool) -> list[Cell]:
+    """What a command asks for: one cell, or ``every`` cell of its target."""
+    return of(ws, cell.target) if every else [cell]
+
+
 def select(ws: Workspace, target: str) -> Iterator[str]:
     """Select for every cell; yields one line a strategy, for the user."""
     for strategy in ws.params.strategies:

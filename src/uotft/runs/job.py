@@ -322,10 +322,11 @@ def evaluate(
 ) -> list[str]:
     """Read the test part once a seed, and add the metrics to the runs that made the weights.
 
-    Those of ``known`` seeds have been added before.
+    Those of ``known`` seeds have been added before. Without ``seeds`` all that have a model.
     """
     from uotft.pipeline.evaluate import evaluate as read_test_part  # torch, which takes seconds
 
+    seeds = seeds or _trained(ws, target, strategy)
     wanted: dict[str, Any] = {"known": known, "seeds": seeds, "stop": stop}
     with environment.memory_kept():
         results = read_test_part(ws, target, strategy, progress=progress, **wanted)
@@ -345,6 +346,19 @@ def evaluate(
             f"mean per class {m['mean_per_class']:.2f} %{note}"
         )
     return lines
+
+
+def _trained(ws: Workspace, target: str, strategy: str) -> list[int]:
+    """The seeds that have a model; all, without any or in a DVC stage: what lacks is an error."""
+    seeds = ws.seeds(target, strategy)
+    models = {seed: ws.cell("models", Cell(target, strategy, seed)) for seed in seeds}
+    there = [seed for seed, folder in models.items() if (folder / "model.json").is_file()]
+    if environment.dvc_stage() or len(there) in (0, len(seeds)):
+        return seeds
+    absent = ", ".join(str(seed) for seed in seeds if seed not in there)
+    logger.warning("%s-%s: not tested, since not trained yet: seed %s; `uotft train` with --seed "
+                   "trains one, `dvc repro` all", target, strategy, absent)  # fmt: skip
+    return there
 
 
 def test(ws: Workspace, cell: Cell, progress: Progress) -> str:

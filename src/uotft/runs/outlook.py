@@ -76,11 +76,12 @@ def chance(ws: Workspace, dataset: str, facts: dict[str, Any], made: Path) -> st
     n = validation_images(ws, dataset)
     if not n or not metrics.at_chance(round(top1 * n / 100), n, classes):
         return ""
-    history = os.path.relpath(made / "history.csv")
+    history, root = os.path.relpath(made / "history.csv"), _root(ws)
+    show = f"uotft data show {dataset} --output {dataset}.png"
     return (
         f"validation accuracy {top1:.1f} % of {n} images cannot be told from chance "
         f"({100 / classes:.1f} %, {classes} classes): look at the pictures and their classes "
-        f"(`uotft data show {dataset} --output {dataset}.png`), and whether the loss falls in "
+        f"(`{f'cd {root} && ' * bool(root)}{show}`), and whether the loss falls in "
         f"{history}; if it does not, change learning_rate, steps or size in params.yaml"
     )
 
@@ -167,16 +168,20 @@ def made(ws: Workspace, cell: Cell, chosen: dict[str, Any]) -> str:
         further,
         ("uotft ui", "opens the runs in MLflow"),
     ]
-    width = max(len(command) for command, _ in commands)
-    inside = Path.cwd().is_relative_to(ws.root)
+    width, root = max(len(command) for command, _ in commands), _root(ws)
     return "\n".join(
         [
             f"kept {len(names)} of {len(chosen['scores'])} of {ws.params.source}{listed}",
             f"model: {short(folder)}",
-            f"next{'' if inside else f', after cd {shlex.quote(short(ws.root))}'}:",
+            f"next{f', after cd {root}' * bool(root)}:",
             *(f"  {command:<{width}}  {what}" for command, what in commands),
         ]
     )
+
+
+def _root(ws: Workspace) -> str:
+    """The folder to change to before the next commands, for a shell; "" in the project itself."""
+    return "" if Path.cwd().is_relative_to(ws.root) else shlex.quote(short(ws.root))
 
 
 def short(path: Path) -> str:

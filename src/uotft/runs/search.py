@@ -1,6 +1,6 @@
 """Hyper-parameter search: each trial trains several seeds; one MLflow run holds the search.
 
-Validation images alone decide. Only `uotft evaluate` reads test images, and it is not called here.
+Validation images alone decide. No test image is read here.
 
     uotft search --dataset digits --strategy uot --space paper
 """

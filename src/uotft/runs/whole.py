@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from uotft.data import class_images
 from uotft.pipeline import fetch, given, init
 from uotft.pipeline.init import Wanted
 from uotft.pipeline.workspace import Workspace
-from uotft.runs import plan
+from uotft.runs import cells, plan
 from uotft.runs.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -45,15 +45,12 @@ class Order:
     @cached_property
     def wanted(self) -> Wanted:
         """The project, below the folder that its neighbours share."""
-        small = self.preset == "small" and self.source == "imagenet"
-        if small and self.strategy not in (config.NOTHING, *CONTROLS):
-            raise UserError(
-                "--preset small trains its network on the source from nothing, for which ImageNet "
-                "would have to be fetched whole: name a smaller source, --source FOLDER or a "
-                "public set; or --strategy none, or a control, to train on the target alone"
-            )
+        alone = self.preset == "small" and self.source == given.IMAGENET
+        alone &= self.strategy in (config.NOTHING, *CONTROLS)
         here = (self.preset, self.source, self.dataset, home())
-        return Wanted(*here, self.backbone, alone=small)
+        wanted = Wanted(*here, self.backbone, alone=alone)
+        init.check_weights(wanted)
+        return wanted
 
     @cached_property
     def place(self) -> tuple[Path, str]:
@@ -65,16 +62,9 @@ class Order:
         """The training, with the name of its target in the project."""
         return Cell(self.place[1], self.strategy, self.seed)
 
-    def preview(self, imagenet: Path | None = None) -> Workspace:
-        """The project as it is, or as it would be made, with ``imagenet`` as the user's copy.
-
-        Nothing is written.
-        """
-        raw, file = init.settings(self.wanted)
-        source = raw["datasets"][raw["source"]]
-        if imagenet and "images" in source:
-            source["images"] = str(imagenet.expanduser().absolute())
-        return Workspace(self.place[0], config.checked(raw, file))
+    def preview(self) -> Workspace:
+        """The project as it will be; nothing is written."""
+        return Workspace(self.place[0], config.checked(*init.settings(self.wanted)))
 
 
 def order(
@@ -127,9 +117,10 @@ def home() -> Path:
     return Workspace.find().tracking
 
 
-def note_imagenet(path: Path, *, remember: bool) -> None:
+def note_imagenet(path: Path, order: Order | None, *, remember: bool) -> None:
     """Check where ImageNet's images are, or are to be; ``remember`` it for this user.
 
+    Without an ``order``, whose project `ready` brings up to date, the project around here gets it.
     Raises `UserError` for what is no place of them.
     """
     place = class_images.place(path.expanduser())
@@ -138,22 +129,34 @@ def note_imagenet(path: Path, *, remember: bool) -> None:
     user_settings.remember(imagenet=str(path.expanduser().absolute()))
     logger.info("--imagenet %s is remembered: %s of 1,000 classes are there", path,
                 len(place.classes()))  # fmt: skip
+    if not order:
+        init.name_imagenet(Workspace.nearest())
 
 
-def ready(order: Order, show: Callable[[Plan], object]) -> Path:
+def at(ws: Workspace, imagenet: Path | None) -> Workspace:
+    """The workspace with ``imagenet`` as the user's copy, if its source comes by class."""
+    source, sets = ws.params.source, ws.params.datasets
+    if not imagenet or "images" not in sets[source]:
+        return ws
+    own = sets | {source: sets[source] | {"images": str(imagenet.expanduser().absolute())}}
+    return replace(ws, params=ws.params.model_copy(update={"datasets": own}))
+
+
+def ready(order: Order, show: Callable[[Plan], object], *, every: bool = False) -> Path:
     """Show the plan, check it, make the project, fetch what is published; the project's folder.
 
-    Raises `UserError` before anything is made if something that the plan needs cannot be had.
+    The plan is of the training, or of ``every`` one of its target, that has no model yet. Raises
+    `UserError` before anything is made if something that the plan needs cannot be had.
     """
     folder, cell = order.place[0], order.cell
     ws = order.preview().with_changes(order.changes)
     config.selector(ws.params, order.strategy)
-    if not (ws.cell("models", cell) / "model.json").is_file():
-        found = plan.plan(ws, [cell])
+    asked = cells.asked(ws, cell, every=every)
+    if todo := [each for each in asked if not (ws.cell("models", each) / "model.json").is_file()]:
+        found = plan.plan(ws, todo)
         show(found)
-        plan.check(found, ws, [cell])
+        plan.check(found, ws, todo)
     init.project(order.wanted, track)
-    init.name_imagenet(folder)
     logger.info("in %s, with the settings of its params.yaml", folder)
     for dataset in (cell.target, *([] if ws.by_class else [ws.params.source])):
         for line in fetch.fetch(ws, dataset, None, track):
