@@ -200,9 +200,16 @@ def _there(ws: Workspace, cell: Cell, fleet: Fleet, *, by_hand: bool) -> dict[st
 
 
 def _of_row(ws: Workspace, strategy: str) -> Workspace:
-    """The workspace of a row; a warning names settings of --set that its control replaces."""
-    given = {override.partition("=")[0] for override in ws.overrides}
-    for name in sorted(given & config.fixed(ws.params, strategy)):
+    """The workspace of a row; a warning names settings of --set that its control replaces.
+
+    Not those that params.yaml has anyway: with such a one, a row of an experiment without settings
+    has a folder of its own.
+    """
+    given = config.parsed(ws.overrides)
+    if replaced := sorted(given.keys() & config.fixed(ws.params, strategy)):
+        standing = config.flat({"train": config.load(ws.root).train.model_dump(by_alias=True)})
+        replaced = [name for name in replaced if given[name] != standing[name]]
+    for name in replaced:
         own = f"controls.{strategy}.{name.removeprefix('train.')}"
         logger.warning("--set %s has no effect on %s: %s sets it", name, strategy, own)
     return ws.of(strategy)
