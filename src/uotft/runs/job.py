@@ -271,6 +271,8 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
     own = config.selector_settings(ws.params, cell.strategy).model_dump()
     names = dict.fromkeys([*ws.params.strategies, *ws.params.selectors])
     others = [config.selector_settings(ws.params, name).model_dump() for name in names]
+    # a strategy that ignores K has none in its selection.json
+    ignored = {"top_k": run_notes.NONE} if chosen["settings"]["top_k"] is None else {}
     unread = outlook.unread(ws) if chosen["classes"] else ""
     reused = [] if unread else [str(c["name"]) for c in chosen["classes"]]
     params = config.flat(
@@ -285,7 +287,7 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
             "source_means": ws.params.source_means,
             "subset": ws.params.subset.given,
             "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
-            "select": ws.params.select.model_dump(),
+            "select": ws.params.select.model_dump() | ignored,
             "strategy.kept": len(reused),
             run_notes.CLASSES: run_notes.classes(reused, unit),
             "strategy.settings": own | run_notes.lacking(own, others),
