@@ -99,6 +99,12 @@ def test_how_classes_are_selected_tells_no_rows_of_none_apart() -> None:
     assert [row.label for row in rows(made)] == ["none", "uot top_k=2", "uot top_k=3"]
 
 
+def test_a_k_that_is_ignored_tells_no_rows_apart() -> None:
+    ignored = {"selection": {"classes": [{"name": "lion"}], "settings": {"top_k": None}}}
+    made = [trial("label", settings={"select.top_k": k}, **ignored) for k in "23"]
+    assert [row.label for row in rows(made)] == ["label"]
+
+
 def test_of_two_trainings_of_a_cell_the_newest_counts() -> None:
     new = trial("uot", top1=70.0, origin=Origin("new", 9))
     old = trial("uot", top1=60.0, origin=Origin("old", 3))

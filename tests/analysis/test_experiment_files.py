@@ -15,7 +15,7 @@ from uotft.core.errors import UserError
 from uotft.core.records import Cell
 from uotft.pipeline import experiment_cells
 from uotft.pipeline.experiment_cells import Plan
-from uotft.runs import experiment_runner
+from uotft.runs import cells, experiment_runner, job
 
 FILE = {
     "title": "Does it help?",
@@ -204,6 +204,25 @@ def test_a_row_may_be_a_control(tiny: Path, tmp_path: Path) -> None:
     *_, uot, equal, probe = columns
     assert (uot.cost, equal.cost, probe.cost) == (20 * 16, 10 * 16, 0)
     assert equal.ws.overrides == ("subset.shots=3", "train.recipe.steps=10")
+
+
+def test_a_control_without_settings_names_none(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its folder, variants/train.objective=joint, is told by a setting that nobody gave."""
+    ws = workspace(tiny)
+    rows = [{"label": "none", "strategy": "none"}, {"label": "probe then", "strategy": "lp_ft"}]
+    path = written(tmp_path, set=[], baseline="none", rows=rows)
+    wanted = Plan(paper_tables.load(path), ["digits"], (0,))
+    none, lp_ft = experiment_cells.columns(ws, experiment_cells.settled(ws, wanted)[0])
+    assert {none.ws.variant, lp_ft.ws.variant} == {"variants/train.objective=joint"}
+    _, line, _ = experiment_runner.forecast([none, lp_ft], 1)
+    assert line.endswith(" images each: lp_ft")
+    assert cells.name_of((lp_ft.ws, Cell("digits", "lp_ft", 0))) == "digits-lp_ft-0"
+    assert job._of_row(lp_ft.ws, "lp_ft").params.train.objective == "plain"
+    assert not caplog.records
+    job._of_row(ws.with_changes(["train.objective=l2_sp"]), "lp_ft")
+    assert "--set train.objective has no effect on lp_ft" in caplog.text
 
 
 def test_equal_compute_is_as_many_steps_of_as_many_images(tiny: Path, tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ def test_all_cells_have_no_options_of_one(command: str, ignored: str, tmp_path: 
     assert said.endswith(f"leave out {names}\n")
 
 
+@pytest.mark.parametrize("strategy", ["all", "label", "score_quantile"])
+def test_no_k_is_given_to_a_strategy_that_ignores_it(strategy: str, tmp_path: Path) -> None:
+    banks = "--source-bank s.npz --target-bank t.npz --output x.json"
+    said = refused(f"select --strategy {strategy} {banks} --top-k 2", tmp_path)
+    assert f"--strategy {strategy} keeps as many classes as its own settings say" in said
+    assert said.endswith("leave out --top-k\n")
+
+
 @pytest.mark.parametrize("option", ["--size 224", "--top-k 5", "--output x", "--expect cat"])
 def test_a_selection_of_the_project_has_its_settings(option: str, tmp_path: Path) -> None:
     said = refused(f"select --dataset digits {option}", tmp_path)

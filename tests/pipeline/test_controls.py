@@ -134,8 +134,11 @@ def test_an_unknown_row_names_strategies_and_controls() -> None:
         config.checked(tiny_params() | {"controls": OWN, "strategies": ["prob"]}, "params.yaml")
 
 
-def test_a_setting_that_a_control_replaces_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    ws = Workspace(Path(), config.checked(tiny_params(), "params.yaml"))
+def test_a_setting_that_a_control_replaces_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_params(tmp_path, tiny_params())
+    ws = workspace(tmp_path)
     changed = ws.with_changes(["train.target_head=random", "train.target_batch=4"])
     assert job._of_row(changed, "probe").params.train.target_head == "probe"
     said = [record.getMessage() for record in caplog.records]

@@ -75,6 +75,14 @@ def test_a_run_states_the_classes_that_are_trained_on(
     assert ("trains on none of them" in note) == (not reused)
 
 
+@pytest.mark.parametrize(("strategy", "top_k"), [("uot", 5), ("label", "-")])
+def test_a_run_states_the_k_of_its_selection(fresh: Path, strategy: str, top_k: int | str) -> None:
+    ws, cell = workspace(fresh), Cell("digits", strategy, 0)
+    select.select(ws, cell)
+    about = job._about(ws, cell, 1, readers.read_selection(ws, cell))
+    assert about.params["select.top_k"] == top_k
+
+
 def test_an_experiment_is_refused_under_another_launcher(
     trainable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

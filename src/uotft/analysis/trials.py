@@ -247,11 +247,13 @@ def _trained(a: Line, b: Line) -> bool:
 
 
 def _value(trial: Trial, name: str) -> str:
-    """A parameter of a training. Selection settings are "" where no class is kept."""
+    """A parameter of a training. Selection settings are "" where no class is kept or K ignored."""
     is_control = trial.settings.get("strategy.kept") == "0" and not trial.kept
     if (trial.strategy == "none" or is_control) and name.startswith(
         ("select.", "strategy.settings.")
     ):
+        return ""
+    if name == "select.top_k" and trial.selection.get("settings", {}).get("top_k", "") is None:
         return ""
     return trial.settings.get(name, "")
 

@@ -198,7 +198,7 @@ def select(
     """
     from uotft.core import config
 
-    _check_select(ctx, dataset)
+    _check_select(ctx, dataset, strategy)
     settings = _given({"metric": metric, "cost_scale": cost_scale} | config.parsed(set_ or []))
     wanted = _given({"top_k": _number(top_k), "max_per_class": max_per_class})
     sides, extras = (source_bank, target, target_bank, backbone), (expect or [], table, pictures)
@@ -218,12 +218,18 @@ def select(
     _print_selection(chosen, explain=explain)
 
 
-def _check_select(ctx: typer.Context, dataset: str) -> None:
-    """Raise `UserError` for options that a selection of the project would ignore."""
+def _check_select(ctx: typer.Context, dataset: str, strategy: str) -> None:
+    """Raise `UserError` for options that a selection would ignore."""
+    from uotft.core import registry
+
     check_all(ctx, "strategy", "seed", "explain")
     if dataset and given(ctx) - {"dataset", "strategy", "seed", "explain", "all_"}:
         raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
                         "params.yaml has its settings")  # fmt: skip
+    module = registry.load("strategies", strategy, "--strategy") if "top_k" in given(ctx) else None
+    if module and getattr(module.Settings, "IGNORES_K", False):
+        raise UserError(f"select: --strategy {strategy} keeps as many classes as its own settings "
+                        "say, whatever K is: leave out --top-k")  # fmt: skip
 
 
 def _select_brought(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from time import monotonic
 
-from uotft.core import environment
+from uotft.core import config, environment
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Stop
@@ -141,7 +141,13 @@ def reason(error: Failure) -> str:
 def name_of(each: Job) -> str:
     """The name of a cell in messages, with the settings that differ from params.yaml."""
     ws, cell = each
-    return " ".join([str(cell), *ws.overrides])
+    return " ".join([str(cell), *settings_of(ws, cell.strategy)])
+
+
+def settings_of(ws: Workspace, strategy: str) -> list[str]:
+    """The overrides of a variant that rows called ``strategy`` have; a control may replace some."""
+    fixed = config.fixed(ws.params, strategy)
+    return [override for override in ws.overrides if override.partition("=")[0] not in fixed]
 
 
 def _to_go(pace: Pace, left: Sequence[int], total: int) -> str:

@@ -170,7 +170,7 @@ def forecast(columns: Sequence[Column], jobs: int, *, train: bool = True) -> Ite
         work = f"{len(done)} done, {left} to do, {column.cost:,} images each"
         yield (
             f"{column.target}: {column.variation.label}: {work if train else f'{left} to select'}: "
-            f"{column.strategy} {' '.join(column.ws.overrides)}"
+            f"{' '.join([column.strategy, *cells.settings_of(column.ws, column.strategy)])}"
         )
     if not train:
         yield f"{len(jobs_left)} cells to select, none to train"

@@ -200,9 +200,16 @@ def _there(ws: Workspace, cell: Cell, fleet: Fleet, *, by_hand: bool) -> dict[st
 
 
 def _of_row(ws: Workspace, strategy: str) -> Workspace:
-    """The workspace of a row; a warning names settings of --set that its control replaces."""
-    given = {override.partition("=")[0] for override in ws.overrides}
-    for name in sorted(given & config.fixed(ws.params, strategy)):
+    """The workspace of a row; a warning names settings of --set that its control replaces.
+
+    Not those that params.yaml has anyway: with such a one, a row of an experiment without settings
+    has a folder of its own.
+    """
+    given = config.parsed(ws.overrides)
+    if replaced := sorted(given.keys() & config.fixed(ws.params, strategy)):
+        standing = config.flat({"train": config.load(ws.root).train.model_dump(by_alias=True)})
+        replaced = [name for name in replaced if given[name] != standing[name]]
+    for name in replaced:
         own = f"controls.{strategy}.{name.removeprefix('train.')}"
         logger.warning("--set %s has no effect on %s: %s sets it", name, strategy, own)
     return ws.of(strategy)
@@ -264,6 +271,8 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
     own = config.selector_settings(ws.params, cell.strategy).model_dump()
     names = dict.fromkeys([*ws.params.strategies, *ws.params.selectors])
     others = [config.selector_settings(ws.params, name).model_dump() for name in names]
+    # a strategy that ignores K has none in its selection.json
+    ignored = {"top_k": run_notes.NONE} if chosen["settings"]["top_k"] is None else {}
     unread = outlook.unread(ws) if chosen["classes"] else ""
     reused = [] if unread else [str(c["name"]) for c in chosen["classes"]]
     params = config.flat(
@@ -278,7 +287,7 @@ def _about(ws: Workspace, cell: Cell, processes: int, chosen: dict[str, Any]) ->
             "source_means": ws.params.source_means,
             "subset": ws.params.subset.given,
             "cluster": ws.params.cluster.model_dump() if unit == "cluster" else {},
-            "select": ws.params.select.model_dump(),
+            "select": ws.params.select.model_dump() | ignored,
             "strategy.kept": len(reused),
             run_notes.CLASSES: run_notes.classes(reused, unit),
             "strategy.settings": own | run_notes.lacking(own, others),
