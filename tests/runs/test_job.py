@@ -117,6 +117,16 @@ def test_metrics_of_a_model_that_is_gone_are_not_kept(
     assert known == {"0": tested["0"]}, "1 was trained again since, 2 on other images"
 
 
+def test_a_target_without_test_images_is_not_tested(trainable: Path) -> None:
+    """A user with few images keeps all of them, `test: 0`; the training has ended well."""
+    ws = workspace(trainable)
+    summary = ws.data(CELL.target).with_suffix(".json")
+    facts = storage.read_json(summary)
+    del facts["images"]["test"]
+    storage.write_json(summary, facts)
+    assert job.test(ws, CELL, silently) == f"{CELL}: not tested, since digits has no test image"
+
+
 @pytest.mark.parametrize(("stage", "tested"), [("", [1]), ("evaluate@digits", [0, 1])])
 def test_seeds_without_a_model_are_left_out_by_hand_and_named(
     trainable: Path,

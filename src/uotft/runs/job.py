@@ -372,6 +372,9 @@ def _trained(ws: Workspace, target: str, strategy: str) -> list[int]:
 
 def test(ws: Workspace, cell: Cell, progress: Progress) -> str:
     """Read the test part for one model, unless that has been done; a line for the user."""
+    summary = storage.read_json(ws.data(cell.target).with_suffix(".json"))
+    if not summary["images"].get("test"):
+        return f"{cell}: not tested, since {cell.target} has no test image"
     file = ws.metrics(cell.target, cell.strategy)
     with testing(ws, cell.target, cell.strategy):
         data = storage.fingerprint(ws.data(cell.target))

@@ -268,8 +268,10 @@ def _trainings(
     if len(cells) > 1:
         named = f"{len(cells)} trainings one after the other, {trained:,} images"
     tested = images.get("test", 0) * len(cells)
-    tests: Times = {f"testing on {tested:,}": estimate.seconds(speed, evaluated=tested)}
-    return {named: took, **tests} if trained else tests
+    times = Times({named: took} if trained else {})
+    if tested:
+        times[f"testing on {tested:,}"] = estimate.seconds(speed, evaluated=tested)
+    return times
 
 
 def _classes_of(ws: Workspace, name: str) -> int:
