@@ -24,6 +24,7 @@ from uotft.core.context import Context
 from uotft.core.errors import Interrupted, UserError
 from uotft.core.records import Cell, never
 from uotft.pipeline import (
+    cost,
     evaluate,
     experiment_cells,
     freshness,
@@ -398,9 +399,9 @@ def test_a_cell_is_a_line_as_soon_as_it_is_trained_and_tested(
         options = {"progress": progress, "known": known, "seeds": seeds, "stop": stop}
         evaluate.evaluate(ws, target, strategy, **options)
 
-    def work(jobs, fleet, at_once, cost, done, ended) -> list[str]:  # noqa: ANN001
+    def work(jobs, fleet, at_once, done, ended) -> list[str]:  # noqa: ANN001
         columns = cells_of(fresh, wanted)
-        assert list(map(cost, jobs)) == ([96, 192] if len(jobs) == 2 else [192])
+        assert [cost.of(*each) for each in jobs] == ([96, 192] if len(jobs) == 2 else [192])
         assert done == ([(96, 2.0)] if len(jobs) == 1 else [])
         if len(jobs) == 2:
             train(columns[0])

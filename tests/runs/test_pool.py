@@ -147,6 +147,20 @@ def test_only_one_training_selects_at_a_time(
     assert most == [1] * 4
 
 
+def test_cells_of_a_command_count_by_their_images(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row with reuse reads twice as many as one without, and a head that is fitted none."""
+    ws, told = workspace(fresh), list[list[int]]()
+    monkeypatch.setattr(job, "train", lambda ws, cell, crew, **more: f"trained {cell}")
+    monkeypatch.setattr(Pace, "told", lambda pace, left: told.append([*left]) or "")
+    rows = [Cell("digits", strategy, 0) for strategy in ("none", "class_means", "uot")]
+    assert cells.train_some([(ws, cell) for cell in rows], Fleet(), 1) == []
+    steps, train = 12, ws.params.train
+    images = [steps * train.target_batch, 0, steps * (train.target_batch + train.source_batch)]
+    assert told == [images, images[1:], images[2:]]
+
+
 def test_how_many_are_done_and_how_long_the_others_take() -> None:
     pace = Pace(2, [(100, 20.0)] * 9)
     assert cells._to_go(pace, [100] * 27, 36) == "9 of 36 are done, about 4 min to go"

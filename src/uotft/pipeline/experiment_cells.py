@@ -9,12 +9,11 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uotft.analysis import experiment_settings, paper_tables
 from uotft.analysis.experiments import IMAGES, Experiment, Variation
@@ -22,14 +21,12 @@ from uotft.core import config, storage
 from uotft.core.errors import UserError
 from uotft.core.records import Cell, ClassBank
 from uotft.core.text import plural
-from uotft.data import subset
 from uotft.data.datasets import imagenet
-from uotft.pipeline import freshness, readers
+from uotft.pipeline import cost, freshness, readers
 from uotft.pipeline.select import bank_request
 from uotft.pipeline.workspace import Workspace
 from uotft.selection import banks, ranking
 from uotft.selection.choosing import choose, expected
-from uotft.training import objectives
 
 logger = logging.getLogger(__name__)
 CLASSES = "selectors.label.classes"  # the setting without which a row of `label` has no classes
@@ -109,23 +106,7 @@ class Column:
     @cached_property
     def cost(self) -> int:
         """Number of images that one training reads."""
-        params = self.ws.of(self.strategy).params
-        settings = params.train
-        data = self.ws.data(self.target)
-        per_class = _per_class(data, _modified(storage.need(data)))
-        labelled = int(subset.sizes(per_class, self.ws.params.subset, 0).sum())
-        # as in training: epochs become steps by the number of labelled images
-        recipe = objectives.recipe(settings, labelled)
-        batch = config.images_a_step(params, keeps=config.keeps(params, self.strategy))
-        head = settings.head_steps * settings.target_batch
-        return recipe.steps * recipe.accumulate * batch + head
-
-
-@cache
-def _per_class(data: Path, modified: int) -> NDArray[np.int64]:
-    """The number of training images of each class of a data set, read once a command."""
-    images = storage.read_images(data)
-    return np.bincount(images.labels[images.rows("train")])
+        return cost.of(self.ws, Cell(self.target, self.strategy, 0))
 
 
 def settled(ws: Workspace, plan: Plan) -> tuple[Plan, list[str]]:

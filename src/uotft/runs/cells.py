@@ -19,7 +19,7 @@ from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Stop
 from uotft.core.text import plural
-from uotft.pipeline import compatible, freshness, select as select_stage
+from uotft.pipeline import compatible, cost, freshness, select as select_stage
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import job
 from uotft.runs.pace import Pace
@@ -86,7 +86,6 @@ def train_some(
     jobs: Sequence[Job],
     fleet: Fleet,
     at_once: int = 0,
-    cost: Callable[[Job], int] = lambda each: 1,
     done: Sequence[tuple[int, float]] = (),
     ended: Callable[[Job, Failure | None, Stop], None] = lambda each, error, stop: None,
 ) -> list[str]:
@@ -94,15 +93,15 @@ def train_some(
 
     Trains ``at_once`` cells at a time; 0 takes ``jobs`` of params.yaml, or as many as GPUs or cores
     allow; with a scheduler, as many as its workers do. Raises `Interrupted` after a request to
-    stop. ``cost`` is the number of images that a cell trains on, and ``done`` the (images, seconds)
-    of earlier ones: lines say how long the others take. ``ended`` is called here, in the order of
-    ``jobs``, for each cell that has ended; others are trained meanwhile.
+    stop. ``done`` are the (images, seconds) of earlier cells: lines say how long the others take.
+    ``ended`` is called here, in the order of ``jobs``, for each cell that has ended; others are
+    trained meanwhile.
     """
-    left = [*map(cost, jobs)]
+    left = [cost.of(*each) for each in jobs]
 
     def one(crew: Crew, numbered: tuple[int, Job]) -> None:
         number, (there, cell) = numbered
-        images, since = cost((there, cell)), monotonic()
+        images, since = cost.of(there, cell), monotonic()
 
         def begins(where: str) -> None:
             nonlocal since

@@ -17,7 +17,7 @@ from uotft.core.errors import Interrupted, UserError
 from uotft.core.progress import track
 from uotft.core.records import Cell, Stop, never, silently
 from uotft.core.text import plural
-from uotft.pipeline import experiment_cells, select
+from uotft.pipeline import cost, experiment_cells, select
 from uotft.pipeline.experiment_cells import Column, Plan
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import cells, job, outlook, scheduler
@@ -175,7 +175,7 @@ def forecast(columns: Sequence[Column], jobs: int, *, train: bool = True) -> Ite
     if not train:
         yield f"{len(jobs_left)} cells to select, none to train"
         return
-    seconds = pace.left([_cost(columns, each) for each in jobs_left])
+    seconds = pace.left([cost.of(*each) for each in jobs_left])
     if not any(column.cost for column in columns):
         time = "seconds, since no cell makes a step"
     elif seconds is None or not pace.images_a_second:
@@ -185,11 +185,6 @@ def forecast(columns: Sequence[Column], jobs: int, *, train: bool = True) -> Ite
         speed = f"{pace.images_a_second:,.0f} images a second of {trained}"
         time = f"about {seconds / 60:.0f} min, at {speed}"
     yield f"{len(jobs_left)} cells to train, {images:,} images at most; time: {time}"
-
-
-def _cost(columns: Sequence[Column], each: Job) -> int:
-    """The number of images that a cell trains on."""
-    return next(column.cost for column in columns if column.is_of(*each))
 
 
 def _train(
@@ -229,8 +224,7 @@ def _train(
             left,
             fleet,
             plan.jobs,
-            cost=lambda each: _cost(columns, each),
-            done=[cost for column in columns for cost in column.costs()],
+            done=[took for column in columns for took in column.costs()],
             ended=ended,
         )
     if is_tested:

@@ -19,7 +19,7 @@ from uotft.data import archives, class_downloads, downloads
 from uotft.data.archives import card_of
 from uotft.data.datasets import folder as folder_kind
 from uotft.data.pixel_cache import WHOLE
-from uotft.pipeline import compatible, fetch, image_places
+from uotft.pipeline import compatible, cost, fetch, image_places
 from uotft.pipeline.workspace import Workspace
 from uotft.runs import estimate, outlook, to_fetch
 from uotft.runs.to_fetch import Item, Needs, short
@@ -257,11 +257,10 @@ def _trainings(
     count = outlook.labelled(ws, images["train"], lambda: _classes_of(ws, cells[0].target))
     named, trained, took = "", 0, 0.0
     for cell in cells:
-        params = ws.of(cell.strategy).params
+        params, seen = ws.of(cell.strategy).params, cost.images(ws, cell.strategy, count)
         recipe = objectives.recipe(params.train, count)
         keeps = config.keeps(params, cell.strategy)
         batch = config.images_a_step(params, keeps=keeps) * recipe.accumulate
-        seen = recipe.steps * batch + params.train.head_steps * params.train.target_batch
         checks = (recipe.steps // recipe.eval_every if recipe.eval_every else 0) + 1
         named, trained = f"training, {recipe.steps:,} steps of {batch} images", trained + seen
         took += estimate.seconds(speed, trained=seen, evaluated=checks * images.get("val", 0))
