@@ -20,7 +20,7 @@ from uotft.pipeline.workspace import Workspace
 from uotft.runs import estimate, plan, whole
 from uotft.runs.plan import Item
 
-UNKNOWN = "known once digits and glyphs are prepared"
+UNKNOWN = "known once digits is prepared"
 SPEED = estimate.Speed(train=10.0, forward=40.0, decode=1000.0, device="cpu", threads=2)
 
 
@@ -216,7 +216,12 @@ def test_a_set_that_is_made_by_code_has_a_plan(
     assert (found.items, found.made) == ([], 0)
     lines = [*found.lines()]
     assert lines[1:3] == ["time on this machine:", f"  all of it: {UNKNOWN}"]
-    shutil.copytree(tiny / "data", tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    shutil.copy(tiny / "data/digits.json", tmp_path / "data")
+    found = plan.plan(ws, [Cell("digits", "uot", 0)])
+    assert found.times["all of glyphs"] == "known once it is prepared"
+    assert "training, 12 steps of 16 images" in found.times
+    shutil.copytree(tiny / "data", tmp_path / "data", dirs_exist_ok=True)
     found = plan.plan(ws, [Cell("digits", "uot", 0)])
     assert "training, 12 steps of 16 images" in found.times
     assert found.made == 0, "its pixels are in data/digits.npz"

@@ -214,9 +214,8 @@ def _times(
 ) -> tuple[Times, str]:
     """How long the parts take here that are still to be done, and on which device."""
     target, source = cells[0].target, ws.params.source
-    if unknown := [name for name, parts in counts.items() if not parts]:
-        them = f"{' and '.join(unknown)} {'is' if len(unknown) == 1 else 'are'}"
-        return {"all of it": f"known once {them} prepared"}, ""
+    if not counts[target]:
+        return {"all of it": f"known once {target} is prepared"}, ""
     first = ws.of(cells[0].strategy)
     size, train = config.dataset_settings(ws.params, target).size, first.params.train
     batch = config.images_a_step(first.params, keeps=config.keeps(first.params, cells[0].strategy))
@@ -229,9 +228,11 @@ def _times(
         times["reading the pictures"] = "known once classes are selected"
     elif files:
         times[f"reading {files:,} pictures"] = estimate.seconds(speed, decoded=files)
-    if source in counts:
+    if counts.get(source):
         times |= _pretraining(ws, counts[source]["train"], speed)
-    embedded = sum(n["train"] for name, n in counts.items() if not ws.features(name).exists())
+    elif source in counts:
+        times[f"all of {source}"] = "known once it is prepared"
+    embedded = sum(n["train"] for name, n in counts.items() if n and not ws.features(name).exists())
     if embedded:
         times[f"features of {embedded:,}"] = estimate.seconds(speed, embedded=embedded)
     times |= _trainings(ws, cells, counts[target], speed)
