@@ -220,14 +220,13 @@ def select(
 
 def _check_select(ctx: typer.Context, dataset: str, strategy: str) -> None:
     """Raise `UserError` for options that a selection would ignore."""
-    from uotft.core import registry
+    from uotft.selection import choosing
 
     check_all(ctx, "strategy", "seed", "explain")
     if dataset and given(ctx) - {"dataset", "strategy", "seed", "explain", "all_"}:
         raise UserError("select --dataset goes with --strategy, --seed and --explain alone; "
                         "params.yaml has its settings")  # fmt: skip
-    module = registry.load("strategies", strategy, "--strategy") if "top_k" in given(ctx) else None
-    if module and getattr(module.Settings, "IGNORES_K", False):
+    if "top_k" in given(ctx) and choosing.ignores_k(strategy):
         raise UserError(f"select: --strategy {strategy} keeps as many classes as its own settings "
                         "say, whatever K is: leave out --top-k")  # fmt: skip
 

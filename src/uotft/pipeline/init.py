@@ -168,9 +168,10 @@ def project(wanted: Wanted, progress: Progress = silently) -> tuple[Path, str]:
 
 def _settled(wanted: Wanted, folder: Path) -> str:
     """The text that `project` leaves in a params.yaml; raises `UserError` for other images."""
-    first = replace(_first(wanted), tracking=config.load(folder).tracking)
+    params = config.load(folder)
+    first = replace(_first(wanted), tracking=params.tracking)
     for each in sets_of(first, folder):
-        there = config.load(folder).datasets.get(each.name, {})
+        there = params.datasets.get(each.name, {})
         if any(there.get(key) != value for key, value in each.section.items() if key != "images"):
             raise UserError(
                 f"{folder / 'params.yaml'} is the project of other images: {_where(each)} is not "

@@ -25,6 +25,7 @@ from uotft.core import config, paths
 from uotft.core.errors import UserError
 from uotft.core.settings import Axis, Params, Value
 from uotft.core.storage import from_yaml, share
+from uotft.selection import choosing
 from uotft.training import objectives
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def deciding(space: Space, params: Params, strategy: str) -> Space:
     none on a strategy that ignores it.
     """
     if config.keeps(params, strategy):
-        ignores_k = getattr(config.selector_settings(params, strategy), "IGNORES_K", False)
-        return {name: axis for name, axis in space.items() if not (ignores_k and name in OF_K)}
+        unread = OF_K if choosing.ignores_k(strategy) else ()
+        return {name: axis for name, axis in space.items() if name not in unread}
     fixed, without = config.fixed(params, strategy), [*OF_THE_SOURCE]
     if not objectives.trains(config.of_strategy(params, strategy).train):
         without.append("train.recipe.")

@@ -87,10 +87,10 @@ def kept(ws: Workspace, cell: Cell) -> int | None:
     """
     if not config.keeps(ws.params, cell.strategy):
         return 0
-    top_k, settings = ws.params.select.top_k, config.selector_settings(ws.params, cell.strategy)
+    top_k, strategy = ws.params.select.top_k, cell.strategy
     names = config.dataset(ws.params, ws.params.source)[0].every_class() if ws.by_class else ()
-    if getattr(settings, "IGNORES_K", False):
-        strategy = config.selector(ws.params, cell.strategy)
+    if choosing.ignores_k(strategy):
+        settings = config.selector_settings(ws.params, strategy)
         return choosing.kept_by_name(strategy, settings, names, ws.root) if names else None
     if top_k == "auto":
         return None

@@ -54,8 +54,8 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
         source, target, paths.with_files(request.settings, request.folder), request.seed
     )
     top_k, rule = wanted.top_k, {}
-    ignores_k = getattr(module.Settings, "IGNORES_K", False)
-    if top_k == "auto" and not ignores_k:
+    decides = ignores_k(strategy)
+    if top_k == "auto" and not decides:
         plan = scores
         if strategy != "uot":  # other strategies have no plan, so they take K from uot's
             uot = registry.load("strategies", "uot", "strategy")
@@ -68,7 +68,7 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
             f"select.max_per_class: got {wanted.max_per_class}, but {source.file or 'the source'} "
             "has no array 'labels' with the class of each row: add it, or drop max_per_class"
         )
-    most = len(source.names) if ignores_k else int(top_k)
+    most = len(source.names) if decides else int(top_k)
     kept = ranking.keep(scores, source.names, most, groups, wanted.max_per_class)
     if not len(kept) and strategy != "none":
         raise UserError(
@@ -83,7 +83,7 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
         scores=scores,
         settings={
             **wanted.model_dump(),
-            "top_k": None if ignores_k else int(top_k),
+            "top_k": None if decides else int(top_k),
             **rule,
             "seed": request.seed,
             **request.settings.model_dump(),
@@ -94,6 +94,12 @@ def choose(source: ClassBank, target: ClassBank, request: Request) -> Selection:
         },
         labels=source.labels,
     )
+
+
+def ignores_k(strategy: str) -> bool:
+    """Whether a strategy itself decides how many units it keeps."""
+    module = registry.load("strategies", strategy, "strategy")
+    return bool(getattr(module.Settings, "IGNORES_K", False))
 
 
 def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.int64]:
