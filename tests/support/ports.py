@@ -6,7 +6,7 @@ import socket
 from contextlib import suppress
 from random import SystemRandom
 
-#: Below those that the kernel gives by itself, to a test beside this one, before a server binds it.
+#: The kernel gives higher ports to whoever asks for any, so these stay free until a server binds.
 LOWEST, HIGHEST = 20_000, 32_000
 
 

@@ -116,7 +116,10 @@ def expected(source: ClassBank, patterns: list[str], table: str) -> NDArray[np.i
 
 
 def kept_by_name(strategy: str, settings: Any, names: tuple[str, ...], folder: Path) -> int:
-    """How many source classes a strategy that ignores K keeps, known before any feature is."""
+    """The number of source classes that a strategy keeps which ignores K.
+
+    Names and their number decide it, so no features are needed yet.
+    """
     alike = ClassBank(np.eye(len(names)), names, np.ones(len(names), np.int64))
     module = registry.load("strategies", strategy, "strategy")
     scores = module.score(alike, alike, paths.with_files(settings, folder), 0)
