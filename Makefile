@@ -49,7 +49,7 @@ check: setup  ## lint, types, structure, spelling
 # Threads that wait leave their core to the other process (docs/log.md, 2026-11-28).
 PYTEST := OMP_WAIT_POLICY=PASSIVE pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: setup  ## the main tests, in about 9 minutes: after each change
+test: setup  ## the main tests, in about 11 minutes: after each change
 	$(PYTEST) -m "not slow"
 
 test-all: setup  ## the tests marked slow, which make test leaves out: before a merge
